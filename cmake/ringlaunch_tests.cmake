@@ -1,0 +1,13 @@
+find_package(GTest REQUIRED)
+include(GoogleTest)
+
+# ringlaunch_test(<name> SOURCES ... LIBS ... [TIMEOUT s]): one gtest program, every test with a watchdog.
+function(ringlaunch_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LIBS" ${ARGN})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 60)
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ringlaunch_options ${ARG_LIBS} GTest::gtest GTest::gmock GTest::gtest_main)
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+endfunction()

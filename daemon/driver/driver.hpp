@@ -1,0 +1,181 @@
+// The driver interface: what an executor launches on. Three implementations (cuda, host, null), one contract
+// test-suite (tests/driver). Everything above this interface is the same code on all three.
+//
+// Threads: `Driver` and `Module` belong to the control thread; `Stream`'s operations to the dispatch thread, except
+// open and destruction, which the control thread does while the dispatcher does not know the stream.
+// Errors: control functions throw ringlaunch::Error with a text for people; stream operations return a Status,
+// allocate nothing and never block, as long as no more than StreamConfig::max_in_flight operations are outstanding.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "control_generated.h"
+#include "daemon/driver/fault.hpp"
+#include "schema/pages.hpp"
+#include "schema/status.hpp"
+#include "schema/unique_fd.hpp"
+
+namespace ringlaunch::driver {
+
+using schema::DriverKind;
+using schema::ParamType;
+
+struct Dim3 {
+    std::uint32_t x = 1, y = 1, z = 1;
+};
+
+struct DeviceInfo {
+    DriverKind kind = DriverKind::Null;
+    int ordinal = 0;
+    std::string name;          // "NVIDIA H200", "host (AMD EPYC)", "null"
+    std::string architecture;  // "sm_90", "x86-64"
+    // The reserved address range of the device, and the unit in which chunks are made.
+    std::uint64_t range_base = 0;
+    std::uint64_t range_bytes = 0;
+    std::uint64_t chunk_bytes = 2u << 20;
+    Dim3 max_grid, max_block;
+    std::uint32_t max_threads_per_block = 1024;
+    std::uint32_t max_param_bytes = 4096;
+};
+
+struct Param {
+    ParamType type = ParamType::Unknown;
+    std::uint32_t offset = 0;
+    std::uint32_t size = 0;
+    std::string name;
+};
+
+// What a kernel takes: declared types, confirmed against the offsets and sizes that the image says.
+struct KernelLayout {
+    std::string name;
+    bool declared = false;  // false: offsets and sizes only; a launch is refused
+    std::vector<Param> params;
+    std::uint32_t param_bytes = 0;
+    std::uint32_t max_threads = 1024;
+    Dim3 default_block{0, 0, 0};
+    std::uint32_t static_shared_bytes = 0;
+    std::uint32_t max_dynamic_shared_bytes = 0;
+    std::uint32_t registers = 0;
+};
+
+// A declaration that came from outside the image (load(..., signatures=)).
+struct Signature {
+    std::string kernel;
+    std::vector<Param> params;
+};
+
+class Kernel {
+  public:
+    virtual ~Kernel() = default;
+    const KernelLayout& layout() const { return layout_; }
+
+  protected:
+    explicit Kernel(KernelLayout layout) : layout_(std::move(layout)) {}
+    KernelLayout layout_;
+};
+
+class Module {
+  public:
+    virtual ~Module() = default;
+    // In the image's order; the module owns them.
+    virtual std::span<Kernel* const> kernels() const = 0;
+};
+
+// Staging memory as the executor has it mapped.
+class Staging {
+  public:
+    virtual ~Staging() = default;
+    virtual std::size_t size() const = 0;
+};
+
+struct Launch {
+    Kernel* kernel = nullptr;
+    std::uint64_t kernel_id = 0;   // in the session, for fault reports
+    std::uint64_t position = 0;    // the record's first slot, for fault reports
+    std::uint64_t end = 0;         // the position after the record
+    Dim3 grid, block;
+    std::uint32_t shared_bytes = 0;
+    const std::byte* params = nullptr;  // validated; the driver copies what outlives the call
+    std::uint32_t param_bytes = 0;
+};
+
+struct Copy {
+    schema::RecordKind kind{};   // CopyToDevice, CopyToHost, CopyOnDevice
+    std::uint64_t position = 0, end = 0;
+    std::uint64_t device = 0;    // the destination of CopyOnDevice
+    std::uint64_t source = 0;    // CopyOnDevice
+    Staging* staging = nullptr;  // else; lives until this operation has completed
+    std::uint64_t offset = 0;
+    std::uint64_t bytes = 0;
+};
+
+struct Fill {
+    std::uint64_t position = 0, end = 0;
+    std::uint64_t device = 0;
+    std::uint64_t bytes = 0;
+    std::uint32_t value = 0;
+    std::uint32_t width = 1;
+};
+
+struct StreamConfig {
+    std::uint64_t id = 0;          // for fault reports
+    SharedU64* completed = nullptr;  // the word of the status page that the device writes
+    std::uint64_t position = 0;    // where the stream begins
+    int priority = 0;
+    std::uint32_t max_in_flight = 256;
+};
+
+// In-order work. An operation's `end` becomes visible in `completed` once it and all before it have completed: at once
+// where the driver can say so for nothing, at the latest when complete() asked for it.
+// Every operation may answer Status::ring_full: there is no room now, ask again when some have completed.
+class Stream {
+  public:
+    virtual ~Stream() = default;  // waits for outstanding work, or abandons it after abandon()
+    [[nodiscard]] virtual Status launch(const Launch& launch) noexcept = 0;
+    // The same as launching each in turn; the driver may do it faster. Sets `taken` to how many it took.
+    [[nodiscard]] virtual Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept = 0;
+    [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
+    [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
+    // What follows runs after `awaited` (same driver) has completed `position`, which was issued to it before.
+    [[nodiscard]] virtual Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept = 0;
+    // Makes completion up to `position` (the end of the last operation issued) visible as soon as it is reached.
+    [[nodiscard]] virtual Status complete(std::uint64_t position) noexcept = 0;
+    // Signals Driver::completion_fd() once, as soon as `position` (which was issued) has completed; at once if it has.
+    virtual void notify_at(std::uint64_t position) noexcept = 0;
+};
+
+class Driver {
+  public:
+    virtual ~Driver() = default;
+    virtual const DeviceInfo& device() const = 0;
+
+    // Device memory: chunks at fixed addresses within the reserved range. make_chunk returns the descriptor from which
+    // another executor maps the same bytes. New chunks are zero.
+    virtual UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
+    virtual void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) = 0;
+    virtual void unmap_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
+    virtual std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) = 0;
+
+    // `image` is an immutable sealed memfd. Refuses what is not the driver's with Error{bad_image} that says what was
+    // found and what is expected; a signature that contradicts the image with the kernel, the parameter and both sizes.
+    virtual std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
+                                                std::span<const Signature> signatures) = 0;
+    virtual std::unique_ptr<Stream> open_stream(const StreamConfig& config) = 0;
+
+    // An eventfd that notify_at() signals; the dispatcher sleeps on it.
+    virtual int completion_fd() const = 0;
+    // Dispatch thread, about once a turn: has the device failed for good? The text names what is known.
+    virtual std::optional<std::string> failure() noexcept = 0;
+};
+
+// Throws Error{unsupported} that says precisely what is missing. `fault`: where a fault leaves word; may be null.
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault);
+
+}  // namespace ringlaunch::driver
