@@ -1,0 +1,98 @@
+// What a daemon costs while it does nothing and when somebody comes: connect to first launch, memory, idle processor
+// time, memory a stream.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+#include "bench/daemon.hpp"
+#include "bench/report.hpp"
+
+using namespace ringlaunch;
+using namespace ringlaunch::bench;
+
+namespace {
+
+// The process and its children (the executors).
+std::vector<int> family(int pid) {
+    std::vector<int> pids{pid};
+    std::ifstream children("/proc/" + std::to_string(pid) + "/task/" + std::to_string(pid) + "/children");
+    for (int child; children >> child;) pids.push_back(child);
+    return pids;
+}
+
+// Resident memory in MiB, shared pages of files included: what `top` shows.
+double resident_mib(int pid) {
+    double kib = 0;
+    for (int one : family(pid)) {
+        std::ifstream status("/proc/" + std::to_string(one) + "/status");
+        for (std::string line; std::getline(status, line);) {
+            if (line.rfind("VmRSS:", 0) == 0) kib += std::stod(line.substr(6));
+        }
+    }
+    return kib / 1024;
+}
+
+double processor_seconds(int pid) {
+    double ticks = 0;
+    for (int one : family(pid)) {
+        std::ifstream stat("/proc/" + std::to_string(one) + "/stat");
+        std::string text((std::istreambuf_iterator<char>(stat)), {});
+        std::istringstream rest(text.substr(text.rfind(')') + 2));
+        std::string field;
+        for (int i = 3; i <= 15 && rest >> field; ++i)
+            if (i >= 14) ticks += std::stod(field);
+    }
+    return ticks / static_cast<double>(::sysconf(_SC_CLK_TCK));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    CLI::App app("Connect to first launch, memory and idle processor time of a daemon.");
+    std::string driver = "host", csv;
+    int connects = 100, streams = 32;
+    double idle_seconds = 5;
+    app.add_option("--driver", driver, "The daemon's driver")->capture_default_str();
+    app.add_option("--connects", connects, "Clients that come one after another")->capture_default_str();
+    app.add_option("--streams", streams, "Streams opened to see what one costs")->capture_default_str();
+    app.add_option("--idle-seconds", idle_seconds, "How long the idle daemon is watched")->capture_default_str();
+    app.add_option("--csv", csv, "Write the table to this file");
+    CLI11_PARSE(app, argc, argv);
+
+    PrivateDaemon daemon(driver);
+    std::vector<double> first_launch_ms;
+    for (int i = 0; i < connects; ++i) {
+        const std::uint64_t begin = now_ns();
+        Client client = daemon.connect();
+        Kernel step = client.load_file(PrivateDaemon::kernels()).kernel("step");
+        Stream stream = client.stream();
+        Buffer word = client.alloc(4);
+        must(stream.launch(step, {1}, {1}, word, 3u, 1u), "launching");
+        must(stream.synchronize(), "waiting for the first launch");
+        first_launch_ms.push_back(static_cast<double>(now_ns() - begin) * 1e-6);
+    }
+
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    const double idle_mib = resident_mib(daemon.pid());
+    const double before = processor_seconds(daemon.pid());
+    std::this_thread::sleep_for(std::chrono::duration<double>(idle_seconds));
+    const double idle_percent = (processor_seconds(daemon.pid()) - before) / idle_seconds * 100;
+
+    std::vector<Stream> open;
+    for (int i = 0; i < streams; ++i) open.push_back(daemon.client().stream());
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    const double stream_kib = (resident_mib(daemon.pid()) - idle_mib) * 1024 / streams;
+
+    Report report("What a daemon costs (" + driver + " driver)", {"figure"});
+    report.add("connect to first launch done, p50, ms", {quantile(first_launch_ms, 0.5)});
+    report.add("connect to first launch done, p99, ms", {quantile(first_launch_ms, 0.99)});
+    report.add("idle: resident memory of supervisor and executor, MiB", {idle_mib});
+    report.add("idle: processor time, % of a core", {idle_percent});
+    report.add("resident memory a stream, in the daemon, KiB", {stream_kib});
+    report.note("connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs already");
+    return report.finish(csv);
+}

@@ -1,0 +1,24 @@
+// The peers of the round trip: the same 128 bytes to another process and back, through what one would use otherwise.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace ringlaunch::bench {
+
+inline constexpr std::size_t kMessageBytes = 128;  // a launch of five parameters: two slots
+
+// A channel whose other end is a forked process that echoes every message.
+class EchoPeer {
+  public:
+    virtual ~EchoPeer() = default;
+    virtual std::string name() const = 0;
+    // Sends, waits for the echo, checks it. Throws std::runtime_error if the echo is wrong or the peer died.
+    virtual void round_trip(const std::uint8_t (&message)[kMessageBytes]) = 0;
+};
+
+std::vector<std::unique_ptr<EchoPeer>> make_echo_peers();
+
+}  // namespace ringlaunch::bench
