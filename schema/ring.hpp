@@ -55,18 +55,35 @@ static_assert(sizeof(Slot) == kSlotBytes);
 // The memory operations of the real thing.
 struct StdMemory {
     static std::uint64_t load_acquire(const SharedU64& word) { return word.load(std::memory_order_acquire); }
+    static std::uint32_t load_acquire(const SharedU32& word) { return word.load(std::memory_order_acquire); }
     static std::uint64_t load_relaxed(const SharedU64& word) { return word.load(std::memory_order_relaxed); }
     static std::uint32_t load_relaxed(const SharedU32& word) { return word.load(std::memory_order_relaxed); }
     static void store_release(SharedU64& word, std::uint64_t value) { word.store(value, std::memory_order_release); }
+    static void store_release(SharedU32& word, std::uint32_t value) { word.store(value, std::memory_order_release); }
     static void store_relaxed(SharedU64& word, std::uint64_t value) { word.store(value, std::memory_order_relaxed); }
+    static void store_relaxed(SharedU32& word, std::uint32_t value) { word.store(value, std::memory_order_relaxed); }
     static void write_payload(std::byte* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
-    static void read_payload(void* to, const std::byte* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+    static void read_payload(void* to, const std::byte* from, std::size_t bytes) {
+        std::memcpy(to, from, bytes);
+        // Keeps the compiler from fetching the shared bytes again after they were checked (a hostile producer may
+        // change them at any time): nothing it knows about memory survives this line.
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+    }
+    // Orders the caller's earlier stores before its later loads.
+    static void full_fence() {
+        // ThreadSanitizer does not know fences; no payload is released by one, so it does not miss this.
+#ifndef __SANITIZE_THREAD__
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+#else
+        __sync_synchronize();
+#endif
+    }
     // Orders the producer's stamp before its look at need_wakeup. `with_fence`: the sleeper has no membarrier.
     static void after_stamp(bool with_fence) {
         if (with_fence)
-            std::atomic_thread_fence(std::memory_order_seq_cst);
+            full_fence();
         else
-            std::atomic_signal_fence(std::memory_order_seq_cst);
+            std::atomic_signal_fence(std::memory_order_seq_cst);  // the sleeper's membarrier does the rest
     }
 };
 
@@ -98,16 +115,21 @@ class RingProducer {
         return Status::ok;
     }
 
-    // Writes continuation slot `i` (from 1) of the record reserved. `bytes` <= 56; the rest becomes zero.
-    void write_continuation(std::uint32_t i, const void* from, std::size_t bytes) noexcept {
+    // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it: a constant size becomes a few
+    // vector stores.
+    void write_continuation(std::uint32_t i, const void* from) noexcept {
         Slot& slot = slots_[index(position_) + i];
         // relaxed: the head's stamp releases it.
         Memory::store_relaxed(slot.stamp, (position_ + i + 1) | kContinuation);
-        Memory::write_payload(slot.payload, from, bytes);
-        if (bytes < kContinuationParamBytes) {
-            static constexpr std::byte kZero[kContinuationParamBytes] = {};
-            Memory::write_payload(slot.payload + bytes, kZero, kContinuationParamBytes - bytes);
-        }
+        Memory::write_payload(slot.payload, from, kContinuationParamBytes);
+    }
+
+    // The same with the last `bytes` <= 56 of the parameters; the rest becomes zero.
+    void write_continuation(std::uint32_t i, const void* from, std::size_t bytes) noexcept {
+        if (bytes == kContinuationParamBytes) return write_continuation(i, from);
+        alignas(16) std::byte whole[kContinuationParamBytes] = {};
+        std::memcpy(whole, from, bytes);
+        write_continuation(i, whole);
     }
 
     // Writes the head and publishes the record. `record` is one of the 64-byte structs of record.fbs.
@@ -182,12 +204,12 @@ class RingConsumer {
         Memory::read_payload(out.head + sizeof(SharedU64), head.payload, sizeof(head.payload));
         const auto& record = out.as<schema::PaddingRecord>();
         out.slots = record.slots();
-        if (out.slots == 0 || out.slots > slot_count_ - at) return Status::bad_slot_count;
+        // R4, and no honest record or padding is longer than a quarter of the ring.
+        if (out.slots == 0 || out.slots > slot_count_ / 4 || out.slots > slot_count_ - at) return Status::bad_slot_count;
         if (record.kind() == schema::RecordKind::Padding) {
-            // An honest one ends where the ring ends.
+            // An honest one ends where the ring ends. It has no continuations to look at.
             return out.slots == slot_count_ - at ? Status::ok : Status::bad_slot_count;
         }
-        if (out.slots > slot_count_ / 4) return Status::bad_slot_count;
         if (record.kind() == schema::RecordKind::Launch)
             std::memcpy(out.params, out.head + kSlotBytes - kHeadParamBytes, kHeadParamBytes);
         for (std::uint32_t i = 1; i < out.slots; ++i) {
