@@ -4,7 +4,6 @@
 // All work on one row of each array: row `digit` belongs to that digit. Each kernel reads one buffer and
 // writes another, so that a launch that is run again leaves the same bytes.
 
-#include <math.h>
 #include <ringlaunch/kernel.h>
 
 // out[digit][row] = sum over c of matrix[row][c] * in[digit][c]; one thread a row.
