@@ -107,7 +107,9 @@ def main() -> int:
     print(f"trained on {len(seen)} digits: {accuracy(network, images[seen], labels[seen]):.2%} of them right")
     print(f"held out {len(held_out)} digits: {on_held_out:.2%} of them right")
     if on_held_out < REQUIRED_ACCURACY:
-        print(f"not written: {on_held_out:.2%} on held-out digits is less than {REQUIRED_ACCURACY:.0%}", file=sys.stderr)
+        print(
+            f"not written: {on_held_out:.2%} on held-out digits is less than {REQUIRED_ACCURACY:.0%}", file=sys.stderr
+        )
         return 1
     np.savez_compressed(out, held_out=held_out, **network)
     print(f"wrote {out} ({out.stat().st_size} bytes)")
