@@ -1,4 +1,5 @@
-// A private daemon and a client of it, for a benchmark: its own socket in a fresh folder, gone when the program ends.
+// A private daemon and a client of it, for a benchmark: its own socket in a fresh folder, gone when the
+// program ends.
 #pragma once
 
 #include <cstdio>
@@ -15,7 +16,8 @@ class PrivateDaemon {
   public:
     explicit PrivateDaemon(const std::string& driver) {
         char folder[] = "/tmp/ringlaunch-bench-XXXXXX";
-        if (::mkdtemp(folder) == nullptr) throw std::runtime_error("cannot make a folder for the daemon's socket in /tmp");
+        if (::mkdtemp(folder) == nullptr)
+            throw std::runtime_error("cannot make a folder for the daemon's socket in /tmp");
         folder_ = folder;
         options_.socket = folder_ + "/daemon.sock";
         options_.driver = driver;

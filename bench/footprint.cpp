@@ -1,5 +1,5 @@
-// What a daemon costs while it does nothing and when somebody comes: connect to first launch, memory, idle processor
-// time, memory a stream.
+// What a daemon costs while it does nothing and when somebody comes: connect to first launch, memory, idle
+// processor time, memory a stream.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <filesystem>
@@ -59,7 +59,8 @@ int main(int argc, char** argv) {
     app.add_option("--driver", driver, "The daemon's driver")->capture_default_str();
     app.add_option("--connects", connects, "Clients that come one after another")->capture_default_str();
     app.add_option("--streams", streams, "Streams opened to see what one costs")->capture_default_str();
-    app.add_option("--idle-seconds", idle_seconds, "How long the idle daemon is watched")->capture_default_str();
+    app.add_option("--idle-seconds", idle_seconds, "How long the idle daemon is watched")
+        ->capture_default_str();
     app.add_option("--csv", csv, "Write the table to this file");
     CLI11_PARSE(app, argc, argv);
 
@@ -93,6 +94,7 @@ int main(int argc, char** argv) {
     report.add("idle: resident memory of supervisor and executor, MiB", {idle_mib});
     report.add("idle: processor time, % of a core", {idle_percent});
     report.add("resident memory a stream, in the daemon, KiB", {stream_kib});
-    report.note("connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs already");
+    report.note(
+        "connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs already");
     return report.finish(csv);
 }

@@ -25,7 +25,9 @@ namespace {
 
 using Bytes = std::array<std::uint8_t, kMessageBytes>;
 
-[[noreturn]] void fail(const char* doing) { throw std::system_error(errno, std::generic_category(), doing); }
+[[noreturn]] void fail(const char* doing) {
+    throw std::system_error(errno, std::generic_category(), doing);
+}
 
 // A child that runs `echo` until it is killed; it dies with this process, whatever happens.
 class Child {
@@ -68,7 +70,8 @@ void read_all(int fd, void* to, std::size_t bytes) {
 
 void write_all(int fd, const void* from, std::size_t bytes) {
     // A message is smaller than PIPE_BUF, so a pipe or socket takes it whole.
-    if (::write(fd, from, bytes) != static_cast<ssize_t>(bytes)) throw std::runtime_error("the echo process is gone");
+    if (::write(fd, from, bytes) != static_cast<ssize_t>(bytes))
+        throw std::runtime_error("the echo process is gone");
 }
 
 void check(const void* sent, const void* got) {
@@ -110,7 +113,8 @@ std::unique_ptr<EchoPeer> make_pipe_peer() {
 
 std::unique_ptr<EchoPeer> make_socket_peer() {
     std::array<int, 2> there, back;
-    if (::socketpair(AF_UNIX, SOCK_STREAM, 0, there.data()) != 0 || ::socketpair(AF_UNIX, SOCK_STREAM, 0, back.data()) != 0)
+    if (::socketpair(AF_UNIX, SOCK_STREAM, 0, there.data()) != 0 ||
+        ::socketpair(AF_UNIX, SOCK_STREAM, 0, back.data()) != 0)
         fail("cannot make socket pairs");
     return std::make_unique<DescriptorPeer>("unix socket pair", there, back);
 }
@@ -185,7 +189,8 @@ class LockfreePeer : public EchoPeer {
         Queue there, back;
     };
     static Queues* map() {
-        void* memory = ::mmap(nullptr, sizeof(Queues), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+        void* memory =
+            ::mmap(nullptr, sizeof(Queues), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED) fail("cannot map the queues");
         return new (memory) Queues;
     }

@@ -1,4 +1,5 @@
-// The peers of the round trip: the same 128 bytes to another process and back, through what one would use otherwise.
+// The peers of the round trip: the same 128 bytes to another process and back, through what one would use
+// otherwise.
 #pragma once
 
 #include <cstdint>

@@ -17,8 +17,9 @@
 namespace ringlaunch::bench {
 
 inline std::uint64_t now_ns() {
-    return static_cast<std::uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+    return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                          std::chrono::steady_clock::now().time_since_epoch())
+                                          .count());
 }
 
 // "AMD EPYC, 2 cores, Linux 6.1"
@@ -32,7 +33,8 @@ inline std::string machine() {
     }
     utsname kernel{};
     ::uname(&kernel);
-    return cpu + ", " + std::to_string(::sysconf(_SC_NPROCESSORS_ONLN)) + " cores, " + kernel.sysname + " " + kernel.release;
+    return cpu + ", " + std::to_string(::sysconf(_SC_NPROCESSORS_ONLN)) + " cores, " + kernel.sysname + " " +
+           kernel.release;
 }
 
 // Sorts its samples.
@@ -46,9 +48,12 @@ inline double quantile(std::vector<double>& samples, double share) {
 // One row: a name and its figures, in the order of the report's columns.
 class Report {
   public:
-    Report(std::string question, std::vector<std::string> columns) : question_(std::move(question)), columns_(std::move(columns)) {}
+    Report(std::string question, std::vector<std::string> columns)
+        : question_(std::move(question)), columns_(std::move(columns)) {}
 
-    void add(const std::string& name, const std::vector<double>& figures) { rows_.push_back({name, figures}); }
+    void add(const std::string& name, const std::vector<double>& figures) {
+        rows_.push_back({name, figures});
+    }
     void note(const std::string& text) { notes_.push_back(text); }
 
     void print() const {

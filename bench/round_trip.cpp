@@ -1,5 +1,6 @@
-// How long until another process has taken a message and its answer is seen: a launch through the daemon (enqueued,
-// validated, retired by the null driver, completion seen) beside the channels one would use otherwise.
+// How long until another process has taken a message and its answer is seen: a launch through the daemon
+// (enqueued, validated, retired by the null driver, completion seen) beside the channels one would use
+// otherwise.
 #include <CLI/CLI.hpp>
 #include <cstring>
 #include <numeric>
@@ -23,7 +24,9 @@ struct Samples {
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app("Round trip of one 128-byte message: ringlaunch (null driver) beside its peers, in interleaved rounds.");
+    CLI::App app(
+        "Round trip of one 128-byte message: ringlaunch (null driver) beside its peers, in interleaved "
+        "rounds.");
     int rounds = 10, messages = 5000;
     std::string csv;
     app.add_option("--rounds", rounds, "Rounds; each runs every channel once")->capture_default_str();
@@ -61,12 +64,14 @@ int main(int argc, char** argv) {
         }
     }
 
-    Report report("Round trip of one message through another process", {"p50_ns", "p99_ns", "p99.9_ns", "mean_ns", "x_ringlaunch"});
+    Report report("Round trip of one message through another process",
+                  {"p50_ns", "p99_ns", "p99.9_ns", "mean_ns", "x_ringlaunch"});
     const double ours = quantile(all[0].ns, 0.5);
     for (Samples& samples : all) {
-        const double mean = std::accumulate(samples.ns.begin(), samples.ns.end(), 0.0) / static_cast<double>(samples.ns.size());
-        report.add(samples.name, {quantile(samples.ns, 0.5), quantile(samples.ns, 0.99), quantile(samples.ns, 0.999), mean,
-                                  quantile(samples.ns, 0.5) / ours});
+        const double mean = std::accumulate(samples.ns.begin(), samples.ns.end(), 0.0) /
+                            static_cast<double>(samples.ns.size());
+        report.add(samples.name, {quantile(samples.ns, 0.5), quantile(samples.ns, 0.99),
+                                  quantile(samples.ns, 0.999), mean, quantile(samples.ns, 0.5) / ours});
     }
     report.note("the clock itself (two reads) is in every figure");
     return report.finish(csv);

@@ -1,5 +1,5 @@
-// How many launches a second one client gets through the daemon, sustained, and what waiting costs the rate: a client
-// that sleeps until its work is done beside one that spins.
+// How many launches a second one client gets through the daemon, sustained, and what waiting costs the rate:
+// a client that sleeps until its work is done beside one that spins.
 #include <CLI/CLI.hpp>
 #include <thread>
 #include <vector>
@@ -41,7 +41,8 @@ int main(int argc, char** argv) {
     app.add_option("--csv", csv, "Write the table to this file");
     CLI11_PARSE(app, argc, argv);
 
-    Report report("Completed launches a second, one client", {"sustained/s", "sleeping/s", "spinning/s", "spin/sleep"});
+    Report report("Completed launches a second, one client",
+                  {"sustained/s", "sleeping/s", "spinning/s", "spin/sleep"});
     for (const std::string& driver : drivers) {
         PrivateDaemon daemon(driver);
         Kernel five = daemon.client().load_file(PrivateDaemon::kernels()).kernel("five");
@@ -50,7 +51,8 @@ int main(int argc, char** argv) {
         std::vector<double> free, sleeping, spinning, ratio;
         for (int round = 0; round < rounds; ++round) {
             free.push_back(rate(stream, five, x, seconds, 512, [](Stream&) {}));
-            sleeping.push_back(rate(stream, five, x, seconds, 512, [](Stream& s) { must(s.synchronize(), "waiting"); }));
+            sleeping.push_back(
+                rate(stream, five, x, seconds, 512, [](Stream& s) { must(s.synchronize(), "waiting"); }));
             spinning.push_back(rate(stream, five, x, seconds, 512, [](Stream& s) {
                 const Event event = s.record();
                 while (!event.done()) {
@@ -58,9 +60,12 @@ int main(int argc, char** argv) {
             }));
             ratio.push_back(spinning.back() / sleeping.back());
         }
-        report.add(driver + " driver", {quantile(free, 0.5), quantile(sleeping, 0.5), quantile(spinning, 0.5), quantile(ratio, 0.5)});
+        report.add(driver + " driver", {quantile(free, 0.5), quantile(sleeping, 0.5), quantile(spinning, 0.5),
+                                        quantile(ratio, 0.5)});
     }
-    report.note("sustained: the ring is never drained on purpose; sleeping and spinning: every 512 launches the client waits for them,");
+    report.note(
+        "sustained: the ring is never drained on purpose; sleeping and spinning: every 512 launches the "
+        "client waits for them,");
     report.note("through synchronize() or by reading the event without a pause");
     return report.finish(csv);
 }

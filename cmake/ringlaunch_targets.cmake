@@ -6,6 +6,7 @@ if(RINGLAUNCH_CCACHE)
 endif()
 
 find_program(RINGLAUNCH_FLATC flatc REQUIRED)
+find_path(RINGLAUNCH_FLATBUFFERS_INCLUDE flatbuffers/flatbuffers.h REQUIRED)
 
 add_library(ringlaunch_options INTERFACE)
 target_compile_options(ringlaunch_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion
@@ -34,5 +35,5 @@ function(ringlaunch_generate target)
   endforeach()
   add_custom_target(${target}_generated DEPENDS ${headers})
   add_dependencies(${target} ${target}_generated)
-  target_include_directories(${target} SYSTEM PUBLIC ${out})
+  target_include_directories(${target} SYSTEM PUBLIC ${out} ${RINGLAUNCH_FLATBUFFERS_INCLUDE})
 endfunction()
