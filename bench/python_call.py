@@ -1,0 +1,158 @@
+"""What a launch costs the Python thread: the call into a live daemon's ring beside an empty vectorcall.
+
+    python bench/python_call.py [--driver null] [--csv FILE]
+
+Each figure is the median over many bursts of the time a call takes, in ns, the loop's own cost taken off (measured
+with an empty loop in the same rounds). A burst is smaller than the ring and the ring is drained between bursts, so
+that no call waits for room.
+"""
+
+import argparse
+import csv
+import os
+import pathlib
+import platform
+import statistics
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+import ringlaunch as rl
+
+SOURCE = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void five(const float* x, const float* y, float* z, int n, float a) {}
+RINGLAUNCH_EXPORT(five)
+"""
+
+
+def scalars(count: int) -> str:
+    """A kernel of one pointer and `count` ints."""
+    params = "".join(f", int p{i}" for i in range(count))
+    return f'extern "C" __global__ void scalars{count}(float* x{params}) {{}}\nRINGLAUNCH_EXPORT(scalars{count})\n'
+
+
+def machine() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
+    )
+    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def per_call_ns(burst, drain, calls: int, rounds: int) -> list[float]:
+    """`burst(calls)` returns the ns its loop took; returns ns a call for each round."""
+    times = []
+    for _ in range(rounds):
+        times.append(burst(calls) / calls)
+        drain()
+    return times
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--driver", default="null", help="driver of the daemon started for this (default: %(default)s)")
+    parser.add_argument("--calls", type=int, default=500, help="calls a burst (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=400, help="bursts a figure (default: %(default)s)")
+    parser.add_argument("--csv", type=pathlib.Path, help="write the table to this file")
+    options = parser.parse_args()
+
+    folder = tempfile.mkdtemp(prefix="ringlaunch-bench-")
+    client = rl.connect(socket=os.path.join(folder, "daemon.sock"), driver=options.driver)
+    counts = (0, 8, 16, 32)
+    module = client.compile(SOURCE + "".join(scalars(count) for count in counts))
+    five = module["five"]
+    x, y, z = (client.array(np.zeros(64, np.float32)) for _ in range(3))
+    grid, block, stream = (1,), (32,), client.stream()
+    empty = rl._core._empty_vectorcall
+    bound = five.bind(grid, block, stream)
+    clock = time.perf_counter_ns
+
+    def loop(calls):
+        begin = clock()
+        for _ in range(calls):
+            pass
+        return clock() - begin
+
+    def empty_call(calls):
+        begin = clock()
+        for _ in range(calls):
+            empty(x, y, z, 64, 2.0)
+        return clock() - begin
+
+    def as_written(calls):
+        begin = clock()
+        for _ in range(calls):
+            five[grid, block](x, y, z, 64, 2.0, stream=stream)
+        return clock() - begin
+
+    def default_stream(calls):
+        begin = clock()
+        for _ in range(calls):
+            five[grid, block](x, y, z, 64, 2.0)
+        return clock() - begin
+
+    def bound_call(calls):
+        begin = clock()
+        for _ in range(calls):
+            bound(x, y, z, 64, 2.0)
+        return clock() - begin
+
+    def with_scalars(count):
+        call, arguments = module[f"scalars{count}"].bind(grid, block, stream), (7,) * count
+
+        def burst(calls):
+            begin = clock()
+            for _ in range(calls):
+                call(x, *arguments)
+            return clock() - begin
+
+        return burst
+
+    cases = {
+        "empty vectorcall, 5 arguments": empty_call,
+        "ringlaunch kernel[grid, block](..., stream=)": as_written,
+        "ringlaunch kernel[grid, block](...)": default_stream,
+        "ringlaunch bound once": bound_call,
+    } | {f"ringlaunch bound, 1 buffer and {count} ints": with_scalars(count) for count in counts}
+
+    def drain():
+        client.synchronize()
+
+    samples = {name: [] for name in cases}
+    loops = []
+    for _ in range(10):  # interleaved, so that a slow moment of the machine meets every case
+        loops += per_call_ns(loop, lambda: None, options.calls, options.rounds // 10)
+        for name, burst in cases.items():
+            samples[name] += per_call_ns(burst, drain, options.calls, options.rounds // 10)
+
+    own = statistics.median(loops)
+    rows = []
+    base = statistics.median(samples["empty vectorcall, 5 arguments"]) - own
+    for name, times in samples.items():
+        p50 = statistics.median(times) - own
+        p90 = sorted(times)[int(len(times) * 0.9)] - own
+        rows.append((name, p50, p90, p50 / base))
+    few, many = (next(r[1] for r in rows if r[0].endswith(f"{count} ints")) for count in (counts[0], counts[-1]))
+    slope = (many - few) / (counts[-1] - counts[0])
+
+    width = max(len(row[0]) for row in rows)
+    print(f"What a launch costs the Python thread ({options.driver} driver)\non {machine()}\n")
+    print(f"{'':{width}}  {'p50_ns':>8}  {'p90_ns':>8}  {'x_empty':>8}")
+    for name, p50, p90, ratio in rows:
+        print(f"{name:{width}}  {p50:8.1f}  {p90:8.1f}  {ratio:8.2f}")
+    print(f"each further int: {slope:.1f} ns; the loop's own {own:.1f} ns are taken off")
+    if options.csv:
+        with options.csv.open("w") as file:
+            print(f"# What a launch costs the Python thread ({options.driver} driver)\n# {machine()}", file=file)
+            print(f"# each further int: {slope:.1f} ns", file=file)
+            writer = csv.writer(file)
+            writer.writerow(("name", "p50_ns", "p90_ns", "x_empty"))
+            writer.writerows(rows)
+    client.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
