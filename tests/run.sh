@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, builds, runs them and counts; see usage() below.
+set -euo pipefail
+
+usage() {
+    cat <<'TEXT'
+usage: bash tests/run.sh [PART...]
+
+Parts, run in this order; all of them if none is named:
+  lint     clang-format, ruff check, ruff format
+  cpp      the C++ tests (preset release)
+  python   the package, installed; the tests in Python, the command line and the examples among them
+  model    the spin models of the ring, and their mutants
+  asan     the C++ tests under the address and undefined behaviour sanitizers (preset asan)
+  tsan     the C++ tests under the thread sanitizer (preset tsan)
+
+Installs missing Debian packages (as root or through sudo), and Python packages into .venv, or $RINGLAUNCH_VENV.
+Every part has a time limit. Logs: build/logs/tests-PART.log. Exit code 0 only if every part passed.
+TEXT
+}
+
+parts=()
+for argument in "$@"; do
+    case $argument in
+        lint | cpp | python | model | asan | tsan) parts+=("$argument") ;;
+        all) parts=() ;;
+        -h | --help) usage && exit 0 ;;
+        *) usage >&2 && exit 2 ;;
+    esac
+done
+((${#parts[@]})) || parts=(lint cpp python model asan tsan)
+wanted() { [[ " ${parts[*]} " == *" $1 "* ]]; }
+
+# shellcheck source=deploy/machine.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../deploy/machine.sh"
+cd "$ROOT"
+LOGS=$ROOT/build/logs
+RESULTS=$ROOT/build/test-results
+LOG=$LOGS/tests-setup.log
+LOG_TAIL_LINES=200
+JOBS=$(nproc)
+rm -rf "$RESULTS"
+mkdir -p "$RESULTS"
+# Tests start daemons of their own.
+unset RINGLAUNCH_SOCKET RINGLAUNCHD
+
+# ---- the parts; each gives non-zero if it failed, and leaves JUnit files RESULTS/PART-*.xml ------------------
+
+# check NAME ADVICE COMMAND...: a check that is no test runner, as one result.
+check() {
+    local name=$1 rc=0 verdict=
+    step "$name" "${@:2}" || rc=$?
+    ((rc == 0)) || verdict='<failure/>'
+    printf '<testsuite><testcase name="%s">%s</testcase></testsuite>\n' "$name" "$verdict" \
+        >"$RESULTS/$part-${name// /-}.xml"
+    return "$rc"
+}
+
+run_lint() {
+    local rc=0 sources
+    mapfile -t sources < <(git ls-files '*.cpp' '*.hpp' '*.h' '*.cu')
+    check "clang-format" "run clang-format -i on the files named (version 14, Debian 12's)" \
+        watchdog 120 clang-format --dry-run -Werror "${sources[@]}" || rc=1
+    check "ruff check" "run ruff check --fix . and mend the rest" watchdog 120 "$VENV/bin/ruff" check . || rc=1
+    check "ruff format" "run ruff format ." watchdog 120 "$VENV/bin/ruff" format --check . || rc=1
+    return "$rc"
+}
+
+# ctest_preset PRESET CMAKE_OPTION...
+ctest_preset() {
+    local preset=$1 here=()
+    shift
+    # The thread sanitizer of g++ 12 cannot place its shadow where addresses are random in more than 28 bits.
+    if [[ $preset == tsan ]] && (($(sysctl -n vm.mmap_rnd_bits 2>/dev/null || echo 28) > 28)); then
+        here=(setarch -R)
+    fi
+    step "$preset: configuring" "the log says what cmake did not find" \
+        watchdog 300 cmake --preset "$preset" "$@" || return
+    step "$preset: building" "mend what the compiler says, then: bash tests/run.sh $part" \
+        watchdog 1500 "${here[@]}" cmake --build --preset "$preset" -j "$JOBS" || return
+    step "$preset: running the C++ tests" "one test alone: ctest --preset $preset -R NAME" \
+        watchdog 900 "${here[@]}" ctest --preset "$preset" -j "$JOBS" --timeout 300 --no-tests=error \
+        --output-junit "$RESULTS/$part-ctest.xml"
+}
+
+run_cpp() { ctest_preset release; }
+run_asan() { ctest_preset asan -DRINGLAUNCH_BENCH=OFF; }
+run_tsan() { ctest_preset tsan -DRINGLAUNCH_BENCH=OFF; }
+
+run_python() {
+    need_package || return
+    step "python: running the tests" "one test alone: $VENV/bin/python -m pytest -k NAME" \
+        watchdog 900 "$VENV/bin/python" -m pytest tests -o faulthandler_timeout=120 --junitxml "$RESULTS/$part-pytest.xml"
+}
+
+run_model() {
+    check "models" "tests/model says which property failed; a mutant that is not caught is a failure, too" \
+        watchdog 600 bash tests/model/run_models.sh
+}
+
+# ---- setting up ----------------------------------------------------------------------------------------------
+
+start_log
+packages=("${BUILD_PACKAGES[@]}" ccache git)
+wanted lint && packages+=(clang-format)
+wanted cpp && packages+=(libbenchmark-dev)
+if wanted cpp || wanted asan || wanted tsan; then packages+=(libgtest-dev libgmock-dev); fi
+wanted model && packages+=(spin gcc libc6-dev)
+command -v python3 >/dev/null || packages+=(python3)
+need_packages "${packages[@]}"
+if wanted python || wanted lint; then
+    need_python
+    need_venv
+    need_extras test
+    export PATH=$VENV/bin:$PATH
+fi
+
+# ---- running and counting --------------------------------------------------------------------------------------
+
+table=
+all_passed=0 all_failed=0 all_skipped=0
+for part in "${parts[@]}"; do
+    LOG=$LOGS/tests-$part.log
+    start_log
+    begin=$SECONDS rc=0
+    printf '\n---- %s ----\n' "$part"
+    "run_$part" || rc=$?
+    files=("$RESULTS/$part"-*.xml)
+    counted=$(python3 tests/count_results.py "${files[@]}")
+    read -r passed failed skipped <<<"$counted"
+    # A part that failed has at least one failure: what was to be tested did not even build, or hung.
+    ((rc == 0 || failed > 0)) || failed=1
+    tail -n +2 <<<"$counted" | sed 's/^/    /'
+    table+=$(printf '%-8s %7d %7d %8d %7d s' "$part" "$passed" "$failed" "$skipped" $((SECONDS - begin)))$'\n'
+    ((all_passed += passed, all_failed += failed, all_skipped += skipped, 1))
+done
+
+printf '\n%-8s %7s %7s %8s %9s\n%s\n' part passed failed skipped time "$table"
+printf '%d passed, %d failed, %d skipped\n' "$all_passed" "$all_failed" "$all_skipped"
+((all_failed == 0 && all_passed > 0))
