@@ -8,7 +8,7 @@ A file that is missing counts as one failure: its runner died.
 from __future__ import annotations
 
 import sys
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 
 def count(path: str) -> tuple[int, int, int, list[str]]:
