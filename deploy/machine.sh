@@ -24,8 +24,9 @@ die() {
 # step WHAT ADVICE COMMAND...: runs it with its output in the log and says how long it took. A failure shows the
 # log's tail and the advice. Every 30 s a line says where a long one is.
 step() {
-    local what=$1 advice=$2 begin=$SECONDS rc=0 ticker
+    local what=$1 advice=$2 begin=$SECONDS rc=0 ticker log_from
     shift 2
+    log_from=$(($(wc -c <"$LOG") + 1))
     printf '==> %s\n' "$what"
     printf '\n==> %s: %s\n' "$what" "$*" >>"$LOG"
     (
@@ -46,7 +47,7 @@ step() {
     fi
     {
         printf '    FAILED after %d s (exit code %d). The end of %s:\n\n' $((SECONDS - begin)) "$rc" "$LOG"
-        tail -n "${LOG_TAIL_LINES:-40}" "$LOG" | sed 's/^/    | /'
+        tail -c +"$log_from" "$LOG" | tail -n "${LOG_TAIL_LINES:-40}" | sed 's/^/    | /'
         printf '\n%s failed while %s.\nWhat to do: %s\n' "$(basename "$0")" "$what" "$advice"
     } >&2
     return "$rc"

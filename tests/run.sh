@@ -56,11 +56,18 @@ check() {
     return "$rc"
 }
 
-run_lint() {
-    local rc=0 sources
+# Names the files that clang-format would change.
+clang_format() {
+    local sources verdict
     mapfile -t sources < <(git ls-files '*.cpp' '*.hpp' '*.h' '*.cu')
-    check "clang-format" "run clang-format -i on the files named (version 14, Debian 12's)" \
-        watchdog 120 clang-format --dry-run -Werror "${sources[@]}" || rc=1
+    verdict=$(watchdog 120 clang-format --dry-run -Werror "${sources[@]}" 2>&1) && return 0
+    sed -n 's/^\([^ :]*\):[0-9].*/\1/p' <<<"$verdict" | uniq -c
+    return 1
+}
+
+run_lint() {
+    local rc=0
+    check "clang-format" "run clang-format -i (version 14, Debian 12's) on the files named" clang_format || rc=1
     check "ruff check" "run ruff check --fix . and mend the rest" watchdog 120 "$VENV/bin/ruff" check . || rc=1
     check "ruff format" "run ruff format ." watchdog 120 "$VENV/bin/ruff" format --check . || rc=1
     return "$rc"
