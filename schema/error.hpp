@@ -4,7 +4,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "schema/status.hpp"
+#include "status.hpp"  // beside this file: both are installed into include/ringlaunch/
 
 namespace ringlaunch {
 

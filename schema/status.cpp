@@ -19,6 +19,7 @@ constexpr Entry kEntries[] = {
     {Status::timed_out, "timed_out", "the time given is over"},
     {Status::closed, "closed", "the handle is closed"},
     {Status::invalid_argument, "invalid_argument", "an argument is out of range"},
+    {Status::interrupted, "interrupted", "the wait was interrupted"},
     {Status::version_mismatch, "version_mismatch", "client and daemon speak different versions of the protocol"},
     {Status::malformed_message, "malformed_message", "the control message is malformed"},
     {Status::permission_denied, "permission_denied", "not permitted"},

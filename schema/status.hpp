@@ -18,6 +18,7 @@ enum class Status : std::uint32_t {
     timed_out = 5,
     closed = 6,            // the handle was closed, or belongs to a forked parent
     invalid_argument = 7,
+    interrupted = 8,       // the caller's own hook (a signal, Ctrl-C) asked to give up a wait
 
     // Answers of the supervisor.
     version_mismatch = 20,
