@@ -1,10 +1,11 @@
 // The driver interface: what an executor launches on. Three implementations (cuda, host, null), one contract
 // test-suite (tests/driver). Everything above this interface is the same code on all three.
 //
-// Threads: `Driver` and `Module` belong to the control thread; `Stream`'s operations to the dispatch thread, except
-// open and destruction, which the control thread does while the dispatcher does not know the stream.
-// Errors: control functions throw ringlaunch::Error with a text for people; stream operations return a Status,
-// allocate nothing and never block, as long as no more than StreamConfig::max_in_flight operations are outstanding.
+// Threads: `Driver` and `Module` belong to the control thread; `Stream`'s operations to the dispatch thread,
+// except open and destruction, which the control thread does while the dispatcher does not know the stream.
+// Errors: control functions throw ringlaunch::Error with a text for people; stream operations return a
+// Status, allocate nothing and never block, as long as no more than StreamConfig::max_in_flight operations
+// are outstanding.
 #pragma once
 
 #include <array>
@@ -18,6 +19,7 @@
 
 #include "control_generated.h"
 #include "daemon/driver/fault.hpp"
+#include "record_generated.h"
 #include "schema/pages.hpp"
 #include "schema/status.hpp"
 #include "schema/unique_fd.hpp"
@@ -97,9 +99,9 @@ class Staging {
 
 struct Launch {
     Kernel* kernel = nullptr;
-    std::uint64_t kernel_id = 0;   // in the session, for fault reports
-    std::uint64_t position = 0;    // the record's first slot, for fault reports
-    std::uint64_t end = 0;         // the position after the record
+    std::uint64_t kernel_id = 0;  // in the session, for fault reports
+    std::uint64_t position = 0;   // the record's first slot, for fault reports
+    std::uint64_t end = 0;        // the position after the record
     Dim3 grid, block;
     std::uint32_t shared_bytes = 0;
     const std::byte* params = nullptr;  // validated; the driver copies what outlives the call
@@ -107,7 +109,7 @@ struct Launch {
 };
 
 struct Copy {
-    schema::RecordKind kind{};   // CopyToDevice, CopyToHost, CopyOnDevice
+    schema::RecordKind kind{};  // CopyToDevice, CopyToHost, CopyOnDevice
     std::uint64_t position = 0, end = 0;
     std::uint64_t device = 0;    // the destination of CopyOnDevice
     std::uint64_t source = 0;    // CopyOnDevice
@@ -125,29 +127,40 @@ struct Fill {
 };
 
 struct StreamConfig {
-    std::uint64_t id = 0;          // for fault reports
+    std::uint64_t id = 0;            // for fault reports
     SharedU64* completed = nullptr;  // the word of the status page that the device writes
-    std::uint64_t position = 0;    // where the stream begins
+    std::uint64_t position = 0;      // where the stream begins
     int priority = 0;
     std::uint32_t max_in_flight = 256;
 };
 
-// In-order work. An operation's `end` becomes visible in `completed` once it and all before it have completed: at once
-// where the driver can say so for nothing, at the latest when complete() asked for it.
+// In-order work. An operation's `end` becomes visible in `completed` once it and all before it have
+// completed: at once where the driver can say so for nothing, at the latest when complete() asked for it.
 // Every operation may answer Status::ring_full: there is no room now, ask again when some have completed.
 class Stream {
   public:
-    virtual ~Stream() = default;  // waits for outstanding work, or abandons it after abandon()
+    // Control thread. Drops what has not begun; what runs and does not end within a second is left to itself:
+    // then it never touches `completed` again, but only the end of the process ends it. Whoever wants the
+    // work calls drain().
+    virtual ~Stream() = default;
+    // Control thread, when the dispatcher no longer knows the stream. Waits until everything issued has
+    // completed; false: it has not within `timeout_ns`.
+    [[nodiscard]] virtual bool drain(std::uint64_t timeout_ns) noexcept = 0;
     [[nodiscard]] virtual Status launch(const Launch& launch) noexcept = 0;
     // The same as launching each in turn; the driver may do it faster. Sets `taken` to how many it took.
-    [[nodiscard]] virtual Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept = 0;
+    [[nodiscard]] virtual Status launch_chain(std::span<const Launch> launches,
+                                              std::size_t& taken) noexcept = 0;
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
-    // What follows runs after `awaited` (same driver) has completed `position`, which was issued to it before.
-    [[nodiscard]] virtual Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept = 0;
-    // Makes completion up to `position` (the end of the last operation issued) visible as soon as it is reached.
+    // What follows runs after `awaited` (same driver) has completed `position`, which was issued to it
+    // before.
+    [[nodiscard]] virtual Status wait(Stream& awaited, std::uint64_t position,
+                                      std::uint64_t end) noexcept = 0;
+    // Makes completion up to `position` (the end of the last operation issued) visible as soon as it is
+    // reached.
     [[nodiscard]] virtual Status complete(std::uint64_t position) noexcept = 0;
-    // Signals Driver::completion_fd() once, as soon as `position` (which was issued) has completed; at once if it has.
+    // Signals Driver::completion_fd() once, as soon as `position` (which was issued) has completed; at once
+    // if it has.
     virtual void notify_at(std::uint64_t position) noexcept = 0;
 };
 
@@ -156,16 +169,18 @@ class Driver {
     virtual ~Driver() = default;
     virtual const DeviceInfo& device() const = 0;
 
-    // Device memory: chunks at fixed addresses within the reserved range. make_chunk returns the descriptor from which
-    // another executor maps the same bytes. New chunks are zero.
+    // Device memory: chunks at fixed addresses within the reserved range. make_chunk returns the descriptor
+    // from which another executor maps the same bytes. New chunks are zero.
     virtual UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
     virtual void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) = 0;
     virtual void unmap_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
     virtual std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) = 0;
 
-    // `image` is an immutable sealed memfd. Refuses what is not the driver's with Error{bad_image} that says what was
-    // found and what is expected; a signature that contradicts the image with the kernel, the parameter and both sizes.
-    virtual std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
+    // `image` is an immutable sealed memfd. Refuses what is not the driver's with Error{bad_image} that says
+    // what was found and what is expected; a signature that contradicts the image with the kernel, the
+    // parameter and both sizes.
+    virtual std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image,
+                                                std::uint64_t bytes,
                                                 std::span<const Signature> signatures) = 0;
     virtual std::unique_ptr<Stream> open_stream(const StreamConfig& config) = 0;
 
@@ -175,7 +190,8 @@ class Driver {
     virtual std::optional<std::string> failure() noexcept = 0;
 };
 
-// Throws Error{unsupported} that says precisely what is missing. `fault`: where a fault leaves word; may be null.
+// Throws Error{unsupported} that says precisely what is missing. `fault`: where a fault leaves word; may be
+// null.
 std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault);
 
 }  // namespace ringlaunch::driver

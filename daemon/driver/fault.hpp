@@ -1,5 +1,5 @@
-// The fault page: where a dying executor leaves word of who killed it. Written from a signal handler, read by the
-// supervisor once the executor has been reaped.
+// The fault page: where a dying executor leaves word of who killed it. Written from a signal handler, read by
+// the supervisor once the executor has been reaped.
 #pragma once
 
 #include <atomic>
@@ -9,8 +9,8 @@ namespace ringlaunch::driver {
 
 enum class FaultKind : std::uint32_t {
     none = 0,
-    signal = 1,   // host driver: a kernel raised a signal; the culprit is exact
-    device = 2,   // the device reported an error; `stream` is 0 where it does not say whose
+    signal = 1,  // host driver: a kernel raised a signal; the culprit is exact
+    device = 2,  // the device reported an error; `stream` is 0 where it does not say whose
 };
 
 struct FaultPage {

@@ -1,0 +1,58 @@
+#include "daemon/driver/cuda_api.hpp"
+
+#include <dlfcn.h>
+
+#include "schema/error.hpp"
+
+namespace ringlaunch::driver {
+
+namespace {
+
+CudaApi load() {
+    void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr)
+        throw Error(Status::unsupported,
+                    std::string("the cuda driver needs libcuda.so.1, which comes with NVIDIA's driver: ") +
+                        ::dlerror() + "; install the driver, or serve with --driver host");
+    CudaApi api;
+    std::string missing;
+    // Two steps, so that cuda.h's macros name the versioned symbol.
+#define RINGLAUNCH_CUDA_SYMBOL(name) #name
+#define RINGLAUNCH_CUDA_LOAD(name)                                                                         \
+    api.name##_ = reinterpret_cast<decltype(api.name##_)>(::dlsym(library, RINGLAUNCH_CUDA_SYMBOL(name))); \
+    if (api.name##_ == nullptr)                                                                            \
+        missing += std::string(missing.empty() ? "" : ", ") + RINGLAUNCH_CUDA_SYMBOL(name);
+    RINGLAUNCH_CUDA_FUNCTIONS(RINGLAUNCH_CUDA_LOAD)
+#undef RINGLAUNCH_CUDA_LOAD
+#undef RINGLAUNCH_CUDA_SYMBOL
+    if (!missing.empty())
+        throw Error(Status::unsupported,
+                    "libcuda.so.1 is too old for the cuda driver, it lacks " + missing +
+                        "; update NVIDIA's driver (12.4 or later), or serve with --driver host");
+    return api;
+}
+
+}  // namespace
+
+const CudaApi& cuda_api() {
+    static const CudaApi api = load();
+    return api;
+}
+
+std::string cuda_error_text(CUresult result) {
+    const char* name = nullptr;
+    const char* text = nullptr;
+    const CudaApi& api = cuda_api();
+    if (api.cuGetErrorName_(result, &name) != CUDA_SUCCESS || name == nullptr)
+        return "CUDA error " + std::to_string(static_cast<int>(result));
+    api.cuGetErrorString_(result, &text);
+    return std::string(name) + ": " + (text != nullptr ? text : "no text");
+}
+
+void check_cuda(CUresult result, const std::string& doing, Status status) {
+    if (result == CUDA_SUCCESS) return;
+    throw Error(result == CUDA_ERROR_OUT_OF_MEMORY ? Status::out_of_memory : status,
+                doing + ": " + cuda_error_text(result));
+}
+
+}  // namespace ringlaunch::driver

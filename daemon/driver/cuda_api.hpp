@@ -1,0 +1,87 @@
+// The functions of libcuda that the cuda driver calls, found at run time: the daemon has no link dependency
+// on CUDA and starts on a machine without it. The one list of them.
+#pragma once
+
+#include <cuda.h>
+
+#include <string>
+
+#include "schema/status.hpp"
+
+namespace ringlaunch::driver {
+
+// cuda.h maps names to their versioned symbols with macros; both the type and the symbol's name follow from
+// it.
+#define RINGLAUNCH_CUDA_FUNCTIONS(X)  \
+    X(cuInit)                         \
+    X(cuDriverGetVersion)             \
+    X(cuGetErrorName)                 \
+    X(cuGetErrorString)               \
+    X(cuDeviceGet)                    \
+    X(cuDeviceGetCount)               \
+    X(cuDeviceGetName)                \
+    X(cuDeviceGetAttribute)           \
+    X(cuDevicePrimaryCtxRetain)       \
+    X(cuDevicePrimaryCtxRelease)      \
+    X(cuCtxSetCurrent)                \
+    X(cuCtxGetDevice)                 \
+    X(cuCtxGetStreamPriorityRange)    \
+    X(cuMemGetInfo)                   \
+    X(cuMemGetAllocationGranularity)  \
+    X(cuMemAddressReserve)            \
+    X(cuMemAddressFree)               \
+    X(cuMemCreate)                    \
+    X(cuMemRelease)                   \
+    X(cuMemMap)                       \
+    X(cuMemUnmap)                     \
+    X(cuMemSetAccess)                 \
+    X(cuMemExportToShareableHandle)   \
+    X(cuMemImportFromShareableHandle) \
+    X(cuMemHostRegister)              \
+    X(cuMemHostUnregister)            \
+    X(cuMemHostGetDevicePointer)      \
+    X(cuMemcpyHtoDAsync)              \
+    X(cuMemcpyDtoHAsync)              \
+    X(cuMemcpyDtoDAsync)              \
+    X(cuMemsetD8Async)                \
+    X(cuMemsetD16Async)               \
+    X(cuMemsetD32Async)               \
+    X(cuModuleLoadDataEx)             \
+    X(cuModuleUnload)                 \
+    X(cuModuleGetFunctionCount)       \
+    X(cuModuleEnumerateFunctions)     \
+    X(cuModuleGetGlobal)              \
+    X(cuFuncGetName)                  \
+    X(cuFuncGetParamInfo)             \
+    X(cuFuncGetAttribute)             \
+    X(cuFuncSetAttribute)             \
+    X(cuFuncLoad)                     \
+    X(cuStreamCreateWithPriority)     \
+    X(cuStreamDestroy)                \
+    X(cuStreamQuery)                  \
+    X(cuStreamSynchronize)            \
+    X(cuStreamWaitEvent)              \
+    X(cuStreamWriteValue64)           \
+    X(cuEventCreate)                  \
+    X(cuEventDestroy)                 \
+    X(cuEventRecord)                  \
+    X(cuLaunchHostFunc)               \
+    X(cuLaunchKernel)
+
+struct CudaApi {
+#define RINGLAUNCH_CUDA_MEMBER(name) decltype(&::name) name##_ = nullptr;
+    RINGLAUNCH_CUDA_FUNCTIONS(RINGLAUNCH_CUDA_MEMBER)
+#undef RINGLAUNCH_CUDA_MEMBER
+};
+
+// The process's one table; loads libcuda.so.1 on the first call. Throws Error{unsupported} that names what is
+// missing.
+const CudaApi& cuda_api();
+
+// "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
+std::string cuda_error_text(CUresult result);
+
+// Throws Error{status, "doing: what CUDA says"} unless `result` is CUDA_SUCCESS.
+void check_cuda(CUresult result, const std::string& doing, Status status = Status::driver_error);
+
+}  // namespace ringlaunch::driver

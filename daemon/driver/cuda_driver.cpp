@@ -1,0 +1,247 @@
+#include "daemon/driver/cuda_driver.hpp"
+
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <vector>
+
+#include "daemon/driver/cuda_api.hpp"
+#include "daemon/driver/cuda_module.hpp"
+#include "daemon/driver/cuda_staging.hpp"
+#include "daemon/driver/cuda_stream.hpp"
+#include "schema/error.hpp"
+#include "schema/segment.hpp"
+
+namespace ringlaunch::driver {
+
+namespace {
+
+// A reservation of a whole TiB is honoured at this address also in a process where torch has its context: the
+// same pointers everywhere.
+constexpr std::uint64_t kRangeBase = 0x200000000000;
+constexpr std::uint64_t kRangeBytes = std::uint64_t{1} << 40;
+
+std::string hex(std::uint64_t value) {
+    char text[20];
+    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+    return text;
+}
+
+class CudaDriver : public Driver {
+  public:
+    explicit CudaDriver(int ordinal);
+    ~CudaDriver() override;
+
+    const DeviceInfo& device() const override { return info_; }
+    UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) override;
+    void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) override;
+    void unmap_chunk(std::uint64_t address, std::uint64_t bytes) override;
+    std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) override;
+    std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
+                                        std::span<const Signature> signatures) override;
+    std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
+    int completion_fd() const override { return completion_fd_.get(); }
+    std::optional<std::string> failure() noexcept override;
+
+  private:
+    // Both of the executor's threads come here with calls; each needs the context once.
+    void enter() const {
+        static thread_local CUcontext current = nullptr;
+        if (current == context_) return;
+        check_cuda(api_.cuCtxSetCurrent_(context_),
+                   "cannot enter the context of device " + std::to_string(info_.ordinal));
+        current = context_;
+    }
+    int attribute(CUdevice_attribute which) const;
+    void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) const;
+
+    const CudaApi& api_;
+    DeviceInfo info_;
+    CUdevice device_ = 0;
+    CUcontext context_ = nullptr;
+    CUstream control_ = nullptr;  // zeroing of new memory
+    UniqueFd completion_fd_;
+};
+
+int CudaDriver::attribute(CUdevice_attribute which) const {
+    int value = 0;
+    check_cuda(api_.cuDeviceGetAttribute_(&value, which, device_),
+               "cannot read attribute " + std::to_string(which));
+    return value;
+}
+
+CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
+    // Functions are loaded when a module is, never in the middle of somebody's launch.
+    ::setenv("CUDA_MODULE_LOADING", "EAGER", 1);
+    check_cuda(api_.cuInit_(0), "cannot start CUDA", Status::unsupported);
+    int count = 0;
+    check_cuda(api_.cuDeviceGetCount_(&count), "cannot count the CUDA devices", Status::unsupported);
+    if (ordinal < 0 || ordinal >= count)
+        throw Error(Status::unsupported, "there is no CUDA device " + std::to_string(ordinal) +
+                                             ": this machine shows " + std::to_string(count) +
+                                             " of them (numbered from 0; CUDA_VISIBLE_DEVICES counts)");
+    check_cuda(api_.cuDeviceGet_(&device_, ordinal), "cannot open CUDA device " + std::to_string(ordinal));
+    char name[256] = {};
+    check_cuda(api_.cuDeviceGetName_(name, sizeof name, device_), "cannot read the device's name");
+    info_.kind = DriverKind::Cuda;
+    info_.ordinal = ordinal;
+    info_.name = name;
+    info_.architecture = "sm_" + std::to_string(attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)) +
+                         std::to_string(attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR));
+    const auto limit = [this](CUdevice_attribute which) {
+        return static_cast<std::uint32_t>(attribute(which));
+    };
+    info_.max_grid = {limit(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X), limit(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y),
+                      limit(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)};
+    info_.max_block = {limit(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X), limit(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y),
+                       limit(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z)};
+    info_.max_threads_per_block = limit(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
+    if (!attribute(CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED) ||
+        !attribute(CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED))
+        throw Error(Status::unsupported,
+                    info_.name +
+                        " cannot export memory as file descriptors, which the cuda driver needs "
+                        "so that a fault loses nobody's data; serve with --driver host");
+
+    check_cuda(api_.cuDevicePrimaryCtxRetain_(&context_, device_), "cannot make a context on " + info_.name);
+    enter();
+    info_.range_base = kRangeBase + static_cast<std::uint64_t>(ordinal) * kRangeBytes;
+    info_.range_bytes = kRangeBytes;
+    CUdeviceptr reserved = 0;
+    check_cuda(api_.cuMemAddressReserve_(&reserved, kRangeBytes, 0, info_.range_base, 0),
+               "cannot reserve 1 TiB of addresses at " + hex(info_.range_base));
+    if (reserved != info_.range_base) {
+        api_.cuMemAddressFree_(reserved, kRangeBytes);
+        throw Error(Status::unsupported, "CUDA reserved " + hex(reserved) + " instead of " +
+                                             hex(info_.range_base) +
+                                             ": buffers could not keep their addresses across a restart");
+    }
+    CUmemAllocationProp kind{};
+    kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    kind.location = {CU_MEM_LOCATION_TYPE_DEVICE, {ordinal}};
+    kind.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    std::size_t granularity = 0;
+    check_cuda(api_.cuMemGetAllocationGranularity_(&granularity, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
+               "cannot read the granularity of device memory");
+    info_.chunk_bytes = std::max<std::uint64_t>(granularity, 2u << 20);
+    check_cuda(api_.cuStreamCreateWithPriority_(&control_, CU_STREAM_NON_BLOCKING, 0),
+               "cannot make a CUDA stream");
+    completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!completion_fd_) throw Error(Status::driver_error, "cannot make the eventfd of completions");
+}
+
+CudaDriver::~CudaDriver() {
+    // The process ends after this; its context, mappings and reservation with it.
+    if (control_ != nullptr) api_.cuStreamDestroy_(control_);
+    if (context_ != nullptr) api_.cuDevicePrimaryCtxRelease_(device_);
+}
+
+void CudaDriver::map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) const {
+    check_cuda(api_.cuMemMap_(address, bytes, 0, handle, 0),
+               "cannot map " + std::to_string(bytes) + " bytes at " + hex(address));
+    CUmemAccessDesc access{};
+    access.location = {CU_MEM_LOCATION_TYPE_DEVICE, {info_.ordinal}};
+    access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
+    const CUresult result = api_.cuMemSetAccess_(address, bytes, &access, 1);
+    if (result == CUDA_SUCCESS) return;
+    api_.cuMemUnmap_(address, bytes);
+    check_cuda(result, "cannot give the device access to the memory at " + hex(address));
+}
+
+UniqueFd CudaDriver::make_chunk(std::uint64_t address, std::uint64_t bytes) {
+    enter();
+    CUmemAllocationProp kind{};
+    kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    kind.location = {CU_MEM_LOCATION_TYPE_DEVICE, {info_.ordinal}};
+    kind.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    CUmemGenericAllocationHandle handle = 0;
+    const CUresult made = api_.cuMemCreate_(&handle, bytes, &kind, 0);
+    if (made == CUDA_ERROR_OUT_OF_MEMORY) {
+        std::size_t free = 0, total = 0;
+        api_.cuMemGetInfo_(&free, &total);
+        throw Error(Status::out_of_memory, "cannot allocate " + std::to_string(bytes) + " bytes on " +
+                                               info_.name + ": " + std::to_string(free) + " of " +
+                                               std::to_string(total) + " bytes are free");
+    }
+    check_cuda(made, "cannot allocate " + std::to_string(bytes) + " bytes on " + info_.name);
+    // The mapping keeps the memory; the handle is only needed until it is exported.
+    struct Release {
+        const CudaApi& api;
+        CUmemGenericAllocationHandle handle;
+        ~Release() { api.cuMemRelease_(handle); }
+    } release{api_, handle};
+    int fd = -1;
+    check_cuda(api_.cuMemExportToShareableHandle_(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+               "cannot export device memory");
+    UniqueFd exported(fd);
+    map(address, bytes, handle);
+    CUresult zeroed = api_.cuMemsetD8Async_(address, 0, bytes, control_);
+    if (zeroed == CUDA_SUCCESS) zeroed = api_.cuStreamSynchronize_(control_);
+    if (zeroed != CUDA_SUCCESS) {
+        api_.cuMemUnmap_(address, bytes);
+        check_cuda(zeroed, "cannot zero new device memory at " + hex(address));
+    }
+    return exported;
+}
+
+void CudaDriver::map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
+    enter();
+    CUmemGenericAllocationHandle handle = 0;
+    check_cuda(api_.cuMemImportFromShareableHandle_(
+                   &handle, reinterpret_cast<void*>(static_cast<std::intptr_t>(chunk.get())),
+                   CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
+               "cannot import the memory that belongs at " + hex(address));
+    struct Release {
+        const CudaApi& api;
+        CUmemGenericAllocationHandle handle;
+        ~Release() { api.cuMemRelease_(handle); }
+    } release{api_, handle};
+    map(address, bytes, handle);
+}
+
+void CudaDriver::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
+    enter();
+    check_cuda(api_.cuMemUnmap_(address, bytes),
+               "cannot unmap " + std::to_string(bytes) + " bytes at " + hex(address));
+}
+
+std::unique_ptr<Staging> CudaDriver::map_staging(const UniqueFd& segment, std::uint64_t bytes) {
+    enter();
+    return std::make_unique<CudaStaging>(segment, bytes);
+}
+
+std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const UniqueFd& image,
+                                                std::uint64_t bytes, std::span<const Signature> signatures) {
+    enter();
+    const Mapping mapping(image, bytes, Mapping::Access::read_only, "the image of module " + name);
+    return std::make_unique<CudaModule>(name, std::span<const std::byte>(mapping.data(), bytes), signatures,
+                                        info_);
+}
+
+std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
+    enter();
+    return std::make_unique<CudaStream>(config, completion_fd_.get());
+}
+
+std::optional<std::string> CudaDriver::failure() noexcept {
+    try {
+        enter();
+        // A lost device answers every call with what it died of.
+        const CUresult result = api_.cuStreamQuery_(control_);
+        if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) return std::nullopt;
+        return cuda_error_text(result);
+    } catch (const std::exception& error) {
+        return error.what();
+    }
+}
+
+}  // namespace
+
+std::unique_ptr<Driver> make_cuda_driver(int device) {
+    return std::make_unique<CudaDriver>(device);
+}
+
+}  // namespace ringlaunch::driver

@@ -1,0 +1,149 @@
+#include "daemon/driver/cuda_stream.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "daemon/driver/cuda_module.hpp"
+#include "daemon/driver/cuda_staging.hpp"
+#include "schema/pages.hpp"
+
+namespace ringlaunch::driver {
+
+RegisteredMemory::RegisteredMemory(void* address, std::size_t bytes, const std::string& what)
+    : address_(address) {
+    const CudaApi& api = cuda_api();
+    check_cuda(
+        api.cuMemHostRegister_(address, bytes, CU_MEMHOSTREGISTER_DEVICEMAP | CU_MEMHOSTREGISTER_PORTABLE),
+        "cannot register " + std::to_string(bytes) + " bytes of " + what + " with CUDA");
+    const CUresult mapped = api.cuMemHostGetDevicePointer_(&device_, address, 0);
+    if (mapped != CUDA_SUCCESS) {
+        api.cuMemHostUnregister_(address);
+        address_ = nullptr;
+        check_cuda(mapped, "cannot find the device address of " + what);
+    }
+}
+
+RegisteredMemory::~RegisteredMemory() {
+    // A lost device refuses this too; the process is about to end then.
+    if (address_ != nullptr) cuda_api().cuMemHostUnregister_(address_);
+}
+
+RegisteredMemory::RegisteredMemory(RegisteredMemory&& other) noexcept
+    : address_(std::exchange(other.address_, nullptr)), device_(other.device_) {}
+
+RegisteredMemory& RegisteredMemory::operator=(RegisteredMemory&& other) noexcept {
+    std::swap(address_, other.address_);
+    std::swap(device_, other.device_);
+    return *this;
+}
+
+CudaStream::CudaStream(const StreamConfig& config, int completion_fd)
+    : api_(cuda_api()), id_(config.id), completed_(config.completed), completion_fd_(completion_fd) {
+    // The status page begins on a page boundary and `completed` stands in its first page.
+    const auto word = reinterpret_cast<std::uintptr_t>(config.completed);
+    const std::uintptr_t page = word & ~std::uintptr_t{kPageBytes - 1};
+    page_ = RegisteredMemory(reinterpret_cast<void*>(page), kPageBytes,
+                             "the status page of stream " + std::to_string(id_));
+    completed_on_device_ = page_.device_address() + (word - page);
+    int lowest = 0, highest = 0;  // numerically: highest priority is the smaller number
+    check_cuda(api_.cuCtxGetStreamPriorityRange_(&lowest, &highest),
+               "cannot read the range of stream priorities");
+    // Ours grow with importance; CUDA's shrink.
+    const int priority = std::min(lowest, std::max(highest, -config.priority));
+    check_cuda(api_.cuStreamCreateWithPriority_(&stream_, CU_STREAM_NON_BLOCKING, priority),
+               "cannot make a CUDA stream");
+    const CUresult made = api_.cuEventCreate_(&tail_, CU_EVENT_DISABLE_TIMING);
+    if (made != CUDA_SUCCESS) {
+        api_.cuStreamDestroy_(stream_);
+        check_cuda(made, "cannot make a CUDA event");
+    }
+}
+
+CudaStream::~CudaStream() {
+    // The last completion write must have landed before its page is unregistered.
+    api_.cuStreamSynchronize_(stream_);
+    api_.cuEventDestroy_(tail_);
+    api_.cuStreamDestroy_(stream_);
+}
+
+Status CudaStream::answer(CUresult result) noexcept {
+    return result == CUDA_SUCCESS ? Status::ok : Status::driver_failed;
+}
+
+Status CudaStream::launch(const Launch& launch) noexcept {
+    std::size_t bytes = launch.param_bytes;
+    void* packed[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
+                      CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
+    const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
+    return answer(api_.cuLaunchKernel_(kernel.function(), launch.grid.x, launch.grid.y, launch.grid.z,
+                                       launch.block.x, launch.block.y, launch.block.z, launch.shared_bytes,
+                                       stream_, nullptr, bytes == 0 ? nullptr : packed));
+}
+
+Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {
+    for (taken = 0; taken < launches.size(); ++taken) {
+        const Status status = launch(launches[taken]);
+        if (status != Status::ok) return status;
+    }
+    return Status::ok;
+}
+
+Status CudaStream::copy(const Copy& copy) noexcept {
+    if (copy.kind == schema::RecordKind::CopyOnDevice)
+        return answer(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_));
+    std::byte* host = static_cast<CudaStaging*>(copy.staging)->data() + copy.offset;
+    if (copy.kind == schema::RecordKind::CopyToDevice)
+        return answer(api_.cuMemcpyHtoDAsync_(copy.device, host, copy.bytes, stream_));
+    return answer(api_.cuMemcpyDtoHAsync_(host, copy.device, copy.bytes, stream_));
+}
+
+Status CudaStream::fill(const Fill& fill) noexcept {
+    if (fill.width == 1)
+        return answer(
+            api_.cuMemsetD8Async_(fill.device, static_cast<unsigned char>(fill.value), fill.bytes, stream_));
+    if (fill.width == 2)
+        return answer(api_.cuMemsetD16Async_(fill.device, static_cast<unsigned short>(fill.value),
+                                             fill.bytes / 2, stream_));
+    return answer(api_.cuMemsetD32Async_(fill.device, fill.value, fill.bytes / 4, stream_));
+}
+
+Status CudaStream::wait(Stream& awaited, std::uint64_t, std::uint64_t) noexcept {
+    // Waits for all that `awaited` was given so far, of which `position` is a part. That adds no cycle: what
+    // stands there was issued before this wait, and can itself only wait for what was issued before it.
+    auto& other = static_cast<CudaStream&>(awaited);
+    const CUresult recorded = api_.cuEventRecord_(other.tail_, other.stream_);
+    if (recorded != CUDA_SUCCESS) return answer(recorded);
+    return answer(api_.cuStreamWaitEvent_(stream_, other.tail_, CU_EVENT_WAIT_DEFAULT));
+}
+
+Status CudaStream::complete(std::uint64_t position) noexcept {
+    // sync: COMPLETED: the default flag makes everything before it in the stream visible first.
+    return answer(
+        api_.cuStreamWriteValue64_(stream_, completed_on_device_, position, CU_STREAM_WRITE_VALUE_DEFAULT));
+}
+
+void CudaStream::notify_at(std::uint64_t position) noexcept {
+    const auto signal = [](void* context) {
+        const std::uint64_t one = 1;
+        const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(context));
+        [[maybe_unused]] const ssize_t wrote =
+            ::write(fd, &one, sizeof one);  // a full counter is a signal too
+    };
+    void* context = reinterpret_cast<void*>(static_cast<std::intptr_t>(completion_fd_));
+    // sync: COMPLETED (pairs with the GPU's write in complete())
+    if (completed_->load(std::memory_order_acquire) >= position) {
+        signal(context);
+        return;
+    }
+    // Behind all that was issued, which is at `position` or a little after it. If the device fails this is
+    // never called, and the dispatcher learns of it from failure().
+    if (api_.cuLaunchHostFunc_(stream_, signal, context) != CUDA_SUCCESS) signal(context);
+}
+
+CUresult CudaStream::query() const noexcept {
+    return api_.cuStreamQuery_(stream_);
+}
+
+}  // namespace ringlaunch::driver

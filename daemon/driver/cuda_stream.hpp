@@ -1,0 +1,58 @@
+// A CUstream behind the driver interface. Completion is written by the GPU itself, into the status page.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <unordered_map>
+
+#include "daemon/driver/cuda_api.hpp"
+#include "daemon/driver/driver.hpp"
+
+namespace ringlaunch::driver {
+
+// Memory of this process that the GPU reads and writes at its own address. Unregisters when destroyed.
+class RegisteredMemory {
+  public:
+    RegisteredMemory() = default;
+    RegisteredMemory(void* address, std::size_t bytes, const std::string& what);
+    ~RegisteredMemory();
+    RegisteredMemory(RegisteredMemory&& other) noexcept;
+    RegisteredMemory& operator=(RegisteredMemory&& other) noexcept;
+    CUdeviceptr device_address() const { return device_; }
+
+  private:
+    void* address_ = nullptr;
+    CUdeviceptr device_ = 0;
+};
+
+class CudaStream : public Stream {
+  public:
+    // Control thread, with the context current. `completion_fd`: the driver's eventfd.
+    CudaStream(const StreamConfig& config, int completion_fd);
+    ~CudaStream() override;
+
+    Status launch(const Launch& launch) noexcept override;
+    Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override;
+    Status copy(const Copy& copy) noexcept override;
+    Status fill(const Fill& fill) noexcept override;
+    Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
+    Status complete(std::uint64_t position) noexcept override;
+    void notify_at(std::uint64_t position) noexcept override;
+
+    // Dispatch thread: CUDA_SUCCESS, CUDA_ERROR_NOT_READY, or what the device died of.
+    CUresult query() const noexcept;
+
+  private:
+    Status answer(CUresult result) noexcept;
+
+    const CudaApi& api_;
+    const std::uint64_t id_;
+    SharedU64* const completed_;
+    RegisteredMemory page_;
+    CUdeviceptr completed_on_device_ = 0;
+    CUstream stream_ = nullptr;
+    CUevent tail_ = nullptr;  // recorded anew for each stream that waits for this one
+    const int completion_fd_;
+};
+
+}  // namespace ringlaunch::driver

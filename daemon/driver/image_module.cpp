@@ -1,0 +1,38 @@
+#include "daemon/driver/image_module.hpp"
+
+#include "daemon/driver/signature.hpp"
+#include "schema/error.hpp"
+#include "schema/segment.hpp"
+
+namespace ringlaunch::driver {
+
+ReadModule read_module(const std::string& taker, bool takes_cubins, const std::string& name,
+                       const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures) {
+    const std::string loading = "cannot load module '" + name + "': ";
+    if (bytes == 0) throw Error(Status::bad_image, loading + "the image is empty");
+    check_seals(image, Sealing::immutable, bytes, "the image of module '" + name + "'");
+    const Mapping mapping(image, bytes, Mapping::Access::read_only, "the image of module '" + name + "'");
+    ReadModule read;
+    try {
+        read.image = read_image({mapping.data(), bytes});
+        if (read.image.kind == ImageKind::other || (read.image.kind == ImageKind::cubin && !takes_cubins))
+            throw Error(Status::bad_image,
+                        "it is " + read.image.found + ", but " + taker +
+                            (takes_cubins
+                                 ? " takes cubins (nvcc -cubin) and x86-64 shared objects (g++ -shared -fPIC)"
+                                 : " takes x86-64 shared objects: compile the kernels with "
+                                   "'g++ -O3 -shared -fPIC -x c++' and <ringlaunch/kernel.h>, or start the "
+                                   "daemon with '--driver cuda'"));
+        read.layouts = make_layouts(name, read.image, signatures);
+        if (read.layouts.empty())
+            throw Error(Status::bad_image,
+                        "it is " + read.image.found +
+                            " without a kernel; define one as extern \"C\" __global__ void, " +
+                            "and name it in RINGLAUNCH_EXPORT(name) of <ringlaunch/kernel.h>");
+    } catch (const Error& error) {
+        throw Error(error.status(), loading + error.what());
+    }
+    return read;
+}
+
+}  // namespace ringlaunch::driver

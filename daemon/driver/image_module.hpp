@@ -1,0 +1,41 @@
+// What the drivers without a device share in taking an image: reading it and refusing what is not theirs.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "daemon/driver/driver.hpp"
+#include "daemon/driver/elf.hpp"
+#include "schema/unique_fd.hpp"
+
+namespace ringlaunch::driver {
+
+// A module that owns its kernels.
+class OwningModule : public Module {
+  public:
+    std::span<Kernel* const> kernels() const override { return kernels_; }
+
+  protected:
+    void add(std::unique_ptr<Kernel> kernel) {
+        kernels_.push_back(kernel.get());
+        owned_.push_back(std::move(kernel));
+    }
+
+  private:
+    std::vector<std::unique_ptr<Kernel>> owned_;
+    std::vector<Kernel*> kernels_;
+};
+
+struct ReadModule {
+    Image image;
+    std::vector<KernelLayout> layouts;  // in the image's order
+};
+
+// Checks the seals of an image, reads it, and confirms the signatures against it. Throws Error{bad_image}
+// unless it is a cubin (where `takes_cubins`) or a host object with at least one kernel. `taker` names the
+// driver in the text.
+ReadModule read_module(const std::string& taker, bool takes_cubins, const std::string& name,
+                       const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures);
+
+}  // namespace ringlaunch::driver

@@ -1,0 +1,26 @@
+// Which driver stands behind a DriverKind.
+#include <string>
+
+#include "daemon/driver/cuda.hpp"
+#include "daemon/driver/driver.hpp"
+#include "daemon/driver/null.hpp"
+#include "schema/error.hpp"
+
+namespace ringlaunch::driver {
+
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault) {
+    if (kind != DriverKind::Cuda && device != 0)
+        throw Error(Status::unsupported, std::string("the ") + schema::EnumNameDriverKind(kind) +
+                                             " driver has one device, 0, not " + std::to_string(device));
+    switch (kind) {
+        case DriverKind::Null:
+            return make_null_driver();
+        case DriverKind::Host:
+            throw Error(Status::unsupported, "the host driver is not built in");
+        case DriverKind::Cuda:
+            return make_cuda_driver(device, fault);
+    }
+    throw Error(Status::unsupported, "there is no driver of kind " + std::to_string(static_cast<int>(kind)));
+}
+
+}  // namespace ringlaunch::driver

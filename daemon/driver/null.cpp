@@ -1,0 +1,137 @@
+#include "daemon/driver/null.hpp"
+
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "daemon/driver/image_module.hpp"
+#include "daemon/driver/memory.hpp"
+#include "schema/error.hpp"
+
+namespace ringlaunch::driver {
+
+namespace {
+
+// What a GPU of today grants a block, so that a cubin's launch records pass as they would there.
+constexpr std::uint32_t kGpuSharedBytes = 227 * 1024;
+
+class NullKernel final : public Kernel {
+  public:
+    explicit NullKernel(KernelLayout layout) : Kernel(std::move(layout)) {}
+};
+
+class NullModule final : public OwningModule {
+  public:
+    explicit NullModule(ReadModule read) {
+        for (KernelLayout& layout : read.layouts) {
+            if (read.image.kind == ImageKind::cubin && layout.static_shared_bytes < kGpuSharedBytes)
+                layout.max_dynamic_shared_bytes = kGpuSharedBytes - layout.static_shared_bytes;
+            add(std::make_unique<NullKernel>(std::move(layout)));
+        }
+    }
+};
+
+// Everything completes where it is issued, on the dispatch thread.
+class NullStream final : public Stream {
+  public:
+    NullStream(const StreamConfig& config, int completion_fd)
+        : completed_(config.completed), position_(config.position), completion_fd_(completion_fd) {
+        retire(config.position);
+    }
+
+    Status launch(const Launch& launch) noexcept override {
+        retire(launch.end);
+        return Status::ok;
+    }
+    Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override {
+        taken = launches.size();
+        if (!launches.empty()) retire(launches.back().end);
+        return Status::ok;
+    }
+    Status copy(const Copy& copy) noexcept override {
+        run_copy(copy);
+        retire(copy.end);
+        return Status::ok;
+    }
+    Status fill(const Fill& fill) noexcept override {
+        run_fill(fill);
+        retire(fill.end);
+        return Status::ok;
+    }
+    Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override {
+        // What was issued has completed, so there is nothing to wait for.
+        if (static_cast<NullStream&>(awaited).position_ < position) return Status::invalid_argument;
+        retire(end);
+        return Status::ok;
+    }
+    Status complete(std::uint64_t) noexcept override { return Status::ok; }
+    void notify_at(std::uint64_t) noexcept override { (void)::eventfd_write(completion_fd_, 1); }
+    bool drain(std::uint64_t) noexcept override { return true; }
+
+  private:
+    void retire(std::uint64_t end) noexcept {
+        position_ = end;
+        // sync: COMPLETED (pairs with RingProducer::reserve and with clients that wait): what copies and
+        // fills wrote happens before the client sees them completed.
+        completed_->store(end, std::memory_order_release);
+    }
+
+    SharedU64* completed_;
+    std::uint64_t position_;
+    int completion_fd_;
+};
+
+class NullDriver final : public Driver {
+  public:
+    NullDriver() : completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        if (!completion_)
+            throw Error(Status::limit_reached,
+                        std::string("the null driver cannot make an eventfd: ") + std::strerror(errno));
+        device_.kind = DriverKind::Null;
+        device_.name = "null";
+        device_.architecture = "any";
+        device_.range_base = kHostRangeBase;
+        device_.range_bytes = kHostRangeBytes;
+        device_.chunk_bytes = kHostChunkBytes;
+        device_.max_grid = {2147483647, 65535, 65535};
+        device_.max_block = {1024, 1024, 64};
+    }
+
+    const DeviceInfo& device() const override { return device_; }
+    UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) override {
+        return memory_.make_chunk(address, bytes);
+    }
+    void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) override {
+        memory_.map_chunk(address, bytes, chunk);
+    }
+    void unmap_chunk(std::uint64_t address, std::uint64_t bytes) override {
+        memory_.unmap_chunk(address, bytes);
+    }
+    std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) override {
+        return std::make_unique<HostStaging>(segment, bytes);
+    }
+    std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
+                                        std::span<const Signature> signatures) override {
+        return std::make_unique<NullModule>(
+            read_module("the null driver", true, name, image, bytes, signatures));
+    }
+    std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
+        return std::make_unique<NullStream>(config, completion_.get());
+    }
+    int completion_fd() const override { return completion_.get(); }
+    std::optional<std::string> failure() noexcept override { return std::nullopt; }
+
+  private:
+    DeviceInfo device_;
+    HostMemory memory_;
+    UniqueFd completion_;
+};
+
+}  // namespace
+
+std::unique_ptr<Driver> make_null_driver() {
+    return std::make_unique<NullDriver>();
+}
+
+}  // namespace ringlaunch::driver
