@@ -1,22 +1,26 @@
-// The ring: single producer, single consumer, 64-byte slots, one stamp a slot. See schema/pages.hpp for the map.
+// The ring: single producer, single consumer, 64-byte slots, one stamp a slot. See schema/pages.hpp for the
+// map.
 //
 // Guarantees
 //   - A record and its publication are one store: the head slot's stamp, last, with release.
-//   - The consumer sees records whole and in order, or not at all. A dead producer leaves no record half seen.
+//   - The consumer sees records whole and in order, or not at all. A dead producer leaves no record half
+//   seen.
 //   - Neither side ever waits for the other in here; full and empty are answers.
 //
 // Invariants
 //   R1  The slot of position p holds stamp p + 1 when it is the head of a published record, and
-//       (p + 1) | kContinuation when it continues one. 0 was never written. Positions only grow, so a stamp of an
-//       earlier lap is smaller than the one awaited and cannot be taken for it.
+//       (p + 1) | kContinuation when it continues one. 0 was never written. Positions only grow, so a stamp
+//       of an earlier lap is smaller than the one awaited and cannot be taken for it.
 //   R2  No payload byte stands in the first 8 bytes of a slot.
-//   R3  The producer writes the slot of position p only while p < completed + slot_count: the consumer's side has
+//   R3  The producer writes the slot of position p only while p < completed + slot_count: the consumer's side
+//   has
 //       completed the record that stood there a lap ago and will never look at it again.
-//   R4  A record's slots are contiguous. One that would wrap is preceded by a padding record up to the ring's end.
-//   R5  published - completed <= slot_count.
+//   R4  A record's slots are contiguous. One that would wrap is preceded by a padding record up to the ring's
+//   end. R5  published - completed <= slot_count.
 //
 // Crash of the producer at any store: the head stamp is not there, and the reader never looks behind it.
-// Crash of the consumer: the ring is the journal; the next one starts at `completed`, which is a record's first slot.
+// Crash of the consumer: the ring is the journal; the next one starts at `completed`, which is a record's
+// first slot.
 //
 // `Memory` supplies the memory operations, so that a model checker or an interleaving test can replace them
 // and a mutant can weaken one.
@@ -40,10 +44,10 @@ inline constexpr std::size_t kMaxContinuations =
     (kMaxParamBytes - kHeadParamBytes + kContinuationParamBytes - 1) / kContinuationParamBytes;
 
 constexpr std::uint32_t launch_slots(std::size_t param_bytes) {
-    return param_bytes <= kHeadParamBytes
-               ? 1
-               : static_cast<std::uint32_t>(
-                     1 + (param_bytes - kHeadParamBytes + kContinuationParamBytes - 1) / kContinuationParamBytes);
+    return param_bytes <= kHeadParamBytes ? 1
+                                          : static_cast<std::uint32_t>(1 + (param_bytes - kHeadParamBytes +
+                                                                            kContinuationParamBytes - 1) /
+                                                                               kContinuationParamBytes);
 }
 
 struct alignas(kSlotBytes) Slot {
@@ -58,15 +62,25 @@ struct StdMemory {
     static std::uint32_t load_acquire(const SharedU32& word) { return word.load(std::memory_order_acquire); }
     static std::uint64_t load_relaxed(const SharedU64& word) { return word.load(std::memory_order_relaxed); }
     static std::uint32_t load_relaxed(const SharedU32& word) { return word.load(std::memory_order_relaxed); }
-    static void store_release(SharedU64& word, std::uint64_t value) { word.store(value, std::memory_order_release); }
-    static void store_release(SharedU32& word, std::uint32_t value) { word.store(value, std::memory_order_release); }
-    static void store_relaxed(SharedU64& word, std::uint64_t value) { word.store(value, std::memory_order_relaxed); }
-    static void store_relaxed(SharedU32& word, std::uint32_t value) { word.store(value, std::memory_order_relaxed); }
-    static void write_payload(std::byte* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+    static void store_release(SharedU64& word, std::uint64_t value) {
+        word.store(value, std::memory_order_release);
+    }
+    static void store_release(SharedU32& word, std::uint32_t value) {
+        word.store(value, std::memory_order_release);
+    }
+    static void store_relaxed(SharedU64& word, std::uint64_t value) {
+        word.store(value, std::memory_order_relaxed);
+    }
+    static void store_relaxed(SharedU32& word, std::uint32_t value) {
+        word.store(value, std::memory_order_relaxed);
+    }
+    static void write_payload(std::byte* to, const void* from, std::size_t bytes) {
+        std::memcpy(to, from, bytes);
+    }
     static void read_payload(void* to, const std::byte* from, std::size_t bytes) {
         std::memcpy(to, from, bytes);
-        // Keeps the compiler from fetching the shared bytes again after they were checked (a hostile producer may
-        // change them at any time): nothing it knows about memory survives this line.
+        // Keeps the compiler from fetching the shared bytes again after they were checked (a hostile producer
+        // may change them at any time): nothing it knows about memory survives this line.
         std::atomic_signal_fence(std::memory_order_seq_cst);
     }
     // Orders the caller's earlier stores before its later loads.
@@ -78,7 +92,8 @@ struct StdMemory {
         __sync_synchronize();
 #endif
     }
-    // Orders the producer's stamp before its look at need_wakeup. `with_fence`: the sleeper has no membarrier.
+    // Orders the producer's stamp before its look at need_wakeup. `with_fence`: the sleeper has no
+    // membarrier.
     static void after_stamp(bool with_fence) {
         if (with_fence)
             full_fence();
@@ -93,21 +108,26 @@ class RingProducer {
   public:
     RingProducer() = default;
     RingProducer(RingHeader* header, Slot* slots, std::uint32_t slot_count, std::uint64_t position)
-        : header_(header), slots_(slots), slot_count_(slot_count), position_(position), completed_(position) {}
+        : header_(header),
+          slots_(slots),
+          slot_count_(slot_count),
+          position_(position),
+          completed_(position) {}
 
     std::uint64_t position() const { return position_; }
     std::uint32_t slot_count() const { return slot_count_; }
     std::uint32_t max_record_slots() const { return slot_count_ / 4; }
 
-    // Makes room for a record of `count` slots that stand in one piece, padding to the end of the ring where needed.
-    // ok: the record's head is at position(). Reads the completed position only when the ring looks full.
+    // Makes room for a record of `count` slots that stand in one piece, padding to the end of the ring where
+    // needed. ok: the record's head is at position(). Reads the completed position only when the ring looks
+    // full.
     [[nodiscard]] Status reserve(std::uint32_t count, const SharedU64& completed) noexcept {
         if (count == 0 || count > max_record_slots()) return Status::record_too_long;
         const std::uint32_t to_end = slot_count_ - index(position_);
         const std::uint32_t padding = count <= to_end ? 0 : to_end;
         if (position_ + padding + count > completed_ + slot_count_) {
-            // sync: COMPLETED (pairs with the device's or the dispatcher's store of `completed`): what the reader
-            // did with the slots happens before we write them again.
+            // sync: COMPLETED (pairs with the device's or the dispatcher's store of `completed`): what the
+            // reader did with the slots happens before we write them again.
             completed_ = Memory::load_acquire(completed);
             if (position_ + padding + count > completed_ + slot_count_) return Status::ring_full;
         }
@@ -115,8 +135,8 @@ class RingProducer {
         return Status::ok;
     }
 
-    // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it: a constant size becomes a few
-    // vector stores.
+    // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it: a constant size
+    // becomes a few vector stores.
     void write_continuation(std::uint32_t i, const void* from) noexcept {
         Slot& slot = slots_[index(position_) + i];
         // relaxed: the head's stamp releases it.
@@ -148,7 +168,9 @@ class RingProducer {
     }
 
   private:
-    std::uint32_t index(std::uint64_t position) const { return static_cast<std::uint32_t>(position) & (slot_count_ - 1); }
+    std::uint32_t index(std::uint64_t position) const {
+        return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
+    }
 
     void publish_padding(std::uint32_t count) noexcept {
         schema::PaddingRecord record{};
@@ -168,8 +190,9 @@ class RingProducer {
 struct RecordCopy {
     std::uint64_t position = 0;
     std::uint32_t slots = 0;
-    alignas(8) std::byte head[kSlotBytes];                    // stamp and all
-    alignas(16) std::byte params[kHeadParamBytes + kMaxContinuations * kContinuationParamBytes];  // of a launch
+    alignas(8) std::byte head[kSlotBytes];  // stamp and all
+    alignas(
+        16) std::byte params[kHeadParamBytes + kMaxContinuations * kContinuationParamBytes];  // of a launch
 
     template <class Record>
     const Record& as() const {
@@ -205,7 +228,8 @@ class RingConsumer {
         const auto& record = out.as<schema::PaddingRecord>();
         out.slots = record.slots();
         // R4, and no honest record or padding is longer than a quarter of the ring.
-        if (out.slots == 0 || out.slots > slot_count_ / 4 || out.slots > slot_count_ - at) return Status::bad_slot_count;
+        if (out.slots == 0 || out.slots > slot_count_ / 4 || out.slots > slot_count_ - at)
+            return Status::bad_slot_count;
         if (record.kind() == schema::RecordKind::Padding) {
             // An honest one ends where the ring ends. It has no continuations to look at.
             return out.slots == slot_count_ - at ? Status::ok : Status::bad_slot_count;
@@ -215,7 +239,8 @@ class RingConsumer {
         for (std::uint32_t i = 1; i < out.slots; ++i) {
             const Slot& slot = slots_[at + i];
             // relaxed: the head's stamp, read with acquire, covers it.
-            if (Memory::load_relaxed(slot.stamp) != ((position_ + i + 1) | kContinuation)) return Status::bad_stamp;
+            if (Memory::load_relaxed(slot.stamp) != ((position_ + i + 1) | kContinuation))
+                return Status::bad_stamp;
             const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
             if (offset + kContinuationParamBytes <= sizeof(out.params))
                 Memory::read_payload(out.params + offset, slot.payload, kContinuationParamBytes);
@@ -227,7 +252,9 @@ class RingConsumer {
     void advance_to(std::uint64_t position) noexcept { position_ = position; }
 
   private:
-    std::uint32_t index(std::uint64_t position) const { return static_cast<std::uint32_t>(position) & (slot_count_ - 1); }
+    std::uint32_t index(std::uint64_t position) const {
+        return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
+    }
 
     const Slot* slots_ = nullptr;
     std::uint32_t slot_count_ = 0;
