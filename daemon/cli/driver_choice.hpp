@@ -1,0 +1,31 @@
+// Which driver `serve` takes on this machine, and why.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <string>
+
+#include "control_generated.h"
+
+namespace ringlaunch::cli {
+
+enum class DriverChoice { automatic, cuda, host, null };
+
+inline constexpr std::chrono::milliseconds kCudaProbeTimeout{20'000};
+
+void add_driver_option(CLI::App& command, DriverChoice& choice, const std::string& description);
+
+// Whether this program has the cuda driver in it.
+bool cuda_is_built_in();
+// Empty: the host driver can run here. Else what stands in its way.
+std::string why_not_host();
+
+struct ChosenDriver {
+    schema::DriverKind kind = schema::DriverKind::Null;
+    std::string reason;
+};
+// `automatic` takes cuda where it is usable, else host. Throws CommandError{driver_unusable} that says what
+// is missing. Forks, so call it while the process has one thread.
+ChosenDriver choose_driver(DriverChoice choice, int device);
+
+}  // namespace ringlaunch::cli

@@ -1,0 +1,91 @@
+// ringlaunchd: the daemon and the commands that ask it. Parses the command line and runs what it says.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include "daemon/cli/command.hpp"
+#include "schema/version.hpp"
+
+namespace ringlaunch::cli {
+
+void add_socket_option(CLI::App& command, std::string& socket) {
+    command
+        .add_option(
+            "--socket", socket,
+            "The daemon's socket. Default: $RINGLAUNCH_SOCKET, else $XDG_RUNTIME_DIR/ringlaunch/daemon.sock, "
+            "else /tmp/ringlaunch-<uid>/daemon.sock")
+        ->type_name("PATH");
+}
+
+void add_ask_options(CLI::App& command, AskOptions& options) {
+    add_socket_option(command, options.socket);
+    command.add_option("--timeout", options.timeout_s, "How long to wait for the daemon")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.001, 86400.0))
+        ->capture_default_str();
+    command.add_flag("--json", options.json, "Print JSON instead of text");
+}
+
+namespace {
+
+int run(int argc, char** argv) {
+    CLI::App app(
+        "ringlaunchd: launches kernels for the processes that write launch records into shared memory.\n"
+        "`ringlaunchd serve` is the daemon; the other commands ask a running one, or this machine.",
+        "ringlaunchd");
+    app.set_version_flag("--version", "ringlaunchd " RINGLAUNCH_VERSION " (protocol " +
+                                          std::to_string(kProtocolVersion) + ")");
+    app.require_subcommand(1);
+    app.footer(
+        "Examples:\n"
+        "  ringlaunchd doctor               what this machine has, and what is missing\n"
+        "  ringlaunchd serve                run the daemon in the foreground\n"
+        "  ringlaunchd stats --watch        what its streams do, every second\n"
+        "\n" +
+        exit_code_help());
+    Action action;
+    add_serve(app, action);
+    add_status(app, action);
+    add_stats(app, action);
+    add_sessions(app, action);
+    add_kernels(app, action);
+    add_stop(app, action);
+    add_doctor(app, action);
+    add_version(app, action);
+    add_executor(app, action);
+
+    try {
+        app.parse(argc, argv);
+    } catch (const CLI::Success& asked) {  // --help, --version
+        return app.exit(asked);
+    } catch (const CLI::ParseError& error) {
+        if (app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-') {
+            std::fprintf(stderr, "ringlaunchd: there is no command \"%s\"\nSee `ringlaunchd --help`.\n",
+                         argv[1]);
+            return static_cast<int>(ExitCode::usage);
+        }
+        const CLI::App* command = app.get_subcommands().empty() ? &app : app.get_subcommands().front();
+        const std::string name = command == &app ? "ringlaunchd" : "ringlaunchd " + command->get_name();
+        std::fprintf(stderr, "%s: %s\nSee `%s --help`.\n", name.c_str(), error.what(), name.c_str());
+        return static_cast<int>(ExitCode::usage);
+    }
+    try {
+        return static_cast<int>(action());
+    } catch (const CommandError& error) {
+        std::fflush(stdout);
+        std::fprintf(stderr, "ringlaunchd: %s\n", error.what());
+        return static_cast<int>(error.code());
+    } catch (const std::exception& error) {
+        std::fflush(stdout);
+        std::fprintf(stderr, "ringlaunchd: %s\n", error.what());
+        return static_cast<int>(ExitCode::failure);
+    }
+}
+
+}  // namespace
+
+}  // namespace ringlaunch::cli
+
+int main(int argc, char** argv) {
+    return ringlaunch::cli::run(argc, argv);
+}

@@ -1,0 +1,344 @@
+// `ringlaunchd serve`: from the command line to a running supervisor.
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <spdlog/sinks/basic_file_sink.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <map>
+#include <memory>
+
+#include "daemon/cli/control_client.hpp"
+#include "daemon/cli/driver_choice.hpp"
+#include "daemon/cli/format.hpp"
+#include "daemon/cli/readiness.hpp"
+#include "daemon/cli/text.hpp"
+#include "daemon/supervisor/supervisor.hpp"
+#include "schema/error.hpp"
+#include "schema/version.hpp"
+
+namespace ringlaunch::cli {
+
+namespace {
+
+using supervisor::Isolate;
+using supervisor::SupervisorOptions;
+
+struct ServeOptions {
+    std::string socket;
+    DriverChoice driver = DriverChoice::automatic;
+    std::vector<std::string> allow_uids, allow_gids;
+    double spin_us = 50;
+    bool no_coalesce = false;
+    bool is_private = false;
+    double exit_when_idle_s = 0;
+    std::string log_level = "info";
+    std::string log_file;
+    int ready_fd = -1;
+    SupervisorOptions supervisor;
+};
+
+// How long a private daemon waits for its first client, and for another after its last has left.
+constexpr std::uint64_t kPrivateIdleMs = 2000;
+
+template <class Id>
+Id parse_id(const std::string& text, const char* option,
+            const std::function<std::optional<Id>(const char*)>& look_up) {
+    Id id{};
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), id);
+    if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size()) return id;
+    if (const std::optional<Id> found = look_up(text.c_str())) return *found;
+    throw CommandError(ExitCode::usage, std::string(option) + ": \"" + text +
+                                            "\" is neither a number nor a name that this machine knows");
+}
+
+uid_t parse_uid(const std::string& text) {
+    return parse_id<uid_t>(text, "--allow-uid", [](const char* name) -> std::optional<uid_t> {
+        const passwd* entry = ::getpwnam(name);
+        return entry == nullptr ? std::nullopt : std::optional<uid_t>(entry->pw_uid);
+    });
+}
+
+gid_t parse_gid(const std::string& text) {
+    return parse_id<gid_t>(text, "--allow-gid", [](const char* name) -> std::optional<gid_t> {
+        const group* entry = ::getgrnam(name);
+        return entry == nullptr ? std::nullopt : std::optional<gid_t>(entry->gr_gid);
+    });
+}
+
+void set_up_log(const ServeOptions& options) {
+    std::shared_ptr<spdlog::logger> logger;
+    if (options.log_file.empty()) {
+        logger = spdlog::stderr_color_mt("ringlaunchd");
+    } else {
+        try {
+            logger = spdlog::basic_logger_mt("ringlaunchd", options.log_file);
+        } catch (const spdlog::spdlog_ex& error) {
+            throw CommandError(ExitCode::failure, std::string("cannot write the log: ") + error.what());
+        }
+    }
+    logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ [%P] %v");
+    logger->set_level(spdlog::level::from_str(options.log_level));
+    logger->flush_on(spdlog::level::info);
+    spdlog::set_default_logger(std::move(logger));
+}
+
+// Sessions and streams cost descriptors: what the hard limit grants is taken.
+void raise_open_files() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
+        spdlog::warn("cannot raise the limit of open files: {}", std::strerror(errno));
+}
+
+// Says who answers at the socket already. The supervisor holds the last word, in case two start at once.
+void refuse_second_daemon(const SocketPlace& place) {
+    const auto running = [&](const std::string& what) {
+        throw CommandError(ExitCode::already_running,
+                           what + " at " + place.path + ": use it, stop it with `ringlaunchd stop --socket " +
+                               place.path + "`, or choose another --socket");
+    };
+    try {
+        const ControlClient other(place, std::chrono::milliseconds(2000));
+        running("a daemon runs already (pid " + std::to_string(other.welcome().daemon_pid()) + ")");
+    } catch (const CommandError& error) {
+        switch (error.code()) {
+            case ExitCode::no_daemon:
+                return;
+            case ExitCode::version_mismatch:
+                running("a daemon of another version runs already");
+                break;
+            case ExitCode::timed_out:
+                running("something holds the socket and does not answer");
+                break;
+            default:
+                throw;
+        }
+    }
+}
+
+ExitCode serve(ServeOptions options) {
+    ::signal(SIGPIPE, SIG_IGN);  // whoever reads the log may leave
+    if (options.ready_fd >= 0 && ::fcntl(options.ready_fd, F_SETFD, FD_CLOEXEC) != 0)
+        throw CommandError(ExitCode::usage,
+                           "--ready-fd " + std::to_string(options.ready_fd) + ": no such open descriptor");
+    SupervisorOptions& supervisor = options.supervisor;
+    for (const std::string& user : options.allow_uids) supervisor.allow_uids.push_back(parse_uid(user));
+    for (const std::string& group : options.allow_gids) supervisor.allow_gids.push_back(parse_gid(group));
+
+    SocketPlace place;
+    try {
+        place = find_socket(options.socket);
+    } catch (const Error& error) {
+        throw CommandError(ExitCode::usage, error.what());
+    }
+    refuse_second_daemon(place);
+    const ChosenDriver driver = choose_driver(options.driver, supervisor.device);  // forks: before any thread
+    try {
+        if (!check_socket_folder(place, true))
+            throw CommandError(ExitCode::refused, "the socket's folder " + socket_folder(place) +
+                                                      " does not exist: mkdir -p " + socket_folder(place) +
+                                                      ", or choose another --socket");
+    } catch (const Error& error) {
+        throw CommandError(ExitCode::refused, error.what());
+    }
+    set_up_log(options);
+    raise_open_files();
+    spdlog::info("ringlaunchd {} (protocol {}), pid {}", RINGLAUNCH_VERSION, kProtocolVersion, ::getpid());
+    spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
+
+    supervisor.socket_path = place.path;
+    supervisor.make_folder = !place.named;
+    supervisor.driver = driver.kind;
+    supervisor.spin_ns = static_cast<std::uint64_t>(options.spin_us * 1000);
+    supervisor.coalesce = !options.no_coalesce;
+    supervisor.exit_when_idle_ms = static_cast<std::uint64_t>(options.exit_when_idle_s * 1000);
+    if (options.is_private && supervisor.exit_when_idle_ms == 0)
+        supervisor.exit_when_idle_ms = kPrivateIdleMs;
+    supervisor.version = RINGLAUNCH_VERSION;
+    supervisor.on_ready = [ready_fd = options.ready_fd] {
+        if (const std::string failed = announce_ready(ready_fd); !failed.empty()) spdlog::warn("{}", failed);
+    };
+    const int exit = supervisor::run_supervisor(supervisor);
+    announce_stopping();
+    spdlog::shutdown();
+    return static_cast<ExitCode>(exit);
+}
+
+static_assert(static_cast<int>(ExitCode::ok) == supervisor::kExitOk);
+static_assert(static_cast<int>(ExitCode::failure) == supervisor::kExitFailure);
+static_assert(static_cast<int>(ExitCode::already_running) == supervisor::kExitAlreadyRunning);
+static_assert(static_cast<int>(ExitCode::refused) == supervisor::kExitSocketRefused);
+static_assert(static_cast<int>(ExitCode::driver_unusable) == supervisor::kExitDriverUnusable);
+
+void add_limits(CLI::App& command, supervisor::Limits& limits) {
+    const char* kGroup = "Limits";
+    command.add_option("--max-sessions", limits.max_sessions, "Sessions in all")
+        ->group(kGroup)
+        ->capture_default_str();
+    command.add_option("--max-streams", limits.max_streams, "Streams a session")
+        ->group(kGroup)
+        ->capture_default_str();
+    command.add_option("--max-modules", limits.max_modules, "Modules a session")
+        ->group(kGroup)
+        ->capture_default_str();
+    const auto bytes = [&command, kGroup](const char* name, std::uint64_t& value, const char* description) {
+        command.add_option(name, value, description)
+            ->group(kGroup)
+            ->type_name("SIZE")
+            ->transform(CLI::AsSizeValue(false).description(""))
+            ->default_str(value == 0 ? "0" : format_bytes(value));
+    };
+    bytes("--max-memory", limits.max_memory_bytes, "Device memory a session; 0: what the device has");
+    bytes("--max-staging", limits.max_staging_bytes, "Staging memory a session");
+    bytes("--max-image", limits.max_image_bytes, "Size of a module");
+    command.add_option("--max-ring-slots", limits.max_ring_slots, "Slots of a ring")
+        ->group(kGroup)
+        ->check(CLI::Range(kMinRingSlots, kMaxRingSlots))
+        ->capture_default_str();
+    command.add_option("--max-messages", limits.messages_per_second, "Control messages a session and second")
+        ->group(kGroup)
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+}
+
+void add_restart(CLI::App& command, supervisor::RestartPolicy& restart) {
+    const char* kGroup = "Restarts of an executor";
+    command
+        .add_option("--alone-at", restart.own_executor_at,
+                    "Deaths a session caused: it gets an executor of its own")
+        ->group(kGroup)
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    command.add_option("--warn-at", restart.warn_at, "Deaths a session caused: it is told")
+        ->group(kGroup)
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    command
+        .add_option("--restart-delay", restart.first_delay_ms,
+                    "First delay before a restart; doubles with each death")
+        ->group(kGroup)
+        ->type_name("MS")
+        ->capture_default_str();
+    command.add_option("--restart-max-delay", restart.max_delay_ms, "Longest delay before a restart")
+        ->group(kGroup)
+        ->type_name("MS")
+        ->capture_default_str();
+    command
+        .add_option("--restart-calm", restart.calm_ms,
+                    "An executor that lived so long starts over without a delay")
+        ->group(kGroup)
+        ->type_name("MS")
+        ->capture_default_str();
+}
+
+}  // namespace
+
+void add_serve(CLI::App& app, Action& action) {
+    CLI::App* command = app.add_subcommand("serve", "Run the daemon in the foreground");
+    command->footer(
+        "Logs go to standard error. It leaves on `ringlaunchd stop`, SIGTERM and SIGINT. Under a service "
+        "manager of the\n"
+        "sd_notify kind it says when it is ready ($NOTIFY_SOCKET).\n\n"
+        "Examples:\n"
+        "  ringlaunchd serve\n"
+        "  ringlaunchd serve --driver host --socket /run/user/1000/test.sock\n"
+        "  ringlaunchd serve --isolate session --max-memory 4GiB\n"
+        "  ringlaunchd serve --driver cuda --allow-gid gpu-users --socket /run/ringlaunch/daemon.sock\n\n" +
+        exit_code_help({ExitCode::ok, ExitCode::failure, ExitCode::usage, ExitCode::already_running,
+                        ExitCode::refused, ExitCode::driver_unusable}));
+    auto options = std::make_shared<ServeOptions>();
+    SupervisorOptions& supervisor = options->supervisor;
+    add_socket_option(*command, options->socket);
+    add_driver_option(
+        *command, options->driver,
+        "What kernels run on: cuda where it is usable, else host (auto); the GPU (cuda); the CPU (host); "
+        "nothing, for measuring (null)");
+    command->add_option("--device", supervisor.device, "Which device of the driver")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+
+    const char* kSharing = "Who may connect, and who shares an executor";
+    static const std::map<std::string, Isolate> kIsolates = {
+        {"user", Isolate::user}, {"session", Isolate::session}, {"none", Isolate::none}};
+    command
+        ->add_option_function<std::string>(
+            "--isolate",
+            [options](const std::string& name) { options->supervisor.isolate = kIsolates.at(name); },
+            "Sessions that share an executor can reach each other's memory and are restarted together: those "
+            "of one user "
+            "(user), none (session), all (none)")
+        ->type_name("user|session|none")
+        ->check(CLI::IsMember(kIsolates).description(""))
+        ->default_str("user")
+        ->group(kSharing);
+    command
+        ->add_option("--allow-uid", options->allow_uids,
+                     "Users who may connect besides the daemon's own (number or name; may be given again)")
+        ->type_name("USER")
+        ->group(kSharing);
+    command
+        ->add_option("--allow-gid", options->allow_gids,
+                     "Groups whose members may connect (number or name; may be given again)")
+        ->type_name("GROUP")
+        ->group(kSharing);
+
+    add_limits(*command, supervisor.limits);
+
+    const char* kDispatch = "Dispatch";
+    command
+        ->add_option("--spin-us", options->spin_us, "How long the dispatcher looks for work before it sleeps")
+        ->type_name("US")
+        ->check(CLI::Range(0.0, 1e9))
+        ->capture_default_str()
+        ->group(kDispatch);
+    command
+        ->add_option("--in-flight", supervisor.max_in_flight,
+                     "Records of a stream that are issued and not completed, at most")
+        ->check(CLI::Range(1u, 65536u))
+        ->capture_default_str()
+        ->group(kDispatch);
+    command->add_option("--batch", supervisor.max_batch, "Records taken from a stream in one turn, at most")
+        ->check(CLI::Range(1u, 65536u))
+        ->capture_default_str()
+        ->group(kDispatch);
+    command
+        ->add_flag("--no-coalesce", options->no_coalesce, "Launch every record on its own, never in chains")
+        ->group(kDispatch);
+
+    add_restart(*command, supervisor.restart);
+
+    const char* kLife = "Life";
+    command->add_flag("--private", options->is_private, "Leave when the last client has: --exit-when-idle 2")
+        ->group(kLife);
+    command
+        ->add_option("--exit-when-idle", options->exit_when_idle_s,
+                     "Leave after so long without a session; 0: never")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.0, 1e7))
+        ->group(kLife);
+    command
+        ->add_option("--ready-fd", options->ready_fd,
+                     "Write READY=1 to this descriptor, and close it, once clients are served")
+        ->type_name("FD")
+        ->check(CLI::NonNegativeNumber)
+        ->group(kLife);
+    command->add_option("--log-level", options->log_level, "The least important messages that are logged")
+        ->type_name("trace|debug|info|warn|error|off")
+        ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}).description(""))
+        ->capture_default_str()
+        ->group(kLife);
+    command
+        ->add_option("--log-file", options->log_file, "Append the log to this file instead of standard error")
+        ->type_name("PATH")
+        ->group(kLife);
+    command->callback([&action, options] { action = [options] { return serve(*options); }; });
+}
+
+}  // namespace ringlaunch::cli

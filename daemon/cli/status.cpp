@@ -1,0 +1,103 @@
+// `ringlaunchd status`: the daemon, its device, its executors and what it holds.
+#include <cstdio>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "daemon/cli/control_client.hpp"
+#include "daemon/cli/format.hpp"
+#include "daemon/cli/table.hpp"
+#include "daemon/cli/text.hpp"
+
+namespace ringlaunch::cli {
+
+namespace {
+
+nlohmann::json to_json(const schema::DaemonStatus& status, const schema::Welcome& welcome) {
+    nlohmann::json executors = nlohmann::json::array();
+    if (status.executors() != nullptr)
+        for (const schema::ExecutorStatus* executor : *status.executors())
+            executors.push_back({{"pid", executor->pid()},
+                                 {"epoch", executor->epoch()},
+                                 {"domain", text(executor->domain())},
+                                 {"state", text(executor->state())},
+                                 {"restarts", executor->restarts()},
+                                 {"last_death", text(executor->last_death())},
+                                 {"uptime_ms", executor->uptime_ms()}});
+    return {{"pid", status.pid()},
+            {"version", text(status.version())},
+            {"protocol", welcome.version()},
+            {"socket", text(status.socket())},
+            {"uptime_ms", status.uptime_ms()},
+            {"driver", driver_name(status.driver())},
+            {"device", welcome.device()},
+            {"device_name", text(status.device_name())},
+            {"architecture", text(welcome.architecture())},
+            {"sessions", status.sessions()},
+            {"streams", status.streams()},
+            {"modules", status.modules()},
+            {"memory_bytes", status.memory_bytes()},
+            {"executors", std::move(executors)}};
+}
+
+void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, const Terminal& terminal) {
+    Facts facts;
+    facts.add("daemon", "running, pid " + std::to_string(status.pid()) + ", version " +
+                            text(status.version()) + " (protocol " + std::to_string(welcome.version()) +
+                            "), up " + format_ms(status.uptime_ms()));
+    facts.add("socket", text(status.socket()));
+    facts.add("driver", driver_name(status.driver()));
+    facts.add("device",
+              std::to_string(welcome.device()) + ": " + text(status.device_name()) +
+                  (text(welcome.architecture()).empty() ? "" : ", " + text(welcome.architecture())));
+    facts.add("holds", plural(status.sessions(), "session") + ", " + plural(status.streams(), "stream") +
+                           ", " + plural(status.modules(), "module") + ", " +
+                           format_bytes(status.memory_bytes()) + " of device memory");
+    std::fputs(facts.render(terminal).c_str(), stdout);
+
+    if (status.executors() == nullptr || status.executors()->size() == 0) {
+        std::puts("\nNo executor runs: one is started when a session needs it.");
+        return;
+    }
+    Table table({{"EXECUTOR", true, 9},
+                 {"DOMAIN", false, 6},
+                 {"STATE", false, 8},
+                 {"EPOCH", true, 5},
+                 {"RESTARTS", true, 7},
+                 {"UP", true, 3},
+                 {"LAST DEATH", false, 4, true}});
+    for (const schema::ExecutorStatus* executor : *status.executors()) {
+        const std::string state = text(executor->state());
+        table.add({std::to_string(executor->pid()), text(executor->domain()), state,
+                   std::to_string(executor->epoch()), std::to_string(executor->restarts()),
+                   format_ms(executor->uptime_ms()), or_dash(text(executor->last_death()))},
+                  state == "running" || state.empty() ? Colour::none : Colour::yellow);
+    }
+    std::printf("\n%s", table.render(terminal).c_str());
+}
+
+ExitCode show(const AskOptions& options) {
+    ControlClient client = connect(options);
+    const Answer answer = client.ask(
+        schema::Request::GetStatus,
+        [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); },
+        schema::Answer::DaemonStatus);
+    const schema::DaemonStatus& status = *answer.view()->answer_as_DaemonStatus();
+    if (options.json)
+        std::puts(dump(to_json(status, client.welcome()), 2).c_str());
+    else
+        print(status, client.welcome(), Terminal::of_stdout());
+    return ExitCode::ok;
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, Action& action) {
+    CLI::App* command = app.add_subcommand("status", "Show the running daemon, its device and its executors");
+    command->footer("Examples:\n  ringlaunchd status\n  ringlaunchd status --json | jq .executors\n\n" +
+                    ask_exit_codes());
+    auto options = std::make_shared<AskOptions>();
+    add_ask_options(*command, *options);
+    command->callback([&action, options] { action = [options] { return show(*options); }; });
+}
+
+}  // namespace ringlaunch::cli
