@@ -156,8 +156,9 @@ class Stream {
     // before.
     [[nodiscard]] virtual Status wait(Stream& awaited, std::uint64_t position,
                                       std::uint64_t end) noexcept = 0;
-    // Makes completion up to `position` (the end of the last operation issued) visible as soon as it is
-    // reached.
+    // Makes completion up to `position` visible as soon as it is reached. `position` is the end of the last
+    // operation issued, or lies after it: records that are no operation (events, padding, a wait that was
+    // over) have positions too, and they have completed once all before them has.
     [[nodiscard]] virtual Status complete(std::uint64_t position) noexcept = 0;
     // Signals Driver::completion_fd() once, as soon as `position` (which was issued) has completed; at once
     // if it has.
