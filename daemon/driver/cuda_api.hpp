@@ -40,6 +40,7 @@ namespace ringlaunch::driver {
     X(cuMemHostRegister)              \
     X(cuMemHostUnregister)            \
     X(cuMemHostGetDevicePointer)      \
+    X(cuMemcpyDtoH)                   \
     X(cuMemcpyHtoDAsync)              \
     X(cuMemcpyDtoHAsync)              \
     X(cuMemcpyDtoDAsync)              \

@@ -1,4 +1,4 @@
-#include "daemon/driver/cuda_driver.hpp"
+#include "daemon/driver/cuda.hpp"
 
 #include <sys/eventfd.h>
 
@@ -240,7 +240,9 @@ std::optional<std::string> CudaDriver::failure() noexcept {
 
 }  // namespace
 
-std::unique_ptr<Driver> make_cuda_driver(int device) {
+// The device says of a fault no more than that there was one: failure() reports it, nobody is accused on the
+// fault page.
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*) {
     return std::make_unique<CudaDriver>(device);
 }
 

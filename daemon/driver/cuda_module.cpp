@@ -1,8 +1,8 @@
 #include "daemon/driver/cuda_module.hpp"
 
 #include <array>
-#include <string_view>
 
+#include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::driver {
@@ -11,39 +11,45 @@ namespace {
 
 constexpr std::size_t kLogBytes = 16 * 1024;
 
-int attribute(const CudaApi& api, CUfunction function, CUfunction_attribute which,
-              const std::string& kernel) {
-    int value = 0;
-    check_cuda(api.cuFuncGetAttribute_(&value, which, function),
-               "cannot read an attribute of kernel " + kernel);
-    return value;
-}
-
 }  // namespace
 
 CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image,
                        std::span<const Signature> signatures, const DeviceInfo& device)
     : api_(cuda_api()), name_(name) {
+    // A cubin is refused here if it is damaged, with a better text than the loader's.
+    const std::string found = describe_image(image);
     std::vector<char> log(kLogBytes);
     std::array<CUjit_option, 2> options{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
     std::array<void*, 2> values{log.data(), reinterpret_cast<void*>(kLogBytes)};
+    // PTX must end with a 0.
+    std::vector<std::byte> ended(image.begin(), image.end());
+    ended.push_back(std::byte{0});
     const CUresult loaded =
-        api_.cuModuleLoadDataEx_(&module_, image.data(), options.size(), options.data(), values.data());
+        api_.cuModuleLoadDataEx_(&module_, ended.data(), options.size(), options.data(), values.data());
     if (loaded != CUDA_SUCCESS) {
         const std::string text(log.data());
         throw Error(loaded == CUDA_ERROR_OUT_OF_MEMORY ? Status::out_of_memory : Status::bad_image,
-                    "cannot load module " + name + " on " + device.name + " (" + device.architecture +
-                        "): " + cuda_error_text(loaded) + (text.empty() ? "" : "; the loader says: " + text));
+                    "cannot load module '" + name + "': it is " + found +
+                        ", but the cuda driver takes cubins, fatbins " + "and PTX for " +
+                        device.architecture + " (" + device.name + "): " + cuda_error_text(loaded) +
+                        (text.empty() ? "" : "; the loader says: " + text));
     }
     try {
         unsigned count = 0;
         check_cuda(api_.cuModuleGetFunctionCount_(&count, module_),
-                   "cannot count the kernels of module " + name);
+                   "cannot count the kernels of module '" + name + "'");
         std::vector<CUfunction> functions(count);
         check_cuda(api_.cuModuleEnumerateFunctions_(functions.data(), count, module_),
-                   "cannot list the kernels of module " + name);
-        for (CUfunction function : functions) {
-            kernels_.push_back(std::make_unique<CudaKernel>(read_layout(function, signatures), function));
+                   "cannot list the kernels of module '" + name + "'");
+        Image as_loaded;
+        as_loaded.kind = ImageKind::cubin;
+        as_loaded.found = found;
+        as_loaded.architecture = device.architecture;
+        for (CUfunction function : functions) as_loaded.kernels.push_back(ask(function));
+        std::vector<KernelLayout> layouts = make_layouts(name, as_loaded, signatures);
+        for (std::size_t i = 0; i < layouts.size(); ++i) {
+            allow_shared_memory(functions[i], layouts[i]);
+            kernels_.push_back(std::make_unique<CudaKernel>(std::move(layouts[i]), functions[i]));
             pointers_.push_back(kernels_.back().get());
         }
     } catch (...) {
@@ -56,31 +62,44 @@ CudaModule::~CudaModule() {
     api_.cuModuleUnload_(module_);
 }
 
-KernelLayout CudaModule::read_layout(CUfunction function, std::span<const Signature> signatures) const {
+ImageKernel CudaModule::ask(CUfunction function) const {
     const char* spelled = nullptr;
     check_cuda(api_.cuFuncGetName_(&spelled, function),
-               "cannot read the name of a kernel of module " + name_);
-    KernelLayout layout;
-    layout.name = spelled;
-    check_cuda(api_.cuFuncLoad_(function), "cannot load kernel " + layout.name);
+               "cannot read the name of a kernel of module '" + name_ + "'");
+    ImageKernel kernel;
+    kernel.name = spelled;
+    check_cuda(api_.cuFuncLoad_(function), "cannot load kernel " + kernel.name);
     for (std::size_t i = 0;; ++i) {
         std::size_t offset = 0, size = 0;
         const CUresult result = api_.cuFuncGetParamInfo_(function, i, &offset, &size);
         if (result == CUDA_ERROR_INVALID_VALUE) break;  // there is no parameter i
-        check_cuda(result, "cannot read parameter " + std::to_string(i) + " of kernel " + layout.name);
-        layout.params.push_back(
-            {ParamType::Unknown, static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(size), {}});
-        layout.param_bytes = static_cast<std::uint32_t>(offset + size);
+        check_cuda(result, "cannot read parameter " + std::to_string(i) + " of kernel " + kernel.name);
+        kernel.params.push_back({static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(size)});
+        kernel.param_bytes = static_cast<std::uint32_t>(offset + size);
     }
-    const auto read = [&](CUfunction_attribute which) {
-        return static_cast<std::uint32_t>(attribute(api_, function, which, layout.name));
-    };
-    layout.max_threads = read(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
-    layout.static_shared_bytes = read(CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES);
-    layout.registers = read(CU_FUNC_ATTRIBUTE_NUM_REGS);
-    // All that the device has beyond what the kernel takes statically: above 48 KiB a kernel must ask for it.
-    int most = 0;
+    kernel.max_threads = attribute(function, CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK, kernel.name);
+    kernel.static_shared_bytes = attribute(function, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.name);
+    kernel.registers = attribute(function, CU_FUNC_ATTRIBUTE_NUM_REGS, kernel.name);
+
+    // What RINGLAUNCH_EXPORT declared stands in a constant of the module, whatever its format is.
+    CUdeviceptr at = 0;
+    std::size_t bytes = 0;
+    const CUresult declared =
+        api_.cuModuleGetGlobal_(&at, &bytes, module_, ("ringlaunch_signature_" + kernel.name).c_str());
+    if (declared == CUDA_SUCCESS) {
+        kernel.signature.emplace(bytes);
+        check_cuda(api_.cuMemcpyDtoH_(kernel.signature->data(), at, bytes),
+                   "cannot read the declared parameters of kernel " + kernel.name);
+    } else if (declared != CUDA_ERROR_NOT_FOUND) {
+        check_cuda(declared, "cannot look for the declared parameters of kernel " + kernel.name);
+    }
+    return kernel;
+}
+
+// All that the device has beyond what the kernel takes statically: above 48 KiB a kernel must ask for it.
+void CudaModule::allow_shared_memory(CUfunction function, KernelLayout& layout) const {
     CUdevice device = 0;
+    int most = 0;
     check_cuda(api_.cuCtxGetDevice_(&device), "cannot find the current device");
     check_cuda(
         api_.cuDeviceGetAttribute_(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device),
@@ -89,8 +108,14 @@ KernelLayout CudaModule::read_layout(CUfunction function, std::span<const Signat
     check_cuda(api_.cuFuncSetAttribute_(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                         static_cast<int>(layout.max_dynamic_shared_bytes)),
                "cannot let kernel " + layout.name + " use the device's shared memory");
-    declare(layout, signatures);
-    return layout;
+}
+
+std::uint32_t CudaModule::attribute(CUfunction function, CUfunction_attribute which,
+                                    const std::string& kernel) const {
+    int value = 0;
+    check_cuda(api_.cuFuncGetAttribute_(&value, which, function),
+               "cannot read an attribute of kernel " + kernel);
+    return static_cast<std::uint32_t>(value);
 }
 
 }  // namespace ringlaunch::driver

@@ -8,6 +8,7 @@
 
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/driver.hpp"
+#include "daemon/driver/elf.hpp"
 
 namespace ringlaunch::driver {
 
@@ -22,16 +23,16 @@ class CudaKernel : public Kernel {
 
 class CudaModule : public Module {
   public:
-    // `image` ends with a 0 (which PTX needs). Throws Error{bad_image} with the compiler's log.
+    // Throws Error{bad_image} with what was found and the loader's log.
     CudaModule(const std::string& name, std::span<const std::byte> image,
                std::span<const Signature> signatures, const DeviceInfo& device);
     ~CudaModule() override;
     std::span<Kernel* const> kernels() const override { return pointers_; }
 
   private:
-    // The types: from `signatures`, else from the symbol that RINGLAUNCH_EXPORT put into the image.
-    void declare(KernelLayout& layout, std::span<const Signature> signatures) const;
-    KernelLayout read_layout(CUfunction function, std::span<const Signature> signatures) const;
+    ImageKernel ask(CUfunction function) const;
+    void allow_shared_memory(CUfunction function, KernelLayout& layout) const;
+    std::uint32_t attribute(CUfunction function, CUfunction_attribute which, const std::string& kernel) const;
 
     const CudaApi& api_;
     std::string name_;

@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "daemon/driver/cuda_module.hpp"
@@ -10,6 +12,12 @@
 #include "schema/pages.hpp"
 
 namespace ringlaunch::driver {
+
+namespace {
+
+constexpr std::uint64_t kAbandonNs = 1'000'000'000;
+
+}  // namespace
 
 RegisteredMemory::RegisteredMemory(void* address, std::size_t bytes, const std::string& what)
     : address_(address) {
@@ -62,10 +70,25 @@ CudaStream::CudaStream(const StreamConfig& config, int completion_fd)
 }
 
 CudaStream::~CudaStream() {
-    // The last completion write must have landed before its page is unregistered.
-    api_.cuStreamSynchronize_(stream_);
+    // The last completion write must have landed before its page is unregistered. What does not end keeps
+    // page and stream until the process ends: the GPU may still write there.
+    if (!drain(kAbandonNs)) {
+        new RegisteredMemory(std::move(page_));
+        return;
+    }
     api_.cuEventDestroy_(tail_);
     api_.cuStreamDestroy_(stream_);
+}
+
+bool CudaStream::drain(std::uint64_t timeout_ns) noexcept {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(timeout_ns);
+    for (;;) {
+        const CUresult result = query();
+        // A lost device runs nothing any more.
+        if (result != CUDA_ERROR_NOT_READY) return true;
+        if (std::chrono::steady_clock::now() >= end) return false;
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
 }
 
 Status CudaStream::answer(CUresult result) noexcept {

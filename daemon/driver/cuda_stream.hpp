@@ -31,6 +31,7 @@ class CudaStream : public Stream {
     CudaStream(const StreamConfig& config, int completion_fd);
     ~CudaStream() override;
 
+    bool drain(std::uint64_t timeout_ns) noexcept override;
     Status launch(const Launch& launch) noexcept override;
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override;
     Status copy(const Copy& copy) noexcept override;

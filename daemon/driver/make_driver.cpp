@@ -3,6 +3,7 @@
 
 #include "daemon/driver/cuda.hpp"
 #include "daemon/driver/driver.hpp"
+#include "daemon/driver/host.hpp"
 #include "daemon/driver/null.hpp"
 #include "schema/error.hpp"
 

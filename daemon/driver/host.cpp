@@ -1,0 +1,156 @@
+#include "daemon/driver/host.hpp"
+
+#include <dlfcn.h>
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "daemon/driver/host_fault.hpp"
+#include "daemon/driver/host_stream.hpp"
+#include "daemon/driver/image_module.hpp"
+#include "daemon/driver/memory.hpp"
+#include "schema/error.hpp"
+
+namespace ringlaunch::driver {
+
+namespace {
+
+std::string cpu_name() {
+    std::ifstream info("/proc/cpuinfo");
+    for (std::string line; std::getline(info, line);) {
+        const auto colon = line.find(": ");
+        if (line.starts_with("model name") && colon != line.npos) return line.substr(colon + 2);
+    }
+    return "unknown CPU";
+}
+
+// A shared object in this process. It stays where a worker that was given up on may still run its code.
+class HostModule final : public OwningModule {
+  public:
+    HostModule(const std::string& name, const UniqueFd& image, ReadModule read,
+               std::shared_ptr<std::atomic<int>> abandoned)
+        : image_(image.duplicate()),
+          path_("/proc/self/fd/" + std::to_string(image_.get())),
+          abandoned_(std::move(abandoned)) {
+        const std::string what = "loading module '" + name + "'";
+        // Its constructors run now. Stream 0 in a fault report: nobody's record is to blame.
+        set_running({0, 0, 0, what.c_str()});
+        library_ = ::dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL);
+        clear_running();
+        if (library_ == nullptr) {
+            const char* why = ::dlerror();
+            throw Error(Status::bad_image, "cannot load module '" + name +
+                                               "': the loader says: " + (why != nullptr ? why : "nothing") +
+                                               "; link everything that the kernels call into the object");
+        }
+        try {
+            for (KernelLayout& layout : read.layouts) add_kernel(name, std::move(layout));
+        } catch (...) {
+            close();
+            throw;
+        }
+    }
+    ~HostModule() override { close(); }
+
+  private:
+    void add_kernel(const std::string& module, KernelLayout layout) {
+        const std::string symbol = "ringlaunch_kernel_" + layout.name;
+        const auto* kernel = static_cast<const kernel_abi::HostKernel*>(::dlsym(library_, symbol.c_str()));
+        const std::string loading = "cannot load module '" + module + "': ";
+        if (kernel == nullptr || kernel->magic != kernel_abi::kHostKernelMagic)
+            throw Error(Status::bad_image,
+                        loading + "symbol '" + symbol +
+                            "' is not what RINGLAUNCH_EXPORT of <ringlaunch/kernel.h> makes");
+        if (kernel->version != kernel_abi::kHostAbiVersion)
+            throw Error(Status::bad_image, loading + "kernel '" + layout.name +
+                                               "' was compiled with version " +
+                                               std::to_string(kernel->version) +
+                                               " of <ringlaunch/kernel.h>, this daemon runs version " +
+                                               std::to_string(kernel_abi::kHostAbiVersion) +
+                                               "; compile it again with the one installed");
+        add(std::make_unique<HostKernel>(std::move(layout), kernel->run));
+    }
+
+    void close() noexcept {
+        // relaxed: counted up by this same thread, the control thread.
+        const bool may_run = abandoned_->load(std::memory_order_relaxed) > 0;
+        if (!may_run) ::dlclose(library_);
+        // The loader knows an object by its path. One that stays (it asked to, or has unique symbols) keeps
+        // its descriptor, so that no other image ever has that path.
+        if (may_run || ::dlopen(path_.c_str(), RTLD_NOW | RTLD_NOLOAD) != nullptr) image_.release();
+    }
+
+    UniqueFd image_;
+    std::string path_;
+    std::shared_ptr<std::atomic<int>> abandoned_;
+    void* library_ = nullptr;
+};
+
+class HostDriver final : public Driver {
+  public:
+    explicit HostDriver(FaultPage* fault)
+        : memory_(std::make_unique<HostMemory>()),
+          faults_(fault),
+          completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+          abandoned_(std::make_shared<std::atomic<int>>(0)) {
+        if (!completion_)
+            throw Error(Status::limit_reached,
+                        std::string("the host driver cannot make an eventfd: ") + std::strerror(errno));
+        device_.kind = DriverKind::Host;
+        device_.name = "host (" + cpu_name() + ")";
+        device_.architecture = "x86-64";
+        device_.range_base = kHostRangeBase;
+        device_.range_bytes = kHostRangeBytes;
+        device_.chunk_bytes = kHostChunkBytes;
+        device_.max_grid = {2147483647, 65535, 65535};
+        device_.max_block = {1024, 1024, 64};
+    }
+    ~HostDriver() override {
+        // A worker that was given up on may still run: what it uses stays until the process ends.
+        // relaxed: counted up by this same thread.
+        if (abandoned_->load(std::memory_order_relaxed) > 0) (void)memory_.release();
+    }
+
+    const DeviceInfo& device() const override { return device_; }
+    UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) override {
+        return memory_->make_chunk(address, bytes);
+    }
+    void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) override {
+        memory_->map_chunk(address, bytes, chunk);
+    }
+    void unmap_chunk(std::uint64_t address, std::uint64_t bytes) override {
+        memory_->unmap_chunk(address, bytes);
+    }
+    std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) override {
+        return std::make_unique<HostStaging>(segment, bytes);
+    }
+    std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
+                                        std::span<const Signature> signatures) override {
+        return std::make_unique<HostModule>(
+            name, image, read_module("the host driver", false, name, image, bytes, signatures), abandoned_);
+    }
+    std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
+        return std::make_unique<HostStream>(config, completion_.get(), abandoned_);
+    }
+    int completion_fd() const override { return completion_.get(); }
+    std::optional<std::string> failure() noexcept override {
+        return std::nullopt;
+    }  // a fault ends the process
+
+  private:
+    DeviceInfo device_;
+    std::unique_ptr<HostMemory> memory_;
+    FaultCatcher faults_;
+    UniqueFd completion_;
+    std::shared_ptr<std::atomic<int>> abandoned_;
+};
+
+}  // namespace
+
+std::unique_ptr<Driver> make_host_driver(FaultPage* fault) {
+    return std::make_unique<HostDriver>(fault);
+}
+
+}  // namespace ringlaunch::driver
