@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "daemon/cli/terminal.hpp"
 #include "schema/error.hpp"
 #include "schema/version.hpp"
 
@@ -139,7 +140,8 @@ Answer ControlClient::ask(schema::Request kind, const Build& build, schema::Answ
     const schema::ServerMessage& view = *answer.view();
     const auto status = static_cast<Status>(view.status());
     if (status != Status::ok) {
-        std::string text = view.error() != nullptr ? view.error()->str() : std::string(status_text(status));
+        std::string text = view.error() != nullptr ? printable(view.error()->string_view())
+                                                   : std::string(status_text(status));
         throw CommandError(exit_code_of(status), "the daemon at " + path_ + " refused (" +
                                                      std::string(status_name(status)) + "): " + text);
     }

@@ -166,7 +166,19 @@ bool pause_for(double seconds, const sigset_t& leave) {
     return ::sigtimedwait(&leave, nullptr, &time) < 0;
 }
 
+double parse_period(const std::string& text) {
+    if (text.empty()) return 1.0;
+    double period_s = 0;
+    const char* end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, period_s);
+    if (parsed.ec != std::errc() || parsed.ptr != end || !(period_s >= 0.01 && period_s <= 86400))
+        throw CommandError(ExitCode::usage,
+                           "--watch takes a number of seconds from 0.01 to 86400, not \"" + text + "\"");
+    return period_s;
+}
+
 ExitCode show(const StatsOptions& options) {
+    const double period_s = parse_period(options.watch_s);
     ControlClient client = connect(options.ask);
     StreamSampler sampler(client);
     const Terminal terminal = Terminal::of_stdout();
@@ -190,15 +202,6 @@ ExitCode show(const StatsOptions& options) {
         return ExitCode::ok;
     }
 
-    double period_s = 1.0;
-    if (!options.watch_s.empty()) {
-        const char* end = options.watch_s.data() + options.watch_s.size();
-        const auto parsed = std::from_chars(options.watch_s.data(), end, period_s);
-        if (parsed.ec != std::errc() || parsed.ptr != end || !(period_s >= 0.01 && period_s <= 86400))
-            throw CommandError(
-                ExitCode::usage,
-                "--watch takes a number of seconds from 0.01 to 86400, not \"" + options.watch_s + "\"");
-    }
     for (std::uint64_t turn = 0;; ++turn) {
         const std::vector<StreamView> views = sampler.look();
         if (options.ask.json) {

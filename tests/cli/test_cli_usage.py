@@ -1,0 +1,78 @@
+"""The command line itself: help, versions, wrong arguments, exit codes."""
+
+import json
+import re
+
+import pytest
+
+COMMANDS = ["serve", "status", "stats", "sessions", "kernels", "stop", "doctor", "version"]
+
+
+def documented_exit_codes(text: str) -> dict[int, str]:
+    table = text.split("Exit codes:\n")[1]
+    return {int(code): meaning for code, meaning in re.findall(r"^ +(\d+)  (.+)$", table, re.MULTILINE)}
+
+
+def test_help_names_every_command_and_every_exit_code(cli):
+    result = cli.run("--help")
+    assert result.returncode == 0
+    listed = re.findall(r"^  ([a-z]+) ", result.stdout.split("Subcommands:")[1].split("Examples:")[0], re.MULTILINE)
+    assert listed == COMMANDS
+    assert list(documented_exit_codes(result.stdout)) == list(range(11))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_each_command_has_examples_and_its_exit_codes(cli, command):
+    result = cli.run(command, "--help")
+    assert result.returncode == 0
+    assert f"\n  ringlaunchd {command}" in result.stdout.split("Examples:")[1]
+    all_codes = documented_exit_codes(cli.run("--help").stdout)
+    own_codes = documented_exit_codes(result.stdout)
+    assert {0, 2} <= own_codes.keys()
+    assert own_codes.items() <= all_codes.items()
+
+
+def test_version_says_program_and_protocol_in_text_and_json(cli):
+    said = json.loads(cli.run("version", "--json").stdout)
+    text = cli.run("version").stdout
+    assert text == f"ringlaunchd {said['version']} (protocol {said['protocol']})\n"
+    assert cli.run("--version").stdout == text
+    assert re.fullmatch(r"\d+\.\d+\.\d+", said["version"])
+    assert said["protocol"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "subcommand is required"),
+        (["fly"], 'no command "fly"'),
+        (["status", "--nonsense"], "--nonsense"),
+        (["serve", "--driver", "opengl"], "opengl"),
+        (["serve", "--driver", "1"], "--driver"),
+        (["serve", "--isolate", "everyone"], "everyone"),
+        (["serve", "--device", "-1"], "--device"),
+        (["serve", "--max-memory", "lots"], "--max-memory"),
+        (["serve", "--in-flight", "0"], "--in-flight"),
+        (["serve", "--log-level", "loud"], "loud"),
+        (["serve", "--ready-fd", "937"], "937"),
+        (["serve", "--allow-uid", "no-such-user-here"], "no-such-user-here"),
+        (["serve", "--allow-gid", "no-such-group-here"], "no-such-group-here"),
+        (["stats", "--count", "3"], "--watch"),
+        (["stop", "--drain", "soon"], "soon"),
+        (["executor"], "--control-fd"),
+        (["status", "--timeout", "0"], "--timeout"),
+        (["status", "--socket", "/" + "x" * 200], "at most 107"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_and_says_which_part(cli, arguments, said):
+    result = cli.run(*arguments)
+    assert result.returncode == 2, result.stderr
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert not cli.socket.exists()
+
+
+def test_a_wrong_watch_period_is_a_usage_error_before_any_daemon_is_asked(cli):
+    result = cli.run("stats", "--watch", "often")
+    assert result.returncode == 2
+    assert '"often"' in result.stderr
