@@ -103,7 +103,8 @@ def disagreements(result: dict[str, np.ndarray], expected: dict[str, np.ndarray]
             digit, place = np.argwhere(wrong)[0]
             found.append(
                 f"{wrong.sum()} of {wrong.size} {name} differ from NumPy's by more than {TOLERANCE:g}, first that of "
-                f"digit {digit}, class {place}: got {got[digit, place]:.6g}, expected {expected[name][digit, place]:.6g}"
+                f"digit {digit}, class {place}: got {got[digit, place]:.6g}, expected "
+                f"{expected[name][digit, place]:.6g}"
             )
             if np.isnan(got).any():
                 found.append(f"{np.isnan(got).sum()} of {wrong.size} {name} were never computed")

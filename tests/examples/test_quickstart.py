@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 300
 
+pytestmark = pytest.mark.timeout(2 * LIMIT_S + 60)
+
 
 @pytest.fixture
 def quickstart(tmp_path):
