@@ -101,7 +101,7 @@ inline Golden launch(const std::string& file, const std::string& says, std::uint
     record.mutate_block_z(1);
     record.mutate_shared_bytes(0xc000);
     const std::size_t in_head = std::min(kHeadParamBytes, param_bytes);
-    std::memcpy(record.mutable_params()->data(), params.data(), in_head);
+    if (in_head != 0) std::memcpy(record.mutable_params()->data(), params.data(), in_head);
 
     Golden golden{file, "Launch", says, position, written(position, record, params), {}};
     golden.fields = head(golden, record);

@@ -1,0 +1,112 @@
+// The single weakenings that the interleaving test makes, one at a time: an order, a fence, a check, a step.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace ringlaunch::model {
+
+enum class Mutant {
+    none,
+    // the ring
+    head_stamp_relaxed,
+    peek_relaxed,
+    completed_load_relaxed,
+    completed_store_relaxed,
+    stamp_before_payload,
+    continuation_after_head,
+    completed_before_copy,
+    reserve_off_by_a_slot,
+    reserve_off_by_a_lap,
+    // falling asleep (W1)
+    producer_no_look,
+    producer_looks_before_stamp,
+    producer_no_fence,
+    reader_no_announcement,
+    reader_announces_after_barrier,
+    reader_no_barrier,
+    reader_fences_only_itself,
+    reader_no_second_look,
+    reader_drains_after_second_look,
+    // waiting (W2)
+    waiter_no_fence,
+    waiter_no_second_look,
+    waiter_no_doorbell,
+    waiter_drains_after_second_look,
+    reader_second_look_without_waiters,
+    reader_no_notification,
+    // restart
+    dead_page_not_marked,
+    next_reader_no_first_look,
+    next_reader_starts_at_issued,
+    no_notice_of_the_new_page,
+};
+
+// The scenario that must catch it (tests/model/scenarios.hpp).
+enum class Where { ring, sleep, wait, restart };
+
+struct MutantName {
+    Mutant mutant;
+    Where where;
+    std::string_view name;
+    std::string_view says;
+};
+
+inline constexpr std::array kMutants{
+    MutantName{Mutant::head_stamp_relaxed, Where::ring, "head_stamp_relaxed",
+               "publish: the head's stamp stored relaxed, not release"},
+    MutantName{Mutant::peek_relaxed, Where::ring, "peek_relaxed",
+               "peek: the stamp loaded relaxed, not acquire"},
+    MutantName{Mutant::completed_load_relaxed, Where::ring, "completed_load_relaxed",
+               "reserve: completed loaded relaxed, not acquire"},
+    MutantName{Mutant::completed_store_relaxed, Where::ring, "completed_store_relaxed",
+               "completed stored relaxed, not release"},
+    MutantName{Mutant::stamp_before_payload, Where::ring, "stamp_before_payload",
+               "publish: the payload written after the stamp"},
+    MutantName{Mutant::continuation_after_head, Where::ring, "continuation_after_head",
+               "continuation stamps stored after the head's"},
+    MutantName{Mutant::completed_before_copy, Where::ring, "completed_before_copy",
+               "completed stored before the record was copied"},
+    MutantName{Mutant::reserve_off_by_a_slot, Where::ring, "reserve_off_by_a_slot",
+               "reserve: one slot too many"},
+    MutantName{Mutant::reserve_off_by_a_lap, Where::ring, "reserve_off_by_a_lap", "reserve: a lap too many"},
+    MutantName{Mutant::producer_no_look, Where::sleep, "producer_no_look",
+               "the producer does not look at need_wakeup"},
+    MutantName{Mutant::producer_looks_before_stamp, Where::sleep, "producer_looks_before_stamp",
+               "the producer looks before its stamp"},
+    MutantName{Mutant::producer_no_fence, Where::sleep, "producer_no_fence",
+               "no membarrier, and the producer does not fence"},
+    MutantName{Mutant::reader_no_announcement, Where::sleep, "reader_no_announcement",
+               "the reader sleeps without need_wakeup"},
+    MutantName{Mutant::reader_announces_after_barrier, Where::sleep, "reader_announces_after_barrier",
+               "need_wakeup stored after the barrier"},
+    MutantName{Mutant::reader_no_barrier, Where::sleep, "reader_no_barrier", "the reader has no barrier"},
+    MutantName{Mutant::reader_fences_only_itself, Where::sleep, "reader_fences_only_itself",
+               "a fence where the membarrier should be"},
+    MutantName{Mutant::reader_no_second_look, Where::sleep, "reader_no_second_look",
+               "the reader sleeps without looking again"},
+    MutantName{Mutant::reader_drains_after_second_look, Where::sleep, "reader_drains_after_second_look",
+               "the doorbell drained before sleeping"},
+    MutantName{Mutant::waiter_no_fence, Where::wait, "waiter_no_fence",
+               "the waiter does not fence after wait_position"},
+    MutantName{Mutant::waiter_no_second_look, Where::wait, "waiter_no_second_look",
+               "the waiter sleeps without looking again"},
+    MutantName{Mutant::waiter_no_doorbell, Where::wait, "waiter_no_doorbell",
+               "the waiter does not ring a sleeping reader"},
+    MutantName{Mutant::waiter_drains_after_second_look, Where::wait, "waiter_drains_after_second_look",
+               "the wake eventfd drained before sleeping"},
+    MutantName{Mutant::reader_second_look_without_waiters, Where::wait, "reader_second_look_without_waiters",
+               "the second look skips wait positions"},
+    MutantName{Mutant::reader_no_notification, Where::wait, "reader_no_notification",
+               "no notify_at before the reader sleeps"},
+    MutantName{Mutant::dead_page_not_marked, Where::restart, "dead_page_not_marked",
+               "need_wakeup of the dead page left as it was"},
+    MutantName{Mutant::next_reader_no_first_look, Where::restart, "next_reader_no_first_look",
+               "the next reader sleeps without a look"},
+    MutantName{Mutant::next_reader_starts_at_issued, Where::restart, "next_reader_starts_at_issued",
+               "the next reader starts at B, not at A"},
+    MutantName{Mutant::no_notice_of_the_new_page, Where::restart, "no_notice_of_the_new_page",
+               "the client is not told of the new page"},
+};
+
+}  // namespace ringlaunch::model

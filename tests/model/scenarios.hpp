@@ -1,0 +1,374 @@
+// What runs on the weakly ordered machine: a client and a reader with the real templates of schema/ring.hpp
+// and schema/wakeup.hpp. Around them stand the steps that the client library and the dispatcher make, as
+// schema/wakeup.hpp says.
+//
+//   ring      records of one and two slots through a ring of eight, with padding and reuse, the reader polls
+//   sleep     the reader sleeps whenever it finds nothing; the producer only enqueues
+//   wait      a client that waits, gives up, and waits again; a device completes what the reader issued
+//   restart   the reader is killed at any step; the next one takes the stream up at `completed` on a new page
+#pragma once
+
+#include <string>
+
+#include "schema/ring.hpp"
+#include "schema/wakeup.hpp"
+#include "tests/model/mutants.hpp"
+#include "tests/model/weak_memory.hpp"
+
+namespace ringlaunch::model {
+
+inline constexpr std::uint32_t kSlots = 8;
+inline constexpr std::size_t kMaxRecords = 8;
+
+// Record `sequence` has one slot or two; the client writes them one after the other, so that a position says
+// which it is.
+constexpr std::uint32_t slots_of(std::size_t sequence) {
+    return sequence % 3 == 0 ? 1 : 2;
+}
+
+struct Page {
+    SharedU64 completed{0};
+    SharedU64 issued{0};
+    SharedU32 need_wakeup{0};
+    SharedU32 state{0};  // 2: ended
+};
+
+struct Scenario {
+    Scenario(Choices& choices, Mutant mutant, bool with_membarrier, std::size_t record_count)
+        : world(choices, mutant), membarrier(with_membarrier), records(record_count) {
+        std::memset(static_cast<void*>(slots), 0, sizeof slots);
+        for (const Slot& slot : slots) world.name_word(slot.stamp, Role::stamp);
+        for (const Page& page : pages) {
+            world.name_word(page.completed, Role::completed);
+            world.name_word(page.need_wakeup, Role::need_wakeup);
+        }
+        world.name_word(header.wait_position, Role::wait_position);
+        std::uint64_t position = 0;
+        for (std::size_t i = 0; i < records; ++i) {
+            const std::uint32_t to_end = kSlots - static_cast<std::uint32_t>(position % kSlots);
+            if (slots_of(i) > to_end) position += to_end;
+            starts[i] = position;
+            position += slots_of(i);
+        }
+    }
+
+    World world;
+    const bool membarrier;  // else both sides fence
+    const std::size_t records;
+    alignas(kSlotBytes) Slot slots[kSlots];
+    RingHeader header{};
+    Page pages[2];
+    Event doorbell, wake, notice, completion;
+    std::uint64_t starts[kMaxRecords] = {};
+    std::uint32_t executed[kMaxRecords] = {};  // the test's own note
+    bool client_done = false;
+
+    // The device: finishes what was issued, in order. It and the driver share a lock; its words are the
+    // driver's own.
+    bool with_device = false;
+    std::uint64_t device_issued = 0, device_completed = 0, notify_position = 0;
+    View device_lock;
+
+    bool all_executed() const {
+        for (std::size_t i = 0; i < records; ++i)
+            if (executed[i] == 0) return false;
+        return true;
+    }
+
+    // ---- the client ----
+
+    void send(RingProducer<WeakMemory>& producer, std::size_t i, const Page& page) {
+        while (producer.reserve(slots_of(i), page.completed) != Status::ok) world.pause();
+        if (producer.position() != starts[i]) world.fail("the producer stands elsewhere than its records");
+        std::uint64_t params[7];
+        for (std::uint64_t k = 0; k < 7; ++k) params[k] = 1000 * i + k;
+        if (slots_of(i) == 2) producer.write_continuation(1, params);
+        schema::LaunchRecord record{};
+        record.mutate_kind(schema::RecordKind::Launch);
+        record.mutate_slots(static_cast<std::uint16_t>(slots_of(i)));
+        record.mutate_kernel(0x1000 + i);
+        record.mutate_grid_x(static_cast<std::uint32_t>(77 * i));
+        producer.publish(record);
+    }
+
+    // Publishes and rings. In `restart`, the slow path also takes the notice of a new page.
+    void enqueue(RingProducer<WeakMemory>& producer, std::size_t i, std::size_t& page) {
+        const bool early =
+            world.is(Mutant::producer_looks_before_stamp) && must_ring<WeakMemory>(pages[page].need_wakeup);
+        send(producer, i, pages[page]);
+        if (world.is(Mutant::producer_no_look)) return;
+        const bool rings = world.is(Mutant::producer_looks_before_stamp)
+                               ? early
+                               : producer_must_ring<WeakMemory>(pages[page].need_wakeup, !membarrier);
+        if (rings) {
+            doorbell.signal();
+            if (notice.drain()) page = 1;
+        }
+    }
+
+    void wait_for(std::uint64_t position, std::size_t& page, bool may_give_up) {
+        for (;;) {
+            if (WeakMemory::load_acquire(pages[page].completed) >= position) return;
+            wake.drain();
+            announce_wait<WeakMemory>(header, position);
+            const bool done = !world.is(Mutant::waiter_no_second_look) &&
+                              WeakMemory::load_acquire(pages[page].completed) >= position;
+            if (world.is(Mutant::waiter_drains_after_second_look)) wake.drain();
+            bool gives_up = false;
+            if (!done) {
+                if (!world.is(Mutant::waiter_no_doorbell) && must_ring<WeakMemory>(pages[page].need_wakeup))
+                    doorbell.signal();
+                world.sleep([this] { return wake.is_set() || notice.is_set(); }, may_give_up);
+                gives_up = may_give_up && !wake.is_set();
+                if (notice.drain()) page = 1;
+            }
+            announce_wait<WeakMemory>(header, 0);
+            if (gives_up) return;
+        }
+    }
+
+    // ---- the reader ----
+
+    struct Reader {
+        RingConsumer<WeakMemory> consumer;
+        Page* page;
+        std::uint64_t woken_for = 0;
+        RecordCopy copy{};
+    };
+
+    void check(const RecordCopy& copy) {
+        for (std::size_t i = 0; i < records; ++i) {
+            if (starts[i] != copy.position) continue;
+            const auto& record = copy.as<schema::LaunchRecord>();
+            if (copy.slots != slots_of(i) || record.kernel() != 0x1000 + i || record.grid_x() != 77 * i)
+                world.fail("a record's head is torn");
+            if (copy.slots == 2) {
+                std::uint64_t params[7];
+                std::memcpy(params, copy.params + kHeadParamBytes, sizeof params);
+                for (std::uint64_t k = 0; k < 7; ++k)
+                    if (params[k] != 1000 * i + k) world.fail("a record's parameters are torn");
+            }
+            ++executed[i];
+            return;
+        }
+        if (copy.as<schema::PaddingRecord>().kind() != schema::RecordKind::Padding)
+            world.fail("a record nobody wrote");
+    }
+
+    // Takes what is there, and wakes who waits for what is completed.
+    bool look(Reader& reader, bool at_waiters) {
+        bool found = false;
+        while (reader.consumer.peek()) {
+            found = true;
+            if (world.is(Mutant::completed_before_copy))
+                WeakMemory::store_release(reader.page->completed, end_of_next(reader));
+            if (reader.consumer.copy(reader.copy) != Status::ok) world.fail("a record was refused");
+            reader.consumer.advance(reader.copy.slots);
+            const std::uint64_t end = reader.consumer.position();
+            WeakMemory::store_release(reader.page->issued, end);
+            check(reader.copy);
+            if (with_device) {
+                world.step();
+                device_issued = end;
+                device_lock.join(world.publish_view());
+            } else if (!world.is(Mutant::completed_before_copy)) {
+                WeakMemory::store_release(reader.page->completed, end);
+            }
+        }
+        if (!at_waiters) return found;
+        const std::uint64_t waits = WeakMemory::load_relaxed(header.wait_position);
+        if (waits == 0 || waits == reader.woken_for) return found;
+        // The real reader loads it relaxed or stronger; it decides only about waking.
+        if (WeakMemory::load_relaxed(reader.page->completed) >= waits) {
+            reader.woken_for = waits;
+            wake.signal();
+            return true;
+        }
+        if (with_device && reader.consumer.position() >= waits && !world.is(Mutant::reader_no_notification))
+            notify_at(waits);
+        return found;
+    }
+
+    std::uint64_t end_of_next(const Reader& reader) const {
+        const std::uint64_t position = reader.consumer.position();
+        for (std::size_t i = 0; i < records; ++i)
+            if (starts[i] == position) return position + slots_of(i);
+        return position + 1;  // padding: the last slot of the ring
+    }
+
+    // Turns for ever; sleeps as soon as there is nothing.
+    void read(Reader& reader, bool first_look) {
+        while (first_look) {
+            if (look(reader, true)) continue;
+            break;
+        }
+        for (;;) {
+            const bool announces = !world.is(Mutant::reader_no_announcement);
+            const bool late = world.is(Mutant::reader_announces_after_barrier);
+            if (announces && !late) announce_sleep<WeakMemory>(reader.page->need_wakeup);
+            barrier();
+            if (announces && late) announce_sleep<WeakMemory>(reader.page->need_wakeup);
+            bool found = false;
+            if (first_look && !world.is(Mutant::reader_no_second_look))
+                found = look(reader, !world.is(Mutant::reader_second_look_without_waiters));
+            if (world.is(Mutant::reader_drains_after_second_look)) doorbell.drain();
+            if (!found) {
+                world.sleep([this] { return doorbell.is_set() || completion.is_set(); });
+                doorbell.drain();
+                completion.drain();
+            }
+            announce_awake<WeakMemory>(reader.page->need_wakeup);
+            first_look = true;
+            while (look(reader, true)) {
+            }
+        }
+    }
+
+    void barrier() {
+        if (world.is(Mutant::reader_no_barrier)) return;
+        if (membarrier && !world.is(Mutant::reader_fences_only_itself))
+            world.membarrier();
+        else
+            world.fence();
+    }
+
+    // ---- the device ----
+
+    void notify_at(std::uint64_t position) {
+        world.step();
+        world.take_view(device_lock);
+        if (device_completed >= position)
+            completion.signal();
+        else
+            notify_position = position;
+        device_lock.join(world.publish_view());
+    }
+    void complete_for_ever() {
+        for (;;) {
+            world.sleep([this] { return device_issued > device_completed; });
+            world.take_view(device_lock);
+            const std::uint64_t position = device_issued;
+            WeakMemory::store_release(pages[0].completed, position);
+            world.step();
+            device_completed = position;
+            device_lock.join(world.publish_view());
+            if (notify_position != 0 && notify_position <= position) {
+                notify_position = 0;
+                completion.signal();
+            }
+        }
+    }
+
+    RingProducer<WeakMemory> producer() { return {&header, slots, kSlots, 0}; }
+    Reader reader(std::size_t page, std::uint64_t position) {
+        return {RingConsumer<WeakMemory>(slots, kSlots, position), &pages[page]};
+    }
+};
+
+// ---- the four ----
+
+inline std::string run_ring(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    it.world.add_thread("the producer", true, true, [&it] {
+        auto producer = it.producer();
+        for (std::size_t i = 0; i < it.records; ++i) it.send(producer, i, it.pages[0]);
+    });
+    it.world.add_thread("the reader", false, false, [&it] {
+        auto reader = it.reader(0, 0);
+        while (!it.all_executed())
+            if (!it.look(reader, false)) it.world.pause();
+    });
+    std::string wrong = it.world.run([&it] { return it.world.finished(0) && it.world.finished(1); });
+    for (std::size_t i = 0; i < records && wrong.empty(); ++i)
+        if (it.executed[i] != 1) wrong = "a record ran twice";
+    return wrong;
+}
+
+inline std::string run_sleep(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    it.world.add_thread("the producer", true, true, [&it] {
+        auto producer = it.producer();
+        std::size_t page = 0;
+        for (std::size_t i = 0; i < it.records; ++i) it.enqueue(producer, i, page);
+    });
+    it.world.add_thread("the reader", false, false, [&it] {
+        auto reader = it.reader(0, 0);
+        it.read(reader, true);
+    });
+    return it.world.run([&it] { return it.all_executed(); });
+}
+
+inline std::string run_wait(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    it.with_device = true;
+    it.world.add_thread("the client", true, true, [&it] {
+        auto producer = it.producer();
+        std::size_t page = 0;
+        for (std::size_t i = 0; i < it.records; ++i) {
+            it.enqueue(producer, i, page);
+            it.wait_for(producer.position(), page, true);
+            if (i % 2 == 0) it.wait_for(producer.position(), page, false);
+        }
+        it.wait_for(producer.position(), page, false);
+        it.client_done = true;
+    });
+    it.world.add_thread("the reader", false, false, [&it] {
+        auto reader = it.reader(0, 0);
+        it.read(reader, true);
+    });
+    it.world.add_thread("the device", false, false, [&it] { it.complete_for_ever(); });
+    return it.world.run([&it] { return it.client_done; });
+}
+
+inline std::string run_restart(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    const bool waits = choices.pick(2) == 1;  // or only ever enqueues
+    it.world.add_thread("the client", true, true, [&it, waits] {
+        auto producer = it.producer();
+        std::size_t page = 0;
+        for (std::size_t i = 0; i < it.records; ++i) it.enqueue(producer, i, page);
+        if (waits) it.wait_for(producer.position(), page, false);
+        it.client_done = true;
+    });
+    it.world.add_thread("the first reader", false, false, [&it] {
+        it.world.die_after(it.world.choose(60));
+        auto reader = it.reader(0, 0);
+        it.read(reader, true);
+    });
+    it.world.add_thread("the next reader", false, false, [&it] {
+        // The supervisor first: it reaps, reads A and B, marks the dead page, makes the next, tells the
+        // client.
+        World& world = it.world;
+        world.sleep([&world] { return world.finished(1); });
+        world.join_thread(1);
+        Page &dead = it.pages[0], &page = it.pages[1];
+        const std::uint64_t completed = WeakMemory::load_acquire(dead.completed);
+        const std::uint64_t issued = WeakMemory::load_acquire(dead.issued);
+        if (completed > issued) world.fail("completed is past issued");
+        WeakMemory::store_release(dead.state, 2u);
+        if (!world.is(Mutant::dead_page_not_marked)) announce_sleep<WeakMemory>(dead.need_wakeup);
+        WeakMemory::store_relaxed(page.completed, completed);
+        WeakMemory::store_relaxed(page.issued, completed);
+        if (!world.is(Mutant::no_notice_of_the_new_page)) it.notice.signal();
+        auto reader = it.reader(1, world.is(Mutant::next_reader_starts_at_issued) ? issued : completed);
+        it.read(reader, !world.is(Mutant::next_reader_no_first_look));
+    });
+    return it.world.run([&it] { return it.client_done && it.all_executed(); });
+}
+
+inline std::string run_scenario(Where where, Choices& choices, Mutant mutant, bool membarrier,
+                                std::size_t records) {
+    switch (where) {
+        case Where::ring:
+            return run_ring(choices, mutant, membarrier, records);
+        case Where::sleep:
+            return run_sleep(choices, mutant, membarrier, records);
+        case Where::wait:
+            return run_wait(choices, mutant, membarrier, records);
+        case Where::restart:
+            return run_restart(choices, mutant, membarrier, records);
+    }
+    return "no such scenario";
+}
+
+}  // namespace ringlaunch::model
