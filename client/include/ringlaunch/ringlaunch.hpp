@@ -11,49 +11,67 @@
 //     stream.synchronize();
 //
 // Errors. What talks to the daemon's control socket (connect, load, alloc, stream, free) blocks and throws
-// ringlaunch::Error. What enqueues never throws and returns a Status. Waits return a Status and are bounded by the
-// daemon's life: they end with daemon_lost when it dies, and go on across a restart of its executor.
+// ringlaunch::Error. What enqueues never throws and returns a Status. Waits return a Status and are bounded
+// by the daemon's life: they end with daemon_lost when it dies, and go on across a restart of its executor.
 //
-// Threads. Client, Module, Kernel and Buffer may be used from any thread. A Stream has one producer at a time: the
-// caller orders enqueues to one stream; waiting, from any thread, needs no order.
+// Threads. Client, Module, Kernel and Buffer may be used from any thread. A Stream has one producer at a
+// time: the caller orders enqueues to one stream; waiting, from any thread, needs no order.
 //
-// Fork. A child has no session: its handles answer Status::closed (or throw Error{closed}); its destructors touch nothing.
+// Fork. A child has no session: its handles answer Status::closed (or throw Error{closed}); its destructors
+// touch nothing.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <ringlaunch/error.hpp>
+#include <ringlaunch/status.hpp>
 #include <span>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
-#include <ringlaunch/status.hpp>
-
 namespace ringlaunch {
 
 namespace detail {
-struct ClientState;
-struct StreamState;
-struct ModuleState;
-struct KernelState;
+struct Access;
 struct BufferState;
+struct ClientState;
+struct KernelState;
+struct ModuleState;
+struct StreamState;
 }  // namespace detail
-
-class Error;  // ringlaunch/error.hpp: status() and what()
 
 struct Dim3 {
     std::uint32_t x = 1, y = 1, z = 1;
 };
 
+// The numbers are those of the protocol.
 enum class ParamType : std::uint8_t {
-    unknown, pointer, boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float16, bfloat16, float32,
-    float64, bytes
+    unknown,
+    pointer,
+    boolean,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+    float16,
+    bfloat16,
+    float32,
+    float64,
+    bytes  // a struct passed by value
 };
+
+// "pointer", "int32", ...
+std::string_view param_type_name(ParamType type) noexcept;
 
 struct Param {
     ParamType type = ParamType::unknown;
@@ -62,6 +80,7 @@ struct Param {
     std::string name;
 };
 
+// Declares the parameters of a kernel whose image does not.
 struct KernelSignature {
     std::string kernel;
     std::vector<Param> params;
@@ -74,12 +93,14 @@ struct DaemonInfo {
 };
 
 struct ConnectOptions {
-    std::string socket;        // empty: $RINGLAUNCH_SOCKET, else the user's default
+    std::string socket;  // empty: $RINGLAUNCH_SOCKET, else the user's default
     int device = 0;
     bool start_private = false;  // start a daemon where none runs; it leaves when its last client has
-    std::string daemon_path;   // empty: $RINGLAUNCHD, else beside this program, else on PATH
-    std::string driver;        // of a daemon that is started: "auto", "host", "null", "cuda"; empty: auto
+    std::string daemon_path;     // empty: $RINGLAUNCHD, else beside this library or program, else on PATH
+    std::string driver;  // of a daemon that is started: "auto", "host", "null", "cuda"; empty: its default
     std::uint32_t timeout_ms = 10'000;
+    std::uint32_t staging_bytes =
+        4u << 20;  // of each stream that copies; larger copies are cut and pipelined
 };
 
 enum class OnRestart : std::uint8_t { stop, rerun };
@@ -91,88 +112,57 @@ struct StreamOptions {
     std::string name;
 };
 
-// What a stream says of itself. Positions count slots; `completed` is law 6's A and `issued` its B.
+// What a stream says of itself. Positions count slots; after a restart the records from `completed` up to
+// `issued` are in doubt: started, not known to have completed.
 struct StreamStatus {
     Status status = Status::ok;  // ok: running
     std::string text;            // why it stopped: what was being done, to what, what was found, what to do
     std::uint64_t completed = 0;
     std::uint64_t issued = 0;
     std::uint64_t published = 0;
-    std::uint64_t error_position = 0;
+    std::uint64_t error_position = 0;  // of the record that stopped it
     std::string error_kernel;
     std::uint32_t epoch = 0;
 };
-
-class Buffer;
-class Kernel;
 
 // A place in a stream: done once everything enqueued before it has completed. Copyable.
 class Event {
   public:
     Event() = default;
-    bool done() const noexcept;                                         // never blocks
-    Status wait(std::optional<std::uint64_t> timeout_ns = {}) const noexcept;  // blocks; timed_out after timeout_ns
+    bool done() const noexcept;  // never blocks
+    // Blocks. ok; timed_out after timeout_ns; stream_stopped when the stream stopped before this place;
+    // daemon_lost; closed; or why record() failed.
+    Status wait(std::optional<std::uint64_t> timeout_ns = {}) const noexcept;
+    // For event loops, see Stream::wake_fd(). Never blocks. timed_out: not yet, wake_fd() becomes readable
+    // when it is worth asking again; anything else is what wait() would answer now.
+    Status arm() const noexcept;
     std::uint64_t position() const noexcept { return position_; }
+    explicit operator bool() const { return stream_ != nullptr && failure_ == Status::ok; }
 
   private:
     friend class Stream;
+    friend struct detail::Access;
     std::shared_ptr<detail::StreamState> stream_;
     std::uint64_t position_ = 0;
+    Status failure_ = Status::ok;
 };
 
-class Stream {
-  public:
-    Stream() = default;
-
-    // Enqueues `kernel` over `grid` blocks of `block` threads (0 0 0: the kernel's default) with these arguments:
-    // Buffers, DevicePointers and scalars. Count, order and each type must be the declared ones; a mismatch answers
-    // invalid_argument and last_error() names the parameter. Waits while the ring is full (bounded by the daemon's
-    // life); try_launch answers ring_full instead.
-    template <class... Args>
-    Status launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept;
-    template <class... Args>
-    Status try_launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept;
-    // The same with parameters already packed at the kernel's offsets; `params` is copied.
-    Status launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-                         std::span<const std::byte> params, bool wait = true) noexcept;
-
-    // Copies of any size, through the session's staging memory. to_device: `from` may be reused on return.
-    // to_host: `to` is filled once the returned status is ok: blocks until the copy has completed.
-    Status copy_to_device(const Buffer& to, const void* from, std::size_t bytes, std::size_t offset = 0);
-    Status copy_to_host(void* to, const Buffer& from, std::size_t bytes, std::size_t offset = 0);
-    Status copy(const Buffer& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
-                std::size_t bytes) noexcept;
-    Status fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset, std::size_t bytes) noexcept;
-
-    Event record() noexcept;                 // everything enqueued so far
-    Status wait(const Event& event) noexcept;  // what follows runs after it; of any stream of this client
-    Status barrier() noexcept;               // nothing before it is ever replayed by a rerun
-
-    Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;
-    StreamStatus status() const;
-    // After a stop: goes on behind what was in doubt, or with `rerun` at the first record that had not completed.
-    void resume(bool rerun = false);
-    std::string last_error() const;          // of this thread's last refused call on this stream
-    int wake_fd() const noexcept;            // for event loops; see docs of wait protocols in client/src/waiter.hpp
-    explicit operator bool() const { return state_ != nullptr; }
-
-  private:
-    friend class Client;
-    std::shared_ptr<detail::StreamState> state_;
-};
-
-// Device memory. Freed when the last copy of the handle goes and all work that was enqueued before has completed.
+// Device memory. Freed when the last copy of the handle goes and all work that was enqueued before has
+// completed.
 class Buffer {
   public:
     Buffer() = default;
-    std::uint64_t address() const noexcept;
-    std::size_t size() const noexcept;
+    std::uint64_t address() const noexcept { return address_; }
+    std::size_t size() const noexcept { return size_; }
     explicit operator bool() const { return state_ != nullptr; }
 
   private:
     friend class Client;
     friend class Stream;
+    friend struct detail::Access;
     std::shared_ptr<detail::BufferState> state_;
+    std::uint64_t address_ = 0;
+    std::size_t size_ = 0;
 };
 
 // A raw device address as an argument.
@@ -185,13 +175,195 @@ class Kernel {
     Kernel() = default;
     const std::string& name() const;
     std::span<const Param> params() const;
-    bool declared() const;
+    std::uint32_t param_bytes() const;
+    bool declared() const;       // false: no declaration of its parameters was found, so a launch is refused
+    Dim3 default_block() const;  // 0 0 0: none
+    std::uint32_t max_threads() const;
     explicit operator bool() const { return state_ != nullptr; }
 
   private:
     friend class Module;
     friend class Stream;
+    friend struct detail::Access;
     std::shared_ptr<detail::KernelState> state_;
+};
+
+namespace detail {
+
+// One argument as C++ sees it; compared with the kernel's declaration as bytes.
+struct ArgLayout {
+    ParamType type = ParamType::unknown;
+    std::uint8_t zero = 0;
+    std::uint16_t offset = 0;
+    std::uint32_t size = 0;
+};
+static_assert(std::has_unique_object_representations_v<ArgLayout> && sizeof(ArgLayout) == 8);
+
+template <class T>
+constexpr ParamType arg_type() {
+    static_assert(!std::is_pointer_v<T>,
+                  "a host pointer is no kernel argument: pass a Buffer or a DevicePointer");
+    if constexpr (std::is_same_v<T, Buffer> || std::is_same_v<T, DevicePointer> ||
+                  std::is_same_v<T, std::nullptr_t>) {
+        return ParamType::pointer;
+    } else if constexpr (std::is_enum_v<T>) {
+        return arg_type<std::underlying_type_t<T>>();
+    } else if constexpr (std::is_same_v<T, bool>) {
+        return ParamType::boolean;
+    } else if constexpr (std::is_integral_v<T>) {
+        static_assert(sizeof(T) <= 8, "no kernel takes so wide an integer");
+        constexpr int kWidth = sizeof(T) == 1 ? 0 : sizeof(T) == 2 ? 1 : sizeof(T) == 4 ? 2 : 3;
+        return static_cast<ParamType>((std::is_signed_v<T> ? 3 : 7) + kWidth);
+    } else if constexpr (std::is_same_v<T, float>) {
+        return ParamType::float32;
+    } else if constexpr (std::is_same_v<T, double>) {
+        return ParamType::float64;
+    } else {
+        static_assert(
+            std::is_class_v<T> && std::is_trivially_copyable_v<T>,
+            "a kernel argument is a Buffer, a DevicePointer, a scalar or a trivially copyable struct");
+        return ParamType::bytes;
+    }
+}
+
+template <class T>
+inline constexpr bool kIsAddress =
+    std::is_same_v<T, Buffer> || std::is_same_v<T, DevicePointer> || std::is_same_v<T, std::nullptr_t>;
+template <class T>
+inline constexpr std::size_t kArgBytes = kIsAddress<T> ? 8 : sizeof(T);
+template <class T>
+inline constexpr std::size_t kArgAlignment = kIsAddress<T> ? 8 : alignof(T);
+
+template <class T>
+inline std::uint64_t arg_address(const T& arg) {
+    if constexpr (std::is_same_v<T, Buffer>)
+        return arg.address();
+    else if constexpr (std::is_same_v<T, DevicePointer>)
+        return arg.address;
+    else
+        return 0;
+}
+
+// Parameters of `bytes` fill a head slot's 16 bytes and continuations of 56: the size of a buffer that can be
+// copied in whole slots.
+constexpr std::size_t padded_param_bytes(std::size_t bytes) {
+    return bytes <= 16 ? 16 : 16 + (bytes - 16 + 55) / 56 * 56;
+}
+
+// The arguments of one launch at CUDA's natural offsets.
+template <class... Args>
+struct ArgPack {
+    static constexpr std::size_t kCount = sizeof...(Args);
+    static constexpr std::array<ArgLayout, kCount> layout() {
+        std::array<ArgLayout, kCount> all{};
+        if constexpr (kCount != 0) {
+            constexpr ParamType kTypes[] = {arg_type<Args>()...};
+            constexpr std::size_t kSizes[] = {kArgBytes<Args>...};
+            constexpr std::size_t kAlignments[] = {kArgAlignment<Args>...};
+            std::size_t offset = 0;
+            for (std::size_t i = 0; i < kCount; ++i) {
+                offset = (offset + kAlignments[i] - 1) / kAlignments[i] * kAlignments[i];
+                all[i] = {kTypes[i], 0, static_cast<std::uint16_t>(offset),
+                          static_cast<std::uint32_t>(kSizes[i])};
+                offset += kSizes[i];
+            }
+        }
+        return all;
+    }
+    static constexpr std::array<ArgLayout, kCount> kLayout = layout();
+    static constexpr std::size_t bytes() {
+        if constexpr (kCount == 0)
+            return 0;
+        else
+            return kLayout[kCount - 1].offset + kLayout[kCount - 1].size;
+    }
+    static_assert(bytes() <= 4096, "a kernel takes at most 4096 bytes of parameters");
+
+    static void store(std::byte* to, const Args&... args) {
+        std::size_t i = 0;
+        (store_one(to + kLayout[i++].offset, args), ...);
+        static_cast<void>(i);
+        static_cast<void>(to);
+    }
+
+  private:
+    template <class T>
+    static void store_one(std::byte* to, const T& arg) {
+        if constexpr (kIsAddress<T>) {
+            const std::uint64_t address = arg_address(arg);
+            std::memcpy(to, &address, 8);
+        } else {
+            std::memcpy(to, &arg, sizeof arg);
+        }
+    }
+};
+
+}  // namespace detail
+
+class Stream {
+  public:
+    Stream() = default;
+
+    // Enqueues `kernel` over `grid` blocks of `block` threads (0 0 0: the kernel's default) with these
+    // arguments: Buffers, DevicePointers, scalars and plain structs. Count, order and each type must be the
+    // declared ones; a mismatch answers invalid_argument and last_error() names the parameter. Waits while
+    // the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
+    template <class... Args>
+    Status launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
+        return launch_args(kernel, grid, block, true, args...);
+    }
+    template <class... Args>
+    Status try_launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
+        return launch_args(kernel, grid, block, false, args...);
+    }
+    // The same with parameters already packed at the kernel's offsets; `params` is copied.
+    Status launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                         std::span<const std::byte> params, bool wait = true) noexcept;
+
+    // Copies of any size, through the stream's staging memory. to_device: `from` may be reused on return.
+    // to_host: `to` is filled once the returned status is ok: blocks until the copy has completed.
+    Status copy_to_device(const Buffer& to, const void* from, std::size_t bytes,
+                          std::size_t offset = 0) noexcept;
+    Status copy_to_host(void* to, const Buffer& from, std::size_t bytes, std::size_t offset = 0) noexcept;
+    Status copy(const Buffer& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
+                std::size_t bytes) noexcept;
+    // `width` is 1, 2 or 4 bytes; `offset` and `bytes` are multiples of it.
+    Status fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset,
+                std::size_t bytes) noexcept;
+
+    Event record() noexcept;                   // everything enqueued so far
+    Status wait(const Event& event) noexcept;  // what follows runs after it; of any stream of this client
+    Status barrier() noexcept;                 // nothing before it is ever replayed by a rerun
+
+    Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;
+    StreamStatus status() const;
+    // After a stop: goes on behind what was in doubt, or with `rerun` at the first record that had not
+    // completed.
+    void resume(bool rerun = false);
+    std::string last_error() const;  // of this thread's last refused call on this stream
+    // A descriptor for event loops: readable when something that an armed event waits for may have happened.
+    // The loop: event.arm() answers timed_out -> add the descriptor; readable -> on_wake(), then arm() every
+    // event of this stream again that is not done. It stays the stream's. -1: it cannot be had.
+    int wake_fd() const noexcept;
+    void on_wake() const noexcept;
+    explicit operator bool() const { return state_ != nullptr; }
+
+  private:
+    friend class Client;
+    friend struct detail::Access;
+
+    template <class... Args>
+    Status launch_args(const Kernel& kernel, Dim3 grid, Dim3 block, bool wait, const Args&... args) noexcept {
+        using Pack = detail::ArgPack<Args...>;
+        // Zeroed: what stands between the parameters and behind them travels too.
+        alignas(16) std::byte params[detail::padded_param_bytes(Pack::bytes())] = {};
+        Pack::store(params, args...);
+        return launch_typed(kernel, grid, block, Pack::kLayout, params, sizeof params, wait);
+    }
+    Status launch_typed(const Kernel& kernel, Dim3 grid, Dim3 block, std::span<const detail::ArgLayout> args,
+                        const std::byte* params, std::size_t padded_bytes, bool wait) noexcept;
+
+    std::shared_ptr<detail::StreamState> state_;
 };
 
 class Module {
@@ -199,9 +371,11 @@ class Module {
     Module() = default;
     Kernel kernel(std::string_view name) const;  // throws Error{not_found} that lists the names there are
     std::vector<std::string> kernels() const;
+    explicit operator bool() const { return state_ != nullptr; }
 
   private:
     friend class Client;
+    friend struct detail::Access;
     std::shared_ptr<detail::ModuleState> state_;
 };
 
@@ -210,15 +384,20 @@ class Client {
     Client() = default;
     static Client connect(const ConnectOptions& options = {});
 
-    Module load(std::span<const std::byte> image, std::string name = "", std::span<const KernelSignature> signatures = {});
+    Module load(std::span<const std::byte> image, std::string name = "",
+                std::span<const KernelSignature> signatures = {});
     Module load_file(const std::string& path, std::span<const KernelSignature> signatures = {});
     Stream stream(const StreamOptions& options = {});
     Buffer alloc(std::size_t bytes);
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;  // all streams of this client
     const DaemonInfo& daemon() const;
+    // What the daemon last warned this session of (it kills executors again and again); empty: nothing.
+    std::string warning() const;
     void close();  // waits for nothing; handles answer `closed` from then on
+    explicit operator bool() const { return state_ != nullptr; }
 
   private:
+    friend struct detail::Access;
     std::shared_ptr<detail::ClientState> state_;
 };
 

@@ -1,0 +1,152 @@
+#include "client/src/connect.hpp"
+
+#include <errno.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstring>
+#include <optional>
+
+#include "client/src/client_state.hpp"
+#include "client/src/clock.hpp"
+#include "client/src/daemon_launcher.hpp"
+#include "schema/error.hpp"
+#include "schema/socket_path.hpp"
+#include "schema/version.hpp"
+#include "schema/wakeup.hpp"
+
+namespace ringlaunch::detail {
+
+namespace {
+
+// `ringlaunchd serve --help`: another daemon has the socket.
+constexpr int kExitAlreadyRunning = 4;
+constexpr int kRetryMs = 5;
+// How long after a daemon left for another that started before it the other may take to listen or to die.
+constexpr std::uint64_t kStartAgainNs = 500'000'000;
+
+std::string version_text(std::uint32_t version, const std::string& release) {
+    return "protocol version " + std::to_string(version) + (release.empty() ? "" : " (" + release + ")");
+}
+
+// A connected socket; nothing when nobody listens there. Throws Error for what waiting will not mend.
+std::optional<UniqueFd> connect_socket(const SocketPlace& place) {
+    UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (!socket)
+        throw Error(Status::daemon_lost, std::string("cannot make a unix socket: ") + std::strerror(errno));
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, place.path.c_str(), place.path.size() + 1);
+    while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+        if (errno == EINTR) continue;
+        // EAGAIN: its queue is full; it is busy, not gone.
+        if (errno == ENOENT || errno == ECONNREFUSED || errno == EAGAIN) return {};
+        const int found = errno;
+        throw Error(
+            found == EACCES || found == EPERM ? Status::permission_denied : Status::daemon_lost,
+            "cannot connect to the daemon at " + place.path + ": " + std::strerror(found) +
+                (found == EACCES ? "; the daemon's owner can admit you with --allow-uid or --allow-gid"
+                                 : ""));
+    }
+    return socket;
+}
+
+// Hello and Welcome.
+std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& place,
+                                         const ConnectOptions& options, std::uint64_t deadline_ns) {
+    auto client = ClientState::make();
+    client->info.socket = place.path;
+    client->staging_bytes = options.staging_bytes < 4096 ? 4096 : options.staging_bytes;
+    const bool membarrier = register_for_membarrier();
+    client->must_fence = !membarrier;
+    client->connection = std::make_unique<Connection>(std::move(socket), place.path, *client);
+    const std::string doing = "cannot open a session with the daemon at " + place.path;
+    try {
+        Reply reply = client->connection->ask(
+            {schema::Request::Hello, schema::Answer::Welcome, 1, doing, {}, deadline_ns},
+            [&](flatbuffers::FlatBufferBuilder& builder) {
+                return schema::CreateHello(builder, kHelloMagic, kProtocolVersion,
+                                           builder.CreateString(program_invocation_short_name),
+                                           options.device, membarrier);
+            });
+        const schema::Welcome& welcome = *reply.view().answer_as_Welcome();
+        if (welcome.version() != kProtocolVersion)
+            throw Error(
+                Status::version_mismatch,
+                doing + ": this client speaks " + version_text(kProtocolVersion, RINGLAUNCH_VERSION) +
+                    ", the daemon speaks " +
+                    version_text(welcome.version(),
+                                 welcome.daemon_version() == nullptr ? "" : welcome.daemon_version()->str()) +
+                    "; install the same release of both and restart the daemon");
+        client->opened(welcome, std::move(reply.message.fds[0]));
+    } catch (const Error& error) {
+        if (error.status() != Status::version_mismatch) throw;
+        const std::string text = error.what();
+        const std::string own = "this client speaks " + version_text(kProtocolVersion, RINGLAUNCH_VERSION);
+        if (text.find(own) != std::string::npos) throw;
+        throw Error(Status::version_mismatch, text + " (" + own + ")");
+    }
+    return client;
+}
+
+[[noreturn]] void nobody_listens(const SocketPlace& place) {
+    throw Error(Status::daemon_lost,
+                "cannot connect: no daemon listens at " + place.path +
+                    "; start one with `ringlaunchd serve`, let connect start a private one "
+                    "(start_private), or name another socket with $RINGLAUNCH_SOCKET");
+}
+
+std::string with_log(const StartingDaemon& daemon) {
+    const std::string log = daemon.log_end();
+    return log.empty() ? "; it wrote nothing to " + daemon.log_path()
+                       : "; the end of its log " + daemon.log_path() + ":\n" + log;
+}
+
+}  // namespace
+
+std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
+    const std::uint64_t deadline_ns = deadline_in(std::uint64_t{options.timeout_ms} * 1'000'000);
+    const SocketPlace place = find_socket(options.socket);
+    if (!check_socket_folder(place, options.start_private)) {
+        if (!options.start_private) nobody_listens(place);
+        throw Error(Status::daemon_lost, "cannot start a daemon: the folder of its socket, " +
+                                             socket_folder(place) +
+                                             ", does not exist; make it or name another socket");
+    }
+
+    std::optional<StartingDaemon> starting;
+    std::uint64_t start_from_ns = 0;
+    for (;;) {
+        if (auto socket = connect_socket(place)) {
+            try {
+                return shake_hands(std::move(*socket), place, options, deadline_ns);
+            } catch (const Error& error) {
+                // A private daemon may just be leaving, with its last client.
+                if (error.status() != Status::daemon_lost && error.status() != Status::stopping) throw;
+                if (!options.start_private || now_ns() >= deadline_ns) throw;
+            }
+        } else if (!options.start_private) {
+            nobody_listens(place);
+        }
+        if (starting) {
+            if (const auto end = starting->ended()) {
+                if (end->exit_code != kExitAlreadyRunning)
+                    throw Error(Status::daemon_lost, "cannot start a daemon: " + starting->program() + " " +
+                                                         end->text + with_log(*starting));
+                // Another was first; it will listen soon, or is just leaving.
+                starting.reset();
+                start_from_ns = now_ns() + kStartAgainNs;
+            }
+        } else if (now_ns() >= start_from_ns) {
+            starting.emplace(find_daemon(options.daemon_path), place, options.driver);
+        }
+        if (now_ns() >= deadline_ns)
+            throw Error(Status::timed_out, "cannot connect: the daemon does not listen at " + place.path +
+                                               " after " + std::to_string(options.timeout_ms) + " ms" +
+                                               (starting ? with_log(*starting) : ""));
+        ::poll(nullptr, 0, kRetryMs);
+    }
+}
+
+}  // namespace ringlaunch::detail

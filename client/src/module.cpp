@@ -1,0 +1,151 @@
+// The public Module and Kernel, and how they are loaded.
+#include <ringlaunch/ringlaunch.hpp>
+
+#include "client/src/client_state.hpp"
+#include "client/src/load.hpp"
+#include "client/src/module_state.hpp"
+
+namespace ringlaunch {
+
+static_assert(static_cast<int>(ParamType::bytes) == static_cast<int>(schema::ParamType::Bytes) &&
+              static_cast<int>(ParamType::float16) == static_cast<int>(schema::ParamType::Float16) &&
+              static_cast<int>(ParamType::int8) == static_cast<int>(schema::ParamType::Int8));
+
+std::string_view param_type_name(ParamType type) noexcept {
+    constexpr std::string_view kNames[] = {"unknown",  "pointer", "bool",    "int8",   "int16",  "int32",
+                                           "int64",    "uint8",   "uint16",  "uint32", "uint64", "float16",
+                                           "bfloat16", "float32", "float64", "bytes"};
+    const auto index = static_cast<std::size_t>(type);
+    return index < std::size(kNames) ? kNames[index] : "unknown";
+}
+
+namespace detail {
+
+namespace {
+
+KernelState take_kernel(const schema::KernelInfo& info, const ClientState& client) {
+    KernelState kernel;
+    kernel.id = info.id();
+    kernel.param_bytes = info.param_bytes();
+    if (kernel.param_bytes > kMaxParamBytes)
+        throw Error(Status::malformed_message, "the daemon says that a kernel takes " +
+                                                   std::to_string(kernel.param_bytes) +
+                                                   " bytes of parameters");
+    kernel.slots = launch_slots(kernel.param_bytes);
+    kernel.max_threads = info.max_threads();
+    kernel.max_shared_bytes = info.max_dynamic_shared_bytes();
+    kernel.default_block = {info.block_x(), info.block_y(), info.block_z()};
+    kernel.max_grid = client.max_grid;
+    kernel.declared = info.declared();
+    if (info.name() != nullptr) kernel.name = info.name()->str();
+    if (info.params() != nullptr) {
+        for (const schema::Param* param : *info.params()) {
+            Param taken;
+            taken.type = static_cast<ParamType>(param->type());
+            taken.offset = param->offset();
+            taken.size = param->size();
+            if (param->name() != nullptr) taken.name = param->name()->str();
+            kernel.layout.push_back({taken.type, 0, static_cast<std::uint16_t>(taken.offset),
+                                     static_cast<std::uint32_t>(taken.size)});
+            kernel.params.push_back(std::move(taken));
+        }
+    }
+    return kernel;
+}
+
+}  // namespace
+
+ModuleState::~ModuleState() {
+    if (client) client->unload_module(id);
+}
+
+std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, const UniqueFd& image,
+                                  std::size_t bytes, const std::string& name,
+                                  std::span<const KernelSignature> signatures) {
+    const std::string doing = "cannot load module " + (name.empty() ? "(without a name)" : name);
+    client->require_life(doing.c_str());
+    client->sweep();
+    auto module = std::make_shared<ModuleState>();
+    const int fds[] = {image.get()};
+    const Reply reply = client->connection->ask(
+        {schema::Request::LoadModule, schema::Answer::ModuleLoaded, 0, doing, fds},
+        [&](flatbuffers::FlatBufferBuilder& builder) {
+            std::vector<flatbuffers::Offset<schema::Signature>> declared;
+            for (const KernelSignature& signature : signatures) {
+                std::vector<flatbuffers::Offset<schema::Param>> params;
+                for (const Param& param : signature.params)
+                    params.push_back(schema::CreateParam(builder, static_cast<schema::ParamType>(param.type),
+                                                         param.offset, param.size,
+                                                         builder.CreateString(param.name)));
+                declared.push_back(schema::CreateSignature(builder, builder.CreateString(signature.kernel),
+                                                           builder.CreateVector(params)));
+            }
+            return schema::CreateLoadModule(builder, builder.CreateString(name), bytes,
+                                            builder.CreateVector(declared));
+        });
+    const schema::ModuleLoaded& answer = *reply.view().answer_as_ModuleLoaded();
+    module->id = answer.module_id();
+    module->name = name;
+    module->client = client;
+    if (answer.kernels() != nullptr)
+        for (const schema::KernelInfo* info : *answer.kernels())
+            module->kernels.push_back(take_kernel(*info, *client));
+    client->name_kernels(*module);
+    return module;
+}
+
+}  // namespace detail
+
+Kernel Module::kernel(std::string_view name) const {
+    if (!state_) throw Error(Status::closed, "this Module is empty; make one with Client::load()");
+    for (detail::KernelState& kernel : state_->kernels) {
+        if (kernel.name != name) continue;
+        Kernel found;
+        // Keeps the module.
+        found.state_ = std::shared_ptr<detail::KernelState>(state_, &kernel);
+        return found;
+    }
+    std::string names;
+    for (const detail::KernelState& kernel : state_->kernels)
+        names += (names.empty() ? "" : ", ") + kernel.name;
+    throw Error(Status::not_found, "module " + (state_->name.empty() ? "(without a name)" : state_->name) +
+                                       " has no kernel " + std::string(name) +
+                                       (names.empty() ? "; it has none at all" : "; it has " + names));
+}
+
+std::vector<std::string> Module::kernels() const {
+    std::vector<std::string> names;
+    if (state_)
+        for (const detail::KernelState& kernel : state_->kernels) names.push_back(kernel.name);
+    return names;
+}
+
+namespace {
+
+const detail::KernelState& loaded(const std::shared_ptr<detail::KernelState>& state) {
+    if (!state) throw Error(Status::closed, "this Kernel is empty; make one with Module::kernel()");
+    return *state;
+}
+
+}  // namespace
+
+const std::string& Kernel::name() const {
+    return loaded(state_).name;
+}
+std::span<const Param> Kernel::params() const {
+    return loaded(state_).params;
+}
+std::uint32_t Kernel::param_bytes() const {
+    return loaded(state_).param_bytes;
+}
+bool Kernel::declared() const {
+    return loaded(state_).declared;
+}
+Dim3 Kernel::default_block() const {
+    return loaded(state_).default_block;
+}
+std::uint32_t Kernel::max_threads() const {
+    return loaded(state_).max_threads;
+}
+
+}  // namespace ringlaunch

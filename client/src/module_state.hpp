@@ -1,0 +1,38 @@
+// A loaded module and its kernels, as a launch reads them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <ringlaunch/ringlaunch.hpp>
+#include <string>
+#include <vector>
+
+#include "schema/ring.hpp"
+
+namespace ringlaunch::detail {
+
+// Immutable once loaded, so any thread may read it.
+struct KernelState {
+    std::uint64_t id = 0;
+    std::uint32_t param_bytes = 0;
+    std::uint32_t slots = 1;  // of a launch record
+    std::uint32_t max_threads = 0;
+    std::uint32_t max_shared_bytes = 0;  // dynamic
+    Dim3 default_block{0, 0, 0};
+    Dim3 max_grid;  // of the device
+    bool declared = false;
+    std::string name;
+    std::vector<Param> params;
+    std::vector<ArgLayout> layout;  // the same, as a launch's arguments are compared with it
+};
+
+struct ModuleState {
+    ~ModuleState();
+
+    std::shared_ptr<ClientState> client;
+    std::uint64_t id = 0;
+    std::string name;
+    std::vector<KernelState> kernels;  // never changes size: handles point into it
+};
+
+}  // namespace ringlaunch::detail

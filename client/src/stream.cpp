@@ -1,0 +1,357 @@
+// The public Stream and Event: launches, copies, fills, waits.
+#include <algorithm>
+#include <cstring>
+#include <ringlaunch/ringlaunch.hpp>
+
+#include "client/src/client_state.hpp"
+#include "client/src/clock.hpp"
+#include "client/src/copies.hpp"
+#include "client/src/enqueue.hpp"
+#include "client/src/waiter.hpp"
+
+namespace ringlaunch {
+
+namespace detail {
+
+namespace {
+
+std::string dim_text(Dim3 dim) {
+    return std::to_string(dim.x) + " x " + std::to_string(dim.y) + " x " + std::to_string(dim.z);
+}
+
+std::string param_text(const KernelState& kernel, std::size_t i) {
+    std::string text = "parameter " + std::to_string(i);
+    if (i < kernel.params.size() && !kernel.params[i].name.empty())
+        text += " (" + kernel.params[i].name + ")";
+    return text + " of kernel " + kernel.name;
+}
+
+std::string type_text(ParamType type, std::uint32_t size) {
+    return type == ParamType::bytes ? "a struct of " + std::to_string(size) + " bytes"
+                                    : std::string(param_type_name(type));
+}
+
+Status refuse(const StreamState& stream, Status status, const std::string& text) noexcept {
+    remember_error(stream, status, text);
+    return status;
+}
+
+// A struct of two bytes is how C++ spells a half; everything else must be the declared type.
+bool fits(const ArgLayout& arg, const ArgLayout& param) noexcept {
+    if (arg.offset != param.offset || arg.size != param.size) return false;
+    if (arg.type == param.type) return true;
+    return arg.type == ParamType::bytes && arg.size == 2 &&
+           (param.type == ParamType::float16 || param.type == ParamType::bfloat16);
+}
+
+// Why the arguments are not the declared ones; ok: they are after all.
+[[gnu::cold]] Status check_args(const StreamState& stream, const KernelState& kernel,
+                                std::span<const ArgLayout> args) noexcept {
+    try {
+        if (!kernel.declared)
+            return refuse(
+                stream, Status::undeclared_kernel,
+                "cannot launch kernel " + kernel.name +
+                    ": its parameter types are not declared; declare them with RINGLAUNCH_EXPORT in the "
+                    "source or with signatures at load()");
+        if (args.size() != kernel.layout.size())
+            return refuse(stream, Status::invalid_argument,
+                          "cannot launch kernel " + kernel.name + ": it takes " +
+                              std::to_string(kernel.layout.size()) + " arguments, but " +
+                              std::to_string(args.size()) + " were given");
+        for (std::size_t i = 0; i < args.size(); ++i) {
+            if (fits(args[i], kernel.layout[i])) continue;
+            if (args[i].type == kernel.layout[i].type && args[i].size == kernel.layout[i].size)
+                return refuse(stream, Status::invalid_argument,
+                              "cannot launch: " + param_text(kernel, i) + " stands at offset " +
+                                  std::to_string(kernel.layout[i].offset) + ", but C++ would put it at " +
+                                  std::to_string(args[i].offset) +
+                                  "; give the struct the alignment it has in the kernel");
+            return refuse(stream, Status::invalid_argument,
+                          "cannot launch: " + param_text(kernel, i) + " is declared as " +
+                              type_text(kernel.layout[i].type, kernel.layout[i].size) +
+                              ", but the argument is " + type_text(args[i].type, args[i].size));
+        }
+    } catch (...) {  // no memory for the text
+        return Status::invalid_argument;
+    }
+    return Status::ok;
+}
+
+// A range of a buffer, or why it is none.
+Status check_range(const StreamState& stream, const char* doing, const Buffer& buffer, std::size_t offset,
+                   std::size_t bytes) noexcept {
+    if (buffer && Access::state(buffer)->client.get() == stream.client && offset <= buffer.size() &&
+        bytes <= buffer.size() - offset)
+        return Status::ok;
+    try {
+        std::string text = std::string(doing) + ": ";
+        if (!buffer)
+            text += "the buffer is empty";
+        else if (Access::state(buffer)->client.get() != stream.client)
+            text += "the buffer belongs to another client";
+        else
+            text += std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
+                    " leave the buffer, which has " + std::to_string(buffer.size());
+        return refuse(stream, Status::invalid_argument, text);
+    } catch (...) {  // no memory for the text
+        return Status::invalid_argument;
+    }
+}
+
+template <bool kPadded>
+Status launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
+              std::uint32_t shared_bytes, const std::byte* params, bool wait) noexcept {
+    if (!launchable(kernel, grid, block, shared_bytes)) [[unlikely]]
+        return refuse_launch(stream, kernel, grid, block, shared_bytes);
+    if (const Status status = reserve_or_wait(stream, kernel.slots, wait); status != Status::ok) [[unlikely]]
+        return status;
+    publish_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params);
+    return Status::ok;
+}
+
+}  // namespace
+
+Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
+                     std::uint32_t shared_bytes) noexcept {
+    try {
+        const std::string doing = "cannot launch kernel " + kernel.name + ": ";
+        if (!kernel.declared) return check_args(stream, kernel, {});
+        if (grid.x - 1 >= kernel.max_grid.x || grid.y - 1 >= kernel.max_grid.y ||
+            grid.z - 1 >= kernel.max_grid.z)
+            return refuse(stream, Status::invalid_argument,
+                          doing + "a grid of " + dim_text(grid) +
+                              " blocks; each side is at least 1, and at most " + dim_text(kernel.max_grid));
+        if (shared_bytes > kernel.max_shared_bytes)
+            return refuse(stream, Status::invalid_argument,
+                          doing + std::to_string(shared_bytes) +
+                              " bytes of dynamic shared memory, but it may use " +
+                              std::to_string(kernel.max_shared_bytes));
+        if ((block.x | block.y | block.z) == 0)
+            return refuse(stream, Status::invalid_argument, doing + "it has no default block; give one");
+        return refuse(stream, Status::invalid_argument,
+                      doing + "a block of " + dim_text(block) + " threads; it takes 1 to " +
+                          std::to_string(kernel.max_threads));
+    } catch (...) {  // no memory for the text
+        return Status::invalid_argument;
+    }
+}
+
+}  // namespace detail
+
+using detail::Access;
+
+Status Stream::launch_typed(const Kernel& kernel, Dim3 grid, Dim3 block,
+                            std::span<const detail::ArgLayout> args, const std::byte* params,
+                            std::size_t padded_bytes, bool wait) noexcept {
+    if (!state_ || !kernel) [[unlikely]]
+        return Status::closed;
+    const detail::KernelState& of = *Access::state(kernel);
+    if (args.size() != of.layout.size() ||
+        (!args.empty() && std::memcmp(args.data(), of.layout.data(), args.size_bytes()) != 0) ||
+        detail::padded_param_bytes(of.param_bytes) > padded_bytes) [[unlikely]] {
+        if (const Status status = detail::check_args(*state_, of, args); status != Status::ok) return status;
+        if (detail::padded_param_bytes(of.param_bytes) > padded_bytes)
+            return detail::refuse(*state_, Status::invalid_argument,
+                                  "the kernel takes more bytes than its parameters");
+    }
+    return detail::launch<true>(*state_, of, grid, block, 0, params, wait);
+}
+
+Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                             std::span<const std::byte> params, bool wait) noexcept {
+    if (!state_ || !kernel) [[unlikely]]
+        return Status::closed;
+    const detail::KernelState& of = *Access::state(kernel);
+    if (params.size() != of.param_bytes) [[unlikely]] {
+        try {
+            return detail::refuse(*state_, Status::invalid_argument,
+                                  "cannot launch kernel " + of.name + ": it takes " +
+                                      std::to_string(of.param_bytes) + " bytes of parameters, but " +
+                                      std::to_string(params.size()) + " were given");
+        } catch (...) {  // no memory for the text
+            return Status::invalid_argument;
+        }
+    }
+    return detail::launch<false>(*state_, of, grid, block, shared_bytes, params.data(), wait);
+}
+
+Status Stream::copy_to_device(const Buffer& to, const void* from, std::size_t bytes,
+                              std::size_t offset) noexcept {
+    if (!state_) return Status::closed;
+    if (const Status status = detail::check_range(*state_, "cannot copy to the device", to, offset, bytes);
+        status != Status::ok)
+        return status;
+    return detail::copy_in(*state_, to.address() + offset, static_cast<const std::byte*>(from), bytes);
+}
+
+Status Stream::copy_to_host(void* to, const Buffer& from, std::size_t bytes, std::size_t offset) noexcept {
+    if (!state_) return Status::closed;
+    if (const Status status = detail::check_range(*state_, "cannot copy to the host", from, offset, bytes);
+        status != Status::ok)
+        return status;
+    return detail::copy_out(*state_, static_cast<std::byte*>(to), from.address() + offset, bytes);
+}
+
+Status Stream::copy(const Buffer& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
+                    std::size_t bytes) noexcept {
+    if (!state_) return Status::closed;
+    Status status = detail::check_range(*state_, "cannot copy: the destination", to, to_offset, bytes);
+    if (status == Status::ok)
+        status = detail::check_range(*state_, "cannot copy: the source", from, from_offset, bytes);
+    if (status != Status::ok || bytes == 0) return status;
+    schema::CopyRecord record{};
+    record.mutate_device(to.address() + to_offset);
+    record.mutate_other(from.address() + from_offset);
+    record.mutate_bytes(bytes);
+    return detail::enqueue(*state_, schema::RecordKind::CopyOnDevice, record);
+}
+
+Status Stream::fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset,
+                    std::size_t bytes) noexcept {
+    if (!state_) return Status::closed;
+    const Status status = detail::check_range(*state_, "cannot fill", to, offset, bytes);
+    if (status != Status::ok) return status;
+    if ((width != 1 && width != 2 && width != 4) || offset % width != 0 || bytes % width != 0)
+        return detail::refuse(*state_, Status::invalid_argument,
+                              "cannot fill: the width is 1, 2 or 4 bytes and divides offset and length");
+    if (bytes == 0) return Status::ok;
+    schema::FillRecord record{};
+    record.mutate_width(static_cast<std::uint8_t>(width));
+    record.mutate_device(to.address() + offset);
+    record.mutate_bytes(bytes);
+    record.mutate_value(width == 4 ? value : value & ((1u << (8 * width)) - 1));
+    return detail::enqueue(*state_, schema::RecordKind::Fill, record);
+}
+
+Event Stream::record() noexcept {
+    Event event;
+    event.failure_ = Status::closed;
+    if (!state_) return event;
+    event.stream_ = state_;
+    schema::EventRecord record{};
+    record.mutate_event(state_->next_event);
+    event.failure_ = detail::enqueue(*state_, schema::RecordKind::EventRecord, record);
+    if (event.failure_ == Status::ok) {
+        ++state_->next_event;
+        event.position_ = state_->producer.position();
+    }
+    return event;
+}
+
+Status Stream::wait(const Event& event) noexcept {
+    if (!state_) return Status::closed;
+    if (!event.stream_)
+        return detail::refuse(*state_, Status::invalid_argument, "cannot wait: the event is empty");
+    if (event.failure_ != Status::ok)
+        return detail::refuse(*state_, Status::invalid_argument, "cannot wait: the event was not recorded");
+    if (event.stream_->client != state_->client)
+        return detail::refuse(*state_, Status::invalid_argument,
+                              "cannot wait: the event belongs to another client");
+    // In a stream everything runs in order, and what has completed stays so.
+    if (event.stream_ == state_ || event.done()) return Status::ok;
+    schema::WaitRecord record{};
+    record.mutate_stream(event.stream_->id);
+    record.mutate_position(event.position_);
+    return detail::enqueue(*state_, schema::RecordKind::EventWait, record);
+}
+
+Status Stream::barrier() noexcept {
+    if (!state_) return Status::closed;
+    schema::EventRecord record{};
+    record.mutate_flags(schema::RecordFlag::ForceCompletion);
+    record.mutate_event(state_->next_event);
+    const Status status = detail::enqueue(*state_, schema::RecordKind::EventRecord, record);
+    if (status == Status::ok) ++state_->next_event;
+    return status;
+}
+
+Status Stream::synchronize(std::optional<std::uint64_t> timeout_ns) noexcept {
+    if (!state_) return Status::closed;
+    const Status status = detail::wait_completed(
+        *state_, state_->published(), timeout_ns ? detail::deadline_in(*timeout_ns) : detail::kForever);
+    if (status != Status::ok) detail::remember_error(*state_, status);
+    return status;
+}
+
+StreamStatus Stream::status() const {
+    StreamStatus out;
+    if (!state_) {
+        out.status = Status::closed;
+        out.text = "this Stream is empty; make one with Client::stream()";
+        return out;
+    }
+    detail::StreamState& stream = *state_;
+    const bool forked = stream.client->forked.load(std::memory_order_relaxed);
+    if (!forked) stream.client->connection->pump();
+    // In a child the lock may be another thread's for ever, and nobody else is there.
+    std::unique_lock lock(stream.mutex, std::defer_lock);
+    if (!forked) lock.lock();
+    const StatusPage& page = stream.current();
+    // sync: STATE: the error fields belong to it.
+    const auto state = static_cast<schema::StreamState>(page.state.load(std::memory_order_acquire));
+    out.published = stream.published();
+    out.completed = page.completed.load(std::memory_order_acquire);  // sync: COMPLETED
+    out.issued = page.issued.load(std::memory_order_relaxed);        // relaxed: a number for people
+    out.epoch = page.epoch;
+    if (state == schema::StreamState::Stopped) {
+        out.status = static_cast<Status>(page.error_status);
+        if (out.status == Status::ok) out.status = Status::stream_stopped;
+        out.issued = std::max(out.issued, stream.issued_before);
+        out.error_position = page.error_position;
+        out.text.assign(page.error_text, ::strnlen(page.error_text, sizeof page.error_text));
+        if (out.text.empty() && stream.stop_status == out.status) out.text = stream.stop_text;
+        if (out.text.empty()) out.text = status_text(out.status);
+        const std::uint64_t kernel = page.error_kernel;
+        if (lock) lock.unlock();  // the names stand under the client's lock, which comes first
+        out.error_kernel = stream.client->kernel_name(kernel);
+    } else if (state == schema::StreamState::Closed) {
+        out.status = stream.client->life();
+        if (out.status == Status::ok) out.status = Status::closed;
+        if (lock) lock.unlock();
+        out.text = stream.client->life_text();
+    }
+    return out;
+}
+
+void Stream::resume(bool rerun) {
+    if (!state_) throw Error(Status::closed, "cannot resume: this Stream is empty");
+    detail::ClientState& client = *state_->client;
+    client.require_life("cannot resume a stream");
+    client.connection->ask(
+        {schema::Request::ResumeStream, schema::Answer::Done, 0,
+         "cannot resume stream " +
+             (state_->name.empty() ? std::to_string(state_->id & 0xffffffff) : state_->name)},
+        [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateResumeStream(builder, state_->id, rerun);
+        });
+}
+
+std::string Stream::last_error() const {
+    return state_ ? detail::remembered_error(*state_) : "this Stream is empty";
+}
+int Stream::wake_fd() const noexcept {
+    return state_ ? detail::loop_fd(*state_) : -1;
+}
+void Stream::on_wake() const noexcept {
+    if (state_) detail::on_wake(*state_);
+}
+
+bool Event::done() const noexcept {
+    return *this && detail::look_at(*stream_, position_) == Status::ok;
+}
+
+Status Event::wait(std::optional<std::uint64_t> timeout_ns) const noexcept {
+    if (!stream_) return Status::closed;
+    if (failure_ != Status::ok) return failure_;
+    return detail::wait_completed(*stream_, position_,
+                                  timeout_ns ? detail::deadline_in(*timeout_ns) : detail::kForever);
+}
+
+Status Event::arm() const noexcept {
+    if (!stream_) return Status::closed;
+    if (failure_ != Status::ok) return failure_;
+    return detail::arm(*stream_, position_);
+}
+
+}  // namespace ringlaunch

@@ -1,0 +1,238 @@
+// A stream as the client holds it, and the hot path: enqueuing a launch.
+//
+// Who touches what
+//   the producer   `producer`, `must_fence`, `sample`, `staging`, `next_event`: one thread at a time, ordered
+//   by the
+//                  caller (in Python by the interpreter lock)
+//   anybody        reads `page`; whoever takes in the daemon's notices (ClientState) replaces it, under
+//   `mutex` sleepers       everything below `mutex`, under it
+//
+// The status page. `page` is where the stream's epoch stands. The producer and the waiters load it anew for
+// each record and each look, and never keep it. A page that was replaced stays mapped until the stream is
+// destroyed (8 KiB a restart), so that who loaded it just before may still read it: it reads an ended epoch,
+// takes the slow path and finds the new one. When the session ends (daemon lost, closed, forked) `page`
+// becomes `last_page`, which is the stream's own: its state is Closed, so the hot path notices all of these
+// with the one look at `state` that it has anyway.
+//
+// The hot path has two steps: reserve() (may answer that the ring is full; position_with_room() says what to
+// wait for) and publish_launch(), which cannot fail. Between a reserve() that said ok and its publish nothing
+// else may be enqueued: whoever runs foreign code (a Python object's __index__, a finalizer) runs it before
+// reserve(). Neither step allocates, throws, locks or calls the OS, unless publish finds that the daemon
+// sleeps.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <ringlaunch/ringlaunch.hpp>
+#include <string>
+#include <vector>
+
+#include "client/src/fork_guard.hpp"
+#include "client/src/module_state.hpp"
+#include "client/src/staging_ring.hpp"
+#include "control_generated.h"
+#include "schema/pages.hpp"
+#include "schema/ring.hpp"
+#include "schema/segment.hpp"
+#include "schema/unique_fd.hpp"
+#include "schema/wakeup.hpp"
+
+namespace ringlaunch::detail {
+
+struct Sleeper;
+
+// One record in so many is timed.
+inline constexpr std::uint32_t kRecordsPerSample = 64;
+// A deadline that never comes.
+inline constexpr std::uint64_t kForever = ~std::uint64_t{0};
+
+// What OpenStream's answer brought.
+struct OpenedStream {
+    std::uint64_t id = 0;
+    std::uint32_t epoch = 0;
+    std::uint32_t ring_slots = 0;
+    Mapping ring;
+    Mapping page;
+    UniqueFd wake;
+    std::string name;
+};
+
+struct alignas(kCacheLine) StreamState final : ForkGuarded {
+    StreamState(std::shared_ptr<ClientState> owner, OpenedStream opened);
+    ~StreamState();
+
+    // ---- the producer's
+    RingProducer<> producer;
+    // sync: EPOCH (pairs with replace_page): the page's mapping is there before its address.
+    std::atomic<const StatusPage*> page;
+    bool must_fence = false;
+    std::uint32_t records_to_sample = 1;
+    std::uint64_t last_sample = 0;  // the position last timed
+    std::uint64_t next_event = 1;
+    std::unique_ptr<StagingRing> staging;  // made at the first copy
+
+    // ---- set when made
+    std::uint64_t id = 0;
+    std::uint32_t ring_slots = 0;
+    std::string name;
+    RingHeader* header = nullptr;  // null in a forked child
+    // relaxed: the wish of the last waiter is good enough. How long a waiter spins before it sleeps.
+    std::atomic<std::uint32_t> spin_ns;
+    ClientState* client = nullptr;        // lives as long as this
+    std::shared_ptr<ClientState> keeper;  // empty for a stream that only drains (ClientState owns that)
+
+    // ---- under `mutex`, which is taken after the client's own
+    std::mutex mutex;
+    std::condition_variable changed;  // the leader left, or a sleeper may be done
+    UniqueFd wake;                    // the daemon's eventfd; drained by the leader, else by on_wake()
+    Mapping ring;
+    std::vector<Mapping> pages;  // every epoch's
+    bool ended = false;          // `page` is `last_page`
+    Sleeper* sleepers = nullptr;
+    bool has_leader = false;
+    std::uint64_t armed = 0;          // the lowest position that an event loop waits for; 0: none
+    UniqueFd loop;                    // epoll of `wake`, `kick` and the socket, for event loops
+    UniqueFd kick;                    // this process wakes its own event loop
+    std::uint64_t issued_before = 0;  // B of the last restart, until the new epoch has issued as much
+    std::string stop_text;            // what the last epoch notice said
+    Status stop_status = Status::ok;
+
+    StatusPage last_page{};
+
+    // Cold halves of the hot path.
+    [[gnu::cold]] Status not_running() noexcept;  // ok: enqueuing may go on
+    [[gnu::cold]] Status looks_full() noexcept;   // ring_full, or why it will never be less full
+    [[gnu::cold]] void ring_doorbell() noexcept;
+    [[gnu::cold]] void take_sample() noexcept;
+
+    // Notices, from whoever reads the socket.
+    void replace_page(Mapping next, const schema::StreamEpoch& notice);
+    void end() noexcept;  // daemon lost or client closed
+    void after_fork_in_child() noexcept override;
+
+    const StatusPage& current() const noexcept {
+        return *page.load(std::memory_order_acquire);
+    }  // sync: EPOCH
+    // relaxed: a caller who needs a position that another thread published was ordered behind it by the
+    // program.
+    std::uint64_t published() const noexcept {
+        return header != nullptr ? header->published.load(std::memory_order_relaxed) : producer.position();
+    }
+};
+
+// Step 1. Makes room for a record of `slots` in one piece. ok: publish now. Never blocks: ring_full is an
+// answer.
+[[nodiscard]] inline Status reserve(StreamState& stream, std::uint32_t slots) noexcept {
+    const StatusPage* page = stream.page.load(std::memory_order_acquire);  // sync: EPOCH
+    // relaxed: only whether it is Running matters here; the slow path reads what belongs to another state.
+    if (page->state.load(std::memory_order_relaxed) !=
+        static_cast<std::uint32_t>(schema::StreamState::Running)) [[unlikely]] {
+        if (const Status status = stream.not_running(); status != Status::ok) return status;
+        page = stream.page.load(std::memory_order_acquire);  // sync: EPOCH
+    }
+    const Status status = stream.producer.reserve(slots, page->completed);
+    if (status == Status::ring_full) [[unlikely]]
+        return stream.looks_full();
+    return status;
+}
+
+// After reserve() said ring_full: the position whose completion makes room for `slots`, and more. Wait for it
+// with wait_completed() (waiter.hpp), which touches nothing of the producer's, so that the caller may let go
+// of its turn meanwhile; then reserve() again.
+[[nodiscard]] std::uint64_t position_with_room(const StreamState& stream, std::uint32_t slots) noexcept;
+
+// The last step of every record, after it was published.
+inline void after_publish(StreamState& stream) noexcept {
+    if (producer_must_ring(stream.page.load(std::memory_order_acquire)->need_wakeup, stream.must_fence))
+        [[unlikely]]
+        stream.ring_doorbell();
+}
+
+template <class Record>
+inline void publish_record(StreamState& stream, const Record& record) noexcept {
+    if (--stream.records_to_sample == 0) [[unlikely]]
+        stream.take_sample();
+    stream.producer.publish(record);
+    after_publish(stream);
+}
+
+// Step 2, after reserve(stream, kernel.slots) said ok. `params` are kernel.param_bytes long; with `kPadded`
+// the caller's buffer has padded_param_bytes() and zeros behind the parameters, which saves a copy of the
+// last slot.
+template <bool kPadded = false>
+inline void publish_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
+                           std::uint32_t shared_bytes, const std::byte* params) noexcept {
+    schema::LaunchRecord record{};
+    record.mutate_kind(schema::RecordKind::Launch);
+    record.mutate_slots(static_cast<std::uint16_t>(kernel.slots));
+    record.mutate_param_bytes(static_cast<std::uint16_t>(kernel.param_bytes));
+    record.mutate_kernel(kernel.id);
+    record.mutate_grid_x(grid.x);
+    record.mutate_grid_y(grid.y);
+    record.mutate_grid_z(grid.z);
+    record.mutate_block_x(static_cast<std::uint16_t>(block.x));
+    record.mutate_block_y(static_cast<std::uint16_t>(block.y));
+    record.mutate_block_z(static_cast<std::uint16_t>(block.z));
+    record.mutate_shared_bytes(shared_bytes);
+    auto* head_params = reinterpret_cast<std::byte*>(record.mutable_params());
+    const std::uint32_t bytes = kernel.param_bytes;
+    if (kPadded || bytes >= kHeadParamBytes)
+        std::memcpy(head_params, params, kHeadParamBytes);
+    else
+        std::memcpy(head_params, params, bytes);
+    for (std::uint32_t i = 1; i < kernel.slots; ++i) {
+        const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
+        if (kPadded || bytes - offset >= kContinuationParamBytes)
+            stream.producer.write_continuation(i, params + offset);
+        else
+            stream.producer.write_continuation(i, params + offset, bytes - offset);
+    }
+    publish_record(stream, record);
+}
+
+// Could the dispatcher take this launch? Its own checks are the ones that count; these spare the stream the
+// stop.
+[[nodiscard]] inline bool launchable(const KernelState& kernel, Dim3 grid, Dim3 block,
+                                     std::uint32_t shared_bytes) noexcept {
+    const std::uint64_t threads =
+        (block.x | block.y | block.z) == 0
+            ? std::uint64_t{kernel.default_block.x} * kernel.default_block.y * kernel.default_block.z
+            : std::uint64_t{block.x} * block.y * block.z;
+    return grid.x - 1 < kernel.max_grid.x && grid.y - 1 < kernel.max_grid.y &&
+           grid.z - 1 < kernel.max_grid.z && threads - 1 < kernel.max_threads &&
+           (block.x | block.y | block.z) <= 0xffff && shared_bytes <= kernel.max_shared_bytes &&
+           kernel.declared;
+}
+// Why it could not: leaves a text for last_error() and answers its status.
+[[gnu::cold]] Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
+                                   std::uint32_t shared_bytes) noexcept;
+
+// Both steps. Answers ring_full instead of waiting; checks nothing of the launch (see launchable()).
+template <bool kPadded = false>
+[[nodiscard]] inline Status enqueue_launch(StreamState& stream, const KernelState& kernel, Dim3 grid,
+                                           Dim3 block, std::uint32_t shared_bytes,
+                                           const std::byte* params) noexcept {
+    if (const Status status = reserve(stream, kernel.slots); status != Status::ok) [[unlikely]]
+        return status;
+    publish_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params);
+    return Status::ok;
+}
+
+// The text of this thread's last refused call, for Stream::last_error().
+void remember_error(const StreamState& stream, Status status, std::string_view text = {}) noexcept;
+std::string remembered_error(const StreamState& stream);
+
+// The states behind the public handles, for the bindings.
+struct Access {
+    static StreamState* state(const Stream& stream) noexcept { return stream.state_.get(); }
+    static const KernelState* state(const Kernel& kernel) noexcept { return kernel.state_.get(); }
+    static ClientState* state(const Client& client) noexcept { return client.state_.get(); }
+    static const BufferState* state(const Buffer& buffer) noexcept { return buffer.state_.get(); }
+    static const std::shared_ptr<StreamState>& share(const Stream& stream) noexcept { return stream.state_; }
+};
+
+}  // namespace ringlaunch::detail
