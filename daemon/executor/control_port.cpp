@@ -1,0 +1,405 @@
+#include "daemon/executor/control_port.hpp"
+
+#include <poll.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <exception>
+
+#include "daemon/executor/clock.hpp"
+#include "schema/error.hpp"
+#include "schema/version.hpp"
+#include "schema/wakeup.hpp"
+
+namespace ringlaunch::executor {
+
+namespace {
+
+namespace fb = flatbuffers;
+using internal::ExecutorAnswer;
+using internal::ExecutorRequest;
+
+// How long the device may take to get through what it was given before a close is answered with "stuck".
+constexpr std::uint64_t kStuckNs = 10ull * 1'000'000'000u;
+
+std::string text_of(const fb::String* text) {
+    return text == nullptr ? std::string() : text->str();
+}
+
+UniqueFd take_fd(std::vector<UniqueFd>& fds, std::size_t index, const char* what) {
+    if (index >= fds.size())
+        throw Error(Status::malformed_message,
+                    std::string("the request came without its descriptor: ") + what);
+    return std::move(fds[index]);
+}
+
+std::vector<driver::Signature> signatures_of(const internal::LoadModule& request) {
+    std::vector<driver::Signature> signatures;
+    if (request.signatures() == nullptr) return signatures;
+    for (const schema::Signature* each : *request.signatures()) {
+        driver::Signature signature{each->kernel()->str(), {}};
+        for (const schema::Param* param : *each->params())
+            signature.params.push_back(
+                {param->type(), param->offset(), param->size(), text_of(param->name())});
+        signatures.push_back(std::move(signature));
+    }
+    return signatures;
+}
+
+fb::Offset<schema::KernelInfo> describe(fb::FlatBufferBuilder& builder, const driver::KernelLayout& layout) {
+    std::vector<fb::Offset<schema::Param>> params;
+    for (const driver::Param& param : layout.params)
+        params.push_back(schema::CreateParam(builder, param.type, param.offset, param.size,
+                                             param.name.empty() ? 0 : builder.CreateString(param.name)));
+    const auto name = builder.CreateString(layout.name);
+    const auto listed = builder.CreateVector(params);
+    schema::KernelInfoBuilder info(builder);
+    info.add_name(name);
+    info.add_declared(layout.declared);
+    info.add_params(listed);
+    info.add_param_bytes(layout.param_bytes);
+    info.add_block_x(layout.default_block.x);
+    info.add_block_y(layout.default_block.y);
+    info.add_block_z(layout.default_block.z);
+    info.add_max_threads(layout.max_threads);
+    info.add_static_shared_bytes(layout.static_shared_bytes);
+    info.add_max_dynamic_shared_bytes(layout.max_dynamic_shared_bytes);
+    info.add_registers(layout.registers);
+    return info.Finish();
+}
+
+// Leaves word of a device that failed for good, and goes: only a new process helps. Dispatch thread.
+[[noreturn]] void leave_lost_device(driver::FaultPage* page, const std::string& text) {
+    // relaxed: a look; a signal handler that was first has written what is more exact.
+    if (page != nullptr && page->kind.load(std::memory_order_relaxed) == 0) {
+        std::memset(page->text, 0, sizeof page->text);
+        std::memcpy(page->text, text.data(), std::min(text.size(), sizeof page->text - 1));
+        // sync: FAULT (pairs with the supervisor's read once this process has been reaped): the text belongs
+        // to it.
+        page->kind.store(static_cast<std::uint32_t>(driver::FaultKind::device), std::memory_order_release);
+    }
+    spdlog::critical("the device is lost: {}", text);
+    ::_exit(driver::kExitDeviceLost);
+}
+
+}  // namespace
+
+ControlPort::End ControlPort::run() {
+    End end = End::quit;
+    for (;;) {
+        pollfd watched[2] = {{socket_.get(), POLLIN, 0}, {thread_ ? thread_->notice_fd() : -1, POLLIN, 0}};
+        const int longest_ms = registry_ ? registry_->tick(now_ns()) : -1;
+        if (::poll(watched, 2, longest_ms) < 0 && errno != EINTR) {
+            spdlog::critical("cannot wait for the supervisor: {}", std::strerror(errno));
+            return End::peer_closed;
+        }
+        if (watched[1].revents != 0) pass_notices();
+        if (watched[0].revents != 0 && !serve_one(end)) return end;
+    }
+}
+
+bool ControlPort::settle() {
+    if (!thread_) return true;
+    const bool quiet = registry_->quiet();
+    thread_->stop();
+    return quiet;
+}
+
+// One message, if there is one. False: the conversation is over.
+bool ControlPort::serve_one(End& end) {
+    Message message;
+    switch (receive_message(socket_.get(), message, false)) {
+        case Transfer::would_block:
+            return true;
+        case Transfer::closed:
+            end = End::peer_closed;
+            return false;
+        case Transfer::malformed:
+            end = End::malformed;
+            return false;
+        case Transfer::done:
+            break;
+    }
+    fb::Verifier verifier(reinterpret_cast<const std::uint8_t*>(message.bytes.data()), message.bytes.size());
+    if (!verifier.VerifyBuffer<ToExecutor>(nullptr)) {
+        spdlog::error("a request of {} bytes is not a ToExecutor message", message.bytes.size());
+        end = End::malformed;
+        return false;
+    }
+    const auto& request = *fb::GetRoot<ToExecutor>(message.bytes.data());
+    try {
+        handle(request, message.fds);
+    } catch (const Error& error) {
+        answer_error(request.id(), error.status(), error.what());
+    } catch (const std::bad_alloc&) {
+        answer_error(request.id(), Status::out_of_memory, "the executor has no memory left for this request");
+    } catch (const std::exception& error) {
+        answer_error(request.id(), Status::internal_error, error.what());
+    }
+    end = End::quit;
+    return !quit_;
+}
+
+// ---- requests
+// --------------------------------------------------------------------------------------------------------
+
+void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) {
+    switch (message.request_type()) {
+        case ExecutorRequest::Configure:
+            return configure(message.id(), *message.request_as_Configure(), fds);
+        case ExecutorRequest::AttachSession:
+        case ExecutorRequest::DetachSession:
+        case ExecutorRequest::OpenStream:
+        case ExecutorRequest::ReleaseStream:
+        case ExecutorRequest::ResumeStream:
+        case ExecutorRequest::CloseStream:
+            return handle_stream(message, fds);
+        case ExecutorRequest::LoadModule:
+        case ExecutorRequest::UnloadModule:
+        case ExecutorRequest::BindModule:
+        case ExecutorRequest::UnbindKernels:
+            return handle_module(message, fds);
+        case ExecutorRequest::MakeChunk:
+        case ExecutorRequest::MapChunk:
+        case ExecutorRequest::UnmapChunk:
+        case ExecutorRequest::MapStaging:
+        case ExecutorRequest::UnmapStaging:
+            return handle_memory(message, fds);
+        case ExecutorRequest::Ping:
+            return answer_ok(message.id());
+        case ExecutorRequest::Quit:
+            quit_ = true;
+            return answer_ok(message.id());
+        case ExecutorRequest::NONE:
+            break;
+    }
+    throw Error(Status::malformed_message, "request " +
+                                               std::to_string(static_cast<int>(message.request_type())) +
+                                               " is none that this executor knows");
+}
+
+Registry& ControlPort::registry() {
+    if (!registry_) throw Error(Status::invalid_argument, "the executor has not been configured yet");
+    return *registry_;
+}
+
+void ControlPort::configure(std::uint32_t id, const internal::Configure& request,
+                            std::vector<UniqueFd>& fds) {
+    if (registry_) throw Error(Status::invalid_argument, "the executor is configured already");
+    driver::FaultPage* page = nullptr;
+    if (!fds.empty()) {
+        fault_page_ =
+            Mapping(fds[0], sizeof(driver::FaultPage), Mapping::Access::read_write, "the fault page");
+        page = fault_page_.as<driver::FaultPage>();
+    }
+    std::unique_ptr<driver::Driver> made = driver::make_driver(request.driver(), request.device(), page);
+    const driver::DeviceInfo& device = made->device();
+    auto memory = std::make_unique<MemoryMap>(device.range_base, device.range_bytes, device.chunk_bytes);
+
+    DispatchThread::Config config;
+    if (request.max_in_flight() != 0) config.dispatcher.max_in_flight = request.max_in_flight();
+    if (request.max_batch() != 0)
+        config.dispatcher.max_batch = std::min<std::uint32_t>(request.max_batch(), 1024);
+    config.dispatcher.coalesce = request.coalesce();
+    config.spin_ns = request.spin_ns();
+    // Registered as well, so that a producer within this process (a test, an embedded one) is reached.
+    config.membarrier = membarrier_available() && register_for_membarrier();
+    auto thread = std::make_unique<DispatchThread>(
+        config, *made, *memory, [page](const std::string& text) { leave_lost_device(page, text); });
+    thread->start();
+    driver_ = std::move(made);
+    memory_ = std::move(memory);
+    thread_ = std::move(thread);
+    registry_ =
+        std::make_unique<Registry>(*driver_, *memory_, *thread_, config.dispatcher.max_in_flight, kStuckNs);
+
+    fb::FlatBufferBuilder builder;
+    const auto name = builder.CreateString(device.name);
+    const auto architecture = builder.CreateString(device.architecture);
+    internal::ReadyBuilder ready(builder);
+    ready.add_device_name(name);
+    ready.add_architecture(architecture);
+    ready.add_range_base(device.range_base);
+    ready.add_range_bytes(device.range_bytes);
+    ready.add_chunk_bytes(device.chunk_bytes);
+    ready.add_max_param_bytes(device.max_param_bytes);
+    ready.add_max_grid_x(device.max_grid.x);
+    ready.add_max_grid_y(device.max_grid.y);
+    ready.add_max_grid_z(device.max_grid.z);
+    ready.add_max_threads_per_block(device.max_threads_per_block);
+    ready.add_max_block_x(device.max_block.x);
+    ready.add_max_block_y(device.max_block.y);
+    ready.add_max_block_z(device.max_block.z);
+    ready.add_uses_membarrier(config.membarrier);
+    const auto answer = ready.Finish();
+    send(builder, internal::CreateFromExecutor(builder, id, 0, 0, ExecutorAnswer::Ready, answer.Union()));
+    spdlog::info("executor ready: {} ({}), epoch {}", device.name, device.architecture, request.epoch());
+}
+
+void ControlPort::handle_stream(const ToExecutor& message, std::vector<UniqueFd>& fds) {
+    Registry& held = registry();
+    switch (message.request_type()) {
+        case ExecutorRequest::AttachSession:
+            held.attach_session(message.request_as_AttachSession()->session(),
+                                take_fd(fds, 0, "the doorbell"));
+            break;
+        case ExecutorRequest::DetachSession:
+            held.detach_session(message.request_as_DetachSession()->session());
+            break;
+        case ExecutorRequest::OpenStream: {
+            const auto& request = *message.request_as_OpenStream();
+            StreamSetup setup;
+            setup.id = request.stream();
+            setup.ring_slots = request.ring_slots();
+            setup.position = request.position();
+            setup.priority = request.priority();
+            setup.hold = request.hold();
+            const UniqueFd ring = take_fd(fds, 0, "the ring");
+            const UniqueFd status = take_fd(fds, 1, "the status page");
+            held.open_stream(request.session(), setup, ring, status, take_fd(fds, 2, "the wake eventfd"));
+            break;
+        }
+        case ExecutorRequest::ReleaseStream:
+            held.release_stream(message.request_as_ReleaseStream()->stream());
+            break;
+        case ExecutorRequest::ResumeStream: {
+            const auto& request = *message.request_as_ResumeStream();
+            held.resume_stream(request.stream(), request.position(), request.skip());
+            break;
+        }
+        default:
+            held.close_stream(message.request_as_CloseStream()->stream(), later(message.id()));
+            return;
+    }
+    answer_ok(message.id());
+}
+
+void ControlPort::handle_module(const ToExecutor& message, std::vector<UniqueFd>& fds) {
+    Registry& held = registry();
+    const auto ids_of = [](const fb::Vector<std::uint64_t>* ids) {
+        return ids == nullptr ? std::vector<std::uint64_t>()
+                              : std::vector<std::uint64_t>(ids->begin(), ids->end());
+    };
+    switch (message.request_type()) {
+        case ExecutorRequest::LoadModule:
+            return load_module(message.id(), *message.request_as_LoadModule(), fds);
+        case ExecutorRequest::UnloadModule:
+            return held.unload_module(message.request_as_UnloadModule()->module_key(), later(message.id()));
+        case ExecutorRequest::BindModule: {
+            const auto& request = *message.request_as_BindModule();
+            held.bind_module(request.session(), request.module_key(), ids_of(request.kernel_ids()));
+            break;
+        }
+        default: {
+            const auto& request = *message.request_as_UnbindKernels();
+            held.unbind_kernels(request.session(), ids_of(request.kernel_ids()));
+        }
+    }
+    answer_ok(message.id());
+}
+
+void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& request,
+                              std::vector<UniqueFd>& fds) {
+    Registry& held = registry();
+    const UniqueFd image = take_fd(fds, 0, "the image");
+    const std::vector<driver::Signature> signatures = signatures_of(request);
+    const KernelCache::Loaded& module =
+        held.load_module(request.module_key(), text_of(request.name()), image, request.bytes(), signatures);
+    fb::FlatBufferBuilder builder;
+    std::vector<fb::Offset<schema::KernelInfo>> kernels;
+    for (const auto& entry : module.kernels) kernels.push_back(describe(builder, entry->kernel->layout()));
+    const auto layout = internal::CreateModuleLayoutDirect(builder, &kernels);
+    if (builder.GetSize() > kMaxControlBytes - 256) {
+        held.unload_module(request.module_key(), [](Status, const std::string&) {});
+        throw Error(Status::limit_reached, "module '" + text_of(request.name()) + "' has " +
+                                               std::to_string(kernels.size()) +
+                                               " kernels, whose layouts do not fit into one message of " +
+                                               std::to_string(kMaxControlBytes) + " bytes; load it in parts");
+    }
+    send(builder,
+         internal::CreateFromExecutor(builder, id, 0, 0, ExecutorAnswer::ModuleLayout, layout.Union()));
+}
+
+void ControlPort::handle_memory(const ToExecutor& message, std::vector<UniqueFd>& fds) {
+    Registry& held = registry();
+    switch (message.request_type()) {
+        case ExecutorRequest::MakeChunk: {
+            const auto& request = *message.request_as_MakeChunk();
+            const UniqueFd chunk = held.make_chunk(request.session(), request.address(), request.bytes());
+            return answer_ok(message.id(), chunk.get());
+        }
+        case ExecutorRequest::MapChunk: {
+            const auto& request = *message.request_as_MapChunk();
+            held.map_chunk(request.session(), request.address(), request.bytes(),
+                           take_fd(fds, 0, "the chunk"));
+            break;
+        }
+        case ExecutorRequest::UnmapChunk: {
+            const auto& request = *message.request_as_UnmapChunk();
+            return held.unmap_chunk(request.session(), request.address(), request.bytes(),
+                                    later(message.id()));
+        }
+        case ExecutorRequest::MapStaging: {
+            const auto& request = *message.request_as_MapStaging();
+            held.map_staging(request.session(), request.staging(), request.bytes(),
+                             take_fd(fds, 0, "the segment"));
+            break;
+        }
+        default: {
+            const auto& request = *message.request_as_UnmapStaging();
+            return held.unmap_staging(request.session(), request.staging(), later(message.id()));
+        }
+    }
+    answer_ok(message.id());
+}
+
+// ---- answers
+// ---------------------------------------------------------------------------------------------------------
+
+void ControlPort::pass_notices() {
+    for (const Notice& notice : thread_->take_notices()) {
+        if (notice.kind == Notice::Kind::barrier_reached) {
+            registry_->barrier_reached(notice.id);
+            continue;
+        }
+        fb::FlatBufferBuilder builder;
+        const auto stopped = internal::CreateStreamStopped(builder, notice.id);
+        send(builder,
+             internal::CreateFromExecutor(builder, 0, 0, 0, ExecutorAnswer::StreamStopped, stopped.Union()));
+    }
+}
+
+Registry::Answer ControlPort::later(std::uint32_t id) {
+    return [this, id](Status status, const std::string& text) {
+        if (status == Status::ok)
+            answer_ok(id);
+        else
+            answer_error(id, status, text);
+    };
+}
+
+void ControlPort::answer_ok(std::uint32_t id, int fd) {
+    fb::FlatBufferBuilder builder;
+    const auto ok = internal::CreateOk(builder);
+    send(builder, internal::CreateFromExecutor(builder, id, 0, 0, ExecutorAnswer::Ok, ok.Union()), fd);
+}
+
+void ControlPort::answer_error(std::uint32_t id, Status status, const std::string& text) {
+    fb::FlatBufferBuilder builder;
+    const auto error = builder.CreateString(text.substr(0, 4096));
+    send(builder, internal::CreateFromExecutor(builder, id, static_cast<std::uint32_t>(status), error));
+}
+
+void ControlPort::send(fb::FlatBufferBuilder& builder, fb::Offset<internal::FromExecutor> message, int fd) {
+    builder.Finish(message);
+    const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(builder.GetBufferPointer()),
+                                           builder.GetSize());
+    const std::span<const int> fds(&fd, fd >= 0 ? 1 : 0);
+    // A supervisor that is gone is noticed by the next receive.
+    if (send_message(socket_.get(), bytes, fds, true) == Transfer::malformed)
+        spdlog::error("an answer of {} bytes could not be sent", bytes.size());
+}
+
+}  // namespace ringlaunch::executor

@@ -1,0 +1,243 @@
+#include "daemon/executor/dispatch_thread.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+
+#include "daemon/executor/clock.hpp"
+#include "schema/wakeup.hpp"
+
+namespace ringlaunch::executor {
+
+namespace {
+
+constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
+constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
+constexpr std::uint32_t kPausesPerYield = 32;
+constexpr int kFewCores = 2;
+
+[[noreturn]] void fail(const char* doing) {
+    throw std::system_error(errno, std::generic_category(), doing);
+}
+
+UniqueFd make_eventfd() {
+    UniqueFd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!fd) fail("cannot make an eventfd for the dispatch thread");
+    return fd;
+}
+
+void signal(const UniqueFd& event) {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t wrote = ::write(event.get(), &one, sizeof one);  // full is a signal too
+}
+
+int cores() {
+    cpu_set_t set;
+    return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : kFewCores + 1;
+}
+
+void watch_edges(int epoll, int fd) {
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLET;
+    event.data.fd = fd;
+    if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+        fail("cannot watch a descriptor of the dispatch thread");
+}
+
+inline void pause_cpu() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+DispatchThread::DispatchThread(const Config& config, driver::Driver& driver, const MemoryMap& memory,
+                               std::function<void(const std::string&)> device_lost)
+    : config_(config),
+      driver_(driver),
+      dispatcher_(config.dispatcher, driver, memory, std::move(device_lost)),
+      few_cores_(cores() <= kFewCores),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      change_event_(make_eventfd()),
+      notice_event_(make_eventfd()) {
+    if (!epoll_) fail("cannot make an epoll set for the dispatch thread");
+    watch_edges(epoll_.get(), change_event_.get());
+    if (driver.completion_fd() >= 0) watch_edges(epoll_.get(), driver.completion_fd());
+}
+
+DispatchThread::~DispatchThread() {
+    stop();
+}
+
+void DispatchThread::start() {
+    const std::lock_guard lock(mutex_);
+    if (running_) return;
+    running_ = true;
+    thread_ = std::thread([this] { loop(); });
+    ::pthread_setname_np(thread_.native_handle(), "rl-dispatch");
+}
+
+void DispatchThread::stop() {
+    if (!thread_.joinable()) return;
+    {
+        const std::lock_guard lock(mutex_);
+        // relaxed: pending_ releases it; under the mutex, so that run_changes() does not take the flag back.
+        stop_.store(true, std::memory_order_relaxed);
+        pending_.store(true, std::memory_order_release);  // sync: CHANGE (pairs with look())
+        signal(change_event_);
+    }
+    thread_.join();
+}
+
+void DispatchThread::call(const std::function<void(Dispatcher&)>& change) {
+    std::unique_lock lock(mutex_);
+    if (!running_) {  // not started, or over: nobody else uses the dispatcher
+        change(dispatcher_);
+        notices_.insert(notices_.end(), dispatcher_.notices().begin(), dispatcher_.notices().end());
+        if (!dispatcher_.notices().empty()) signal(notice_event_);
+        dispatcher_.notices().clear();
+        return;
+    }
+    Change entry{&change, false, nullptr};
+    changes_.push_back(&entry);
+    // sync: CHANGE (pairs with look()): the queue itself is the mutex's.
+    pending_.store(true, std::memory_order_release);
+    // Always: the thread may be about to sleep, and an edge is not lost.
+    signal(change_event_);
+    changed_.wait(lock, [&] { return entry.done; });
+    if (entry.failed) std::rethrow_exception(entry.failed);
+}
+
+void DispatchThread::watch(int doorbell) {
+    watch_edges(epoll_.get(), doorbell);
+}
+
+void DispatchThread::unwatch(int doorbell) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, doorbell, nullptr);
+}
+
+std::vector<Notice> DispatchThread::take_notices() {
+    std::uint64_t seen;
+    [[maybe_unused]] const ssize_t got = ::read(notice_event_.get(), &seen, sizeof seen);  // before the queue
+    const std::lock_guard lock(mutex_);
+    return std::exchange(notices_, {});
+}
+
+// ---- the thread
+// ------------------------------------------------------------------------------------------------
+
+void DispatchThread::loop() {
+    std::uint64_t idle_since = 0;
+    std::uint32_t turns = 0, idle_rounds = 0;
+    for (;;) {
+        const bool worked = look();
+        if (worked) {
+            if (stop_.load(std::memory_order_relaxed)) break;  // relaxed: pending_ brought it
+            idle_since = 0;
+            if (++turns < kTurnsPerClock) continue;
+        }
+        turns = 0;
+        const std::uint64_t now = now_ns();
+        beat(now);
+        if (worked) continue;
+        if (idle_since == 0) {
+            idle_since = now;
+            idle_rounds = 0;
+        }
+        if (now - idle_since < config_.spin_ns) {
+            spin(++idle_rounds);
+            continue;
+        }
+        sleep();
+        idle_since = 0;
+    }
+    const std::lock_guard lock(mutex_);
+    running_ = false;
+}
+
+// Everything that there may be to do, once.
+bool DispatchThread::look() {
+    bool worked = dispatcher_.do_work();
+    if (!dispatcher_.notices().empty()) pass_notices();
+    // sync: CHANGE (pairs with call() and stop())
+    if (pending_.load(std::memory_order_acquire)) {
+        run_changes();
+        worked = true;
+    }
+    return worked;
+}
+
+void DispatchThread::spin(std::uint32_t round) const {
+    pause_cpu();
+    // Where a client and this thread share two cores with the rest of the machine, others must get on.
+    if (few_cores_ && round % kPausesPerYield == 0) ::sched_yield();
+}
+
+// W1 and W2 of schema/wakeup.hpp, in their order. The look after the barrier is an ordinary turn: it sees
+// every ring, every wait position and every change. Whoever stores later than that look sees need_wakeup and
+// writes a doorbell; a change writes its eventfd in any case, and the driver writes its own for what arm()
+// asked.
+void DispatchThread::sleep() {
+    dispatcher_.look_at_device();
+    dispatcher_.announce_sleep();
+    barrier_before_sleep(config_.membarrier);
+    while (!look()) {
+        const int longest_ms = dispatcher_.arm();
+        sleeps_.fetch_add(1, std::memory_order_relaxed);  // relaxed: a count for people
+        epoll_event events[16];
+        const int got = ::epoll_wait(epoll_.get(), events, 16, longest_ms);
+        bool driver_told = false;
+        for (int i = 0; i < got; ++i) driver_told |= events[i].data.fd == driver_.completion_fd();
+        if (driver_told) dispatcher_.disarm();
+        beat(now_ns());
+        if (got > 0) break;
+        dispatcher_.look_at_device();
+        // Only time went by: need_wakeup stands, and so does the barrier's promise. One more look, and sleep
+        // on.
+    }
+    dispatcher_.announce_awake();
+}
+
+void DispatchThread::run_changes() {
+    std::vector<Change*> taken;
+    {
+        const std::lock_guard lock(mutex_);
+        taken.swap(changes_);
+        // relaxed: under the mutex that call() holds when it sets it; stop() sets it last and joins.
+        pending_.store(stop_.load(std::memory_order_relaxed), std::memory_order_relaxed);
+    }
+    for (Change* change : taken) try {
+            (*change->run)(dispatcher_);
+        } catch (...) {
+            change->failed = std::current_exception();
+        }
+    if (!dispatcher_.notices().empty()) pass_notices();
+    const std::lock_guard lock(mutex_);
+    for (Change* change : taken) change->done = true;
+    changed_.notify_all();
+}
+
+void DispatchThread::pass_notices() {
+    {
+        const std::lock_guard lock(mutex_);
+        notices_.insert(notices_.end(), dispatcher_.notices().begin(), dispatcher_.notices().end());
+    }
+    dispatcher_.notices().clear();
+    signal(notice_event_);
+}
+
+// About once a second: a sign of life, and a look whether the device still has one.
+void DispatchThread::beat(std::uint64_t now) {
+    if (now < next_heartbeat_ns_) return;
+    dispatcher_.heartbeat(now);
+    next_heartbeat_ns_ = now + kHeartbeatNs;
+    dispatcher_.look_at_device();
+}
+
+}  // namespace ringlaunch::executor

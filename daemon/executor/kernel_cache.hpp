@@ -1,0 +1,37 @@
+// The modules that this executor has loaded, once for all sessions, and what their kernels' launches are
+// checked against. Control thread only; the dispatcher sees a kernel through a session's table.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/driver/driver.hpp"
+#include "daemon/executor/session_view.hpp"
+
+namespace ringlaunch::executor {
+
+class KernelCache {
+  public:
+    struct Loaded {
+        std::string name;
+        std::unique_ptr<driver::Module> module;
+        std::vector<std::unique_ptr<const KernelEntry>> kernels;  // in the module's order
+        std::uint64_t bindings = 0;                               // ids that sessions have for its kernels
+    };
+
+    // Throws Error{invalid_argument} for a key that is taken.
+    Loaded& add(std::uint64_t key, const std::string& name, std::unique_ptr<driver::Module> module);
+    // Throws Error{not_found}.
+    Loaded& get(std::uint64_t key);
+    void erase(std::uint64_t key) { loaded_.erase(key); }
+    bool contains(std::uint64_t key) const { return loaded_.contains(key); }
+    std::size_t size() const { return loaded_.size(); }
+
+  private:
+    std::unordered_map<std::uint64_t, Loaded> loaded_;
+};
+
+}  // namespace ringlaunch::executor

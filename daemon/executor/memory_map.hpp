@@ -1,0 +1,76 @@
+// Which session owns which chunk of the device's address range: one flat table, so that checking a pointer is
+// one load and one comparison.
+//
+// The control thread writes, the dispatch thread reads. An entry changes only while nothing that relies on it
+// can be in the rings (a new chunk is told to its client after this) or before the dispatcher is asked for a
+// barrier (a chunk that goes), so relaxed accesses do.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "schema/error.hpp"
+
+namespace ringlaunch::executor {
+
+// Stands for a session in the table; never 0, which is nobody.
+using OwnerTag = std::uint32_t;
+
+class MemoryMap {
+  public:
+    // Throws Error{internal_error} where the chunk size is no power of two.
+    MemoryMap(std::uint64_t base, std::uint64_t bytes, std::uint64_t chunk_bytes)
+        : base_(base), shift_(static_cast<unsigned>(std::countr_zero(chunk_bytes))) {
+        if (!std::has_single_bit(chunk_bytes))
+            throw Error(Status::internal_error,
+                        "the driver's chunk size " + std::to_string(chunk_bytes) + " is not a power of two");
+        count_ = static_cast<std::size_t>(bytes >> shift_);
+        owners_ = std::make_unique<std::atomic<OwnerTag>[]>(count_);
+    }
+
+    bool owns(OwnerTag tag, std::uint64_t address) const noexcept {
+        const std::uint64_t chunk =
+            (address - base_) >> shift_;  // wraps below the base: then it is too large
+        return chunk < count_ && owners_[chunk].load(std::memory_order_relaxed) == tag;
+    }
+
+    // Neighbouring chunks of one session are one range. `bytes` may be 0: then only the address counts.
+    bool owns_range(OwnerTag tag, std::uint64_t address, std::uint64_t bytes) const noexcept {
+        if (!owns(tag, address)) return false;
+        if (bytes <= 1) return true;
+        const std::uint64_t last = address + (bytes - 1);
+        if (last < address) return false;
+        const std::uint64_t last_chunk = (last - base_) >> shift_;
+        if (last_chunk >= count_) return false;
+        for (std::uint64_t chunk = ((address - base_) >> shift_) + 1; chunk <= last_chunk; ++chunk)
+            if (owners_[chunk].load(std::memory_order_relaxed) != tag) return false;
+        return true;
+    }
+
+    // Is [address, address + bytes) made of whole chunks of this range?
+    bool is_whole_chunks(std::uint64_t address, std::uint64_t bytes) const noexcept {
+        const std::uint64_t mask = (std::uint64_t{1} << shift_) - 1;
+        const std::uint64_t first = (address - base_) >> shift_;
+        return bytes != 0 && ((address - base_) & mask) == 0 && (bytes & mask) == 0 && first < count_ &&
+               (bytes >> shift_) <= count_ - first;
+    }
+
+    // `tag` 0: nobody's from now on. The range must be whole chunks.
+    void set_owner(OwnerTag tag, std::uint64_t address, std::uint64_t bytes) noexcept {
+        const std::uint64_t first = (address - base_) >> shift_;
+        for (std::uint64_t i = 0; i < bytes >> shift_; ++i)
+            owners_[first + i].store(tag, std::memory_order_relaxed);
+    }
+
+  private:
+    std::uint64_t base_;
+    unsigned shift_;
+    std::size_t count_ = 0;
+    std::unique_ptr<std::atomic<OwnerTag>[]> owners_;
+};
+
+}  // namespace ringlaunch::executor

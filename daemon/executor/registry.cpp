@@ -1,0 +1,317 @@
+#include "daemon/executor/registry.hpp"
+
+#include <algorithm>
+
+#include "daemon/executor/clock.hpp"
+#include "schema/error.hpp"
+
+namespace ringlaunch::executor {
+
+namespace {
+
+std::string quoted(const char* what, std::uint64_t id) {
+    return std::string(what) + " " + std::to_string(id);
+}
+
+[[noreturn]] void not_found(const std::string& what) {
+    throw Error(Status::not_found, "this executor has no " + what);
+}
+
+}  // namespace
+
+Registry::Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread,
+                   std::uint32_t max_in_flight, std::uint64_t stuck_ns)
+    : driver_(driver), memory_(memory), thread_(thread), max_in_flight_(max_in_flight), stuck_ns_(stuck_ns) {}
+
+Registry::~Registry() {
+    thread_.stop();
+}
+
+Registry::Session& Registry::session(std::uint64_t id) {
+    const auto found = sessions_.find(id);
+    if (found == sessions_.end()) not_found(quoted("session", id));
+    return *found->second;
+}
+
+Registry::Stream& Registry::stream(std::uint64_t id) {
+    const auto found = streams_.find(id);
+    if (found == streams_.end()) not_found(quoted("stream", id));
+    return found->second;
+}
+
+// ---- sessions and streams
+// ----------------------------------------------------------------------------------------
+
+void Registry::attach_session(std::uint64_t id, UniqueFd doorbell) {
+    if (sessions_.contains(id))
+        throw Error(Status::invalid_argument, quoted("session", id) + " is attached already");
+    auto fresh = std::make_unique<Session>();
+    fresh->view.id = id;
+    fresh->view.tag = next_tag_++;
+    fresh->doorbell = std::move(doorbell);
+    thread_.watch(fresh->doorbell.get());
+    sessions_.emplace(id, std::move(fresh));
+}
+
+void Registry::detach_session(std::uint64_t id) {
+    Session& gone = session(id);
+    if (gone.streams != 0)
+        throw Error(Status::invalid_argument, "cannot detach " + quoted("session", id) + ": " +
+                                                  std::to_string(gone.streams) +
+                                                  " of its streams are not closed");
+    if (gone.barriers != 0)
+        throw Error(Status::invalid_argument,
+                    "cannot detach " + quoted("session", id) + ": memory of it is still being unmapped");
+    thread_.unwatch(gone.doorbell.get());
+    // No stream, so nothing of it is in flight.
+    for (const auto& [address, bytes] : gone.chunks) {
+        memory_.set_owner(0, address, bytes);
+        driver_.unmap_chunk(address, bytes);
+    }
+    for (const auto& [kernel, key] : gone.kernel_modules) --modules_.get(key).bindings;
+    sessions_.erase(id);
+}
+
+void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const UniqueFd& ring,
+                           const UniqueFd& status, UniqueFd wake) {
+    Session& owner = session(session_id);
+    if (streams_.contains(setup.id))
+        throw Error(Status::invalid_argument, quoted("stream", setup.id) + " is open already");
+    setup.max_in_flight = max_in_flight_;
+    auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.add(*port); });
+    streams_.emplace(setup.id, Stream{std::move(port), &owner});
+    ++owner.streams;
+}
+
+void Registry::release_stream(std::uint64_t id) {
+    Stream& held = stream(id);
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.release(*held.port); });
+}
+
+void Registry::resume_stream(std::uint64_t id, std::uint64_t position, bool skip) {
+    Stream& stopped = stream(id);
+    if (stopped.closing)
+        throw Error(Status::invalid_argument, "cannot resume " + quoted("stream", id) + ": it is closing");
+    StreamPort& port = *stopped.port;
+    std::unique_ptr<driver::Stream> old;
+    bool anew = false;
+    thread_.call([&](Dispatcher& dispatcher) {
+        if (skip) position += dispatcher.measure(port, position);
+        // A driver's stream begins where it was opened; one that was given nothing yet can begin elsewhere.
+        anew = port.phase != StreamPort::Phase::running && port.issued_records == 0 &&
+               (port.driver_stream == nullptr || position != port.setup.position);
+        if (anew) old = std::move(port.driver_stream);
+    });
+    if (anew) {
+        old.reset();
+        // The dispatcher asks nothing of the driver for a stream that is stopped and has nothing in flight.
+        std::unique_ptr<driver::Stream> fresh = port.open_driver_stream(driver_, position);
+        thread_.call([&](Dispatcher&) { port.driver_stream = std::move(fresh); });
+    }
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.resume(port, position); });
+}
+
+void Registry::close_stream(std::uint64_t id, Answer answer) {
+    Stream& closing = stream(id);
+    if (closing.closing) throw Error(Status::invalid_argument, quoted("stream", id) + " is closing already");
+    closing.closing = true;
+    const std::uint64_t barrier = expect_barrier(
+        quoted("stream", id),
+        [this, id] {
+            const auto found = streams_.find(id);
+            thread_.call([&](Dispatcher& dispatcher) { dispatcher.remove(*found->second.port); });
+            --found->second.session->streams;
+            streams_.erase(found);
+        },
+        std::move(answer));
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.close(*closing.port, barrier); });
+}
+
+// ---- modules
+// -------------------------------------------------------------------------------------------------------
+
+const KernelCache::Loaded& Registry::load_module(std::uint64_t key, const std::string& name,
+                                                 const UniqueFd& image, std::uint64_t bytes,
+                                                 std::span<const driver::Signature> signatures) {
+    if (modules_.contains(key))
+        throw Error(Status::invalid_argument,
+                    "cannot load module '" + name + "': its key " + std::to_string(key) + " is taken");
+    return modules_.add(key, name, driver_.load_module(name, image, bytes, signatures));
+}
+
+void Registry::unload_module(std::uint64_t key, Answer answer) {
+    const KernelCache::Loaded& gone = modules_.get(key);
+    if (gone.bindings != 0)
+        throw Error(Status::invalid_argument, "cannot unload module '" + gone.name +
+                                                  "': sessions still have " + std::to_string(gone.bindings) +
+                                                  " ids of its kernels");
+    const std::uint64_t barrier = expect_barrier(
+        "module '" + gone.name + "'", [this, key] { modules_.erase(key); }, std::move(answer));
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, barrier); });
+}
+
+void Registry::change_kernels(Session& owner,
+                              const std::function<void(IdTable<const KernelEntry>&)>& change) {
+    IdTable<const KernelEntry> table = owner.view.kernels;
+    change(table);
+    thread_.call([&](Dispatcher&) { owner.view.kernels.swap(table); });
+}
+
+void Registry::bind_module(std::uint64_t session_id, std::uint64_t key, std::span<const std::uint64_t> ids) {
+    Session& owner = session(session_id);
+    KernelCache::Loaded& module = modules_.get(key);
+    if (ids.size() != module.kernels.size())
+        throw Error(Status::invalid_argument, "cannot bind module '" + module.name +
+                                                  "': " + std::to_string(ids.size()) + " ids for its " +
+                                                  std::to_string(module.kernels.size()) + " kernels");
+    change_kernels(owner, [&](IdTable<const KernelEntry>& table) {
+        for (std::size_t i = 0; i < ids.size(); ++i) table.set(ids[i], module.kernels[i].get());
+    });
+    for (const std::uint64_t id : ids)
+        if (owner.kernel_modules.try_emplace(id, key).second) ++module.bindings;
+}
+
+void Registry::unbind_kernels(std::uint64_t session_id, std::span<const std::uint64_t> ids) {
+    Session& owner = session(session_id);
+    change_kernels(owner, [&](IdTable<const KernelEntry>& table) {
+        for (const std::uint64_t id : ids) table.erase(id);
+    });
+    for (const std::uint64_t id : ids)
+        if (const auto bound = owner.kernel_modules.find(id); bound != owner.kernel_modules.end()) {
+            --modules_.get(bound->second).bindings;
+            owner.kernel_modules.erase(bound);
+        }
+}
+
+// ---- memory
+// --------------------------------------------------------------------------------------------------------
+
+void Registry::check_chunk(std::uint64_t address, std::uint64_t bytes) const {
+    if (!memory_.is_whole_chunks(address, bytes))
+        throw Error(Status::invalid_argument, std::to_string(bytes) + " bytes at " + std::to_string(address) +
+                                                  " are not whole chunks of the device's range");
+}
+
+UniqueFd Registry::make_chunk(std::uint64_t session_id, std::uint64_t address, std::uint64_t bytes) {
+    Session& owner = session(session_id);
+    check_chunk(address, bytes);
+    UniqueFd chunk = driver_.make_chunk(address, bytes);
+    owner.chunks[address] = bytes;
+    memory_.set_owner(owner.view.tag, address, bytes);
+    return chunk;
+}
+
+void Registry::map_chunk(std::uint64_t session_id, std::uint64_t address, std::uint64_t bytes,
+                         const UniqueFd& chunk) {
+    Session& owner = session(session_id);
+    check_chunk(address, bytes);
+    driver_.map_chunk(address, bytes, chunk);
+    owner.chunks[address] = bytes;
+    memory_.set_owner(owner.view.tag, address, bytes);
+}
+
+void Registry::unmap_chunk(std::uint64_t session_id, std::uint64_t address, std::uint64_t bytes,
+                           Answer answer) {
+    Session& owner = session(session_id);
+    const auto chunk = owner.chunks.find(address);
+    if (chunk == owner.chunks.end() || chunk->second != bytes)
+        not_found("chunk of " + std::to_string(bytes) + " bytes at " + std::to_string(address) + " in " +
+                  quoted("session", session_id));
+    memory_.set_owner(0, address, bytes);
+    owner.chunks.erase(chunk);
+    ++owner.barriers;
+    const std::uint64_t barrier = expect_barrier(
+        "chunk at " + std::to_string(address),
+        [this, &owner, address, bytes] {
+            --owner.barriers;
+            driver_.unmap_chunk(address, bytes);
+        },
+        std::move(answer));
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
+}
+
+void Registry::change_staging(Session& owner, const std::function<void(IdTable<driver::Staging>&)>& change) {
+    IdTable<driver::Staging> table = owner.view.staging;
+    change(table);
+    thread_.call([&](Dispatcher&) { owner.view.staging.swap(table); });
+}
+
+void Registry::map_staging(std::uint64_t session_id, std::uint64_t id, std::uint64_t bytes,
+                           const UniqueFd& segment) {
+    Session& owner = session(session_id);
+    if (owner.staging.contains(id))
+        throw Error(Status::invalid_argument, quoted("staging segment", id) + " is mapped already");
+    std::unique_ptr<driver::Staging> fresh = driver_.map_staging(segment, bytes);
+    change_staging(owner, [&](IdTable<driver::Staging>& table) { table.set(id, fresh.get()); });
+    owner.staging.emplace(id, std::move(fresh));
+}
+
+void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer answer) {
+    Session& owner = session(session_id);
+    const auto found = owner.staging.find(id);
+    if (found == owner.staging.end()) not_found(quoted("staging segment", id));
+    change_staging(owner, [&](IdTable<driver::Staging>& table) { table.erase(id); });
+    // Shared, because a std::function is copied; gone when the barrier's entry is.
+    auto kept = std::make_shared<std::unique_ptr<driver::Staging>>(std::move(found->second));
+    owner.staging.erase(found);
+    ++owner.barriers;
+    const std::uint64_t barrier = expect_barrier(
+        quoted("staging segment", id),
+        [&owner, kept] {
+            --owner.barriers;
+            kept->reset();
+        },
+        std::move(answer));
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
+}
+
+// ---- what takes its time
+// -------------------------------------------------------------------------------------------
+
+std::uint64_t Registry::expect_barrier(std::string what, std::function<void()> finish, Answer answer) {
+    const std::uint64_t id = next_barrier_++;
+    pending_.emplace(id,
+                     Pending{std::move(what), now_ns() + stuck_ns_, std::move(finish), std::move(answer)});
+    return id;
+}
+
+void Registry::barrier_reached(std::uint64_t barrier) {
+    const auto found = pending_.find(barrier);
+    if (found == pending_.end()) return;
+    Pending done = std::move(found->second);
+    pending_.erase(found);
+    try {
+        done.finish();
+    } catch (const Error& error) {
+        if (!done.answered) done.answer(error.status(), error.what());
+        return;
+    }
+    if (!done.answered) done.answer(Status::ok, "");
+}
+
+int Registry::tick(std::uint64_t now) {
+    std::uint64_t next = ~std::uint64_t{0};
+    for (auto& [id, pending] : pending_) {
+        if (pending.answered) continue;
+        if (pending.deadline_ns > now) {
+            next = std::min(next, pending.deadline_ns - now);
+            continue;
+        }
+        pending.answered = true;
+        pending.answer(Status::driver_failed, "stuck: the device is still at work for " + pending.what +
+                                                  " after " + std::to_string(stuck_ns_ / 1'000'000) +
+                                                  " ms; it is let go when that ends");
+    }
+    return next == ~std::uint64_t{0}
+               ? -1
+               : static_cast<int>(std::min<std::uint64_t>(next / 1'000'000 + 1, 1'000'000));
+}
+
+bool Registry::quiet() {
+    bool quiet = false;
+    thread_.call([&](Dispatcher& dispatcher) { quiet = dispatcher.nothing_in_flight(); });
+    return quiet;
+}
+
+}  // namespace ringlaunch::executor

@@ -1,0 +1,113 @@
+// What this executor was told to hold: sessions with their memory and staging, streams, modules. Control
+// thread only.
+//
+// A change prepares everything here, then swaps it into the dispatcher between two turns. What goes away goes
+// in two steps: first the dispatcher forgets it, then a barrier tells when the device is through with what it
+// was given, and only then is it destroyed and the request answered. A device that does not come through in
+// time is reported as stuck; the thing is kept until it does.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "daemon/driver/driver.hpp"
+#include "daemon/executor/dispatch_thread.hpp"
+#include "daemon/executor/kernel_cache.hpp"
+#include "daemon/executor/memory_map.hpp"
+#include "daemon/executor/session_view.hpp"
+#include "daemon/executor/stream_port.hpp"
+#include "schema/unique_fd.hpp"
+
+namespace ringlaunch::executor {
+
+class Registry {
+  public:
+    // How a request that takes its time is answered; the text is empty with ok.
+    using Answer = std::function<void(Status, const std::string&)>;
+
+    Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread, std::uint32_t max_in_flight,
+             std::uint64_t stuck_ns);
+    ~Registry();  // ends the dispatch thread
+
+    // All of these throw Error (or std::system_error) that says what was wrong with what.
+    void attach_session(std::uint64_t session, UniqueFd doorbell);
+    void detach_session(std::uint64_t session);
+    void open_stream(std::uint64_t session, StreamSetup setup, const UniqueFd& ring, const UniqueFd& status,
+                     UniqueFd wake);
+    void release_stream(std::uint64_t stream);
+    void resume_stream(std::uint64_t stream, std::uint64_t position, bool skip);
+    void close_stream(std::uint64_t stream, Answer answer);
+
+    const KernelCache::Loaded& load_module(std::uint64_t key, const std::string& name, const UniqueFd& image,
+                                           std::uint64_t bytes,
+                                           std::span<const driver::Signature> signatures);
+    void unload_module(std::uint64_t key, Answer answer);
+    void bind_module(std::uint64_t session, std::uint64_t key, std::span<const std::uint64_t> ids);
+    void unbind_kernels(std::uint64_t session, std::span<const std::uint64_t> ids);
+
+    UniqueFd make_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes);
+    void map_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
+    void unmap_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, Answer answer);
+    void map_staging(std::uint64_t session, std::uint64_t staging, std::uint64_t bytes,
+                     const UniqueFd& segment);
+    void unmap_staging(std::uint64_t session, std::uint64_t staging, Answer answer);
+
+    // A barrier that the dispatcher reported: finishes and answers what waited for it.
+    void barrier_reached(std::uint64_t barrier);
+    // Answers what has been waiting for too long. Returns the ms until it wants to be called again; -1: no
+    // need.
+    int tick(std::uint64_t now_ns);
+    // Is nothing left that the device could still be working on?
+    bool quiet();
+
+  private:
+    struct Session {
+        SessionView view;
+        UniqueFd doorbell;
+        std::unordered_map<std::uint64_t, std::unique_ptr<driver::Staging>> staging;
+        std::unordered_map<std::uint64_t, std::uint64_t> chunks;          // address -> bytes
+        std::unordered_map<std::uint64_t, std::uint64_t> kernel_modules;  // kernel id -> module key
+        std::size_t streams = 0;
+        std::size_t barriers = 0;  // of its own, not reached yet
+    };
+    struct Stream {
+        std::unique_ptr<StreamPort> port;
+        Session* session = nullptr;
+        bool closing = false;
+    };
+    struct Pending {
+        std::string what;
+        std::uint64_t deadline_ns;
+        std::function<void()> finish;
+        Answer answer;
+        bool answered = false;
+    };
+
+    Session& session(std::uint64_t id);
+    Stream& stream(std::uint64_t id);
+    std::uint64_t expect_barrier(std::string what, std::function<void()> finish, Answer answer);
+    void check_chunk(std::uint64_t address, std::uint64_t bytes) const;
+    void change_kernels(Session& session, const std::function<void(IdTable<const KernelEntry>&)>& change);
+    void change_staging(Session& session, const std::function<void(IdTable<driver::Staging>&)>& change);
+
+    driver::Driver& driver_;
+    MemoryMap& memory_;
+    DispatchThread& thread_;
+    const std::uint32_t max_in_flight_;
+    const std::uint64_t stuck_ns_;
+
+    // Destroyed from the last to the first: streams before what their work uses.
+    KernelCache modules_;
+    std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
+    std::unordered_map<std::uint64_t, Stream> streams_;
+    std::unordered_map<std::uint64_t, Pending> pending_;
+    OwnerTag next_tag_ = 1;
+    std::uint64_t next_barrier_ = 1;
+};
+
+}  // namespace ringlaunch::executor
