@@ -1,0 +1,140 @@
+// What a C++ launch costs the client: enqueued in bursts into a ring that a live daemon drains, beside the
+// same bytes copied into the same kind of ring, with the same reader, and published with a release store.
+#include <CLI/CLI.hpp>
+#include <cstring>
+#include <vector>
+
+#include "bench/daemon.hpp"
+#include "bench/report.hpp"
+#include "client/src/stream_state.hpp"
+#include "record_generated.h"
+#include "schema/ring.hpp"
+
+using namespace ringlaunch;
+using namespace ringlaunch::bench;
+
+namespace {
+
+// A launch of five parameters, encoded once, copied ever after. It keeps the ring's stamps so that the daemon
+// reads it, and nothing else of a producer: no room check, no wake-up check, no arguments.
+class RawWriter {
+  public:
+    RawWriter(Stream& stream, const Kernel& kernel, std::span<const std::byte> params)
+        : state_(*detail::Access::state(stream)),
+          slots_(state_.ring.as<Slot>(kRingHeaderBytes)),
+          mask_(state_.ring_slots - 1),
+          count_(launch_slots(params.size())) {
+        schema::LaunchRecord head{};
+        head.mutate_kind(schema::RecordKind::Launch);
+        head.mutate_slots(static_cast<std::uint16_t>(count_));
+        head.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
+        head.mutate_kernel(detail::Access::state(kernel)->id);
+        head.mutate_grid_x(1);
+        head.mutate_grid_y(1);
+        head.mutate_grid_z(1);
+        head.mutate_block_x(32);
+        head.mutate_block_y(1);
+        head.mutate_block_z(1);
+        std::memcpy(head.mutable_params(), params.data(), kHeadParamBytes);
+        std::memcpy(head_, reinterpret_cast<const std::byte*>(&head) + sizeof(SharedU64), sizeof head_);
+        std::memcpy(rest_, params.data() + kHeadParamBytes, params.size() - kHeadParamBytes);
+    }
+
+    void write() {
+        Slot& head = slots_[position_ & mask_];
+        Slot& rest = slots_[(position_ & mask_) + 1];
+        rest.stamp.store((position_ + 2) | kContinuation,
+                         std::memory_order_relaxed);  // relaxed: the head's releases it
+        std::memcpy(rest.payload, rest_, sizeof rest_);
+        std::memcpy(head.payload, head_, sizeof head_);
+        head.stamp.store(position_ + 1,
+                         std::memory_order_release);  // sync: STAMP (pairs with RingConsumer::peek)
+        position_ += count_;
+    }
+
+    // Blocks until the daemon has completed everything written.
+    void drain() {
+        if (state_.current().need_wakeup.load(std::memory_order_seq_cst) != 0) state_.ring_doorbell();
+        while (state_.current().completed.load(std::memory_order_acquire) < position_) {
+            std::atomic_thread_fence(std::memory_order_seq_cst);
+            if (state_.current().need_wakeup.load(std::memory_order_relaxed) != 0) state_.ring_doorbell();
+        }
+    }
+
+  private:
+    detail::StreamState& state_;
+    Slot* slots_;
+    std::uint64_t mask_;
+    std::uint32_t count_;
+    std::uint64_t position_ = 0;
+    std::byte head_[kSlotBytes - sizeof(SharedU64)] = {};
+    std::byte rest_[kSlotBytes - sizeof(SharedU64)] = {};
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    CLI::App app(
+        "Enqueue of a five-parameter launch into a live daemon's ring, beside a bare copy of the same "
+        "bytes.");
+    int bursts = 4000, burst = 512;
+    std::string csv, driver = "null";
+    app.add_option("--bursts", bursts, "Bursts of each kind, interleaved")->capture_default_str();
+    app.add_option("--burst", burst, "Launches a burst; the ring is drained between bursts")
+        ->capture_default_str();
+    app.add_option("--driver", driver, "The daemon's driver")->capture_default_str();
+    app.add_option("--csv", csv, "Write the table to this file");
+    CLI11_PARSE(app, argc, argv);
+
+    PrivateDaemon daemon(driver);
+    Kernel five = daemon.client().load_file(PrivateDaemon::kernels()).kernel("five");
+    Stream stream = daemon.client().stream(), raw_stream = daemon.client().stream();
+    Buffer x = daemon.client().alloc(4096), y = daemon.client().alloc(4096), z = daemon.client().alloc(4096);
+
+    std::byte packed[32] = {};
+    const std::uint64_t addresses[] = {x.address(), y.address(), z.address()};
+    const std::int32_t n = 7;
+    const float a = 1;
+    std::memcpy(packed, addresses, sizeof addresses);
+    std::memcpy(packed + 24, &n, sizeof n);
+    std::memcpy(packed + 28, &a, sizeof a);
+    RawWriter raw(raw_stream, five, packed);
+
+    std::vector<double> ours, ours_packed, bare;
+    for (int i = -bursts / 10; i < bursts; ++i) {  // the first tenth warms up
+        std::uint64_t begin = now_ns();
+        for (int k = 0; k < burst; ++k) must(stream.launch(five, {1}, {32}, x, y, z, k, 1.0f), "launching");
+        const auto took = static_cast<double>(now_ns() - begin) / burst;
+        must(stream.synchronize(), "draining");
+
+        begin = now_ns();
+        for (int k = 0; k < burst; ++k)
+            must(stream.launch_packed(five, {1}, {32}, 0, packed), "launching packed");
+        const auto took_packed = static_cast<double>(now_ns() - begin) / burst;
+        must(stream.synchronize(), "draining");
+
+        begin = now_ns();
+        for (int k = 0; k < burst; ++k) raw.write();
+        const auto took_bare = static_cast<double>(now_ns() - begin) / burst;
+        raw.drain();
+        if (i < 0) continue;
+        ours.push_back(took);
+        ours_packed.push_back(took_packed);
+        bare.push_back(took_bare);
+    }
+
+    Report report(
+        "Enqueue of a five-parameter launch, " + driver + " driver, bursts of " + std::to_string(burst),
+        {"p50_ns", "p99_ns", "x_bare_copy"});
+    const double base = quantile(bare, 0.5);
+    const auto row = [&](const std::string& name, std::vector<double>& samples) {
+        report.add(name, {quantile(samples, 0.5), quantile(samples, 0.99), quantile(samples, 0.5) / base});
+    };
+    row("ringlaunch: launch(kernel, grid, block, x, y, z, n, a)", ours);
+    row("ringlaunch: launch_packed(...)", ours_packed);
+    row("bare copy of the two slots, release store", bare);
+    report.note(
+        "a sample is a burst's time over its launches; room check, argument check and wake-up check are in "
+        "ours");
+    return report.finish(csv);
+}
