@@ -3,8 +3,6 @@
 #include <grp.h>
 #include <pwd.h>
 #include <signal.h>
-#include <spdlog/sinks/basic_file_sink.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -16,6 +14,7 @@
 #include "daemon/cli/control_client.hpp"
 #include "daemon/cli/driver_choice.hpp"
 #include "daemon/cli/format.hpp"
+#include "daemon/cli/log.hpp"
 #include "daemon/cli/readiness.hpp"
 #include "daemon/cli/text.hpp"
 #include "daemon/supervisor/supervisor.hpp"
@@ -37,8 +36,7 @@ struct ServeOptions {
     bool no_coalesce = false;
     bool is_private = false;
     double exit_when_idle_s = 0;
-    std::string log_level = "info";
-    std::string log_file;
+    LogOptions log;
     int ready_fd = -1;
     SupervisorOptions supervisor;
 };
@@ -69,23 +67,6 @@ gid_t parse_gid(const std::string& text) {
         const group* entry = ::getgrnam(name);
         return entry == nullptr ? std::nullopt : std::optional<gid_t>(entry->gr_gid);
     });
-}
-
-void set_up_log(const ServeOptions& options) {
-    std::shared_ptr<spdlog::logger> logger;
-    if (options.log_file.empty()) {
-        logger = spdlog::stderr_color_mt("ringlaunchd");
-    } else {
-        try {
-            logger = spdlog::basic_logger_mt("ringlaunchd", options.log_file);
-        } catch (const spdlog::spdlog_ex& error) {
-            throw CommandError(ExitCode::failure, std::string("cannot write the log: ") + error.what());
-        }
-    }
-    logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ [%P] %v");
-    logger->set_level(spdlog::level::from_str(options.log_level));
-    logger->flush_on(spdlog::level::info);
-    spdlog::set_default_logger(std::move(logger));
 }
 
 // Sessions and streams cost descriptors: what the hard limit grants is taken.
@@ -148,12 +129,16 @@ ExitCode serve(ServeOptions options) {
     } catch (const Error& error) {
         throw CommandError(ExitCode::refused, error.what());
     }
-    set_up_log(options);
+    set_up_log(options.log);
     raise_open_files();
     spdlog::info("ringlaunchd {} (protocol {}), pid {}", RINGLAUNCH_VERSION, kProtocolVersion, ::getpid());
     spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
 
     supervisor.socket_path = place.path;
+    supervisor.executor_arguments = {"executor", "--log-level", options.log.level};
+    if (!options.log.file.empty())
+        supervisor.executor_arguments.insert(supervisor.executor_arguments.end(),
+                                             {"--log-file", options.log.file});
     supervisor.make_folder = !place.named;
     supervisor.driver = driver.kind;
     supervisor.spin_ns = static_cast<std::uint64_t>(options.spin_us * 1000);
@@ -329,15 +314,7 @@ void add_serve(CLI::App& app, Action& action) {
         ->type_name("FD")
         ->check(CLI::NonNegativeNumber)
         ->group(kLife);
-    command->add_option("--log-level", options->log_level, "The least important messages that are logged")
-        ->type_name("trace|debug|info|warn|error|off")
-        ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}).description(""))
-        ->capture_default_str()
-        ->group(kLife);
-    command
-        ->add_option("--log-file", options->log_file, "Append the log to this file instead of standard error")
-        ->type_name("PATH")
-        ->group(kLife);
+    add_log_options(*command, options->log, kLife);
     command->callback([&action, options] { action = [options] { return serve(*options); }; });
 }
 
