@@ -92,22 +92,26 @@ need_packages() {
         apt_install "${missing[@]}"
 }
 
-# The interpreter that the virtual environment is made of, with what it takes to build an extension for it.
-need_python() {
-    PYTHON=${RINGLAUNCH_PYTHON:-python3}
-    if [[ $PYTHON == python3 ]]; then
-        command -v python3 >/dev/null || need_packages python3
-        "$PYTHON" -c 'import ensurepip' 2>/dev/null || need_packages python3-venv
-        "$PYTHON" -c 'import os, sys, sysconfig
-sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || need_packages python3-dev
+PYTHON=${RINGLAUNCH_PYTHON:-python3}
+
+# The Debian packages that python3 lacks for a virtual environment and for building an extension. An interpreter
+# that was named, or is not Debian's, has what it has.
+python_packages() {
+    [[ $PYTHON == python3 ]] || return 0
+    if ! command -v python3 >/dev/null; then
+        printf '%s\n' python3 python3-venv python3-dev
+        return 0
     fi
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        die "$PYTHON is $("$PYTHON" --version 2>&1), but the package needs Python 3.11 or later:" \
-            "name one with RINGLAUNCH_PYTHON=/path/to/python3"
+    python3 -c 'import ensurepip' 2>/dev/null || printf 'python3-venv\n'
+    python3 -c 'import os, sys, sysconfig
+sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || printf 'python3-dev\n'
 }
 
 need_venv() {
     "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return 0
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        die "$PYTHON is $("$PYTHON" --version 2>&1), but the package needs Python 3.11 or later:" \
+            "name one with RINGLAUNCH_PYTHON=/path/to/python3"
     [[ ! -e $VENV || -e $VENV/pyvenv.cfg ]] ||
         die "$VENV exists and is no virtual environment: name another with RINGLAUNCH_VENV, or move it away"
     step "making the virtual environment $VENV" \

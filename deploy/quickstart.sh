@@ -83,8 +83,8 @@ clean_up() {
 }
 
 start_log
-need_packages "${BUILD_PACKAGES[@]}"
-need_python
+mapfile -t python < <(python_packages)
+need_packages "${BUILD_PACKAGES[@]}" "${python[@]}"
 need_venv
 need_package
 need_extras examples

@@ -113,10 +113,9 @@ wanted lint && packages+=(clang-format)
 wanted cpp && packages+=(libbenchmark-dev)
 if wanted cpp || wanted asan || wanted tsan; then packages+=(libgtest-dev libgmock-dev); fi
 wanted model && packages+=(spin gcc libc6-dev)
-command -v python3 >/dev/null || packages+=(python3)
-need_packages "${packages[@]}"
+mapfile -t python < <(python_packages)
+need_packages "${packages[@]}" "${python[@]}"
 if wanted python || wanted lint; then
-    need_python
     need_venv
     need_extras test
     export PATH=$VENV/bin:$PATH
@@ -133,7 +132,7 @@ for part in "${parts[@]}"; do
     printf '\n---- %s ----\n' "$part"
     "run_$part" || rc=$?
     files=("$RESULTS/$part"-*.xml)
-    counted=$(python3 tests/count_results.py "${files[@]}")
+    counted=$("$PYTHON" tests/count_results.py "${files[@]}")
     read -r passed failed skipped <<<"$counted"
     # A part that failed has at least one failure: what was to be tested did not even build, or hung.
     ((rc == 0 || failed > 0)) || failed=1
