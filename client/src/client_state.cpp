@@ -197,9 +197,15 @@ bool ClientState::passed(const std::vector<Place>& places) const {
     });
 }
 
-bool ClientState::post(const Unsent& request) {
-    return connection->post(
-        request.kind, [&](flatbuffers::FlatBufferBuilder& builder) -> flatbuffers::Offset<void> {
+// Sends it, or keeps it for the next sweep.
+void ClientState::post(Unsent request) {
+    const std::uint32_t number = connection->next_id();
+    {
+        const std::lock_guard lock(mutex);
+        posted.emplace(number, request);
+    }
+    const bool sent = connection->post(
+        number, request.kind, [&](flatbuffers::FlatBufferBuilder& builder) -> flatbuffers::Offset<void> {
             const auto after = [&] {
                 std::vector<flatbuffers::Offset<schema::StreamPosition>> positions;
                 for (const Place& place : request.after)
@@ -217,6 +223,20 @@ bool ClientState::post(const Unsent& request) {
                     return schema::CreateCloseStream(builder, request.id).Union();
             }
         });
+    if (sent) return;
+    const std::lock_guard lock(mutex);
+    posted.erase(number);
+    unsent.push_back(std::move(request));
+}
+
+void ClientState::on_late_answer(std::uint32_t request, Status status) {
+    const std::lock_guard lock(mutex);
+    const auto found = posted.find(request);
+    if (found == posted.end()) return;
+    // Too many messages in a second, or too many frees that wait: not refused for good. Whatever else the
+    // daemon says, it holds no more of this than it did.
+    if (status == Status::limit_reached) unsent.push_back(std::move(found->second));
+    posted.erase(found);
 }
 
 void ClientState::free_buffer(std::uint64_t id) noexcept {
@@ -227,9 +247,7 @@ void ClientState::free_buffer(std::uint64_t id) noexcept {
             const std::lock_guard lock(mutex);
             request.after = places_ahead();
         }
-        if (post(request)) return;
-        const std::lock_guard lock(mutex);
-        unsent.push_back(std::move(request));
+        post(std::move(request));
     } catch (...) {  // no memory to say so: the daemon frees it with the session
     }
 }
@@ -271,17 +289,11 @@ void ClientState::release_stream(StreamState* stream) noexcept {
 void ClientState::close_stream(StreamState* stream) noexcept {
     if (life() == Status::ok) {
         try {
-            std::vector<Unsent> requests;
             if (stream->staging)
-                requests.push_back({schema::Request::DropStaging,
-                                    stream->staging->id(),
-                                    {{stream->id, stream->published()}}});
-            requests.push_back({schema::Request::CloseStream, stream->id, {}});
-            for (Unsent& request : requests) {
-                if (post(request)) continue;
-                const std::lock_guard lock(mutex);
-                unsent.push_back(std::move(request));
-            }
+                post({schema::Request::DropStaging,
+                      stream->staging->id(),
+                      {{stream->id, stream->published()}}});
+            post({schema::Request::CloseStream, stream->id, {}});
         } catch (...) {  // it goes with the session
         }
     }
@@ -313,11 +325,7 @@ void ClientState::sweep() noexcept {
             });
         }
         for (StreamState* stream : drained) close_stream(stream);
-        for (Unsent& request : due) {
-            if (post(request)) continue;
-            const std::lock_guard lock(mutex);
-            unsent.push_back(std::move(request));
-        }
+        for (Unsent& request : due) post(std::move(request));
     } catch (...) {  // no memory now: the next sweep
     }
 }

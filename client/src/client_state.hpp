@@ -62,6 +62,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
     std::string kernel_name(std::uint64_t id);
 
     void on_notice(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds) override;
+    void on_late_answer(std::uint32_t request, Status status) override;
     void on_lost() noexcept override;
     void after_fork_in_child() noexcept override;
 
@@ -81,7 +82,8 @@ struct ClientState final : ForkGuarded, NoticeSink {
         std::uint64_t id = 0;
         std::vector<Place> after;
     };
-    std::vector<Unsent> unsent;
+    std::vector<Unsent> unsent;                        // waits for streams, or for room in the socket
+    std::unordered_map<std::uint32_t, Unsent> posted;  // by the request's id, until it is answered
     // An epoch notice may overtake the thread that opens its stream.
     struct EarlyNotice {
         std::uint64_t stream = 0;
@@ -94,7 +96,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
     std::string warning;
 
   private:
-    bool post(const Unsent& request);
+    void post(Unsent request);
     void close_stream(StreamState* stream) noexcept;
     void take_epoch(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds);
 };

@@ -244,7 +244,8 @@ void Connection::deliver(Message message) {
         return;
     }
     const auto found = pending_.find(reply.view().id());
-    if (found == pending_.end()) return;  // of a post, or of a request that was given up
+    if (found == pending_.end())
+        return sink_.on_late_answer(reply.view().id(), static_cast<Status>(reply.view().status()));
     found->second->reply = std::move(reply);
     found->second->done = true;
 }

@@ -37,6 +37,8 @@ inline constexpr int kHookSliceMs = 50;
 class NoticeSink {
   public:
     virtual void on_notice(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds) = 0;
+    // The answer to a post, or to a request that was given up.
+    virtual void on_late_answer(std::uint32_t id, Status status) = 0;
     virtual void on_lost() noexcept = 0;
 
   protected:
@@ -74,13 +76,17 @@ class Connection {
                         {reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()});
     }
 
-    // Sends a request whose answer nobody waits for, and never blocks. False: the socket takes nothing now.
+    // Sends a request whose answer nobody waits for (it goes to the sink), and never blocks. False: the
+    // socket takes nothing now.
     template <class Build>
-    bool post(schema::Request kind, Build&& build) {
+    bool post(std::uint32_t id, schema::Request kind, Build&& build) {
         flatbuffers::FlatBufferBuilder builder;
-        finish(builder, next_id(), kind, build(builder).Union());
+        finish(builder, id, kind, build(builder).Union());
         return send_now({reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()});
     }
+
+    // A number that no other request of this connection bears.
+    std::uint32_t next_id() noexcept;
 
     // Takes in what the socket has, without waiting for more. Not from within a NoticeSink.
     void pump() noexcept;
@@ -105,7 +111,6 @@ class Connection {
         bool done = false;
     };
 
-    std::uint32_t next_id() noexcept;
     static void finish(flatbuffers::FlatBufferBuilder& builder, std::uint32_t id, schema::Request kind,
                        flatbuffers::Offset<void> request);
     Reply exchange(const Ask& what, std::uint32_t id, std::span<const std::byte> bytes);
