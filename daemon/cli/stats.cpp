@@ -32,12 +32,17 @@ Quantiles latency(const Buckets& now, const Buckets& before, const StreamView& v
     return quantiles(scope == Scope::interval && view.has_before ? difference(now, before) : now);
 }
 
-// Per second, over the time between the two looks; nothing after the first.
+// The time between the two looks; nothing after the first.
+std::optional<double> interval(const StreamView& view) {
+    if (!view.has_before) return std::nullopt;
+    return std::chrono::duration<double>(view.now.at - view.before.at).count();
+}
+
+// Per second of it.
 std::optional<double> rate(const StreamView& view, std::uint64_t StreamSample::*counter) {
-    if (!view.has_before || view.now.*counter < view.before.*counter) return std::nullopt;
-    const double seconds = std::chrono::duration<double>(view.now.at - view.before.at).count();
-    if (seconds <= 0) return std::nullopt;
-    return static_cast<double>(view.now.*counter - view.before.*counter) / seconds;
+    const std::optional<double> seconds = interval(view);
+    if (!seconds || *seconds <= 0 || view.now.*counter < view.before.*counter) return std::nullopt;
+    return static_cast<double>(view.now.*counter - view.before.*counter) / *seconds;
 }
 
 nlohmann::json to_json(const std::optional<double>& value) {
@@ -71,7 +76,8 @@ nlohmann::json to_json(const StreamView& view, Scope scope) {
                        {"waits", now.waits},           {"paddings", now.paddings},
                        {"batches", now.batches},       {"chained", now.chained},
                        {"held_turns", now.held_turns}, {"wakeups", now.wakeups}};
-    out["rates"] = {{"records_per_s", to_json(rate(view, &StreamSample::records))},
+    out["rates"] = {{"over_s", to_json(interval(view))},
+                    {"records_per_s", to_json(rate(view, &StreamSample::records))},
                     {"launches_per_s", to_json(rate(view, &StreamSample::launches))},
                     {"copied_bytes_per_s", to_json(rate(view, &StreamSample::copied_bytes))}};
     out["latency_scope"] = scope == Scope::interval && view.has_before ? "interval" : "since_start";
