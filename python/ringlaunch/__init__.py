@@ -1,0 +1,92 @@
+"""Launch kernels at the cost of writing a cache line: through a ring, by a daemon that owns the device.
+
+>>> import numpy as np
+>>> import ringlaunch as rl
+>>> client = rl.connect()                       # the running daemon; starts a private one if there is none
+>>> module = client.compile('''
+... #include <ringlaunch/kernel.h>
+... extern "C" __global__ void scale(float* x, float factor, int n) {
+...     int i = blockIdx.x * blockDim.x + threadIdx.x;
+...     if (i < n) x[i] *= factor;
+... }
+... RINGLAUNCH_EXPORT(scale)
+... ''')
+>>> x = client.array(np.arange(4, dtype=np.float32))
+>>> module["scale"][1, 256](x, 2.0, x.size)     # grid, block; returns as soon as the record stands in the ring
+>>> x.numpy()                                   # waits for the work enqueued so far
+array([0., 2., 4., 6.], dtype=float32)
+>>> client.close()
+"""
+
+from ringlaunch import errors
+from ringlaunch._buffer import Buffer
+from ringlaunch._client import Client, DaemonInfo, connect
+from ringlaunch._core import Launcher, __version__
+from ringlaunch._module import Kernel, Module, Param
+from ringlaunch._stream import Event, Stream, StreamStatus
+from ringlaunch.errors import (
+    BadImage,
+    Closed,
+    CompileError,
+    DaemonLost,
+    DriverError,
+    Error,
+    ExecutorLost,
+    InternalError,
+    InvalidArgument,
+    KernelFault,
+    LimitReached,
+    NotFound,
+    OutOfMemory,
+    OutOfRange,
+    ParamTypeError,
+    PermissionDenied,
+    ProtocolError,
+    Quarantined,
+    RecordRefused,
+    RingFull,
+    StreamStopped,
+    Timeout,
+    Unsupported,
+    VersionMismatch,
+)
+
+__all__ = [
+    "BadImage",
+    "Buffer",
+    "Client",
+    "Closed",
+    "CompileError",
+    "DaemonInfo",
+    "DaemonLost",
+    "DriverError",
+    "Error",
+    "Event",
+    "ExecutorLost",
+    "InternalError",
+    "InvalidArgument",
+    "Kernel",
+    "KernelFault",
+    "Launcher",
+    "LimitReached",
+    "Module",
+    "NotFound",
+    "OutOfMemory",
+    "OutOfRange",
+    "Param",
+    "ParamTypeError",
+    "PermissionDenied",
+    "ProtocolError",
+    "Quarantined",
+    "RecordRefused",
+    "RingFull",
+    "Stream",
+    "StreamStatus",
+    "StreamStopped",
+    "Timeout",
+    "Unsupported",
+    "VersionMismatch",
+    "__version__",
+    "connect",
+    "errors",
+]

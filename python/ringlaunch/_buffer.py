@@ -1,0 +1,242 @@
+"""Device memory with a shape and a type."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ringlaunch import _core
+from ringlaunch._stream import Stream, default_stream
+from ringlaunch.errors import Closed, InvalidArgument, ParamTypeError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_FILL_WIDTHS = (1, 2, 4)
+
+
+class Buffer(_core.BufferHandle):
+    """An array in device memory, contiguous in C order. `client.array`, `empty` and `zeros` make one.
+
+    A buffer that is garbage-collected (or freed) with work in flight is given back once that work has completed.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    size : int
+        Elements.
+    nbytes : int
+        Bytes.
+    address : int
+        The device address; 0 once freed.
+
+    Examples
+    --------
+    >>> x = client.array(np.arange(6, dtype=np.int32).reshape(2, 3))
+    >>> x
+    <ringlaunch.Buffer int32 (2, 3)>
+    >>> x[1].numpy()
+    array([3, 4, 5], dtype=int32)
+    >>> x.free()
+    >>> x.numpy()
+    Traceback (most recent call last):
+        ...
+    ringlaunch.errors.Closed: reading a buffer that was freed
+    """
+
+    __slots__ = ("__weakref__", "_client", "_dtype", "_shape")
+
+    _client: _core.ClientHandle
+    _dtype: np.dtype
+    _shape: tuple[int, ...]
+
+    @staticmethod
+    def _allocate(client: _core.ClientHandle, shape: tuple[int, ...], dtype: np.dtype) -> Buffer:
+        buffer = client.alloc(Buffer, max(math.prod(shape) * dtype.itemsize, 1))
+        return buffer._describe(client, shape, dtype)
+
+    def _describe(self, client: _core.ClientHandle, shape: tuple[int, ...], dtype: np.dtype) -> Buffer:
+        self._client, self._shape, self._dtype = client, shape, dtype
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._dtype
+
+    @property
+    def ndim(self) -> int:
+        return len(self._shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self._shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self._dtype.itemsize
+
+    def __len__(self) -> int:
+        if not self._shape:
+            raise ParamTypeError("len() of a buffer without dimensions")
+        return self._shape[0]
+
+    def __repr__(self) -> str:
+        state = ", freed" if self.freed else ""
+        return f"<ringlaunch.Buffer {self._dtype} {self._shape}{state}>"
+
+    def __getitem__(self, key: int | slice) -> Buffer:
+        """A part along the first dimension: the same memory, which lives as long as any part of it.
+
+        Parameters
+        ----------
+        key : int or slice
+            An index, or a slice whose step is 1.
+
+        Returns
+        -------
+        Buffer
+        """
+        length = len(self)
+        if isinstance(key, slice):
+            start, stop, step = key.indices(length)
+            if step != 1:
+                raise InvalidArgument(f"a part of a buffer is contiguous: expected a step of 1, found {step}")
+            shape = (max(stop - start, 0), *self._shape[1:])
+        else:
+            start = range(length)[key]  # IndexError, as of a list
+            shape = self._shape[1:]
+        row = math.prod(self._shape[1:]) * self._dtype.itemsize
+        part = self._part(start * row, math.prod(shape) * self._dtype.itemsize)
+        return part._describe(self._client, shape, self._dtype)
+
+    def numpy(self, stream: Stream | None = None, timeout: float | None = None) -> np.ndarray:
+        """Copies the buffer to the host. Blocks until the copy has completed, releasing the interpreter lock.
+
+        Parameters
+        ----------
+        stream : Stream, optional
+            After what was enqueued to this stream. Without it: after what was enqueued to any stream of the client.
+        timeout : float, optional
+            Seconds to wait for the work before the copy.
+
+        Returns
+        -------
+        numpy.ndarray
+            A new array of the buffer's shape and dtype.
+
+        Raises
+        ------
+        StreamStopped
+            A stream that the copy waits for has stopped.
+        Timeout, Closed, DaemonLost
+
+        Examples
+        --------
+        >>> client.zeros(3).numpy()
+        array([0., 0., 0.], dtype=float32)
+        """
+        if self.freed:
+            raise Closed("reading a buffer that was freed")
+        out = np.empty(self._shape, self._dtype)
+        if stream is None:
+            self._client.synchronize(timeout)
+            stream = default_stream(self._client)
+        if out.nbytes:
+            _core.stream_copy_to_host(stream, memoryview(out.reshape(-1).view(np.uint8)), self, 0, timeout)
+        return out
+
+    def copy_from(self, source: npt.ArrayLike | Buffer, stream: Stream | None = None) -> None:
+        """Overwrites the buffer.
+
+        Parameters
+        ----------
+        source : array_like or Buffer
+            Of the same shape and dtype (a sequence is converted to the dtype). An array may be changed as soon as
+            this returns.
+        stream : Stream, optional
+            Where to enqueue the copy, which then is not waited for. Without it: after what was enqueued to any stream
+            of the client, and it has completed on return.
+
+        Raises
+        ------
+        InvalidArgument
+            Another shape or dtype.
+        Closed, StreamStopped, DaemonLost
+
+        Examples
+        --------
+        >>> x = client.empty(2, np.float64)
+        >>> x.copy_from([1, 2])
+        >>> x.numpy()
+        array([1., 2.])
+        """
+        if self.freed:
+            raise Closed("writing to a buffer that was freed")
+        if isinstance(source, Buffer | np.ndarray):
+            self._check_like(source.shape, source.dtype)
+        else:
+            source = np.asarray(source, dtype=self._dtype)
+            self._check_like(source.shape, source.dtype)
+        self._write(source, stream)
+
+    def _write(self, source: np.ndarray | Buffer, stream: Stream | None) -> None:
+        to = self._begin(stream)
+        if self.nbytes:
+            if isinstance(source, Buffer):
+                _core.stream_copy(to, self, 0, source, 0, self.nbytes)
+            else:
+                flat = np.ascontiguousarray(source).reshape(-1)
+                _core.stream_copy_to_device(to, self, memoryview(flat.view(np.uint8)), 0)
+        self._finish(to, stream)
+
+    def fill(self, value: complex, stream: Stream | None = None) -> None:
+        """Sets every element.
+
+        Parameters
+        ----------
+        value : number
+            Converted to the buffer's dtype.
+        stream : Stream, optional
+            As of `copy_from`.
+
+        Examples
+        --------
+        >>> x = client.empty(3, np.int16)
+        >>> x.fill(7)
+        >>> x.numpy()
+        array([7, 7, 7], dtype=int16)
+        """
+        if self.freed:
+            raise Closed("writing to a buffer that was freed")
+        element = np.asarray(value, dtype=self._dtype).tobytes()
+        width = next((w for w in _FILL_WIDTHS if element == element[:w] * (len(element) // w)), None)
+        if width is None:  # wider than the daemon fills, and no repetition of something shorter
+            self._write(np.full(self._shape, value, self._dtype), stream)
+            return
+        to = self._begin(stream)
+        if self.nbytes:
+            _core.stream_fill(to, self, int.from_bytes(element[:width], "little"), width, 0, self.nbytes)
+        self._finish(to, stream)
+
+    def _begin(self, stream: Stream | None) -> Stream:
+        if stream is not None:
+            return stream
+        self._client.synchronize(None)
+        return default_stream(self._client)
+
+    def _finish(self, to: Stream, stream: Stream | None) -> None:
+        if stream is None:
+            to.synchronize()
+
+    def _check_like(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if shape != self._shape or dtype != self._dtype:
+            raise InvalidArgument(
+                f"copying to a buffer of {self._dtype} {self._shape}: expected the same, found {dtype} {shape}"
+            )

@@ -1,0 +1,377 @@
+"""A connection to a daemon, and all that it makes."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sys
+import sysconfig
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ringlaunch import _core
+from ringlaunch._buffer import Buffer
+from ringlaunch._compile import compile_source
+from ringlaunch._module import Module, signature_list
+from ringlaunch._stream import Stream, default_stream, open_stream
+from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    import numpy.typing as npt
+
+    from ringlaunch._module import Declaration
+
+_DRIVERS = ("auto", "host", "null", "cuda")
+
+
+class DaemonInfo(NamedTuple):
+    """What the daemon said of itself when the client connected."""
+
+    pid: int
+    version: str
+    driver: str
+    device_name: str
+    architecture: str
+    socket: str
+    session: int
+
+
+def connect(
+    socket: str | os.PathLike[str] | None = None,
+    device: int = 0,
+    driver: str | None = None,
+    start: bool = True,
+    timeout: float = 10.0,
+) -> Client:
+    """Connects to the daemon; starts a private one if there is none.
+
+    A private daemon leaves when its last client has. Two programs that start at once get one daemon. Blocks until
+    the daemon answers, releasing the interpreter lock and answering Ctrl-C.
+
+    Parameters
+    ----------
+    socket : str or path, optional
+        The daemon's socket. Without it $RINGLAUNCH_SOCKET, else $XDG_RUNTIME_DIR/ringlaunch/daemon.sock, else a folder
+        of the user in /tmp.
+    device : int
+        Which device of the daemon.
+    driver : {"auto", "host", "null", "cuda"}, optional
+        What a daemon that is started here launches on; a running one keeps its own.
+    start : bool
+        Whether to start a daemon where none runs. $RINGLAUNCHD names the program, else the package's own.
+    timeout : float
+        Seconds.
+
+    Returns
+    -------
+    Client
+
+    Raises
+    ------
+    DaemonLost
+        No daemon runs there and none could be started.
+    VersionMismatch, PermissionDenied, LimitReached, Unsupported, Timeout
+
+    Examples
+    --------
+    >>> with rl.connect() as mine:
+    ...     mine.daemon.driver
+    'host'
+    """
+    if driver is not None and driver not in _DRIVERS:
+        raise InvalidArgument(f"driver: expected one of {', '.join(_DRIVERS)}, found {driver!r}")
+    path = "" if socket is None else os.fspath(socket)
+    return Client(_core.connect(path, device, start, _daemon_path(), driver or "", timeout))
+
+
+def _daemon_path() -> str:
+    """The package's own daemon; "" where the client library should look for it."""
+    if os.environ.get("RINGLAUNCHD"):
+        return ""
+    for folder in (sysconfig.get_path("scripts"), os.path.dirname(sys.executable)):
+        path = os.path.join(folder, "ringlaunchd")
+        if os.access(path, os.X_OK):
+            return path
+    return ""
+
+
+class Client:
+    """A session with a daemon: modules, buffers and streams. `ringlaunch.connect` makes one.
+
+    It may be used from any thread. As a context manager it waits for its work and closes. A forked child has no
+    session: what it inherited raises `Closed`, and it connects anew.
+
+    Attributes
+    ----------
+    daemon : DaemonInfo
+    closed : bool
+
+    Examples
+    --------
+    >>> client
+    <ringlaunch.Client of host daemon ...>
+    """
+
+    def __init__(self, handle: _core.ClientHandle) -> None:
+        self._handle = handle
+        self._daemon = DaemonInfo(*handle.daemon())
+        _open_clients.add(self)
+
+    @property
+    def daemon(self) -> DaemonInfo:
+        return self._daemon
+
+    @property
+    def closed(self) -> bool:
+        return self._handle.closed
+
+    @property
+    def warning(self) -> str:
+        """What the daemon last warned this session of (it kills executors again and again); "": of nothing."""
+        return self._handle.warning()
+
+    @property
+    def default_stream(self) -> Stream:
+        """The stream of all launches and copies that are told none."""
+        return default_stream(self._handle)
+
+    def load(
+        self,
+        image: bytes | bytearray | memoryview | str | os.PathLike[str],
+        signatures: Mapping[str, Declaration] | None = None,
+        name: str = "",
+    ) -> Module:
+        """Loads a module. Blocks until the daemon has, releasing the interpreter lock and answering Ctrl-C.
+
+        Parameters
+        ----------
+        image : bytes-like, or a path
+            A shared object made with <ringlaunch/kernel.h> for the host driver, a cubin for a GPU.
+        signatures : mapping of str to sequence, optional
+            The parameter types of kernels whose image does not declare them: for each kernel its parameters in order,
+            as "int32" or ("n", "int32"). Types are pointer, bool, int8 to int64, uint8 to uint64, float16, bfloat16,
+            float32, float64 and "bytes[size, alignment]" for a struct passed by value.
+        name : str
+            For operators and messages; a path's last part is the default.
+
+        Returns
+        -------
+        Module
+
+        Raises
+        ------
+        BadImage
+            Not what the daemon's driver takes, or a signature contradicts it; the text says what was found.
+        LimitReached, Closed, DaemonLost
+        OSError
+            The file cannot be read.
+        """
+        if isinstance(image, str | os.PathLike):
+            path = Path(image)
+            image, name = path.read_bytes(), name or path.name
+        elif not isinstance(image, bytes | bytearray | memoryview):
+            raise ParamTypeError(f"load: expected bytes or a path, found {image!r} ({type(image).__name__})")
+        handle = self._handle.load(bytes(image), name, signature_list(signatures))
+        return Module(self._handle, handle, name)
+
+    def compile(self, source: str, name: str = "kernels.cu", options: Sequence[str] = ()) -> Module:
+        """Compiles kernels written with <ringlaunch/kernel.h>, and loads them.
+
+        For a daemon with the driver host or null the source is compiled here, by g++ (or $RINGLAUNCH_CXX). The image
+        is kept in the user's cache folder, so the second time costs a read.
+
+        Parameters
+        ----------
+        source : str
+        name : str
+            What the compiler's messages call the source.
+        options : sequence of str
+            More of the compiler's options ("-DN=4", "-march=native").
+
+        Returns
+        -------
+        Module
+
+        Raises
+        ------
+        CompileError
+            The compiler's messages are in the text and in `log`.
+        Unsupported
+            There is no compiler, or none for the daemon's driver.
+        BadImage, LimitReached, Closed, DaemonLost
+
+        Examples
+        --------
+        >>> client.compile("extern void nothing(", name="wrong.cu")
+        Traceback (most recent call last):
+            ...
+        ringlaunch.errors.CompileError: compiling 'wrong.cu': ...
+        """
+        return self.load(compile_source(source, name, options, self._daemon.driver), name=name)
+
+    def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
+        """A buffer with unspecified contents.
+
+        Parameters
+        ----------
+        shape : int or sequence of int
+        dtype : numpy dtype
+            Any of fixed size without Python objects.
+
+        Returns
+        -------
+        Buffer
+
+        Raises
+        ------
+        OutOfMemory, LimitReached, Closed, DaemonLost
+
+        Examples
+        --------
+        >>> client.empty((2, 3), np.int8).nbytes
+        6
+        """
+        return Buffer._allocate(self._handle, _shape_of(shape), _dtype_of(dtype))
+
+    def zeros(
+        self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32, stream: Stream | None = None
+    ) -> Buffer:
+        """A buffer of zeros.
+
+        Parameters
+        ----------
+        shape, dtype
+            As of `empty`.
+        stream : Stream, optional
+            Where to enqueue the filling, which then is not waited for. Without it the buffer is ready on return.
+
+        Returns
+        -------
+        Buffer
+        """
+        buffer = self.empty(shape, dtype)
+        buffer.fill(0, stream)
+        return buffer
+
+    def array(self, data: npt.ArrayLike, dtype: npt.DTypeLike | None = None, stream: Stream | None = None) -> Buffer:
+        """A buffer with a copy of an array.
+
+        Parameters
+        ----------
+        data : array_like
+            May be changed as soon as this returns.
+        dtype : numpy dtype, optional
+            Converts to it first.
+        stream : Stream, optional
+            Where to enqueue the copy, which then is not waited for. Without it the buffer is ready on return.
+
+        Returns
+        -------
+        Buffer
+            Of the array's shape.
+
+        Examples
+        --------
+        >>> client.array([[1, 2], [3, 4]], dtype=np.float16).numpy()
+        array([[1., 2.],
+               [3., 4.]], dtype=float16)
+        """
+        host = np.asarray(data, dtype=dtype)
+        buffer = self.empty(host.shape, host.dtype)
+        buffer._write(host, stream)
+        return buffer
+
+    def stream(self, name: str = "", ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0) -> Stream:
+        """A new stream: a queue of work that runs independently of the others.
+
+        Parameters
+        ----------
+        name : str
+            For operators.
+        ring_slots : int
+            Slots of 64 bytes of its ring, a power of two from 64 to 65536.
+        on_restart : {"stop", "rerun"}
+            What happens to work in doubt when the executor dies. "rerun" is a promise that replaying everything after
+            the completed position gives the same bytes.
+        priority : int
+            Higher goes first.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        LimitReached, InvalidArgument, Closed, DaemonLost
+        """
+        return open_stream(self._handle, ring_slots, on_restart, priority, name)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Blocks until everything enqueued to any stream has completed, answering Ctrl-C.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; without it, as long as the daemon lives.
+
+        Raises
+        ------
+        Timeout, StreamStopped, DaemonLost, Closed
+        """
+        self._handle.synchronize(timeout)
+
+    def close(self) -> None:
+        """Ends the session and all that it owns. Waits for nothing. Closing twice does nothing."""
+        self._handle.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and not self.closed:
+                self.synchronize()
+        finally:
+            self.close()
+
+    def __repr__(self) -> str:
+        info = self._daemon
+        closed = " (closed)" if self.closed else ""
+        return f"<ringlaunch.Client of {info.driver} daemon {info.pid} at {info.socket}{closed}>"
+
+
+def _shape_of(shape: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(size) for size in shape) if not hasattr(shape, "__index__") else (shape.__index__(),)
+    except TypeError:
+        raise ParamTypeError(f"shape: expected integers, found {shape!r} ({type(shape).__name__})") from None
+    if any(size < 0 for size in sizes):
+        raise InvalidArgument(f"shape: expected sizes of 0 or more, found {shape!r}")
+    return sizes
+
+
+def _dtype_of(dtype: npt.DTypeLike) -> np.dtype:
+    found = np.dtype(dtype)
+    if found.hasobject or found.itemsize == 0:
+        raise ParamTypeError(f"dtype: expected one of fixed size without Python objects, found {found}")
+    return found
+
+
+_open_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # The daemon would notice by itself; this way it learns at once. Work in flight is not waited for.
+    for client in list(_open_clients):
+        with contextlib.suppress(Error):
+            client.close()

@@ -1,0 +1,258 @@
+"""Streams, the events in them, and what a stream says of itself."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ringlaunch import _core
+from ringlaunch._waiter import Waiter
+from ringlaunch.errors import InvalidArgument, ParamTypeError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import TracebackType
+
+
+@dataclass(frozen=True)
+class StreamStatus:
+    """What a stream says of itself. Positions count 64-byte slots since the stream began.
+
+    Attributes
+    ----------
+    status : str
+        "ok": running; else why it stopped ("kernel_faulted", "bad_pointer").
+    text : str
+        What was being done, to what, what was found and what to do.
+    completed : int
+        Everything before this position has completed.
+    issued : int
+        Everything before this position was started; after a stop, `completed` to `issued` is in doubt.
+    published : int
+        Everything before this position was enqueued.
+    error_position : int
+        The record that the stream stopped at.
+    error_kernel : str
+        Its kernel; "" where there is none.
+    epoch : int
+        How many executors this stream has seen.
+    """
+
+    status: str
+    text: str
+    completed: int
+    issued: int
+    published: int
+    error_position: int
+    error_kernel: str
+    epoch: int
+
+    @property
+    def running(self) -> bool:
+        return self.status == "ok"
+
+
+class Event:
+    """A place in a stream: done once everything enqueued before it has completed. `stream.record()` makes one.
+
+    `await event` waits in asyncio; cancelling the task leaves the work alone.
+
+    Examples
+    --------
+    >>> stream = client.stream()
+    >>> event = stream.record()
+    >>> event.wait(timeout=10)
+    >>> event.done()
+    True
+    >>>     >>> async def main():
+    ...     await stream.record()
+    >>> asyncio.run(main())
+    """
+
+    __slots__ = ("_handle", "_stream")
+
+    def __init__(self, stream: Stream, handle: _core.EventHandle) -> None:
+        self._stream = stream
+        self._handle = handle
+
+    @property
+    def stream(self) -> Stream:
+        return self._stream
+
+    @property
+    def position(self) -> int:
+        """The position in its stream, in slots."""
+        return self._handle.position
+
+    def done(self) -> bool:
+        """Whether everything before it has completed. Never blocks."""
+        return self._handle.done()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Blocks until it is done, releasing the interpreter lock and answering Ctrl-C.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; without it, as long as the daemon lives.
+
+        Raises
+        ------
+        Timeout
+            Not done in time.
+        StreamStopped
+            The stream stopped before it.
+        DaemonLost, Closed
+        """
+        self._handle.wait(timeout)
+
+    def __await__(self) -> Generator[object, None, None]:
+        return self._stream._waiter.wait(self._stream, self._handle)
+
+    def __repr__(self) -> str:
+        state = "done" if self.done() else "pending"
+        return f"<ringlaunch.Event at {self.position} of {self._stream!r}, {state}>"
+
+
+class Stream(_core.StreamHandle):
+    """An in-order queue of work. `client.stream()` makes one; streams run independently of each other.
+
+    Several threads may enqueue to one stream; their launches stand in the order in which they got the interpreter
+    lock. As a context manager a stream waits for its work and closes.
+
+    Examples
+    --------
+    >>> with client.stream(name="copies") as stream:
+    ...     x = client.array(np.ones(3, np.float32), stream=stream)
+    ...     done = stream.record()
+    >>> done.done()
+    True
+    """
+
+    __slots__ = ("__weakref__", "_name", "_waiter")
+
+    _name: str
+    _waiter: Waiter
+
+    def _describe(self, name: str) -> Stream:
+        self._name = name
+        self._waiter = Waiter()
+        return self
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def record(self) -> Event:
+        """An event at this place of the stream. Blocks only while the ring is full.
+
+        Returns
+        -------
+        Event
+        """
+        return Event(self, _core.stream_record(self))
+
+    def wait_event(self, event: Event) -> None:
+        """What is enqueued from here on runs after `event`, of this or another stream of the client.
+
+        Does not wait on the host. If the awaited stream stops, this one does, too.
+
+        Parameters
+        ----------
+        event : Event
+
+        Examples
+        --------
+        >>> first, second = client.stream(), client.stream()
+        >>> second.wait_event(first.record())
+        >>> second.synchronize()
+        """
+        if not isinstance(event, Event):
+            raise ParamTypeError(f"wait_event: expected an Event, found {event!r} ({type(event).__name__})")
+        _core.stream_wait_event(self, event._handle)
+
+    def barrier(self) -> None:
+        """Nothing before it is ever replayed by a stream made with `on_restart="rerun"`. Does not wait."""
+        _core.stream_barrier(self)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Blocks until everything enqueued has completed, releasing the interpreter lock and answering Ctrl-C.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds; without it, as long as the daemon lives.
+
+        Raises
+        ------
+        Timeout
+            Not completed in time.
+        StreamStopped
+            The stream stopped: `KernelFault` by its own kernel, `RecordRefused` at a record that the daemon refused.
+        DaemonLost, Closed
+        """
+        _core.stream_synchronize(self, timeout)
+
+    @property
+    def status(self) -> StreamStatus:
+        """Where the stream is and why it stopped, if it did. Does not block."""
+        return StreamStatus(*_core.stream_status(self))
+
+    def resume(self, rerun: bool = False) -> None:
+        """Goes on after a stop.
+
+        Parameters
+        ----------
+        rerun : bool
+            False: behind what was in doubt, or behind the refused record. True: at the first record that had not
+            completed, so that what was in doubt runs again.
+
+        Raises
+        ------
+        Error
+            The stream is not stopped, or cannot go on.
+        """
+        _core.stream_resume(self, rerun)
+
+    def close(self) -> None:
+        """Gives the stream back. Waits for nothing: what was enqueued still runs. Closing twice does nothing."""
+        _core.stream_close(self)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and not self.closed:
+                self.synchronize()
+        finally:
+            self.close()
+
+    def __repr__(self) -> str:
+        name = f" '{self._name}'" if self._name else ""
+        return f"<ringlaunch.Stream{name}{' closed' if self.closed else ''}>"
+
+
+_default_stream_lock = threading.Lock()
+
+
+def open_stream(
+    client: _core.ClientHandle, ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0, name: str = ""
+) -> Stream:
+    """A new stream of a client."""
+    if on_restart not in ("stop", "rerun"):
+        raise InvalidArgument(f"on_restart: expected 'stop' or 'rerun', found {on_restart!r}")
+    stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, name)
+    return stream._describe(name)
+
+
+def default_stream(client: _core.ClientHandle) -> Stream:
+    """The stream that launches and copies take which are told none; opened at its first use."""
+    if client.default_stream is None:
+        with _default_stream_lock:
+            if client.default_stream is None:
+                client.default_stream = open_stream(client, name="default")
+    return client.default_stream

@@ -1,0 +1,72 @@
+// The objects that the launch path reads: plain CPython structs, so that a launch reads a buffer's address or
+// a stream with one comparison of types and one load.
+#pragma once
+
+#include <Python.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <ringlaunch/ringlaunch.hpp>
+
+namespace ringlaunch::python {
+
+// One connection, shared by all the handles that came from it. Its address is the handles' answer to "the
+// same client?".
+struct Session {
+    ringlaunch::Client client;
+    int pid = 0;          // of the process that connected: a forked child differs
+    bool closed = false;  // guarded by the interpreter lock
+};
+
+// A copy from the host on its way.
+struct StagedCopy {
+    ringlaunch::Event done;
+    std::size_t bytes = 0;
+};
+
+// Device memory, or a part of it: `buffer` keeps the whole alive. Guarded by the interpreter lock.
+struct BufferObject {
+    PyObject_HEAD Session* live_session;  // null once freed: one load tells lifetime and owner
+    std::uint64_t address;
+    std::uint64_t bytes;
+    std::uint64_t offset;  // in `buffer`
+    ringlaunch::Buffer buffer;
+    std::shared_ptr<Session> session;
+};
+
+// All guarded by the interpreter lock.
+struct StreamObject {
+    PyObject_HEAD detail::StreamState* state;  // of `stream`; null once closed
+    bool busy;                                 // somebody enqueues with the lock released: stream_turn.hpp
+    ringlaunch::Stream stream;
+    std::shared_ptr<Session> session;
+    std::deque<StagedCopy> staged;  // copies whose staging memory may still be in use, oldest first
+};
+
+extern PyTypeObject* buffer_type;    // _core.BufferHandle
+extern PyTypeObject* stream_type;    // _core.StreamHandle
+extern PyTypeObject* kernel_type;    // _core.Kernel
+extern PyTypeObject* launcher_type;  // _core.Launcher
+
+inline bool is_stream(PyObject* object) {
+    return PyObject_TypeCheck(object, stream_type);
+}
+inline bool is_buffer(PyObject* object) {
+    return PyObject_TypeCheck(object, buffer_type);
+}
+
+// Makes the types and adds them to the module. False: a Python error is set.
+bool add_handle_types(PyObject* module);
+bool add_launcher_types(PyObject* module);
+
+// New references, or null with a Python error. `type` derives from the handle's type.
+PyObject* make_buffer(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Buffer buffer,
+                      std::uint64_t offset, std::uint64_t bytes);
+PyObject* make_stream(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Stream stream);
+// `stream` (a StreamObject): where kernel[grid, block] launches unless it is told.
+PyObject* make_kernel(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Kernel kernel,
+                      PyObject* stream);
+
+}  // namespace ringlaunch::python
