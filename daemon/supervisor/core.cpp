@@ -1,0 +1,455 @@
+// Connections and greetings, answers, and how the daemon begins and leaves.
+#include "daemon/supervisor/core.hpp"
+
+#include <sys/eventfd.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/post.hpp>
+#include <csignal>
+#include <system_error>
+
+#include "schema/version.hpp"
+
+namespace ringlaunch::supervisor {
+
+namespace {
+
+constexpr std::size_t kMaxUngreeted = 64;
+constexpr std::chrono::milliseconds kOverRateRest{20};
+constexpr std::chrono::milliseconds kDrainPoll{5};
+
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+// Descriptors that a request brings.
+std::size_t fds_of(schema::Request request) {
+    return request == schema::Request::LoadModule ? 1 : 0;
+}
+
+}  // namespace
+
+std::string printable(const flatbuffers::String* text, std::size_t at_most) {
+    std::string clean;
+    if (text == nullptr) return clean;
+    clean = text->str().substr(0, at_most);
+    for (char& c : clean)
+        if (static_cast<unsigned char>(c) < 0x20 || static_cast<unsigned char>(c) >= 0x7f) c = '?';
+    return clean;
+}
+
+std::string id_text(std::uint64_t id) {
+    const std::string index = std::to_string(static_cast<std::uint32_t>(id));
+    return id >> 32 == 1 ? index : index + "." + std::to_string(id >> 32);
+}
+
+Core::Core(const SupervisorOptions& options) : options_(options), own_uid_(::geteuid()) {}
+
+Core::~Core() {
+    for (auto& [pointer, client] : clients_) client.connection->close("the daemon leaves");
+    clients_.clear();
+}
+
+int Core::run() {
+    listener_.emplace(io_, options_.socket_path, options_.make_folder,
+                      !options_.allow_uids.empty() || !options_.allow_gids.empty());
+    signals_.add(SIGINT);
+    signals_.add(SIGTERM);
+    signals_.add(SIGHUP);
+    signals_.async_wait([this](const auto& error, int signal) {
+        if (error) return;
+        spdlog::info("{}: leaving", signal_name(signal));
+        shut_down(kExitOk);
+    });
+    // The executor that most sessions will use is there before the first of them.
+    first_domain_ = place(options_.isolate, own_uid_, 0, false);
+    auto& domain = domains_[*first_domain_];
+    domain = std::make_unique<FaultDomain>(io_, options_, *first_domain_, *this);
+    domain->start();
+    listener_->start([this](UniqueFd socket) { accept(std::move(socket)); });
+    watch_idle();
+    spdlog::info("serving {} (process {}, user {})", options_.socket_path, ::getpid(), own_uid_);
+    io_.run();
+    return exit_;
+}
+
+// ---- connections
+
+void Core::accept(UniqueFd socket) {
+    std::shared_ptr<Connection> connection;
+    try {
+        Peer peer = identify(socket.get());
+        std::size_t ungreeted = 0;
+        for (const auto& [pointer, client] : clients_) ungreeted += client.greeted ? 0 : 1;
+        connection = std::make_shared<Connection>(io_, std::move(socket), std::move(peer),
+                                                  options_.limits.max_pending_bytes);
+        if (ungreeted >= kMaxUngreeted) {
+            refuse(*connection, 0, Status::limit_reached,
+                   std::to_string(ungreeted) + " connections have not said Hello yet; try again in a moment");
+            return;
+        }
+    } catch (const std::exception& error) {
+        spdlog::warn("a connection was dropped: {}", error.what());
+        return;
+    }
+    Connection* pointer = connection.get();
+    Client& client = clients_
+                         .emplace(pointer, Client{connection, false, false, 0,
+                                                  RateLimit(options_.limits.messages_per_second, now_ns()),
+                                                  std::make_unique<boost::asio::steady_timer>(io_)})
+                         .first->second;
+    client.deadline->expires_after(std::chrono::milliseconds(options_.handshake_timeout_ms));
+    client.deadline->async_wait([weak = std::weak_ptr<Connection>(connection)](const auto& error) {
+        if (error) return;
+        if (const auto alive = weak.lock()) alive->close("it never said Hello");
+    });
+    connection->start({[this, pointer](Message& message) {
+                           const auto at = clients_.find(pointer);
+                           if (at != clients_.end()) on_message(at->second, message);
+                       },
+                       [this, pointer](const std::string& why) { on_gone(pointer, why); },
+                       [this, pointer] {
+                           refuse(*pointer, 0, Status::malformed_message,
+                                  "a control message has 1 to " + std::to_string(kMaxControlBytes) +
+                                      " bytes and at most " + std::to_string(kMaxMessageFds) +
+                                      " descriptors; the one that came has more");
+                       }});
+}
+
+void Core::on_gone(Connection* connection, const std::string& why) {
+    const auto at = clients_.find(connection);
+    if (at == clients_.end()) return;
+    const std::uint64_t id = at->second.session;
+    clients_.erase(at);
+    if (Session* session = find(id)) {
+        spdlog::info("session {} ({}, process {}) ends: {}", id_text(id), session->program, session->pid,
+                     why);
+        end_session(*session);
+    }
+    watch_idle();
+}
+
+void Core::on_message(Client& client, Message& message) {
+    Connection& connection = *client.connection;
+    flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(message.bytes.data()),
+                                   message.bytes.size());
+    if (!verifier.VerifyBuffer<schema::ClientMessage>(nullptr)) {
+        refuse(connection, 0, Status::malformed_message,
+               "a message of " + std::to_string(message.bytes.size()) +
+                   " bytes is no ClientMessage of schema/control.fbs; is this a client of ringlaunch?");
+        return connection.close("it sent what is no message");
+    }
+    const auto& request = *flatbuffers::GetRoot<schema::ClientMessage>(message.bytes.data());
+    if (request.id() == 0) {
+        refuse(connection, 0, Status::malformed_message,
+               "a request has an id that is not 0; 0 marks the daemon's notices");
+        return connection.close("it sent a request without an id");
+    }
+    if (!client.rate.take(now_ns())) {
+        refuse(connection, request.id(), Status::limit_reached,
+               "a session may send " + std::to_string(client.rate.per_second()) +
+                   " control messages a second, and this one sent more; slow down and ask again");
+        return connection.pause_for(kOverRateRest);
+    }
+    try {
+        dispatch(client, request, message);
+    } catch (const Error& error) {
+        refuse(connection, request.id(), error.status(), error.what());
+    } catch (const std::system_error& error) {
+        const bool full = error.code().value() == EMFILE || error.code().value() == ENFILE;
+        refuse(connection, request.id(), full ? Status::limit_reached : Status::internal_error,
+               std::string(error.what()) +
+                   (full ? "; the daemon has no descriptors left: raise its limit (ulimit -n)" : ""));
+    }
+}
+
+Session& Core::session_of(Client& client) {
+    Session* session = living(client.session);
+    if (session == nullptr)
+        throw Error(
+            Status::permission_denied,
+            "this connection has no session (it observes), so it owns nothing; say Hello without `observer`");
+    return *session;
+}
+
+void Core::dispatch(Client& client, const schema::ClientMessage& request, Message& message) {
+    using schema::Request;
+    Connection& connection = *client.connection;
+    const std::uint32_t id = request.id();
+    const Request kind = request.request_type();
+    if (message.fds.size() != fds_of(kind))
+        throw Error(Status::malformed_message, std::string("a message ") + schema::EnumNameRequest(kind) +
+                                                   " brings " + std::to_string(fds_of(kind)) +
+                                                   " descriptors, this one brought " +
+                                                   std::to_string(message.fds.size()));
+    if (!client.greeted) {
+        if (kind == Request::Hello && !client.greeting) return hello(client, id, *request.request_as_Hello());
+        refuse(connection, id, Status::malformed_message,
+               std::string("the first message of a connection is Hello, this one is ") +
+                   schema::EnumNameRequest(kind));
+        return connection.close("it did not say Hello");
+    }
+    switch (kind) {
+        case Request::OpenStream:
+            return open_stream(session_of(client), id, *request.request_as_OpenStream());
+        case Request::CloseStream:
+            return close_stream(session_of(client), id, request.request_as_CloseStream()->stream());
+        case Request::ResumeStream:
+            return resume_stream(session_of(client), id, *request.request_as_ResumeStream());
+        case Request::LoadModule:
+            return load_module(session_of(client), id, *request.request_as_LoadModule(),
+                               std::move(message.fds[0]));
+        case Request::UnloadModule:
+            return unload_module(session_of(client), id, request.request_as_UnloadModule()->module_id());
+        case Request::AllocBuffer:
+            return alloc_buffer(session_of(client), id, request.request_as_AllocBuffer()->bytes());
+        case Request::FreeBuffer:
+            return free_buffer(session_of(client), id, *request.request_as_FreeBuffer());
+        case Request::AddStaging:
+            return add_staging(session_of(client), id, request.request_as_AddStaging()->bytes());
+        case Request::DropStaging:
+            return drop_staging(session_of(client), id, *request.request_as_DropStaging());
+        case Request::GetStatus:
+            return get_status(client, id);
+        case Request::GetStats:
+            return get_stats(client, id, request.request_as_GetStats()->skip());
+        case Request::GetSessions:
+            return get_sessions(client, id, request.request_as_GetSessions()->skip());
+        case Request::GetKernels:
+            return get_kernels(client, id, request.request_as_GetKernels()->skip());
+        case Request::StopDaemon:
+            return stop_daemon(client, id, request.request_as_StopDaemon()->drain_ms());
+        case Request::Hello:
+            throw Error(Status::malformed_message, "this connection has said Hello already");
+        case Request::NONE:
+            break;
+    }
+    throw Error(Status::unsupported, "this daemon (protocol " + std::to_string(kProtocolVersion) +
+                                         ") knows no request of kind " +
+                                         std::to_string(static_cast<int>(kind)));
+}
+
+void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hello) {
+    Connection& connection = *client.connection;
+    const auto hang_up = [&](Status status, const std::string& text) {
+        refuse(connection, request, status, text);
+        connection.close(text);
+    };
+    if (hello.magic() != kHelloMagic)
+        return hang_up(Status::malformed_message,
+                       "the first message is no Hello of ringlaunch (its magic word is " +
+                           std::to_string(hello.magic()) + ", not " + std::to_string(kHelloMagic) + ")");
+    if (hello.version() != kProtocolVersion)
+        return hang_up(Status::version_mismatch,
+                       "the client speaks protocol version " + std::to_string(hello.version()) +
+                           ", this daemon (" + options_.version + ") speaks version " +
+                           std::to_string(kProtocolVersion) +
+                           "; install the same release of ringlaunch on both sides");
+    if (const auto why = refuse_peer(connection.peer(), own_uid_, options_))
+        return hang_up(Status::permission_denied, *why);
+    if (draining_) return hang_up(Status::stopping, "the daemon is leaving; start another");
+    if (!hello.observer()) {
+        if (hello.device() != options_.device)
+            return hang_up(Status::not_found, "the client asks for device " + std::to_string(hello.device()) +
+                                                  ", this daemon serves device " +
+                                                  std::to_string(options_.device));
+        if (sessions_.size() >= options_.limits.max_sessions)
+            return hang_up(Status::limit_reached,
+                           "the daemon has " + std::to_string(sessions_.size()) + " sessions, its limit is " +
+                               std::to_string(options_.limits.max_sessions) + " (--max-sessions); close one");
+    }
+    client.greeting = true;
+    client.deadline->cancel();
+    const std::string program = printable(hello.program());
+    const bool membarrier = hello.membarrier();
+    const bool observer = hello.observer();
+    if (device_ || observer) return welcome(client, request, program, membarrier, observer);
+    // Held until the first executor says what the device is; or says why there is none.
+    connection.pause();
+    waiting_for_device_.push_back(
+        [this, weak = std::weak_ptr<Connection>(client.connection), request, program, membarrier] {
+            const auto alive = weak.lock();
+            if (!alive) return;
+            const auto at = clients_.find(alive.get());
+            if (at == clients_.end()) return;
+            try {
+                welcome(at->second, request, program, membarrier, false);
+            } catch (const std::exception& error) {
+                refuse(*alive, request, Status::internal_error, error.what());
+                alive->close(error.what());
+            }
+            alive->resume();
+        });
+}
+
+void Core::welcome(Client& client, std::uint32_t request, const std::string& program, bool membarrier,
+                   bool observer) {
+    Session* session = observer ? nullptr : &open_session(client, program, membarrier);
+    client.greeted = true;
+    const Device device = device_.value_or(Device{});
+    std::vector<int> fds;
+    if (session != nullptr) fds.push_back(session->doorbell.get());
+    const std::uint64_t memory = options_.limits.max_memory_bytes != 0 ? options_.limits.max_memory_bytes
+                                                                       : (range_ ? range_->bytes() : 0);
+    answer(
+        *client.connection, request,
+        [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
+            const auto version = builder.CreateString(options_.version);
+            const auto name = builder.CreateString(device.name);
+            const auto architecture = builder.CreateString(device.architecture);
+            return {schema::Answer::Welcome,
+                    schema::CreateWelcome(builder, kProtocolVersion, session == nullptr ? 0 : session->id,
+                                          ::getpid(), version, options_.driver, options_.device, name,
+                                          architecture, session == nullptr || session->fences,
+                                          device.max_param_bytes, device.max_grid_x, device.max_grid_y,
+                                          device.max_grid_z, device.max_threads_per_block,
+                                          options_.limits.max_streams, options_.limits.max_modules, memory)
+                        .Union()};
+        },
+        fds);
+}
+
+// ---- answers
+
+void Core::send(Connection& connection, flatbuffers::FlatBufferBuilder& builder, std::span<const int> fds,
+                std::uint64_t coalesce) {
+    connection.send({reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()}, fds,
+                    coalesce);
+}
+
+void Core::answer_done(Connection& connection, std::uint32_t request) {
+    answer(connection, request, [](flatbuffers::FlatBufferBuilder& builder) -> Built {
+        return {schema::Answer::Done, schema::CreateDone(builder).Union()};
+    });
+}
+
+void Core::refuse(Connection& connection, std::uint32_t request, Status status, const std::string& text) {
+    flatbuffers::FlatBufferBuilder builder;
+    const auto error = builder.CreateString(text.substr(0, 4096));
+    builder.Finish(schema::CreateServerMessage(builder, request, static_cast<std::uint32_t>(status), error));
+    send(connection, builder, {}, 0);
+}
+
+void Core::done_later(std::uint64_t session, std::uint32_t request) {
+    answer_later(session, request, [](flatbuffers::FlatBufferBuilder& builder) -> Built {
+        return {schema::Answer::Done, schema::CreateDone(builder).Union()};
+    });
+}
+
+void Core::refuse_later(std::uint64_t session, std::uint32_t request, Status status,
+                        const std::string& text) {
+    if (Session* found = living(session)) {
+        refuse(*found->connection, request, status, text);
+        request_answered(*found);
+    }
+}
+
+void Core::request_opened(Session& session) {
+    if (++session.open_requests >= options_.limits.max_open_requests) session.connection->pause();
+}
+
+void Core::request_answered(Session& session) {
+    if (session.open_requests-- >= options_.limits.max_open_requests &&
+        session.open_requests < options_.limits.max_open_requests)
+        session.connection->resume();
+}
+
+// ---- leaving
+
+void Core::watch_idle() {
+    if (options_.exit_when_idle_ms == 0 || shutting_down_) return;
+    for (const auto& [id, session] : sessions_)
+        if (session->connection) {
+            idle_armed_ = false;
+            idle_timer_.cancel();
+            return;
+        }
+    if (idle_armed_) return;  // since the last one left; who only observes changes nothing
+    idle_armed_ = true;
+    idle_timer_.expires_after(std::chrono::milliseconds(options_.exit_when_idle_ms));
+    idle_timer_.async_wait([this](const auto& error) {
+        if (error || shutting_down_) return;
+        idle_armed_ = false;
+        for (const auto& [id, session] : sessions_)
+            if (session->connection) return;
+        // Who has connected and not been heard yet is a client too.
+        for (const auto& [pointer, client] : clients_)
+            if (!client.greeted) return watch_idle();
+        if (!listener_->idle()) return watch_idle();
+        spdlog::info("leaving: no client for {} ms", options_.exit_when_idle_ms);
+        shut_down(kExitOk);
+    });
+}
+
+bool Core::drained() {
+    for (const auto& [id, session] : sessions_)
+        for (const auto& [stream_id, stream] : session->streams) {
+            if (stream->phase != Stream::Phase::open || !stream->page || stream->page.stopped()) continue;
+            // relaxed: the client's hint; a client that lies only makes itself be waited for until the bound.
+            const std::uint64_t published =
+                stream->ring_header.as<RingHeader>()->published.load(std::memory_order_relaxed);
+            if (stream->page.completed() < published) return false;
+        }
+    return true;
+}
+
+void Core::drain(std::uint64_t deadline_ns) {
+    if (shutting_down_) return;
+    if (drained() || now_ns() >= deadline_ns) return shut_down(kExitOk);
+    drain_timer_.expires_after(kDrainPoll);
+    drain_timer_.async_wait([this, deadline_ns](const auto& error) {
+        if (!error) drain(deadline_ns);
+    });
+}
+
+void Core::shut_down(int exit) {
+    if (shutting_down_) return;
+    shutting_down_ = true;
+    draining_ = true;
+    exit_ = exit;
+    listener_->stop();
+    for (auto* timer : {&idle_timer_, &reclaim_timer_, &ending_timer_, &probation_timer_, &drain_timer_})
+        timer->cancel();
+    signals_.cancel();
+    for (auto& [pointer, client] : clients_) {
+        client.deadline->cancel();
+        client.connection->close("the daemon leaves");
+    }
+    for (auto& [key, domain] : domains_) domain->leave();
+    maybe_finished();
+}
+
+void Core::maybe_finished() {
+    if (shutting_down_ && domains_.empty() && leaving_domains_.empty()) io_.stop();
+}
+
+// ---- the way in
+
+int run_supervisor(const SupervisorOptions& options) {
+    // A process of the same user could reach every ring and every session's memory through /proc otherwise.
+    ::prctl(PR_SET_DUMPABLE, 0);
+    ::signal(SIGPIPE, SIG_IGN);
+    raise_descriptor_limit();
+    try {
+        Core core(options);
+        return core.run();
+    } catch (const AlreadyRunning& error) {
+        spdlog::error("{}", error.what());
+        return kExitAlreadyRunning;
+    } catch (const SocketRefused& error) {
+        spdlog::error("{}", error.what());
+        return kExitSocketRefused;
+    } catch (const std::exception& error) {
+        spdlog::error("the daemon fails: {}", error.what());
+        return kExitFailure;
+    }
+}
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,211 @@
+// The supervisor's state and its handlers: one loop, one thread. Each family of requests has its own source
+// file.
+#pragma once
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "daemon/supervisor/clock.hpp"
+#include "daemon/supervisor/connection.hpp"
+#include "daemon/supervisor/fault_domain.hpp"
+#include "daemon/supervisor/listener.hpp"
+#include "daemon/supervisor/registry.hpp"
+#include "schema/error.hpp"
+
+namespace ringlaunch::supervisor {
+
+// One connected client: greeted or not, with a session or (an observer) without.
+struct Client {
+    std::shared_ptr<Connection> connection;
+    bool greeted = false;
+    bool greeting = false;  // Hello was taken, its answer waits for the first executor
+    std::uint64_t session = 0;
+    RateLimit rate;
+    std::unique_ptr<boost::asio::steady_timer> deadline;  // until Hello
+};
+
+class Core final : public FaultDomain::Owner {
+  public:
+    explicit Core(const SupervisorOptions& options);
+    ~Core() override;
+    int run();
+
+  private:
+    using Built = std::pair<schema::Answer, flatbuffers::Offset<void>>;
+
+    // ---- core.cpp: connections, greetings, answers
+    void accept(UniqueFd socket);
+    void on_message(Client& client, Message& message);
+    void on_gone(Connection* connection, const std::string& why);
+    void dispatch(Client& client, const schema::ClientMessage& request, Message& message);
+    void hello(Client& client, std::uint32_t request, const schema::Hello& hello);
+    void welcome(Client& client, std::uint32_t request, const std::string& program, bool membarrier,
+                 bool observer);
+    Session& session_of(Client& client);
+
+    template <class Build>
+    void answer(Connection& connection, std::uint32_t request, Build build, std::span<const int> fds = {},
+                std::uint64_t coalesce = 0) {
+        flatbuffers::FlatBufferBuilder builder;
+        const Built built = build(builder);
+        builder.Finish(schema::CreateServerMessage(builder, request, 0, 0, built.first, built.second));
+        send(connection, builder, fds, coalesce);
+    }
+    void answer_done(Connection& connection, std::uint32_t request);
+    void refuse(Connection& connection, std::uint32_t request, Status status, const std::string& text);
+    void send(Connection& connection, flatbuffers::FlatBufferBuilder& builder, std::span<const int> fds,
+              std::uint64_t coalesce);
+    // An answer that came later than its request: the session may have gone meanwhile.
+    template <class Build>
+    void answer_later(std::uint64_t session, std::uint32_t request, Build build,
+                      std::span<const int> fds = {}) {
+        if (Session* found = living(session)) {
+            answer(*found->connection, request, build, fds);
+            request_answered(*found);
+        }
+    }
+    void done_later(std::uint64_t session, std::uint32_t request);
+    void refuse_later(std::uint64_t session, std::uint32_t request, Status status, const std::string& text);
+    void request_opened(Session& session);
+    void request_answered(Session& session);
+
+    // ---- sessions.cpp: their beginning, their executor, their end
+    Session* find(std::uint64_t id);
+    Session* living(std::uint64_t id);  // and not being taken apart
+    Session& open_session(Client& client, const std::string& program, bool membarrier);
+    FaultDomain& domain_of(Session& session);  // makes and starts it where there is none
+    FaultDomain* existing_domain(const Session& session);
+    void move_alone(Session& session);
+    // Asks the session's executor, and counts. `done` is called unless the session has been erased.
+    void call(Session& session, Call::OnDeath on_death, std::function<bool(Call::Wire&, Session&)> make,
+              std::function<void(Session&, Reply&)> done);
+    void attach(Session& session);
+    void end_session(Session& session);
+    void go_on_ending(Session& session);
+    void erase_session(std::uint64_t id);
+    void check_ending();
+    void leave_domain(Session& session);
+
+    // ---- streams.cpp
+    void open_stream(Session& session, std::uint32_t request, const schema::OpenStream& open);
+    void close_stream(Session& session, std::uint32_t request, std::uint64_t stream);
+    void resume_stream(Session& session, std::uint32_t request, const schema::ResumeStream& resume);
+    bool make_open_stream(Call::Wire& wire, Session& session, Stream& stream, std::uint32_t epoch);
+    void ask_close_stream(Session& session, std::uint64_t stream, std::optional<std::uint32_t> request);
+    void erase_stream(Session& session, std::uint64_t stream);
+    void tell_epoch(Session& session, Stream& stream);
+    Stream& stream_of(Session& session, std::uint64_t id, const char* doing);
+    std::string kernel_name(const Session& session, std::uint64_t kernel) const;
+
+    // ---- modules.cpp
+    void load_module(Session& session, std::uint32_t request, const schema::LoadModule& load, UniqueFd image);
+    void unload_module(Session& session, std::uint32_t request, std::uint64_t id);
+    void ensure_loaded(Session& session, std::uint64_t key, std::function<void(Session&, Reply&)> done);
+    void bind_module(Session& session, std::uint32_t request, std::uint64_t use, bool cached);
+    void answer_loaded(Session& session, std::uint32_t request, const ModuleUse& use, bool cached);
+    bool make_load_module(Call::Wire& wire, const Module& module);
+    void drop_use(Session& session, std::uint64_t id);
+    void release_module(std::uint64_t key);
+    void evict_modules();
+
+    // ---- memory.cpp
+    void alloc_buffer(Session& session, std::uint32_t request, std::uint64_t bytes);
+    void pump_allocs(Session& session);
+    void make_chunk(Session& session, std::uint64_t bytes);
+    void free_buffer(Session& session, std::uint32_t request, const schema::FreeBuffer& free);
+    void add_staging(Session& session, std::uint32_t request, std::uint64_t bytes);
+    void drop_staging(Session& session, std::uint32_t request, const schema::DropStaging& drop);
+    // Acts on what may be freed now. True: something was.
+    bool reclaim(Session& session);
+    void release_idle_chunks(Session& session);
+    void unmap_chunk(Session& session, std::uint64_t address);
+    void schedule_reclaim();
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> positions_of(
+        Session& session, const flatbuffers::Vector<flatbuffers::Offset<schema::StreamPosition>>* after);
+
+    // ---- operators.cpp
+    void get_status(Client& client, std::uint32_t request);
+    void get_stats(Client& client, std::uint32_t request, std::uint32_t skip);
+    void get_sessions(Client& client, std::uint32_t request, std::uint32_t skip);
+    void get_kernels(Client& client, std::uint32_t request, std::uint32_t skip);
+    void stop_daemon(Client& client, std::uint32_t request, std::uint32_t drain_ms);
+    bool may_see(const Client& client, const Session& session) const;
+
+    // ---- restart.cpp: what a death means, and how the next executor is set up
+    std::uint32_t next_epoch() override { return ++last_epoch_; }
+    void on_started(FaultDomain& domain, const internal::Ready& ready) override;
+    void on_ready(FaultDomain& domain) override;
+    void on_stream_stopped(FaultDomain& domain, std::uint64_t stream) override;
+    std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) override;
+    void on_unusable(FaultDomain& domain, bool driver, const std::string& text) override;
+    void on_left(FaultDomain& domain) override;
+    void restore_session(FaultDomain& domain, Session& session);
+    void restore_stream(FaultDomain& domain, Session& session, Stream& stream);
+    void decide_stream(Session& session, Stream& stream, const Death& death);
+    void warn(Session& session, std::uint64_t delay_ms);
+    void go_on_probation(FaultDomain& domain);
+    void watch_probations();
+    void release_stream(Session& session, Stream& stream);
+    std::vector<Session*> sessions_in(const FaultDomain& domain);
+
+    // ---- core.cpp: leaving
+    void watch_idle();
+    void drain(std::uint64_t deadline_ns);
+    void shut_down(int exit);
+    void maybe_finished();
+    bool drained();
+
+    const SupervisorOptions options_;
+    const uid_t own_uid_;
+    boost::asio::io_context io_{1};
+    boost::asio::signal_set signals_{io_};
+    std::optional<Listener> listener_;
+    std::map<Connection*, Client> clients_;
+
+    IdAllocator session_ids_, stream_ids_;
+    std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
+    std::map<std::uint64_t, std::uint64_t> stream_sessions_;  // stream -> session
+    std::map<std::uint64_t, Module> modules_;                 // by key
+    std::map<std::string, std::uint64_t> module_keys_;        // by digest
+    std::uint64_t last_module_key_ = 0;
+    std::uint64_t unused_count_ = 0;
+    std::map<DomainKey, std::unique_ptr<FaultDomain>> domains_;
+    std::vector<std::unique_ptr<FaultDomain>> leaving_domains_;
+    std::optional<DomainKey> first_domain_;  // the executor that started with the daemon, kept warm
+
+    std::optional<DeviceRange> range_;
+    // As the first executor said it.
+    struct Device {
+        std::string name, architecture;
+        std::uint32_t max_param_bytes = 0, max_grid_x = 0, max_grid_y = 0, max_grid_z = 0,
+                      max_threads_per_block = 0;
+        bool uses_membarrier = false;
+    };
+    std::optional<Device> device_;
+    std::vector<std::function<void()>> waiting_for_device_;
+
+    boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, ending_timer_{io_},
+        probation_timer_{io_}, drain_timer_{io_};
+    bool idle_armed_ = false, reclaim_scheduled_ = false, ending_scheduled_ = false,
+         probation_scheduled_ = false;
+    std::uint64_t reclaim_ms_ = 1;
+    std::uint32_t last_epoch_ = 0;
+    std::uint64_t started_ns_ = now_ns();
+    bool draining_ = false, shutting_down_ = false;
+    int exit_ = kExitOk;
+};
+
+// Text of a peer, fit for a log and for another's terminal.
+std::string printable(const flatbuffers::String* text, std::size_t at_most = 128);
+// Every domain, session and stream id in texts: "12" or, from the second generation on, "12.2".
+std::string id_text(std::uint64_t id);
+
+}  // namespace ringlaunch::supervisor

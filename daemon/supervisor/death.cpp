@@ -1,0 +1,82 @@
+#include "daemon/supervisor/death.hpp"
+
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+
+namespace ringlaunch::supervisor {
+
+namespace {
+
+std::string hex(std::uint64_t value) {
+    char text[24];
+    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+    return text;
+}
+
+bool comes_from_outside(int signal) {
+    return signal == SIGKILL || signal == SIGTERM || signal == SIGINT || signal == SIGHUP ||
+           signal == SIGQUIT;
+}
+
+}  // namespace
+
+std::string signal_name(int signal) {
+    const char* name = ::sigabbrev_np(signal);
+    return name == nullptr ? "signal " + std::to_string(signal) : std::string("SIG") + name;
+}
+
+FaultReport read_fault_page(const driver::FaultPage& page) {
+    FaultReport report;
+    // sync: FAULT (pairs with the store in the executor's signal handler): the rest is there before the kind.
+    const std::uint32_t kind = page.kind.load(std::memory_order_acquire);
+    if (kind != static_cast<std::uint32_t>(driver::FaultKind::signal) &&
+        kind != static_cast<std::uint32_t>(driver::FaultKind::device))
+        return report;
+    report.kind = static_cast<driver::FaultKind>(kind);
+    report.signal = static_cast<int>(page.signal);
+    report.stream = page.stream;
+    report.position = page.position;
+    report.kernel = page.kernel;
+    report.address = page.address;
+    report.text.assign(page.text, ::strnlen(page.text, sizeof page.text));
+    for (char& c : report.text)
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+    return report;
+}
+
+Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKill& own_kill) {
+    Death death;
+    if (fault.kind != driver::FaultKind::none) {
+        death.stream = fault.stream;
+        death.position = fault.position;
+        death.kernel = fault.kernel;
+        if (fault.kind == driver::FaultKind::signal) {
+            death.text = "caught " + signal_name(fault.signal) + " at address " + hex(fault.address);
+            death.outside_streams = fault.stream == 0;
+        } else {
+            death.text = "lost its device";
+        }
+        if (!fault.text.empty()) death.text += " (" + fault.text + ")";
+        death.cause = fault.stream != 0 ? DeathCause::culprit_known : DeathCause::unknown;
+        return death;
+    }
+    if (own_kill.done) {
+        death.stream = own_kill.stream;
+        death.cause = own_kill.stream != 0 ? DeathCause::culprit_known : DeathCause::unknown;
+        death.text = "was ended by the daemon: " + own_kill.why;
+        return death;
+    }
+    if (exit.by_signal) {
+        death.cause = comes_from_outside(exit.code) ? DeathCause::killed : DeathCause::unknown;
+        death.text = (death.cause == DeathCause::killed ? "was killed from outside by " : "died of ") +
+                     signal_name(exit.code);
+        return death;
+    }
+    death.text = exit.code == driver::kExitDeviceLost
+                     ? "lost its device"
+                     : "left by itself with exit status " + std::to_string(exit.code);
+    return death;
+}
+
+}  // namespace ringlaunch::supervisor

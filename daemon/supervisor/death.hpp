@@ -1,0 +1,49 @@
+// Reads how an executor died: from its exit status, its fault page, and what the supervisor did to it itself.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "daemon/driver/fault.hpp"
+#include "daemon/supervisor/recovery.hpp"
+
+namespace ringlaunch::supervisor {
+
+// As waitid() says it.
+struct ExitInfo {
+    bool by_signal = false;
+    int code = 0;  // signal or exit status
+};
+
+// Why the supervisor killed it, if it did.
+struct OwnKill {
+    bool done = false;
+    std::string why;           // "it did not answer for 10000 ms"
+    std::uint64_t stream = 0;  // whose work made it necessary; 0: not known
+};
+
+struct Death {
+    DeathCause cause = DeathCause::unknown;
+    std::uint64_t stream = 0;  // the culprit's, 0: not known
+    std::uint64_t position = 0;
+    std::uint64_t kernel = 0;
+    // A fault was caught outside of every stream's work: what the control thread was doing is to blame.
+    bool outside_streams = false;
+    std::string text;  // "caught SIGSEGV at address 0x0", "was killed from outside (SIGKILL)"
+};
+
+// A copy of what a dying executor left; it cannot be trusted to be sane.
+struct FaultReport {
+    driver::FaultKind kind = driver::FaultKind::none;
+    int signal = 0;
+    std::uint64_t stream = 0, position = 0, kernel = 0, address = 0;
+    std::string text;
+};
+FaultReport read_fault_page(const driver::FaultPage& page);
+
+Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKill& own_kill);
+
+// "SIGSEGV"
+std::string signal_name(int signal);
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,381 @@
+#include "daemon/supervisor/fault_domain.hpp"
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/post.hpp>
+#include <system_error>
+
+#include "daemon/supervisor/clock.hpp"
+#include "schema/version.hpp"
+
+namespace ringlaunch::supervisor {
+
+namespace {
+
+constexpr std::size_t kFaultPageBytes = kPageBytes;
+
+std::span<const std::byte> bytes_of(const flatbuffers::FlatBufferBuilder& builder) {
+    return {reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()};
+}
+
+void answer(Call& call, Status status, const std::string& error) {
+    if (!call.done) return;
+    Reply reply;
+    reply.status = status;
+    reply.error = error;
+    call.done(reply);
+}
+
+}  // namespace
+
+FaultDomain::FaultDomain(boost::asio::io_context& io, const SupervisorOptions& options, const DomainKey& key,
+                         Owner& owner)
+    : io_(io), options_(options), key_(key), owner_(owner), timer_(io), ping_timer_(io) {}
+
+FaultDomain::~FaultDomain() {
+    *alive_ = false;
+    if (process_) {
+        process_->forget();
+        process_->kill();
+    }
+}
+
+void FaultDomain::start() {
+    if (state_ != State::resting || process_) return;
+    timer_.cancel();
+    spawn();
+}
+
+void FaultDomain::start_after(std::uint64_t delay_ms) {
+    schedule(delay_ms);
+}
+
+void FaultDomain::schedule(std::uint64_t delay_ms) {
+    state_ = State::resting;
+    if (delay_ms == 0) return spawn();
+    timer_.expires_after(std::chrono::milliseconds(delay_ms));
+    timer_.async_wait([this, alive = alive_](const auto& error) {
+        if (!error && *alive && state_ == State::resting && !process_) spawn();
+    });
+}
+
+void FaultDomain::spawn() {
+    state_ = State::starting;
+    own_kill_ = {};
+    restore_complete_ = false;
+    restoring_ = 0;
+    ping_sent_ns_ = 0;
+    epoch_ = owner_.next_epoch();
+    started_ns_ = now_ns();
+    try {
+        // A page of its own for each life: what an earlier one left is not taken for this one's.
+        fault_fd_ = make_memfd("fault", kFaultPageBytes);
+        fault_page_ = Mapping(fault_fd_, kFaultPageBytes, Mapping::Access::read_write, "the fault page");
+        seal(fault_fd_, Sealing::shared, "the fault page");
+        new (fault_page_.data()) driver::FaultPage();
+        process_ = std::make_shared<ExecutorProcess>(io_);
+        process_->start(options_.executor_path, options_.executor_arguments,
+                        {[this](Message& message) { on_message(message); },
+                         [this] { restore_complete_ ? finish_restore() : pump(); },
+                         [this](const ExitInfo& exit) { on_exit(exit); }});
+    } catch (const std::system_error& error) {
+        if (process_) process_->forget();
+        process_.reset();
+        return failed_start(std::string("cannot start an executor: ") + error.what());
+    }
+    spdlog::info("executor {} of {} started, epoch {}", process_->pid(), name(), epoch_);
+    Call configure;
+    configure.on_death = Call::OnDeath::drop;
+    configure.make = [this](Call::Wire& wire) {
+        wire.kind = internal::ExecutorRequest::Configure;
+        wire.request = internal::CreateConfigure(wire.builder, options_.driver, options_.device, epoch_,
+                                                 options_.spin_ns, options_.max_in_flight, options_.max_batch,
+                                                 options_.coalesce)
+                           .Union();
+        wire.fds = {fault_fd_.get()};
+        return true;
+    };
+    configure.done = [this](Reply& reply) {
+        const internal::Ready* ready = reply.message == nullptr ? nullptr : reply.message->answer_as_Ready();
+        if (reply.status == Status::ok && ready != nullptr) {
+            state_ = State::restoring;
+            owner_.on_started(*this, *ready);
+            return;
+        }
+        const std::string text =
+            reply.error.empty() ? "the executor's first answer is not Ready" : reply.error;
+        state_ = State::leaving;
+        process_->kill();
+        owner_.on_unusable(*this, true, text);
+    };
+    urgent_.push_front(std::move(configure));
+    wait_start();
+    ping();
+    pump();
+}
+
+void FaultDomain::wait_start() {
+    if (options_.restart.start_timeout_ms == 0) return;
+    timer_.expires_after(std::chrono::milliseconds(options_.restart.start_timeout_ms));
+    timer_.async_wait([this, alive = alive_, epoch = epoch_](const auto& error) {
+        if (error || !*alive || epoch != epoch_) return;
+        if (state_ == State::starting || state_ == State::restoring)
+            kill("it was not ready after " + std::to_string(options_.restart.start_timeout_ms) + " ms", 0);
+    });
+}
+
+void FaultDomain::call(Call call) {
+    waiting_.push_back(std::move(call));
+    if (state_ == State::ready) pump();
+}
+
+void FaultDomain::restore_call(Call call) {
+    call.on_death = Call::OnDeath::drop;
+    call.restore = true;
+    ++restoring_;
+    urgent_.push_back(std::move(call));
+}
+
+void FaultDomain::finish_restore() {
+    restore_complete_ = true;
+    pump();
+    if (restoring_ == 0 && state_ == State::restoring) {
+        timer_.cancel();
+        state_ = State::ready;
+        failed_starts_ = 0;
+        owner_.on_ready(*this);
+        pump();
+    }
+}
+
+bool FaultDomain::send(Call& call, std::uint32_t id) {
+    Call::Wire wire;
+    bool wanted;
+    try {
+        wanted = call.make(wire);
+    } catch (const Error& error) {
+        sent_.erase(id);
+        answer(call, error.status(), error.what());
+        return true;
+    } catch (const std::system_error& error) {
+        sent_.erase(id);
+        answer(call, Status::internal_error, error.what());
+        return true;
+    }
+    if (!wanted) {
+        answer(call, Status::ok, "");
+        return true;
+    }
+    wire.builder.Finish(internal::CreateToExecutor(wire.builder, id, wire.kind, wire.request));
+    switch (process_->send(bytes_of(wire.builder), wire.fds)) {
+        case Transfer::done:
+            sent_.emplace(id, std::move(call));
+            return true;
+        case Transfer::would_block:
+            return false;
+        case Transfer::malformed:
+            answer(call, Status::invalid_argument,
+                   "the request is longer than a control message may be (" +
+                       std::to_string(kMaxControlBytes) +
+                       " bytes); declare fewer signatures or shorter names");
+            return true;
+        case Transfer::closed:
+            sent_.emplace(id, std::move(call));
+            return true;  // its death says what becomes of it
+    }
+    return true;
+}
+
+void FaultDomain::pump() {
+    if (pumping_) return;
+    pumping_ = true;
+    while (process_ && state_ != State::resting) {
+        std::deque<Call>* queue = !urgent_.empty() ? &urgent_ : state_ == State::ready ? &waiting_ : nullptr;
+        if (queue == nullptr || queue->empty()) break;
+        Call call = std::move(queue->front());
+        queue->pop_front();
+        if (next_id_ == 0) ++next_id_;
+        const std::uint32_t id = next_id_++;
+        const bool restore = call.restore;
+        if (!send(call, id)) {
+            queue->push_front(std::move(call));
+            break;
+        }
+        if (restore && !sent_.contains(id)) --restoring_;  // answered without asking
+    }
+    pumping_ = false;
+}
+
+void FaultDomain::on_message(Message& message) {
+    flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(message.bytes.data()),
+                                   message.bytes.size());
+    if (!verifier.VerifyBuffer<internal::FromExecutor>(nullptr)) {
+        spdlog::error("executor {} of {} sent what is no message", pid(), name());
+        return kill("it sent what is no message", 0);
+    }
+    const auto* from = flatbuffers::GetRoot<internal::FromExecutor>(message.bytes.data());
+    if (from->id() == 0) {
+        if (const auto* stopped = from->answer_as_StreamStopped())
+            owner_.on_stream_stopped(*this, stopped->stream());
+        return;
+    }
+    const auto at = sent_.find(from->id());
+    if (at == sent_.end()) return;
+    Call call = std::move(at->second);
+    sent_.erase(at);
+    Reply reply;
+    reply.status = static_cast<Status>(from->status());
+    if (from->error() != nullptr) reply.error = from->error()->str();
+    reply.message = from;
+    reply.fds = std::move(message.fds);
+    if (call.done) call.done(reply);
+    if (call.restore && restoring_ > 0) --restoring_;
+    if (restore_complete_) finish_restore();
+}
+
+void FaultDomain::ping() {
+    if (options_.ping_every_ms == 0) return;
+    ping_timer_.expires_after(std::chrono::milliseconds(options_.ping_every_ms));
+    ping_timer_.async_wait([this, alive = alive_, epoch = epoch_](const auto& error) {
+        if (error || !*alive || epoch != epoch_ || !process_) return;
+        const std::uint64_t now = now_ns();
+        if (ping_sent_ns_ == 0) {
+            Call call;
+            call.on_death = Call::OnDeath::drop;
+            call.make = [](Call::Wire& wire) {
+                wire.kind = internal::ExecutorRequest::Ping;
+                wire.request = internal::CreatePing(wire.builder).Union();
+                return true;
+            };
+            call.done = [this](Reply&) { ping_sent_ns_ = 0; };
+            if (state_ == State::ready) {
+                ping_sent_ns_ = now;
+                urgent_.push_back(std::move(call));
+                pump();
+            }
+        } else if (options_.ping_timeout_ms != 0 &&
+                   now - ping_sent_ns_ > options_.ping_timeout_ms * kNsPerMs) {
+            kill("it did not answer for " + std::to_string((now - ping_sent_ns_) / kNsPerMs) + " ms", 0);
+            return;
+        }
+        ping();
+    });
+}
+
+std::vector<Call> FaultDomain::take_calls(std::uint64_t session) {
+    std::vector<Call> taken;
+    std::deque<Call> rest;
+    for (Call& call : waiting_) {
+        if (call.session == session)
+            taken.push_back(std::move(call));
+        else
+            rest.push_back(std::move(call));
+    }
+    waiting_ = std::move(rest);
+    return taken;
+}
+
+void FaultDomain::forget_calls(std::uint64_t session) {
+    std::erase_if(waiting_, [&](const Call& call) { return call.session == session; });
+    for (auto& [id, call] : sent_)
+        if (call.session == session) call.done = nullptr;
+}
+
+void FaultDomain::kill(const std::string& why, std::uint64_t stream) {
+    if (!process_ || own_kill_.done || state_ == State::leaving) return;
+    own_kill_ = {true, why, stream};
+    spdlog::warn("ending executor {} of {}: {}", pid(), name(), why);
+    process_->kill();
+}
+
+void FaultDomain::leave() {
+    if (state_ == State::leaving) return;
+    timer_.cancel();
+    ping_timer_.cancel();
+    state_ = State::leaving;
+    if (!process_) {
+        boost::asio::post(io_, [this, alive = alive_] {
+            if (*alive) owner_.on_left(*this);
+        });
+        return;
+    }
+    flatbuffers::FlatBufferBuilder builder;
+    const auto quit = internal::CreateQuit(builder);
+    builder.Finish(
+        internal::CreateToExecutor(builder, next_id_++, internal::ExecutorRequest::Quit, quit.Union()));
+    if (process_->send(bytes_of(builder), {}) != Transfer::done) return process_->kill();
+    constexpr std::chrono::seconds kQuitPatience{2};
+    timer_.expires_after(kQuitPatience);
+    timer_.async_wait([this, alive = alive_](const auto& error) {
+        if (!error && *alive && process_) process_->kill();
+    });
+}
+
+void FaultDomain::failed_start(const std::string& text) {
+    ++failed_starts_;
+    spdlog::error("{}: {} (try {} of {})", name(), text, failed_starts_, options_.restart.max_failed_starts);
+    if (failed_starts_ >= options_.restart.max_failed_starts) {
+        state_ = State::resting;
+        return owner_.on_unusable(*this, false, text);
+    }
+    schedule(doubled(options_.restart.first_delay_ms, failed_starts_ - 1, options_.restart.max_delay_ms));
+}
+
+void FaultDomain::on_exit(const ExitInfo& exit) {
+    const State died_in = state_;
+    const int pid = process_->pid();
+    process_.reset();
+    timer_.cancel();
+    ping_timer_.cancel();
+    if (died_in == State::leaving) return owner_.on_left(*this);
+
+    state_ = State::resting;
+    const FaultReport fault = read_fault_page(*fault_page_.as<driver::FaultPage>());
+    Death death = explain_death(exit, fault, own_kill_);
+    last_death_ = death.text;
+    ++restarts_;
+    spdlog::warn("executor {} of {} {}", pid, name(), death.text);
+
+    loaded.clear();
+    urgent_.clear();
+
+    // The control thread works on one request at a time, in order: the first risky one unanswered is what it
+    // was at.
+    std::map<std::uint32_t, Call> sent = std::exchange(sent_, {});
+    std::uint64_t blamed = 0;
+    const bool at_control_thread = death.stream == 0 && (death.outside_streams || own_kill_.done);
+    for (auto& [id, call] : sent) {
+        if (!at_control_thread || call.risk_of == 0) continue;
+        blamed = call.risk_of;
+        call.attempts = kMaxAttempts;
+        break;
+    }
+    // What the death means comes first; then what was asked is answered or asked again, which may ask for
+    // more.
+    const bool was_up = died_in == State::ready || died_in == State::restoring;
+    const std::optional<std::uint64_t> delay = owner_.on_death(*this, death, blamed);
+
+    std::vector<Call> settled;
+    std::deque<Call> again;
+    for (auto& [id, call] : sent) {
+        if (call.on_death == Call::OnDeath::repeat && ++call.attempts < kMaxAttempts)
+            again.push_back(std::move(call));
+        else if (call.on_death != Call::OnDeath::drop)
+            settled.push_back(std::move(call));
+    }
+    // Asked before those that still wait.
+    for (auto at = again.rbegin(); at != again.rend(); ++at) waiting_.push_front(std::move(*at));
+    for (Call& call : settled) {
+        if (call.on_death == Call::OnDeath::settled)
+            answer(call, Status::ok, "");
+        else
+            answer(call, Status::executor_lost,
+                   "the executor that worked on this " + death.text + "; try again");
+    }
+    if (state_ != State::resting || process_) return;
+    if (!delay) return;  // nobody needs the next one yet
+    if (was_up) return schedule(*delay);
+    failed_start("an executor " + death.text + " before it was ready");
+}
+
+}  // namespace ringlaunch::supervisor

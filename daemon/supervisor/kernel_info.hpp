@@ -1,0 +1,24 @@
+// Kernels and their parameters between messages and the registry.
+#pragma once
+
+#include <vector>
+
+#include "daemon/supervisor/registry.hpp"
+
+namespace ringlaunch::supervisor {
+
+std::vector<KernelDescription> read_kernels(
+    const flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>* kernels);
+// Throws Error{invalid_argument} naming the kernel where a declaration makes no sense.
+std::vector<DeclaredSignature> read_signatures(
+    const flatbuffers::Vector<flatbuffers::Offset<schema::Signature>>* signatures);
+
+// How much of a kernel an answer carries: names of parameters are left out where it would be too long.
+enum class Detail { names, types, none };
+flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>> write_kernels(
+    flatbuffers::FlatBufferBuilder& builder, const std::vector<KernelDescription>& kernels,
+    const std::vector<std::uint64_t>* ids, Detail detail);
+flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<schema::Signature>>> write_signatures(
+    flatbuffers::FlatBufferBuilder& builder, const std::vector<DeclaredSignature>& signatures);
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,58 @@
+// Which executor serves which session, and how long a restart waits: pure decisions.
+#pragma once
+
+#include <algorithm>
+#include <compare>
+#include <cstdint>
+#include <string>
+
+#include "daemon/supervisor/supervisor.hpp"
+
+namespace ringlaunch::supervisor {
+
+// Sessions with the same key share an executor.
+struct DomainKey {
+    enum class Kind { all, user, session } kind = Kind::all;
+    std::uint64_t value = 0;  // uid or session
+    auto operator<=>(const DomainKey&) const = default;
+};
+
+// `alone`: the session has killed executors too often to share one.
+inline DomainKey place(Isolate isolate, std::uint32_t uid, std::uint64_t session, bool alone) {
+    if (alone || isolate == Isolate::session) return {DomainKey::Kind::session, session};
+    if (isolate == Isolate::user) return {DomainKey::Kind::user, uid};
+    return {DomainKey::Kind::all, 0};
+}
+
+inline std::string domain_name(const DomainKey& key) {
+    switch (key.kind) {
+        case DomainKey::Kind::all:
+            return "all";
+        case DomainKey::Kind::user:
+            return "user " + std::to_string(key.value);
+        case DomainKey::Kind::session:
+            return "session " + std::to_string(static_cast<std::uint32_t>(key.value)) + "." +
+                   std::to_string(key.value >> 32);
+    }
+    return "?";
+}
+
+inline std::uint64_t doubled(std::uint64_t first, std::uint32_t times, std::uint64_t at_most) {
+    std::uint64_t value = first;
+    for (std::uint32_t i = 0; i < times && value < at_most; ++i) value *= 2;
+    return std::min(value, at_most);
+}
+
+// A session in an executor of its own: nothing before the death that put it there, then doubling.
+inline std::uint64_t own_delay_ms(const RestartPolicy& policy, std::uint32_t deaths_caused) {
+    if (deaths_caused < policy.own_executor_at) return 0;
+    return doubled(policy.first_delay_ms, deaths_caused - policy.own_executor_at, policy.max_delay_ms);
+}
+
+// A shared executor: only deaths in a row without a culprit slow it, and the first of them does not.
+inline std::uint64_t shared_delay_ms(const RestartPolicy& policy, std::uint32_t deaths_without_culprit) {
+    if (deaths_without_culprit < 2) return 0;
+    return doubled(policy.first_delay_ms, deaths_without_culprit - 2, policy.max_delay_ms);
+}
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,31 @@
+#include "daemon/supervisor/recovery.hpp"
+
+namespace ringlaunch::supervisor {
+
+Decision decide(DeathCause cause, const StreamAtDeath& stream) {
+    const std::uint64_t a = stream.completed;
+    if (stream.culprit) return {Fate::stop, a, Status::kernel_faulted};
+    if (stream.stopped_by_restart) return {Fate::stay, a, Status::ok};
+    // What stands before a refused record has completed: there is nothing to take up but the refusal itself.
+    if (stream.refused && !stream.in_doubt() && !stream.suspect) return {Fate::stay, a, Status::ok};
+    // A suspect that was still held has nothing in doubt on its page: its doubt is that of the earlier death.
+    if (stream.suspect && stream.rerun)
+        return {cause == DeathCause::culprit_known ? Fate::go_on : Fate::hold, a, Status::ok};
+    if (!stream.in_doubt()) return {Fate::go_on, a, Status::ok};
+    if (stream.rerun) return {cause == DeathCause::culprit_known ? Fate::go_on : Fate::hold, a, Status::ok};
+    switch (cause) {
+        case DeathCause::culprit_known:
+            return {Fate::stop, a, Status::neighbour_faulted};
+        case DeathCause::unknown:
+            return {Fate::stop, a, Status::suspect};
+        case DeathCause::killed:
+            return {Fate::stop, a, Status::executor_killed};
+    }
+    return {Fate::stop, a, Status::suspect};
+}
+
+bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt) {
+    return cause == DeathCause::unknown && probationer_in_doubt && in_doubt == 1;
+}
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,55 @@
+// What a restart does to a stream: the table of law 6, as a pure function of the stream and of how its
+// executor died.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "schema/status.hpp"
+
+namespace ringlaunch::supervisor {
+
+// How an executor died, as far as its streams are concerned.
+enum class DeathCause {
+    culprit_known,  // a stream's record did it, and we know whose
+    unknown,        // it died of itself and nobody knows whose record did it
+    killed,         // from outside
+};
+
+struct StreamAtDeath {
+    bool culprit = false;
+    std::uint64_t completed = 0;  // A
+    std::uint64_t issued = 0;     // B
+    bool rerun = false;           // what the stream chose at its creation
+    // It had stopped across an earlier restart and nobody has resumed it: A and B are those of that restart.
+    bool stopped_by_restart = false;
+    // It had stopped at a record of its own that was refused.
+    bool refused = false;
+    // An earlier death left it a suspect whose rerun has not come to its end.
+    bool suspect = false;
+
+    bool in_doubt() const { return issued > completed; }
+};
+
+enum class Fate {
+    go_on,  // runs from `position` by itself
+    hold,   // runs from `position`, once it is its turn: a suspect is rerun alone
+    stop,   // `status` says why; its owner resumes or closes it
+    stay,   // it was stopped and stays so, for the reason it had
+};
+
+struct Decision {
+    Fate fate = Fate::go_on;
+    std::uint64_t position = 0;  // where the next epoch takes the stream up
+    Status status = Status::ok;  // of a stop
+    friend bool operator==(const Decision&, const Decision&) = default;
+};
+
+Decision decide(DeathCause cause, const StreamAtDeath& stream);
+
+// A death without a culprit, while one suspect was rerun and nothing else was in doubt: that suspect did it.
+// `in_doubt`: streams with work in doubt (or suspects that were running), `probationer_in_doubt`: the one
+// being rerun.
+bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt);
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,150 @@
+// What the supervisor knows: sessions with their streams, modules, buffers and staging; images by content.
+// The truth from which every executor is set up anew. Plain data: the services change it.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "control_generated.h"
+#include "daemon/supervisor/ids.hpp"
+#include "daemon/supervisor/memory_map.hpp"
+#include "daemon/supervisor/placement.hpp"
+#include "daemon/supervisor/rate_limit.hpp"
+#include "daemon/supervisor/status_page.hpp"
+#include "schema/segment.hpp"
+#include "schema/unique_fd.hpp"
+
+namespace ringlaunch::supervisor {
+
+class Connection;
+class FaultDomain;
+
+struct ParamInfo {
+    schema::ParamType type{};
+    std::uint32_t offset = 0, size = 0;
+    std::string name;
+};
+struct KernelDescription {
+    std::string name;
+    bool declared = false;
+    std::vector<ParamInfo> params;
+    std::uint32_t param_bytes = 0;
+    std::uint32_t block_x = 0, block_y = 0, block_z = 0;
+    std::uint32_t max_threads = 0, static_shared_bytes = 0, max_dynamic_shared_bytes = 0, registers = 0;
+};
+struct DeclaredSignature {
+    std::string kernel;
+    std::vector<ParamInfo> params;
+};
+
+// An image with its declarations: one for all sessions that bring the same bytes.
+struct Module {
+    std::uint64_t key = 0;
+    std::string digest;  // SHA-256 of the image and of the declarations, hexadecimal
+    std::string name;
+    std::uint64_t bytes = 0;
+    UniqueFd image;
+    std::vector<DeclaredSignature> signatures;
+    std::vector<KernelDescription> kernels;  // known once an executor has loaded it
+    bool known = false;
+    std::uint32_t users = 0;         // sessions' uses, loading ones included
+    std::uint64_t unused_since = 0;  // a count, for the order of eviction
+};
+
+struct Stream {
+    std::uint64_t id = 0, session = 0;
+    std::string name;
+    std::uint32_t slots = 0;
+    schema::OnRestart on_restart{};
+    int priority = 0;
+    UniqueFd ring, wake;
+    Mapping ring_header;  // read-only; a client's hints, never trusted
+    EpochPage page;       // of the epoch that serves it, or served it last
+    enum class Phase {
+        opening,  // its first executor has not answered
+        open,
+        closing,
+    } phase = Phase::opening;
+    bool served = false;  // an executor has it open, and `page` is that executor's
+    bool hold = false;    // that executor waits for its release
+    bool suspect = false;
+    std::uint64_t suspect_until = 0;  // its rerun has come to its end here
+    // What the next page says of a stop that a restart made or kept.
+    Status stop = Status::ok;
+    std::uint64_t stop_position = 0, stop_kernel = 0;
+    std::string stop_text;
+    std::uint64_t next_completed = 0, next_issued = 0;    // A and B of the next page
+    std::uint64_t doubt_completed = 0, doubt_issued = 0;  // A and B of the last restart, for the notice
+};
+
+struct Buffer {
+    std::uint64_t id = 0, address = 0, bytes = 0;
+    bool freeing = false;
+};
+struct Chunk {
+    std::uint64_t address = 0, bytes = 0;
+    UniqueFd fd;
+};
+struct StagingSegment {
+    std::uint64_t id = 0, bytes = 0;
+    UniqueFd fd;
+    bool mapped = false;  // an executor has answered
+    bool freeing = false;
+};
+struct ModuleUse {
+    std::uint64_t id = 0, key = 0;
+    std::vector<std::uint64_t> kernel_ids;
+    bool bound = false;  // an executor has answered
+};
+// Acts once every stream named has completed its position.
+struct DeferredFree {
+    enum class Kind { buffer, staging, chunk } kind{};
+    std::uint64_t id = 0;  // of the buffer or segment; a chunk's address
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> after;  // stream, position
+};
+struct PendingAlloc {
+    std::uint32_t request = 0;
+    std::uint64_t bytes = 0;
+    std::uint64_t deadline_ns = 0;  // how long it may wait for deferred frees
+};
+
+struct Session {
+    std::uint64_t id = 0;
+    std::shared_ptr<Connection> connection;  // none: it is being taken apart
+    int pid = 0;
+    std::uint32_t uid = 0;
+    std::string program;
+    bool fences = false;
+    std::uint64_t since_ns = 0;
+    UniqueFd doorbell;
+    DomainKey domain;
+    bool placed = false;    // `domain` counts it
+    bool attached = false;  // an executor has answered, or its restoring does
+    bool attaching = false;
+    bool alone = false;
+    std::uint32_t deaths_caused = 0;
+
+    std::map<std::uint64_t, std::unique_ptr<Stream>> streams;
+    IdAllocator module_ids, kernel_ids, buffer_ids, staging_ids;
+    std::map<std::uint64_t, ModuleUse> modules;
+    std::map<std::uint64_t, Buffer> buffers;
+    std::map<std::uint64_t, StagingSegment> staging;
+    std::uint64_t staging_bytes = 0;
+    SessionHeap heap;
+    std::map<std::uint64_t, Chunk> chunks;  // by address
+    std::uint64_t making_bytes = 0;         // of a chunk that an executor is making
+    std::deque<PendingAlloc> allocs;
+    std::deque<DeferredFree> deferred;
+
+    std::uint32_t open_requests = 0;  // of the client, unanswered
+    std::uint32_t open_calls = 0;     // of ours to its executor
+    enum class Ending { no, closing_streams, releasing } ending = Ending::no;
+    std::uint64_t ending_since_ns = 0;
+};
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,481 @@
+// What the death of an executor means for its streams and sessions, and how the next one is set up from the
+// registry.
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include "daemon/supervisor/core.hpp"
+#include "daemon/supervisor/recovery.hpp"
+
+namespace ringlaunch::supervisor {
+
+namespace {
+
+constexpr std::chrono::milliseconds kProbationPoll{2};
+
+void wake(const UniqueFd& eventfd) {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t wrote =
+        ::write(eventfd.get(), &one, sizeof one);  // full: it wakes already
+}
+
+bool refused_record(Status status) {
+    const auto number = static_cast<std::uint32_t>(status);
+    return (number >= 50 && number < 80) || status == Status::driver_failed;
+}
+
+}  // namespace
+
+std::vector<Session*> Core::sessions_in(const FaultDomain& domain) {
+    std::vector<Session*> in;
+    for (const auto& [id, session] : sessions_)
+        if (session->placed && session->domain == domain.key()) in.push_back(session.get());
+    return in;
+}
+
+void Core::on_stream_stopped(FaultDomain& domain, std::uint64_t stream) {
+    const auto at = stream_sessions_.find(stream);
+    Session* session = at == stream_sessions_.end() ? nullptr : find(at->second);
+    if (session == nullptr || existing_domain(*session) != &domain) return;
+    Stream& stopped = *session->streams.at(stream);
+    if (!stopped.page) return;
+    // The client reads the page, and is woken by the dispatcher; this is for the log.
+    spdlog::info("stream {} of session {} ({}) stopped at {}: {}", id_text(stream), id_text(session->id),
+                 session->program, stopped.page.page().error_position, stopped.page.error_text());
+}
+
+// ---- a death
+
+std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) {
+    const std::vector<Session*> sessions = sessions_in(domain);
+    // A page written by a process that ran other people's kernels: believed only where it names a stream of
+    // its own.
+    Session* culprit_session = nullptr;
+    if (death.stream != 0) {
+        const auto at = stream_sessions_.find(death.stream);
+        Session* owner = at == stream_sessions_.end() ? nullptr : find(at->second);
+        if (owner != nullptr && existing_domain(*owner) == &domain) {
+            culprit_session = owner;
+        } else {
+            death.stream = 0;
+            death.cause = DeathCause::unknown;
+        }
+    }
+    if (culprit_session == nullptr && blamed != 0) {
+        // It died of a module that was being loaded: no stream did it.
+        culprit_session = find(blamed);
+        if (culprit_session != nullptr) death.cause = DeathCause::culprit_known;
+    }
+    // A suspect that was rerun while nothing else was in doubt.
+    std::size_t in_doubt = 0;
+    bool probationer_in_doubt = false;
+    for (Session* session : sessions)
+        for (const auto& [id, stream] : session->streams) {
+            if (!stream->served || stream->page.stopped()) continue;
+            if (stream->page.issued() <= stream->page.completed()) continue;
+            ++in_doubt;
+            probationer_in_doubt |= id == domain.probationer;
+        }
+    if (convicts_probationer(death.cause, in_doubt, probationer_in_doubt)) {
+        culprit_session = find(stream_sessions_.at(domain.probationer));
+        death.stream = domain.probationer;
+        death.cause = DeathCause::culprit_known;
+    }
+    // Several were in doubt: next time everything else waits for the suspect.
+    domain.strict_probation = domain.probationer != 0 && death.cause == DeathCause::unknown;
+    domain.probationer = 0;
+
+    for (Session* session : sessions)
+        for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
+    for (Session* session : sessions) session->attached = false;
+
+    // What was being taken apart has come apart.
+    std::vector<std::uint64_t> ended, closed;
+    for (Session* session : sessions) {
+        if (session->ending != Session::Ending::no && session != culprit_session)
+            ended.push_back(session->id);
+        for (const auto& [id, stream] : session->streams)
+            if (stream->phase == Stream::Phase::closing) closed.push_back(id);
+    }
+
+    std::uint64_t delay = 0;
+    if (culprit_session != nullptr) {
+        ++culprit_session->deaths_caused;
+        spdlog::warn("session {} ({}) caused the death of its executor: {} so far",
+                     id_text(culprit_session->id), culprit_session->program, culprit_session->deaths_caused);
+        const std::uint64_t own_delay = own_delay_ms(options_.restart, culprit_session->deaths_caused);
+        if (culprit_session->deaths_caused >= options_.restart.warn_at) warn(*culprit_session, own_delay);
+        if (culprit_session->ending != Session::Ending::no) {
+            ended.push_back(culprit_session->id);
+        } else if (culprit_session->deaths_caused >= options_.restart.own_executor_at) {
+            const bool shared = domain.key().kind != DomainKey::Kind::session;
+            move_alone(*culprit_session);
+            if (shared)
+                domains_.at(culprit_session->domain)->start_after(own_delay);
+            else
+                delay = own_delay;
+        }
+        domain.deaths_without_culprit = 0;
+    } else {
+        const bool calm = now_ns() - domain.started_ns() > options_.restart.calm_ms * kNsPerMs;
+        domain.deaths_without_culprit = calm ? 1 : domain.deaths_without_culprit + 1;
+        delay = shared_delay_ms(options_.restart, domain.deaths_without_culprit);
+    }
+    for (const std::uint64_t id : closed)
+        if (const auto at = stream_sessions_.find(id); at != stream_sessions_.end())
+            erase_stream(*find(at->second), id);
+    for (const std::uint64_t id : ended) erase_session(id);
+    if (domain.state() == FaultDomain::State::leaving) return std::nullopt;
+    const bool kept = first_domain_ && *first_domain_ == domain.key();
+    if (!kept && sessions_in(domain).empty()) return std::nullopt;
+    if (delay != 0) spdlog::warn("the next executor of {} starts in {} ms", domain.name(), delay);
+    return delay;
+}
+
+void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
+    // One that no executor had yet is opened anew by its request.
+    if (!stream.page || stream.phase == Stream::Phase::opening) {
+        stream.served = false;
+        return;
+    }
+    const StatusPage& page = stream.page.page();
+    const auto page_error = static_cast<Status>(page.error_status);
+    const bool page_stopped = stream.page.stopped();
+    StreamAtDeath at;
+    at.culprit = stream.id == death.stream;
+    at.completed = stream.page.completed();
+    at.issued = stream.page.issued();
+    at.rerun = stream.on_restart == schema::OnRestart::Rerun;
+    at.refused = page_stopped && refused_record(page_error);
+    at.stopped_by_restart = page_stopped && !at.refused;
+    at.suspect = stream.suspect;
+    if (at.culprit && at.stopped_by_restart) at.culprit = false;  // its doubt is older than this life
+    const Decision decision = decide(death.cause, at);
+
+    stream.next_completed = decision.position;
+    stream.next_issued = decision.position;
+    stream.doubt_completed = at.completed;
+    stream.doubt_issued = at.suspect ? std::max(at.issued, stream.suspect_until) : at.issued;
+    stream.hold = false;
+    const bool was_suspect = stream.suspect;
+    stream.suspect = false;
+    const std::string where =
+        "stream " + id_text(stream.id) + (stream.name.empty() ? "" : " (" + stream.name + ")");
+    const std::string doubt = "completed up to " + std::to_string(stream.doubt_completed) +
+                              ", in doubt up to " + std::to_string(stream.doubt_issued);
+    switch (decision.fate) {
+        case Fate::go_on:
+            stream.stop = Status::ok;
+            stream.stop_text.clear();
+            break;
+        case Fate::hold:
+            stream.stop = Status::ok;
+            stream.stop_text.clear();
+            stream.hold = true;
+            stream.suspect = true;
+            stream.suspect_until = was_suspect ? std::max(stream.suspect_until, at.issued) : at.issued;
+            break;
+        case Fate::stay:
+            stream.stop = page_error;
+            stream.stop_position = page.error_position;
+            stream.stop_kernel = page.error_kernel;
+            stream.stop_text = stream.page.error_text();
+            stream.next_issued = at.issued;
+            stream.hold = true;
+            break;
+        case Fate::stop:
+            stream.stop = decision.status;
+            stream.next_issued = at.issued;
+            stream.hold = true;
+            stream.stop_kernel = 0;
+            stream.stop_position = at.completed;
+            switch (decision.status) {
+                case Status::kernel_faulted: {
+                    const std::string kernel = kernel_name(session, death.kernel);
+                    stream.stop_kernel = death.kernel;
+                    if (death.position >= at.completed && death.position < at.issued)
+                        stream.stop_position = death.position;
+                    stream.stop_text = death.kernel == 0 && kernel.empty()
+                                           ? "work of " + where + " ended the executor: it " + death.text
+                                           : "kernel " + (kernel.empty() ? id_text(death.kernel) : kernel) +
+                                                 ", record at " + std::to_string(stream.stop_position) +
+                                                 " of " + where + ", faulted: the executor " + death.text;
+                    break;
+                }
+                case Status::neighbour_faulted:
+                    stream.stop_text = "another stream's fault restarted the executor of " + where;
+                    break;
+                case Status::executor_killed:
+                    stream.stop_text = "the executor of " + where + " " + death.text;
+                    break;
+                default:
+                    stream.stop_text = "the executor " + death.text +
+                                       " and nobody knows whose work did it; " + where + " had work in doubt";
+                    break;
+            }
+            stream.stop_text += "; " + doubt + "; resume() goes on after it, resume(rerun) repeats it";
+            spdlog::warn("session {} ({}): {}", id_text(session.id), session.program, stream.stop_text);
+            break;
+    }
+    // The executor has been reaped: nobody but us writes this page now.
+    stream.page.end();
+    stream.served = false;
+    wake(stream.wake);
+}
+
+void Core::warn(Session& session, std::uint64_t delay_ms) {
+    if (!session.connection) return;
+    const std::string text =
+        "this session's work caused the death of " + std::to_string(session.deaths_caused) +
+        " executors; it has one of its own, whose next start waits " + std::to_string(delay_ms) +
+        " ms; find out what its kernels do wrong (the streams' errors name them)";
+    answer(*session.connection, 0, [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
+        const auto error = builder.CreateString(text);
+        return {
+            schema::Answer::SessionWarning,
+            schema::CreateSessionWarning(builder, static_cast<std::uint32_t>(Status::executor_quarantined),
+                                         error, static_cast<std::uint32_t>(delay_ms))
+                .Union()};
+    });
+}
+
+// ---- the next executor
+
+void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
+    if (!device_) {
+        device_ = Device{ready.device_name() ? ready.device_name()->str() : "",
+                         ready.architecture() ? ready.architecture()->str() : "",
+                         ready.max_param_bytes(),
+                         ready.max_grid_x(),
+                         ready.max_grid_y(),
+                         ready.max_grid_z(),
+                         ready.max_threads_per_block(),
+                         ready.uses_membarrier()};
+        range_.emplace(ready.range_base(), ready.range_bytes(), ready.chunk_bytes());
+        spdlog::info("device: {} ({})", device_->name, device_->architecture);
+        if (options_.on_ready) options_.on_ready();
+        for (auto& waiting : std::exchange(waiting_for_device_, {})) waiting();
+    }
+    const std::vector<Session*> sessions = sessions_in(domain);
+    // Each module once, before the kernels of any session.
+    std::set<std::uint64_t> modules;
+    for (const Session* session : sessions)
+        for (const auto& [id, use] : session->modules)
+            if (use.bound) modules.insert(use.key);
+    for (const std::uint64_t key : modules) {
+        Call call;
+        call.make = [this, key](Call::Wire& wire) {
+            const auto module = modules_.find(key);
+            return module != modules_.end() && make_load_module(wire, module->second);
+        };
+        call.done = [this, key, where = domain.key()](Reply& reply) {
+            const auto at = domains_.find(where);
+            if (at == domains_.end()) return;
+            if (reply.status == Status::ok)
+                at->second->loaded.insert(key);
+            else
+                at->second->kill("a module could not be loaded again: " + reply.error, 0);
+        };
+        domain.restore_call(std::move(call));
+    }
+    for (Session* session : sessions) restore_session(domain, *session);
+    domain.finish_restore();
+}
+
+void Core::restore_session(FaultDomain& domain, Session& session) {
+    if (session.ending != Session::Ending::no) return;
+    const auto restore = [&](auto make) {
+        Call call;
+        call.session = session.id;
+        call.make = [this, id = session.id, make](Call::Wire& wire) {
+            Session* found = find(id);
+            return found != nullptr && make(wire, *found);
+        };
+        call.done = [this, where = domain.key(), id = session.id](Reply& reply) {
+            if (reply.status == Status::ok) return;
+            if (const auto at = domains_.find(where); at != domains_.end())
+                at->second->kill("session " + id_text(id) + " could not be restored: " + reply.error, 0);
+        };
+        domain.restore_call(std::move(call));
+    };
+    restore([](Call::Wire& wire, Session& in) {
+        wire.kind = internal::ExecutorRequest::AttachSession;
+        wire.request = internal::CreateAttachSession(wire.builder, in.id).Union();
+        wire.fds = {in.doorbell.get()};
+        return true;
+    });
+    session.attached = true;
+    for (const auto& [address, chunk] : session.chunks)
+        restore([address = address](Call::Wire& wire, Session& in) {
+            const auto at = in.chunks.find(address);
+            if (at == in.chunks.end()) return false;
+            wire.kind = internal::ExecutorRequest::MapChunk;
+            wire.request = internal::CreateMapChunk(wire.builder, in.id, address, at->second.bytes).Union();
+            wire.fds = {at->second.fd.get()};
+            return true;
+        });
+    for (const auto& [id, segment] : session.staging)
+        if (segment.mapped)
+            restore([id = id](Call::Wire& wire, Session& in) {
+                const auto at = in.staging.find(id);
+                if (at == in.staging.end()) return false;
+                wire.kind = internal::ExecutorRequest::MapStaging;
+                wire.request = internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes).Union();
+                wire.fds = {at->second.fd.get()};
+                return true;
+            });
+    for (const auto& [id, use] : session.modules)
+        if (use.bound)
+            restore([id = id](Call::Wire& wire, Session& in) {
+                const auto at = in.modules.find(id);
+                if (at == in.modules.end()) return false;
+                wire.kind = internal::ExecutorRequest::BindModule;
+                const auto kernels = wire.builder.CreateVector(at->second.kernel_ids);
+                wire.request =
+                    internal::CreateBindModule(wire.builder, in.id, at->second.key, kernels).Union();
+                return true;
+            });
+    for (const auto& [id, stream] : session.streams)
+        if (stream->phase == Stream::Phase::open) restore_stream(domain, session, *stream);
+}
+
+void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream) {
+    // In a strict probation everything waits for the suspect.
+    if (domain.strict_probation && stream.stop == Status::ok) stream.hold = true;
+    Call call;
+    call.session = session.id;
+    call.make = [this, id = session.id, stream_id = stream.id, epoch = domain.epoch()](Call::Wire& wire) {
+        Session* found = find(id);
+        if (found == nullptr) return false;
+        const auto at = found->streams.find(stream_id);
+        return at != found->streams.end() && make_open_stream(wire, *found, *at->second, epoch);
+    };
+    call.done = [this, id = session.id, stream_id = stream.id, where = domain.key()](Reply& reply) {
+        Session* found = find(id);
+        const auto at = domains_.find(where);
+        if (found == nullptr || at == domains_.end()) return;
+        const auto entry = found->streams.find(stream_id);
+        if (entry == found->streams.end()) return;
+        if (reply.status != Status::ok)
+            return at->second->kill("stream " + id_text(stream_id) + " could not be restored: " + reply.error,
+                                    0);
+        Stream& restored = *entry->second;
+        restored.page.seal();
+        restored.served = true;
+        tell_epoch(*found, restored);
+    };
+    domain.restore_call(std::move(call));
+}
+
+void Core::on_ready(FaultDomain& domain) {
+    spdlog::info("executor {} of {} is ready after {} ms", domain.pid(), domain.name(),
+                 (now_ns() - domain.started_ns()) / kNsPerMs);
+    go_on_probation(domain);
+}
+
+// ---- suspects, one at a time
+
+void Core::release_stream(Session& session, Stream& stream) {
+    if (!stream.hold || !stream.served || stream.stop != Status::ok) return;
+    stream.hold = false;
+    call(
+        session, Call::OnDeath::drop,
+        [id = stream.id](Call::Wire& wire, Session& in) {
+            if (!in.streams.contains(id)) return false;
+            wire.kind = internal::ExecutorRequest::ReleaseStream;
+            wire.request = internal::CreateReleaseStream(wire.builder, id).Union();
+            return true;
+        },
+        nullptr);
+}
+
+void Core::go_on_probation(FaultDomain& domain) {
+    if (domain.state() != FaultDomain::State::ready) return;
+    const std::vector<Session*> sessions = sessions_in(domain);
+    if (domain.probationer != 0) {
+        for (Session* session : sessions) {
+            const auto at = session->streams.find(domain.probationer);
+            if (at == session->streams.end()) continue;
+            Stream& stream = *at->second;
+            const bool over = stream.page.completed() >= stream.suspect_until || stream.page.stopped() ||
+                              stream.phase != Stream::Phase::open || !stream.suspect;
+            if (!over) {
+                const bool late =
+                    now_ns() - domain.probation_since_ns > options_.restart.probation_ms * kNsPerMs;
+                // Its rerun takes long, or is endless: the others do not wait for it any more. What it does
+                // is in doubt on its page, so that it stays a suspect with whoever dies beside it.
+                if (!late) return;
+                spdlog::warn("the rerun of suspect stream {} takes long; the others go on",
+                             id_text(stream.id));
+            }
+            stream.suspect = false;
+        }
+        domain.probationer = 0;
+    }
+    for (Session* session : sessions)
+        for (const auto& [id, stream] : session->streams) {
+            if (!stream->suspect || !stream->hold || stream->phase != Stream::Phase::open) continue;
+            domain.probationer = id;
+            domain.probation_since_ns = now_ns();
+            spdlog::info("suspect stream {} of session {} is rerun alone, up to {}", id_text(id),
+                         id_text(session->id), stream->suspect_until);
+            release_stream(*session, *stream);
+            if (!probation_scheduled_) watch_probations();
+            return;
+        }
+    domain.strict_probation = false;
+    for (Session* session : sessions)
+        for (const auto& [id, stream] : session->streams)
+            if (stream->phase == Stream::Phase::open) release_stream(*session, *stream);
+}
+
+void Core::watch_probations() {
+    probation_scheduled_ = true;
+    probation_timer_.expires_after(kProbationPoll);
+    probation_timer_.async_wait([this](const auto& error) {
+        probation_scheduled_ = false;
+        if (error || shutting_down_) return;
+        bool any = false;
+        for (const auto& [key, domain] : domains_) {
+            if (domain->probationer != 0) go_on_probation(*domain);
+            any |= domain->probationer != 0;
+        }
+        if (any && !probation_scheduled_) watch_probations();
+    });
+}
+
+// ---- executors that will not start, or have left
+
+void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text) {
+    const std::string told =
+        driver ? "the driver cannot be used: " + text : "no executor can be started: " + text;
+    spdlog::error("{}", told);
+    if (!device_) {
+        // Nobody has been served yet.
+        for (auto& [pointer, client] : clients_) client.connection->close(told);
+        return shut_down(driver ? kExitDriverUnusable : kExitFailure);
+    }
+    for (Session* session : sessions_in(domain)) {
+        if (!session->connection) continue;
+        refuse(*session->connection, 0, Status::executor_lost, told);
+        session->connection->close(told);
+    }
+    for (Session* session : sessions_in(domain)) {
+        session->placed = false;
+        session->attached = session->attaching = false;
+    }
+    if (first_domain_ && *first_domain_ == domain.key()) first_domain_.reset();
+    const auto at = domains_.find(domain.key());
+    if (at == domains_.end()) return;
+    leaving_domains_.push_back(std::move(at->second));
+    domains_.erase(at);
+    if (!leaving_domains_.back()->has_process()) leaving_domains_.back()->leave();
+}
+
+void Core::on_left(FaultDomain& domain) {
+    std::erase_if(leaving_domains_, [&](const auto& entry) { return entry.get() == &domain; });
+    if (const auto at = domains_.find(domain.key()); at != domains_.end() && at->second.get() == &domain)
+        domains_.erase(at);
+    maybe_finished();
+}
+
+}  // namespace ringlaunch::supervisor

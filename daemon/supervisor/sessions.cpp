@@ -1,0 +1,265 @@
+// A session's beginning, which executor serves it, what is asked of that one in its name, and its end.
+#include <sys/eventfd.h>
+
+#include <spdlog/spdlog.h>
+
+#include <boost/asio/post.hpp>
+#include <cerrno>
+#include <system_error>
+
+#include "daemon/supervisor/core.hpp"
+
+namespace ringlaunch::supervisor {
+
+Session* Core::find(std::uint64_t id) {
+    const auto at = sessions_.find(id);
+    return at == sessions_.end() ? nullptr : at->second.get();
+}
+
+Session* Core::living(std::uint64_t id) {
+    Session* session = find(id);
+    return session != nullptr && session->connection ? session : nullptr;
+}
+
+Session& Core::open_session(Client& client, const std::string& program, bool membarrier) {
+    UniqueFd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!doorbell)
+        throw std::system_error(errno, std::generic_category(), "cannot make a session's doorbell");
+    auto session = std::make_unique<Session>();
+    session->id = session_ids_.take();
+    session->connection = client.connection;
+    session->pid = client.connection->peer().pid;
+    session->uid = client.connection->peer().uid;
+    session->program = program;
+    session->fences = !membarrier || !device_->uses_membarrier;
+    session->since_ns = now_ns();
+    session->doorbell = std::move(doorbell);
+    client.session = session->id;
+    Session& opened = *session;
+    sessions_.emplace(opened.id, std::move(session));
+    idle_armed_ = false;
+    idle_timer_.cancel();
+    spdlog::info("session {} opened by {} (process {}, user {})", id_text(opened.id), program, opened.pid,
+                 opened.uid);
+    return opened;
+}
+
+FaultDomain* Core::existing_domain(const Session& session) {
+    if (!session.placed) return nullptr;
+    const auto at = domains_.find(session.domain);
+    return at == domains_.end() ? nullptr : at->second.get();
+}
+
+FaultDomain& Core::domain_of(Session& session) {
+    if (FaultDomain* domain = existing_domain(session)) return *domain;
+    if (shutting_down_) throw Error(Status::stopping, "the daemon is leaving");
+    session.domain = place(options_.isolate, session.uid, session.id, session.alone);
+    session.placed = true;
+    // The executor that waits since the daemon began serves whoever is first, if nobody has used it.
+    if (session.domain.kind == DomainKey::Kind::session && !session.alone && first_domain_ &&
+        first_domain_->kind == DomainKey::Kind::session && session.uid == own_uid_) {
+        session.domain = *first_domain_;
+        first_domain_.reset();
+    }
+    auto& domain = domains_[session.domain];
+    if (!domain) domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
+    domain->start();
+    return *domain;
+}
+
+void Core::leave_domain(Session& session) {
+    FaultDomain* domain = existing_domain(session);
+    if (domain == nullptr) return;
+    session.placed = false;
+    session.attached = session.attaching = false;
+    if (first_domain_ && *first_domain_ == domain->key()) return;
+    for (const auto& [id, other] : sessions_)
+        if (other->placed && other->domain == domain->key()) return;
+    // Nobody uses it any more.
+    auto at = domains_.find(domain->key());
+    leaving_domains_.push_back(std::move(at->second));
+    domains_.erase(at);
+    domain->leave();
+}
+
+void Core::attach(Session& session) {
+    if (session.attached || session.attaching) return;
+    session.attaching = true;
+    FaultDomain& domain = domain_of(session);
+    Call call;
+    call.session = session.id;
+    call.make = [this, id = session.id](Call::Wire& wire) {
+        Session* found = find(id);
+        if (found == nullptr || found->attached) return false;
+        wire.kind = internal::ExecutorRequest::AttachSession;
+        wire.request = internal::CreateAttachSession(wire.builder, id).Union();
+        wire.fds = {found->doorbell.get()};
+        return true;
+    };
+    call.done = [this, id = session.id](Reply& reply) {
+        Session* found = find(id);
+        if (found == nullptr) return;
+        found->attaching = false;
+        --found->open_calls;
+        if (reply.status == Status::ok) {
+            found->attached = true;
+        } else if (found->connection) {
+            spdlog::error("session {} cannot be attached to its executor: {}", id_text(id), reply.error);
+            refuse(*found->connection, 0, reply.status, "the executor refuses this session: " + reply.error);
+            found->connection->close("its executor refuses it");
+        }
+        go_on_ending(*found);
+    };
+    ++session.open_calls;
+    domain.call(std::move(call));
+}
+
+void Core::call(Session& session, Call::OnDeath on_death, std::function<bool(Call::Wire&, Session&)> make,
+                std::function<void(Session&, Reply&)> done) {
+    attach(session);
+    FaultDomain& domain = domain_of(session);
+    Call call;
+    call.session = session.id;
+    call.on_death = on_death;
+    call.make = [this, id = session.id, make = std::move(make)](Call::Wire& wire) {
+        Session* found = find(id);
+        return found != nullptr && make(wire, *found);
+    };
+    call.done = [this, id = session.id, done = std::move(done)](Reply& reply) {
+        Session* found = find(id);
+        if (found == nullptr) return;
+        --found->open_calls;
+        if (done) done(*found, reply);
+        // `done` may have ended it.
+        if ((found = find(id)) != nullptr) go_on_ending(*found);
+    };
+    ++session.open_calls;
+    domain.call(std::move(call));
+}
+
+void Core::move_alone(Session& session) {
+    FaultDomain* before = existing_domain(session);
+    const std::uint64_t id = session.id;
+    session.alone = true;
+    if (before == nullptr || before->key().kind == DomainKey::Kind::session) return;
+    const DomainKey from = before->key();
+    spdlog::warn("session {} ({}) gets an executor of its own: it caused {} deaths", id_text(session.id),
+                 session.program, session.deaths_caused);
+    session.domain = place(options_.isolate, session.uid, session.id, true);
+    auto& domain = domains_[session.domain];
+    domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
+    // Once the death has been dealt with, what this session asked for goes along.
+    boost::asio::post(io_, [this, id, from] {
+        const auto old = domains_.find(from);
+        Session* moved = find(id);
+        if (old == domains_.end()) return;
+        std::vector<Call> calls = old->second->take_calls(id);
+        FaultDomain* now = moved == nullptr ? nullptr : existing_domain(*moved);
+        if (now == nullptr) return;
+        for (Call& call : calls) now->call(std::move(call));
+    });
+}
+
+// ---- the end
+//
+// Its streams are closed first; when the device has let go of their work, what that work used is taken away;
+// then its addresses may be another's. An executor that does not let go is ended after a bound.
+
+void Core::end_session(Session& session) {
+    session.connection.reset();
+    session.allocs.clear();
+    session.deferred.clear();
+    if (shutting_down_) return;
+    session.ending = Session::Ending::closing_streams;
+    session.ending_since_ns = now_ns();
+    FaultDomain* domain = existing_domain(session);
+    // Where no executor is up there is nothing to be let go of.
+    if (domain == nullptr || !domain->has_process()) return erase_session(session.id);
+    std::vector<std::uint64_t> streams;
+    for (const auto& [id, stream] : session.streams)
+        if (stream->phase != Stream::Phase::closing) streams.push_back(id);
+    const std::uint64_t id = session.id;
+    for (const std::uint64_t stream : streams) ask_close_stream(session, stream, std::nullopt);
+    if (Session* still = find(id)) go_on_ending(*still);
+    if (!ending_scheduled_) check_ending();
+}
+
+void Core::go_on_ending(Session& session) {
+    if (session.ending == Session::Ending::no || session.open_calls != 0) return;
+    if (session.ending == Session::Ending::releasing) return erase_session(session.id);
+    if (!session.streams.empty()) return;  // one hangs: check_ending() sees to it
+    session.ending = Session::Ending::releasing;
+    if (!session.attached) return erase_session(session.id);
+    const auto ask = [&](auto make) { call(session, Call::OnDeath::settled, std::move(make), nullptr); };
+    for (const auto& [staging, segment] : session.staging)
+        if (segment.mapped)
+            ask([staging = staging](Call::Wire& wire, Session& in) {
+                wire.kind = internal::ExecutorRequest::UnmapStaging;
+                wire.request = internal::CreateUnmapStaging(wire.builder, in.id, staging).Union();
+                return true;
+            });
+    for (const auto& [use, module] : session.modules)
+        if (module.bound)
+            ask([kernels = module.kernel_ids](Call::Wire& wire, Session& in) {
+                wire.kind = internal::ExecutorRequest::UnbindKernels;
+                const auto ids = wire.builder.CreateVector(kernels);
+                wire.request = internal::CreateUnbindKernels(wire.builder, in.id, ids).Union();
+                return true;
+            });
+    for (const auto& [address, chunk] : session.chunks)
+        ask([address = address, bytes = chunk.bytes](Call::Wire& wire, Session& in) {
+            wire.kind = internal::ExecutorRequest::UnmapChunk;
+            wire.request = internal::CreateUnmapChunk(wire.builder, in.id, address, bytes).Union();
+            return true;
+        });
+    ask([](Call::Wire& wire, Session& in) {
+        wire.kind = internal::ExecutorRequest::DetachSession;
+        wire.request = internal::CreateDetachSession(wire.builder, in.id).Union();
+        return true;
+    });
+}
+
+void Core::check_ending() {
+    bool any = false;
+    const std::uint64_t now = now_ns();
+    for (const auto& [id, session] : sessions_) {
+        if (session->ending == Session::Ending::no) continue;
+        any = true;
+        if (now - session->ending_since_ns < options_.close_timeout_ms * kNsPerMs) continue;
+        FaultDomain* domain = existing_domain(*session);
+        // One that is starting has its own bound.
+        if (domain == nullptr || domain->state() != FaultDomain::State::ready) continue;
+        std::uint64_t culprit = 0;
+        for (const auto& [stream_id, stream] : session->streams)
+            if (culprit == 0 || stream->page.issued() > stream->page.completed()) culprit = stream_id;
+        domain->kill("the work of session " + id_text(id) + " (" + session->program +
+                         "), which has left, did not end within " +
+                         std::to_string(options_.close_timeout_ms) + " ms",
+                     culprit);
+    }
+    ending_scheduled_ = any;
+    if (!any) return;
+    ending_timer_.expires_after(
+        std::chrono::milliseconds(std::max<std::uint64_t>(options_.close_timeout_ms / 10, 10)));
+    ending_timer_.async_wait([this](const auto& error) {
+        if (!error) check_ending();
+    });
+}
+
+void Core::erase_session(std::uint64_t id) {
+    Session* session = find(id);
+    if (session == nullptr) return;
+    if (FaultDomain* domain = existing_domain(*session)) domain->forget_calls(id);
+    std::vector<std::uint64_t> streams;
+    for (const auto& [stream, ignored] : session->streams) streams.push_back(stream);
+    for (const std::uint64_t stream : streams) erase_stream(*session, stream);
+    for (const auto& [address, chunk] : session->chunks) range_->give_back(address, chunk.bytes);
+    for (const auto& [use, module] : session->modules) release_module(module.key);
+    leave_domain(*session);
+    session_ids_.give_back(id);
+    sessions_.erase(id);
+    evict_modules();
+    watch_idle();
+}
+
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,254 @@
+// Opening, resuming and closing streams: their rings, pages and eventfds.
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <spdlog/spdlog.h>
+
+#include <bit>
+#include <cerrno>
+#include <system_error>
+
+#include "daemon/supervisor/core.hpp"
+#include "schema/version.hpp"
+
+namespace ringlaunch::supervisor {
+
+namespace {
+
+// Did the stream stop at a record of its own (not because of a restart)?
+bool stopped_at_record(Status status) {
+    const auto number = static_cast<std::uint32_t>(status);
+    return (number >= 50 && number < 80) || status == Status::driver_failed;
+}
+
+UniqueFd make_eventfd(const char* what) {
+    UniqueFd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!fd) throw std::system_error(errno, std::generic_category(), std::string("cannot make ") + what);
+    return fd;
+}
+
+// The header's constant words, written before anybody else has the descriptor.
+UniqueFd make_ring(const Stream& stream) {
+    UniqueFd fd = make_memfd("ring", ring_segment_bytes(stream.slots));
+    const Mapping mapping(fd, kRingHeaderBytes, Mapping::Access::read_write, "a ring's header");
+    auto* header = mapping.as<RingHeader>();
+    header->magic = kRingMagic;
+    header->version = kProtocolVersion;
+    header->slot_count = stream.slots;
+    header->session = stream.session;
+    header->stream = stream.id;
+    seal(fd, Sealing::shared, "a ring");
+    return fd;
+}
+
+}  // namespace
+
+Stream& Core::stream_of(Session& session, std::uint64_t id, const char* doing) {
+    const auto at = session.streams.find(id);
+    if (at == session.streams.end() || at->second->phase == Stream::Phase::closing)
+        throw Error(Status::not_found,
+                    std::string("cannot ") + doing + " stream " + id_text(id) +
+                        ": this session has no such stream (it was closed, or is another's)");
+    return *at->second;
+}
+
+std::string Core::kernel_name(const Session& session, std::uint64_t kernel) const {
+    for (const auto& [id, use] : session.modules)
+        for (std::size_t i = 0; i < use.kernel_ids.size(); ++i)
+            if (use.kernel_ids[i] == kernel) {
+                const auto module = modules_.find(use.key);
+                if (module != modules_.end() && i < module->second.kernels.size())
+                    return module->second.kernels[i].name;
+            }
+    return {};
+}
+
+void Core::open_stream(Session& session, std::uint32_t request, const schema::OpenStream& open) {
+    if (draining_) throw Error(Status::stopping, "cannot open a stream: the daemon is leaving");
+    if (session.streams.size() >= options_.limits.max_streams)
+        throw Error(Status::limit_reached, "cannot open a stream: this session has " +
+                                               std::to_string(session.streams.size()) + ", its limit is " +
+                                               std::to_string(options_.limits.max_streams) +
+                                               " (--max-streams); close one");
+    const std::uint32_t slots = open.ring_slots() == 0 ? kDefaultRingSlots : open.ring_slots();
+    if (!std::has_single_bit(slots) || slots < kMinRingSlots || slots > options_.limits.max_ring_slots)
+        throw Error(Status::invalid_argument, "cannot open a stream with a ring of " + std::to_string(slots) +
+                                                  " slots: it takes a power of two from " +
+                                                  std::to_string(kMinRingSlots) + " to " +
+                                                  std::to_string(options_.limits.max_ring_slots));
+    if (open.on_restart() > schema::OnRestart::MAX)
+        throw Error(Status::invalid_argument,
+                    "cannot open a stream: on_restart is Stop (0) or Rerun (1), not " +
+                        std::to_string(static_cast<int>(open.on_restart())));
+    auto stream = std::make_unique<Stream>();
+    stream->session = session.id;
+    stream->name = printable(open.name(), 64);
+    stream->slots = slots;
+    stream->on_restart = open.on_restart();
+    stream->priority = open.priority();
+    stream->wake = make_eventfd("a stream's eventfd");
+    stream->id = stream_ids_.take();
+    const std::uint64_t id = stream->id;
+    try {
+        stream->ring = make_ring(*stream);
+        stream->ring_header =
+            Mapping(stream->ring, kRingHeaderBytes, Mapping::Access::read_only, "a ring's header");
+    } catch (...) {
+        stream_ids_.give_back(id);
+        throw;
+    }
+    stream_sessions_.emplace(id, session.id);
+    session.streams.emplace(id, std::move(stream));
+    request_opened(session);
+    call(
+        session, Call::OnDeath::repeat,
+        [this, id](Call::Wire& wire, Session& in) {
+            const auto at = in.streams.find(id);
+            const FaultDomain* domain = existing_domain(in);
+            return at != in.streams.end() && domain != nullptr &&
+                   make_open_stream(wire, in, *at->second, domain->epoch());
+        },
+        [this, id, request](Session& in, Reply& reply) {
+            const auto at = in.streams.find(id);
+            if (at == in.streams.end()) return;
+            Stream& opened = *at->second;
+            if (reply.status != Status::ok) {
+                // Being closed by the end of its session: that goes on.
+                if (opened.phase == Stream::Phase::opening) erase_stream(in, id);
+                return refuse_later(in.id, request, reply.status, "cannot open a stream: " + reply.error);
+            }
+            opened.page.seal();
+            opened.served = true;
+            if (opened.phase != Stream::Phase::opening) return;
+            opened.phase = Stream::Phase::open;
+            answer_later(
+                in.id, request,
+                [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
+                    return {schema::Answer::StreamOpened,
+                            schema::CreateStreamOpened(builder, id, opened.page.page().epoch, opened.slots,
+                                                       ring_segment_bytes(opened.slots), kStatusPageBytes)
+                                .Union()};
+                },
+                std::array{opened.ring.get(), opened.page.fd().get(), opened.wake.get()});
+        });
+}
+
+bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, std::uint32_t epoch) {
+    PageStart start;
+    start.session = session.id;
+    start.stream = stream.id;
+    start.epoch = epoch;
+    start.slot_count = stream.slots;
+    start.completed = stream.next_completed;
+    start.issued = stream.next_issued;
+    start.error = stream.stop;
+    start.error_position = stream.stop_position;
+    start.error_kernel = stream.stop_kernel;
+    start.error_text = stream.stop_text;
+    stream.page = EpochPage(start, &stream.page);
+    wire.kind = internal::ExecutorRequest::OpenStream;
+    wire.request = internal::CreateOpenStream(wire.builder, session.id, stream.id, stream.slots,
+                                              start.completed, stream.priority, stream.hold)
+                       .Union();
+    wire.fds = {stream.ring.get(), stream.page.fd().get(), stream.wake.get()};
+    return true;
+}
+
+void Core::close_stream(Session& session, std::uint32_t request, std::uint64_t stream) {
+    stream_of(session, stream, "close");
+    request_opened(session);
+    ask_close_stream(session, stream, request);
+}
+
+void Core::ask_close_stream(Session& session, std::uint64_t stream, std::optional<std::uint32_t> request) {
+    session.streams.at(stream)->phase = Stream::Phase::closing;
+    call(
+        session, Call::OnDeath::settled,
+        [stream](Call::Wire& wire, Session& in) {
+            const auto at = in.streams.find(stream);
+            // An executor that never had it has nothing to let go of.
+            if (at == in.streams.end() || !at->second->served) return false;
+            wire.kind = internal::ExecutorRequest::CloseStream;
+            wire.request = internal::CreateCloseStream(wire.builder, stream).Union();
+            return true;
+        },
+        [this, stream, request](Session& in, Reply& reply) {
+            FaultDomain* domain = existing_domain(in);
+            if (reply.status != Status::ok && domain != nullptr && domain->has_process()) {
+                // The device does not let go of its work: only the executor's end makes it. That death closes
+                // it.
+                domain->kill("the work of stream " + id_text(stream) + " of session " + id_text(in.id) +
+                                 " (" + in.program + ") does not end: " + reply.error,
+                             stream);
+                if (request) done_later(in.id, *request);
+                return;
+            }
+            erase_stream(in, stream);
+            if (request) done_later(in.id, *request);
+        });
+}
+
+void Core::erase_stream(Session& session, std::uint64_t id) {
+    const auto at = session.streams.find(id);
+    if (at == session.streams.end()) return;
+    session.streams.erase(at);
+    stream_sessions_.erase(id);
+    stream_ids_.give_back(id);
+    if (!session.deferred.empty()) schedule_reclaim();
+}
+
+void Core::resume_stream(Session& session, std::uint32_t request, const schema::ResumeStream& resume) {
+    Stream& found = stream_of(session, resume.stream(), "resume");
+    if (found.phase != Stream::Phase::open || (!found.page.stopped() && found.stop == Status::ok))
+        throw Error(Status::invalid_argument,
+                    "cannot resume stream " + id_text(found.id) + ": it has not stopped");
+    request_opened(session);
+    call(
+        session, Call::OnDeath::repeat,
+        [id = found.id, rerun = resume.rerun()](Call::Wire& wire, Session& in) {
+            const auto at = in.streams.find(id);
+            // A restart meanwhile may have set it going.
+            if (at == in.streams.end() || !at->second->served || !at->second->page.stopped()) return false;
+            const EpochPage& page = at->second->page;
+            const auto why = static_cast<Status>(page.page().error_status);
+            const bool own = stopped_at_record(why);
+            const std::uint64_t position = own     ? page.page().error_position
+                                           : rerun ? page.completed()
+                                                   : page.issued();
+            wire.kind = internal::ExecutorRequest::ResumeStream;
+            wire.request = internal::CreateResumeStream(wire.builder, id, position, own && !rerun).Union();
+            return true;
+        },
+        [this, id = found.id, request](Session& in, Reply& reply) {
+            if (reply.status != Status::ok)
+                return refuse_later(in.id, request, reply.status,
+                                    "cannot resume stream " + id_text(id) + ": " + reply.error);
+            if (const auto at = in.streams.find(id); at != in.streams.end()) {
+                at->second->stop = Status::ok;
+                at->second->hold = false;
+                at->second->suspect = false;
+            }
+            done_later(in.id, request);
+        });
+}
+
+// The new page after a restart, and what the restart did.
+void Core::tell_epoch(Session& session, Stream& stream) {
+    if (!session.connection || stream.phase != Stream::Phase::open) return;
+    const bool stopped = stream.stop != Status::ok;
+    answer(
+        *session.connection, 0,
+        [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
+            const auto text = builder.CreateString(stream.stop_text);
+            return {schema::Answer::StreamEpoch,
+                    schema::CreateStreamEpoch(
+                        builder, stream.id, stream.page.page().epoch,
+                        stopped ? schema::StreamState::Stopped : schema::StreamState::Running,
+                        stream.doubt_completed, stream.doubt_issued, static_cast<std::uint32_t>(stream.stop),
+                        text)
+                        .Union()};
+        },
+        std::array{stream.page.fd().get()}, stream.id);
+}
+
+}  // namespace ringlaunch::supervisor
