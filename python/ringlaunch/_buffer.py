@@ -149,7 +149,7 @@ class Buffer(_core.BufferHandle):
             self._client.synchronize(timeout)
             stream = default_stream(self._client)
         if out.nbytes:
-            _core.stream_copy_to_host(stream, memoryview(out.reshape(-1).view(np.uint8)), self, 0, timeout)
+            _core.stream_copy_to_host(stream, out.reshape(-1).view(np.uint8), self, 0, timeout)
         return out
 
     def copy_from(self, source: npt.ArrayLike | Buffer, stream: Stream | None = None) -> None:
@@ -193,7 +193,7 @@ class Buffer(_core.BufferHandle):
                 _core.stream_copy(to, self, 0, source, 0, self.nbytes)
             else:
                 flat = np.ascontiguousarray(source).reshape(-1)
-                _core.stream_copy_to_device(to, self, memoryview(flat.view(np.uint8)), 0)
+                _core.stream_copy_to_device(to, self, flat.view(np.uint8), 0)
         self._finish(to, stream)
 
     def fill(self, value: complex, stream: Stream | None = None) -> None:

@@ -189,4 +189,5 @@ def _from_status(number: int, name: str, text: str) -> Error:
 
 def _named(name: str, text: str) -> Error:
     """The exception of that name (called by _core)."""
-    return globals()[name](text)
+    kind: type[Error] = globals()[name]
+    return kind(text)

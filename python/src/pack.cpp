@@ -266,7 +266,9 @@ bool pack_bytes(const Place& place, PyObject* arg, std::byte* out, bool& ran_pyt
     ran_python = true;
     Py_buffer view;
     if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) != 0) {
-        if (!PyErr_ExceptionMatches(PyExc_BufferError) && is_foreign_error()) return false;
+        // NumPy says ValueError where others say BufferError.
+        const bool refused = PyErr_ExceptionMatches(PyExc_BufferError) != 0 || PyErr_ExceptionMatches(PyExc_ValueError) != 0;
+        if (!refused && is_foreign_error()) return false;
         return wrong_type(place, expected + ", contiguous", arg);
     }
     const bool fits = view.len == static_cast<Py_ssize_t>(param.size);

@@ -1,0 +1,136 @@
+"""Compiling in the client's process, and the cache of what was compiled."""
+
+import os
+import stat
+
+import pytest
+
+import ringlaunch as rl
+from ringlaunch import _compile
+
+SOURCE = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void nothing() {}
+RINGLAUNCH_EXPORT(nothing)
+"""
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "ringlaunch"
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    """The compiler's runs."""
+    runs = []
+    real = _compile._compile
+
+    def counting(*arguments):
+        runs.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(_compile, "_compile", counting)
+    return runs
+
+
+def build(source=SOURCE, name="k.cu", options=(), driver="host"):
+    return _compile.compile_source(source, name, options, driver)
+
+
+def test_a_source_becomes_a_shared_object(cache):
+    assert build()[:4] == b"\x7fELF"
+
+
+def test_the_second_time_nothing_is_compiled(cache, compilations):
+    first = build()
+    assert build() == first
+    assert build(driver="null") == first
+    assert len(compilations) == 1
+
+
+@pytest.mark.parametrize("other", [{"source": SOURCE + "\n"}, {"name": "l.cu"}, {"options": ["-DX=1"]}])
+def test_whatever_the_image_depends_on_is_in_the_key(cache, compilations, other):
+    build()
+    build(**other)
+    assert len(compilations) == 2
+
+
+def test_the_cache_is_the_users_alone(cache):
+    build()
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    assert [path.suffix for path in cache.iterdir()] == [".so"]
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o755])
+def test_a_folder_that_others_can_reach_is_not_used(cache, compilations, mode):
+    cache.mkdir()
+    cache.chmod(mode)
+    build()
+    build()
+    assert len(compilations) == 2
+    assert not list(cache.iterdir())
+
+
+def test_a_link_is_not_used(cache, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    cache.symlink_to(elsewhere)
+    build()
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    assert build()[:4] == b"\x7fELF"
+
+
+def test_an_empty_image_in_the_cache_is_compiled_again(cache, compilations):
+    build()
+    (image,) = cache.iterdir()
+    image.write_bytes(b"")
+    assert build()[:4] == b"\x7fELF"
+    assert len(compilations) == 2
+
+
+def test_the_least_recently_used_images_go(cache, monkeypatch):
+    monkeypatch.setattr(_compile, "_CACHED_IMAGES", 2)
+    for i in range(3):
+        build(options=[f"-DN={i}"])
+        for path in cache.iterdir():  # as if long ago, in order
+            os.utime(path, ns=(path.stat().st_mtime_ns - 10**9,) * 2)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_the_compilers_log_is_in_the_error(cache):
+    with pytest.raises(rl.CompileError, match=r"my kernel\.cu:3:.*error") as caught:
+        build('\n\nextern "C" void f( {\n', name="my kernel.cu")
+    assert "my kernel.cu:3" in caught.value.log
+    assert not list(cache.iterdir())
+
+
+def test_what_the_host_cannot_do_does_not_compile(cache):
+    with pytest.raises(rl.CompileError, match="__shared__"):
+        build('#include <ringlaunch/kernel.h>\nextern "C" __global__ void k() { __shared__ int x; }')
+
+
+def test_an_unknown_function_does_not_link(cache):
+    with pytest.raises(rl.CompileError, match="missing_function"):
+        build('extern "C" void missing_function(); extern "C" void f() { missing_function(); }')
+
+
+def test_without_a_compiler_the_error_says_what_to_install(cache, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(rl.Unsupported, match=r"apt install g\+\+"):
+        build()
+
+
+def test_for_a_gpu_the_error_says_the_way(cache):
+    with pytest.raises(rl.Unsupported, match="nvcc -cubin"):
+        build(driver="cuda")
+
+
+def test_options_are_a_sequence(cache):
+    with pytest.raises(rl.InvalidArgument, match=r"\['-DX'\]"):
+        build(options="-DX")

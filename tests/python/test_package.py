@@ -1,0 +1,60 @@
+"""What the wheel carries: the package, the extension, the kernel header, and the daemon in the environment's bin."""
+
+import importlib.metadata
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+from support import daemon_program
+
+import ringlaunch as rl
+
+PACKAGE = Path(rl.__file__).parent
+
+
+def installed_files():
+    try:
+        distribution = importlib.metadata.distribution("ringlaunch")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package is not installed: it runs from a build folder")
+    return {str(path): path.locate().resolve() for path in distribution.files}
+
+
+def test_the_kernel_header_is_in_the_package():
+    header = PACKAGE / "include" / "ringlaunch" / "kernel.h"
+    assert "RINGLAUNCH_EXPORT" in header.read_text()
+
+
+def test_the_wheel_has_all_of_it():
+    files = installed_files()
+    for name in ("__init__.py", "py.typed", "_core.pyi", "include/ringlaunch/kernel.h"):
+        assert f"ringlaunch/{name}" in files
+    assert any(name.startswith("ringlaunch/_core.") and name.endswith(".so") for name in files)
+    assert Path(sysconfig.get_path("scripts"), "ringlaunchd").resolve() in files.values()
+
+
+def test_the_wheel_has_nothing_else():
+    for name in installed_files():
+        top = name.split("/")[0]
+        assert top in ("ringlaunch", "..") or top.startswith("ringlaunch-"), name
+
+
+def test_daemon_and_package_are_of_one_version():
+    done = subprocess.run([daemon_program(), "version"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0
+    assert rl.__version__ in done.stdout
+
+
+def test_importing_starts_nothing():
+    done = subprocess.run(
+        [
+            __import__("sys").executable,
+            "-c",
+            "import sys, threading, ringlaunch; print(threading.active_count(), 'asyncio' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.split()[0] == "1", done.stderr
