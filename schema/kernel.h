@@ -180,7 +180,7 @@ struct KernelType<void (*)(Params...)> {
         made.bytes[0] = 'R', made.bytes[1] = 'L', made.bytes[2] = 'S', made.bytes[3] = '1';
         made.bytes[4] = kSignatureVersion;
         made.bytes[6] = kCount & 0xff, made.bytes[7] = static_cast<unsigned char>(kCount >> 8);
-        for (unsigned i = 0; i < kCount; ++i) {
+        for (unsigned i = 0; i != kCount; ++i) {
             unsigned char* param = made.bytes + kSignatureHeadBytes + kSignatureParamBytes * i;
             param[0] = codes[i];
             param[2] = sizes[i] & 0xff, param[3] = static_cast<unsigned char>(sizes[i] >> 8);

@@ -1,6 +1,7 @@
 #include "daemon/driver/cuda_module.hpp"
 
 #include <array>
+#include <cstring>
 
 #include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
@@ -10,6 +11,17 @@ namespace ringlaunch::driver {
 namespace {
 
 constexpr std::size_t kLogBytes = 16 * 1024;
+
+bool is_cubin(std::span<const std::byte> image) {
+    constexpr unsigned char kElf[] = {0x7f, 'E', 'L', 'F'};
+    return image.size() > sizeof kElf && std::memcmp(image.data(), kElf, sizeof kElf) == 0;
+}
+
+void take_signatures(const Image& from, Image& to) {
+    for (ImageKernel& kernel : to.kernels)
+        for (const ImageKernel& read : from.kernels)
+            if (read.name == kernel.name) kernel.signature = read.signature;
+}
 
 }  // namespace
 
@@ -46,6 +58,8 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
         as_loaded.found = found;
         as_loaded.architecture = device.architecture;
         for (CUfunction function : functions) as_loaded.kernels.push_back(ask(function));
+        // A cubin's declarations are local symbols, which only its ELF shows.
+        if (is_cubin(image)) take_signatures(read_image(image), as_loaded);
         std::vector<KernelLayout> layouts = make_layouts(name, as_loaded, signatures);
         for (std::size_t i = 0; i < layouts.size(); ++i) {
             allow_shared_memory(functions[i], layouts[i]);
@@ -81,7 +95,7 @@ ImageKernel CudaModule::ask(CUfunction function) const {
     kernel.static_shared_bytes = attribute(function, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, kernel.name);
     kernel.registers = attribute(function, CU_FUNC_ATTRIBUTE_NUM_REGS, kernel.name);
 
-    // What RINGLAUNCH_EXPORT declared stands in a constant of the module, whatever its format is.
+    // Of PTX and fatbins: RINGLAUNCH_EXPORT's declaration, where it is a global constant of the module.
     CUdeviceptr at = 0;
     std::size_t bytes = 0;
     const CUresult declared =

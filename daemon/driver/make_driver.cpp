@@ -17,7 +17,7 @@ std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* faul
         case DriverKind::Null:
             return make_null_driver();
         case DriverKind::Host:
-            throw Error(Status::unsupported, "the host driver is not built in");
+            return make_host_driver(fault);
         case DriverKind::Cuda:
             return make_cuda_driver(device, fault);
     }

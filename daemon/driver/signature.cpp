@@ -131,6 +131,10 @@ KernelLayout undeclared_layout(const ImageKernel& kernel) {
     }
     layout.param_bytes = kernel.param_bytes;
     if (kernel.max_threads != 0) layout.max_threads = kernel.max_threads;
+    const std::uint64_t required =
+        std::uint64_t{kernel.required_block[0]} * kernel.required_block[1] * kernel.required_block[2];
+    if (required != 0 && required < layout.max_threads)
+        layout.max_threads = static_cast<std::uint32_t>(required);
     layout.default_block = {kernel.required_block[0], kernel.required_block[1], kernel.required_block[2]};
     layout.static_shared_bytes = kernel.static_shared_bytes;
     layout.registers = kernel.registers;
