@@ -11,9 +11,12 @@
 namespace ringlaunch::model {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kSeeds = 2'000;  // a run costs some ten times more
-constexpr std::uint64_t kMostRuns = 20'000;
+#if defined(__SANITIZE_THREAD__)
+constexpr std::uint64_t kSeeds = 150;  // making its fibers costs more than the run
+constexpr std::uint64_t kMostRuns = 100;
+#elif defined(__SANITIZE_ADDRESS__)
+constexpr std::uint64_t kSeeds = 2'000;
+constexpr std::uint64_t kMostRuns = 5'000;
 #else
 constexpr std::uint64_t kSeeds = 10'000;
 constexpr std::uint64_t kMostRuns = 200'000;
