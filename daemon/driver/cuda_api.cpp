@@ -39,6 +39,15 @@ const CudaApi& cuda_api() {
     return api;
 }
 
+CUresult enter_context(CUcontext context) noexcept {
+    static thread_local CUcontext current = nullptr;
+    if (current == context) [[likely]]
+        return CUDA_SUCCESS;
+    const CUresult result = cuda_api().cuCtxSetCurrent_(context);
+    if (result == CUDA_SUCCESS) current = context;
+    return result;
+}
+
 std::string cuda_error_text(CUresult result) {
     const char* name = nullptr;
     const char* text = nullptr;

@@ -82,6 +82,9 @@ const CudaApi& cuda_api();
 // "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
 std::string cuda_error_text(CUresult result);
 
+// Makes `context` the calling thread's current one, where it is not yet. Cheap enough for every launch.
+CUresult enter_context(CUcontext context) noexcept;
+
 // Throws Error{status, "doing: what CUDA says"} unless `result` is CUDA_SUCCESS.
 void check_cuda(CUresult result, const std::string& doing, Status status = Status::driver_error);
 

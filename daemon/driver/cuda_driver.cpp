@@ -47,13 +47,10 @@ class CudaDriver : public Driver {
     std::optional<std::string> failure() noexcept override;
 
   private:
-    // Both of the executor's threads come here with calls; each needs the context once.
+    // Both of the executor's threads come here with calls; each needs the context.
     void enter() const {
-        static thread_local CUcontext current = nullptr;
-        if (current == context_) return;
-        check_cuda(api_.cuCtxSetCurrent_(context_),
+        check_cuda(enter_context(context_),
                    "cannot enter the context of device " + std::to_string(info_.ordinal));
-        current = context_;
     }
     int attribute(CUdevice_attribute which) const;
     void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) const;
@@ -223,7 +220,7 @@ std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const U
 
 std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
-    return std::make_unique<CudaStream>(config, completion_fd_.get());
+    return std::make_unique<CudaStream>(config, context_, completion_fd_.get());
 }
 
 std::optional<std::string> CudaDriver::failure() noexcept {

@@ -47,8 +47,12 @@ RegisteredMemory& RegisteredMemory::operator=(RegisteredMemory&& other) noexcept
     return *this;
 }
 
-CudaStream::CudaStream(const StreamConfig& config, int completion_fd)
-    : api_(cuda_api()), id_(config.id), completed_(config.completed), completion_fd_(completion_fd) {
+CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int completion_fd)
+    : api_(cuda_api()),
+      context_(context),
+      id_(config.id),
+      completed_(config.completed),
+      completion_fd_(completion_fd) {
     // The status page begins on a page boundary and `completed` stands in its first page.
     const auto word = reinterpret_cast<std::uintptr_t>(config.completed);
     const std::uintptr_t page = word & ~std::uintptr_t{kPageBytes - 1};
@@ -81,6 +85,7 @@ CudaStream::~CudaStream() {
 }
 
 bool CudaStream::drain(std::uint64_t timeout_ns) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return true;
     const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(timeout_ns);
     for (;;) {
         const CUresult result = query();
@@ -96,6 +101,7 @@ Status CudaStream::answer(CUresult result) noexcept {
 }
 
 Status CudaStream::launch(const Launch& launch) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     std::size_t bytes = launch.param_bytes;
     void* packed[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
                       CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
@@ -114,6 +120,7 @@ Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& t
 }
 
 Status CudaStream::copy(const Copy& copy) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     if (copy.kind == schema::RecordKind::CopyOnDevice)
         return answer(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_));
     std::byte* host = static_cast<CudaStaging*>(copy.staging)->data() + copy.offset;
@@ -123,6 +130,7 @@ Status CudaStream::copy(const Copy& copy) noexcept {
 }
 
 Status CudaStream::fill(const Fill& fill) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     if (fill.width == 1)
         return answer(
             api_.cuMemsetD8Async_(fill.device, static_cast<unsigned char>(fill.value), fill.bytes, stream_));
@@ -133,6 +141,7 @@ Status CudaStream::fill(const Fill& fill) noexcept {
 }
 
 Status CudaStream::wait(Stream& awaited, std::uint64_t, std::uint64_t) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     // Waits for all that `awaited` was given so far, of which `position` is a part. That adds no cycle: what
     // stands there was issued before this wait, and can itself only wait for what was issued before it.
     auto& other = static_cast<CudaStream&>(awaited);
@@ -142,6 +151,7 @@ Status CudaStream::wait(Stream& awaited, std::uint64_t, std::uint64_t) noexcept 
 }
 
 Status CudaStream::complete(std::uint64_t position) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     // sync: COMPLETED: the default flag makes everything before it in the stream visible first.
     return answer(
         api_.cuStreamWriteValue64_(stream_, completed_on_device_, position, CU_STREAM_WRITE_VALUE_DEFAULT));

@@ -28,7 +28,7 @@ class RegisteredMemory {
 class CudaStream : public Stream {
   public:
     // Control thread, with the context current. `completion_fd`: the driver's eventfd.
-    CudaStream(const StreamConfig& config, int completion_fd);
+    CudaStream(const StreamConfig& config, CUcontext context, int completion_fd);
     ~CudaStream() override;
 
     bool drain(std::uint64_t timeout_ns) noexcept override;
@@ -44,9 +44,10 @@ class CudaStream : public Stream {
     CUresult query() const noexcept;
 
   private:
-    Status answer(CUresult result) noexcept;
+    static Status answer(CUresult result) noexcept;
 
     const CudaApi& api_;
+    const CUcontext context_;
     const std::uint64_t id_;
     SharedU64* const completed_;
     RegisteredMemory page_;
