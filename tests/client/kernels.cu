@@ -21,10 +21,14 @@ extern "C" __global__ void append(unsigned* log, unsigned* count, unsigned value
 RINGLAUNCH_EXPORT(append)
 
 // What a rerun may repeat: the same word gets the same value.
-extern "C" __global__ void store(unsigned* words, unsigned at, unsigned value) { words[at] = value; }
+extern "C" __global__ void store(unsigned* words, unsigned at, unsigned value) {
+    words[at] = value;
+}
 RINGLAUNCH_EXPORT(store)
 
-extern "C" __global__ void nap(unsigned ms) { ::usleep(ms * 1000); }
+extern "C" __global__ void nap(unsigned ms) {
+    ::usleep(ms * 1000);
+}
 RINGLAUNCH_EXPORT(nap)
 
 // Waits until *gate is not 0, but not for ever.
@@ -45,5 +49,7 @@ RINGLAUNCH_EXPORT(five)
 extern "C" __global__ void none() {}
 RINGLAUNCH_EXPORT(none)
 
-extern "C" __global__ void crash(unsigned* address) { *address = 1; }
+extern "C" __global__ void crash(unsigned* address) {
+    *address = 1;
+}
 RINGLAUNCH_EXPORT(crash)

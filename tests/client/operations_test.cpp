@@ -1,0 +1,527 @@
+// Every operation of the client against the real daemon, on the drivers that run here.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+
+#include <numeric>
+#include <random>
+
+#include "client/src/client_state.hpp"
+#include "client/src/stream_state.hpp"
+#include "schema/error.hpp"
+#include "tests/client/daemon.hpp"
+
+namespace ringlaunch::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+struct Pair {
+    float a, b;
+};
+
+// One daemon for all the tests that do it no harm.
+class Host : public ::testing::Test {
+  protected:
+    static void SetUpTestSuite() { daemon_ = std::make_unique<Daemon>("host"); }
+    static void TearDownTestSuite() { daemon_.reset(); }
+
+    void SetUp() override {
+        client_ = daemon_->connect();
+        module_ = client_.load_file(TEST_KERNELS);
+        stream_ = client_.stream();
+    }
+
+    Buffer words(std::size_t count) {
+        Buffer buffer = client_.alloc(count * 4);
+        EXPECT_EQ(stream_.fill(buffer, 0, 4, 0, count * 4), Status::ok);
+        return buffer;
+    }
+    std::vector<unsigned> read(Stream& stream, const Buffer& buffer, std::size_t count) {
+        std::vector<unsigned> values(count, 0xdeadbeef);
+        EXPECT_EQ(stream.copy_to_host(values.data(), buffer, count * 4), Status::ok) << stream.last_error();
+        return values;
+    }
+    std::vector<unsigned> read(const Buffer& buffer, std::size_t count) {
+        return read(stream_, buffer, count);
+    }
+    Kernel kernel(const char* name) { return module_.kernel(name); }
+
+    static std::unique_ptr<Daemon> daemon_;
+    Client client_;
+    Module module_;
+    Stream stream_;
+};
+std::unique_ptr<Daemon> Host::daemon_;
+
+TEST_F(Host, says_who_it_is) {
+    const DaemonInfo& info = client_.daemon();
+    EXPECT_EQ(info.pid, daemon_->pid());
+    EXPECT_EQ(info.driver, "host");
+    EXPECT_EQ(info.architecture, "x86-64");
+    EXPECT_NE(info.session, 0u);
+    EXPECT_EQ(info.socket, daemon_->options().socket);
+}
+
+TEST_F(Host, runs_a_kernel_over_what_was_copied_in) {
+    constexpr int kCount = 1000;
+    std::vector<float> values(kCount);
+    std::iota(values.begin(), values.end(), 0.0f);
+    const Buffer x = client_.alloc(kCount * sizeof(float));
+    ASSERT_EQ(stream_.copy_to_device(x, values.data(), kCount * sizeof(float)), Status::ok);
+    ASSERT_EQ(stream_.launch(kernel("scale"), {8}, {128}, x, 2.0f, kCount), Status::ok)
+        << stream_.last_error();
+    std::vector<float> out(kCount);
+    ASSERT_EQ(stream_.copy_to_host(out.data(), x, kCount * sizeof(float)), Status::ok);
+    for (int i = 0; i < kCount; ++i)
+        EXPECT_EQ(out[static_cast<std::size_t>(i)], 2.0f * static_cast<float>(i));
+}
+
+TEST_F(Host, passes_every_kind_of_argument_at_its_place) {
+    const Buffer out = words(5);
+    ASSERT_EQ(stream_.launch(kernel("five"), {1}, {1}, out, 11u, 22.0f, 33.0, Pair{44, 55}), Status::ok)
+        << stream_.last_error();
+    EXPECT_EQ(read(out, 5), (std::vector<unsigned>{11, 22, 33, 44, 55}));
+    // The same, packed by hand at the declared offsets.
+    const Kernel five = kernel("five");
+    std::vector<std::byte> params(five.param_bytes());
+    const auto put = [&](std::size_t i, const auto& value) {
+        ASSERT_EQ(five.params()[i].size, sizeof value);
+        std::memcpy(params.data() + five.params()[i].offset, &value, sizeof value);
+    };
+    put(0, out.address());
+    put(1, 1u);
+    put(2, 2.0f);
+    put(3, 3.0);
+    put(4, Pair{4, 5});
+    ASSERT_EQ(stream_.launch_packed(five, {1}, {1}, 0, params), Status::ok) << stream_.last_error();
+    EXPECT_EQ(read(out, 5), (std::vector<unsigned>{1, 2, 3, 4, 5}));
+}
+
+TEST_F(Host, a_kernel_without_parameters_is_launched_too) {
+    ASSERT_EQ(stream_.launch(kernel("none"), {1}, {1}), Status::ok) << stream_.last_error();
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, runs_a_stream_in_order) {
+    constexpr unsigned kCount = 20'000;  // several times the ring
+    const Buffer log = words(kCount), count = words(1);
+    const Kernel append = kernel("append");
+    for (unsigned i = 0; i < kCount; ++i)
+        ASSERT_EQ(stream_.launch(append, {1}, {1}, log, count, i), Status::ok) << stream_.last_error();
+    const std::vector<unsigned> found = read(log, kCount);
+    for (unsigned i = 0; i < kCount; ++i) ASSERT_EQ(found[i], i);
+}
+
+TEST_F(Host, a_wrong_argument_names_the_parameter_and_enqueues_nothing) {
+    const Buffer x = words(4);
+    const std::uint64_t before = stream_.status().published;
+    EXPECT_EQ(stream_.launch(kernel("scale"), {1}, {1}, x, 2.0, 4), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("parameter 1"), HasSubstr("scale"),
+                                            HasSubstr("float32"), HasSubstr("float64")));
+    EXPECT_EQ(stream_.launch(kernel("scale"), {1}, {1}, x, 2.0f), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("3 arguments"), HasSubstr("2 were given")));
+    EXPECT_EQ(stream_.launch(kernel("scale"), {1}, {1}, 5, 2.0f, 4), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(),
+                AllOf(HasSubstr("parameter 0"), HasSubstr("pointer"), HasSubstr("int32")));
+    EXPECT_EQ(stream_.launch(kernel("scale"), {1}, {1}, x, 2.0f, 4u), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("parameter 2"), HasSubstr("uint32")));
+    EXPECT_EQ(stream_.launch_packed(kernel("scale"), {1}, {1}, 0, {}), Status::invalid_argument);
+    EXPECT_EQ(stream_.status().published, before);
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, a_wrong_grid_or_block_is_refused_where_it_is_made) {
+    EXPECT_EQ(stream_.launch(kernel("none"), {0}, {1}), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("grid"));
+    EXPECT_EQ(stream_.launch(kernel("none"), {1}, {1 << 20}), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("block"));
+    EXPECT_EQ(stream_.launch(kernel("none"), {1}, {1, 0, 1}), Status::invalid_argument);
+    EXPECT_EQ(stream_.launch(kernel("none"), {1}, {0, 0, 0}), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("default block"));
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, an_error_belongs_to_the_thread_and_the_stream_it_happened_to) {
+    EXPECT_EQ(stream_.launch(kernel("none"), {0}, {1}), Status::invalid_argument);
+    std::thread([&] { EXPECT_EQ(stream_.last_error(), ""); }).join();
+    EXPECT_EQ(client_.stream().last_error(), "");
+    EXPECT_NE(stream_.last_error(), "");
+}
+
+TEST_F(Host, fills_and_copies_within_the_device) {
+    const Buffer a = words(8), b = words(8);
+    ASSERT_EQ(stream_.fill(a, 0x11223344, 4, 8, 8), Status::ok);
+    ASSERT_EQ(stream_.fill(a, 0xffffabcd, 2, 0, 2), Status::ok);
+    ASSERT_EQ(stream_.fill(a, 0x77, 1, 31, 1), Status::ok);
+    ASSERT_EQ(stream_.copy(b, 4, a, 0, 28), Status::ok);
+    EXPECT_EQ(read(a, 8), (std::vector<unsigned>{0xabcd, 0, 0x11223344, 0x11223344, 0, 0, 0, 0x77000000}));
+    EXPECT_EQ(read(b, 8), (std::vector<unsigned>{0, 0xabcd, 0, 0x11223344, 0x11223344, 0, 0, 0}));
+    EXPECT_EQ(stream_.fill(a, 0, 3, 0, 3), Status::invalid_argument);
+    EXPECT_EQ(stream_.fill(a, 0, 4, 2, 4), Status::invalid_argument);
+}
+
+TEST_F(Host, a_range_outside_a_buffer_is_refused_where_it_is_made) {
+    const Buffer a = words(8);
+    char byte = 0;
+    EXPECT_EQ(stream_.copy_to_device(a, &byte, 1, 32), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("32"), HasSubstr("leave the buffer")));
+    EXPECT_EQ(stream_.copy_to_host(&byte, a, 1, ~std::size_t{0}), Status::invalid_argument);
+    EXPECT_EQ(stream_.copy(a, 0, a, 30, 4), Status::invalid_argument);
+    EXPECT_EQ(stream_.fill(a, 0, 1, 33, 0), Status::invalid_argument);
+    EXPECT_EQ(stream_.copy_to_device(Buffer(), &byte, 1), Status::invalid_argument);
+    Client other = daemon_->connect();
+    EXPECT_EQ(stream_.fill(other.alloc(8), 0, 1, 0, 8), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("another client"));
+}
+
+TEST_F(Host, copies_more_than_its_staging_memory_holds) {
+    ConnectOptions options = daemon_->options();
+    options.staging_bytes = 64 << 10;
+    Client client = Client::connect(options);
+    Stream stream = client.stream();
+    std::mt19937 random(7);
+    for (const std::size_t bytes : {std::size_t{1}, std::size_t{16 << 10}, (std::size_t{16} << 10) + 1,
+                                    std::size_t{64 << 10}, std::size_t{3'000'001}}) {
+        std::vector<unsigned char> values(bytes), out(bytes);
+        for (unsigned char& value : values) value = static_cast<unsigned char>(random());
+        const Buffer buffer = client.alloc(bytes + 3);
+        ASSERT_EQ(stream.copy_to_device(buffer, values.data(), bytes, 3), Status::ok) << stream.last_error();
+        ASSERT_EQ(stream.copy_to_host(out.data(), buffer, bytes, 3), Status::ok) << stream.last_error();
+        EXPECT_TRUE(values == out) << bytes << " bytes";
+    }
+    EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, what_was_copied_from_may_be_reused_at_once) {
+    const Buffer count = words(1), log = words(256);
+    const Buffer value = client_.alloc(4);
+    ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 20u), Status::ok);
+    for (unsigned i = 0; i < 256; ++i) {
+        ASSERT_EQ(stream_.copy_to_device(value, &i, 4), Status::ok);
+        ASSERT_EQ(stream_.copy(log, 4 * i, value, 0, 4), Status::ok);
+    }
+    const std::vector<unsigned> found = read(log, 256);
+    for (unsigned i = 0; i < 256; ++i) EXPECT_EQ(found[i], i);
+}
+
+TEST_F(Host, an_event_is_done_when_what_was_before_it_is) {
+    const Buffer gate = words(1);
+    Stream opener = client_.stream();
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    ASSERT_EQ(stream_.launch(kernel("gate"), {1}, {1}, gate), Status::ok) << stream_.last_error();
+    const Event event = stream_.record();
+    ASSERT_TRUE(event);
+    EXPECT_FALSE(event.done());
+    EXPECT_EQ(event.wait(1'000'000), Status::timed_out);
+    ASSERT_EQ(opener.fill(gate, 1, 4, 0, 4), Status::ok);
+    EXPECT_EQ(event.wait(kPatienceNs), Status::ok);
+    EXPECT_TRUE(event.done());
+}
+
+TEST_F(Host, a_stream_waits_for_an_event_of_another) {
+    const Buffer gate = words(1), log = words(8), count = words(1);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    Stream second = client_.stream();
+    ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 30u), Status::ok);
+    ASSERT_EQ(stream_.launch(kernel("append"), {1}, {1}, log, count, 1u), Status::ok);
+    ASSERT_EQ(second.wait(stream_.record()), Status::ok) << second.last_error();
+    ASSERT_EQ(second.launch(kernel("append"), {1}, {1}, log, count, 2u), Status::ok);
+    EXPECT_EQ(read(second, log, 3), (std::vector<unsigned>{1, 2, 0}));
+    Client other = daemon_->connect();
+    EXPECT_EQ(second.wait(other.stream().record()), Status::invalid_argument);
+    EXPECT_EQ(second.wait(Event()), Status::invalid_argument);
+}
+
+TEST_F(Host, many_threads_may_wait_for_one_stream) {
+    const Buffer gate = words(1);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    ASSERT_EQ(stream_.launch(kernel("gate"), {1}, {1}, gate), Status::ok);
+    std::vector<Event> events;
+    for (int i = 0; i < 8; ++i) {
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 2u), Status::ok);
+        events.push_back(stream_.record());
+    }
+    std::vector<std::thread> threads;
+    std::array<Status, 24> found{};
+    // From the last to the first, so that followers announce lower positions than their leader did.
+    for (std::size_t i = 0; i < found.size(); ++i)
+        threads.emplace_back([&, i] { found[i] = events[7 - i % 8].wait(kPatienceNs); });
+    // One that gives up while others go on, whether it leads or not.
+    threads.emplace_back([&] { EXPECT_EQ(events[0].wait(5'000'000), Status::timed_out); });
+    threads.back().join();
+    threads.pop_back();
+    Stream opener = client_.stream();
+    ASSERT_EQ(opener.fill(gate, 1, 4, 0, 4), Status::ok);
+    for (std::thread& thread : threads) thread.join();
+    for (const Status status : found) EXPECT_EQ(status, Status::ok);
+}
+
+TEST_F(Host, sleepers_and_an_event_loop_wait_for_one_stream) {
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    for (int round = 0; round < 50; ++round) {
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 1u), Status::ok);
+        const Event first = stream_.record();
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 1u), Status::ok);
+        const Event second = stream_.record();
+        Status slept = Status::ok;
+        std::thread sleeper([&] { slept = second.wait(kPatienceNs); });
+        // The loop of Stream::wake_fd().
+        for (const Event& event : {first, second}) {
+            Status status = event.arm();
+            while (status == Status::timed_out) {
+                pollfd entry{stream_.wake_fd(), POLLIN, 0};
+                ASSERT_EQ(::poll(&entry, 1, 30'000), 1) << "a wake-up was lost in round " << round;
+                stream_.on_wake();
+                status = event.arm();
+            }
+            EXPECT_EQ(status, Status::ok);
+        }
+        sleeper.join();
+        EXPECT_EQ(slept, Status::ok);
+    }
+}
+
+TEST_F(Host, an_event_loop_alone_loses_no_wake_up) {
+    for (int round = 0; round < 200; ++round) {
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, static_cast<unsigned>(round % 3)), Status::ok);
+        const Event first = stream_.record();
+        ASSERT_EQ(stream_.launch(kernel("none"), {1}, {1}), Status::ok);
+        const Event second = stream_.record();
+        bool done = false;
+        while (!done) {
+            done = true;
+            for (const Event& event : {second, first}) done &= event.arm() != Status::timed_out;
+            if (done) break;
+            pollfd entry{stream_.wake_fd(), POLLIN, 0};
+            ASSERT_EQ(::poll(&entry, 1, 30'000), 1) << "a wake-up was lost in round " << round;
+            stream_.on_wake();
+        }
+        EXPECT_TRUE(first.done() && second.done());
+    }
+}
+
+TEST_F(Host, a_full_ring_is_an_answer_to_who_tries_and_a_wait_to_who_launches) {
+    StreamOptions small;
+    small.ring_slots = 64;
+    Stream stream = client_.stream(small);
+    const Buffer gate = words(1);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    ASSERT_EQ(stream.launch(kernel("gate"), {1}, {1}, gate), Status::ok);
+    int taken = 0;
+    Status status = Status::ok;
+    while ((status = stream.try_launch(kernel("none"), {1}, {1})) == Status::ok && taken < 1000) ++taken;
+    EXPECT_EQ(status, Status::ring_full);
+    EXPECT_EQ(taken, 63);
+    std::thread opener([&] {
+        std::this_thread::sleep_for(20ms);
+        EXPECT_EQ(stream_.fill(gate, 1, 4, 0, 4), Status::ok);
+    });
+    for (int i = 0; i < 1000; ++i) ASSERT_EQ(stream.launch(kernel("none"), {1}, {1}), Status::ok);
+    opener.join();
+    EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, a_buffer_that_was_let_go_of_serves_the_work_that_was_enqueued_before) {
+    const Buffer log = words(100);
+    for (unsigned i = 0; i < 100; ++i) {
+        const Buffer value = client_.alloc(1 << 20);
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, i % 10 == 0 ? 2u : 0u), Status::ok);
+        ASSERT_EQ(stream_.fill(value, i + 1, 4, 0, 1 << 20), Status::ok);
+        ASSERT_EQ(stream_.copy(log, 4 * i, value, (1 << 20) - 4, 4), Status::ok);
+    }
+    const std::vector<unsigned> found = read(log, 100);
+    for (unsigned i = 0; i < 100; ++i) EXPECT_EQ(found[i], i + 1);
+}
+
+TEST_F(Host, memory_of_buffers_that_went_is_used_again) {
+    // 100 GiB in all, in a range of 64 GiB.
+    for (int i = 0; i < 100; ++i) {
+        const Buffer buffer = client_.alloc(std::size_t{1} << 30);
+        ASSERT_EQ(stream_.fill(buffer, 1, 4, 0, 4), Status::ok);
+    }
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok) << stream_.status().text;
+}
+
+TEST_F(Host, a_module_that_was_let_go_of_serves_the_work_that_was_enqueued_before) {
+    const Buffer log = words(64), count = words(1);
+    for (unsigned i = 0; i < 64; ++i) {
+        const Kernel append = client_.load_file(TEST_KERNELS).kernel("append");
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, i % 16 == 0 ? 5u : 0u), Status::ok);
+        ASSERT_EQ(stream_.launch(append, {1}, {1}, log, count, i), Status::ok);
+    }
+    const std::vector<unsigned> found = read(log, 64);
+    for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(found[i], i);
+}
+
+TEST_F(Host, a_stream_that_was_let_go_of_finishes_what_was_enqueued) {
+    const Buffer log = words(200), count = words(1);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    {
+        Stream passing = client_.stream();
+        ASSERT_EQ(passing.launch(kernel("nap"), {1}, {1}, 20u), Status::ok);
+        for (unsigned i = 0; i < 200; ++i)
+            ASSERT_EQ(passing.launch(kernel("append"), {1}, {1}, log, count, i), Status::ok);
+    }
+    EXPECT_TRUE(eventually([&] { return read(count, 1)[0] == 200; }));
+    // And it goes then, rather than with the session.
+    detail::ClientState& state = *detail::Access::state(client_);
+    EXPECT_TRUE(eventually([&] {
+        state.sweep();
+        const std::lock_guard lock(state.mutex);
+        return state.draining.empty() && state.live.size() == 1;
+    }));
+}
+
+TEST_F(Host, an_event_keeps_its_stream) {
+    Event event;
+    {
+        Stream passing = client_.stream();
+        ASSERT_EQ(passing.launch(kernel("nap"), {1}, {1}, 10u), Status::ok);
+        event = passing.record();
+    }
+    EXPECT_EQ(event.wait(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, handles_outlive_their_client) {
+    Stream stream;
+    Kernel append;
+    Buffer log, count;
+    {
+        Client client = daemon_->connect();
+        stream = client.stream();
+        append = client.load_file(TEST_KERNELS).kernel("append");
+        log = client.alloc(64);
+        count = client.alloc(4);
+    }
+    ASSERT_EQ(stream.fill(count, 0, 4, 0, 4), Status::ok);
+    ASSERT_EQ(stream.launch(append, {1}, {1}, log, count, 9u), Status::ok) << stream.last_error();
+    EXPECT_EQ(read(stream, log, 1)[0], 9u);
+}
+
+TEST_F(Host, a_bad_record_stops_the_stream_and_says_why_and_resume_skips_it) {
+    const Buffer log = words(8), count = words(1);
+    ASSERT_EQ(stream_.launch(kernel("append"), {1}, {1}, log, count, 1u), Status::ok);
+    // An address that nobody gave out.
+    ASSERT_EQ(stream_.launch(kernel("append"), {1}, {1}, DevicePointer{0x1234}, count, 2u), Status::ok);
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::stream_stopped);
+    const StreamStatus status = stream_.status();
+    EXPECT_EQ(status.status, Status::bad_pointer);
+    EXPECT_EQ(status.error_kernel, "append");
+    EXPECT_THAT(status.text, AllOf(HasSubstr("append"), HasSubstr("0x1234")));
+    EXPECT_EQ(stream_.launch(kernel("append"), {1}, {1}, log, count, 3u), Status::stream_stopped);
+    EXPECT_FALSE(stream_.record());
+    Stream other = client_.stream();
+    EXPECT_EQ(read(other, log, 2), (std::vector<unsigned>{1, 0})) << "what was before it completed";
+    stream_.resume();
+    EXPECT_EQ(stream_.status().status, Status::ok);
+    ASSERT_EQ(stream_.launch(kernel("append"), {1}, {1}, log, count, 4u), Status::ok) << stream_.last_error();
+    EXPECT_EQ(read(log, 3), (std::vector<unsigned>{1, 4, 0}));
+    EXPECT_THROW(stream_.resume(), Error) << "it has not stopped";
+}
+
+TEST_F(Host, threads_make_and_drop_what_they_like_at_the_same_time) {
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < 4; ++t)
+        threads.emplace_back([&, t] {
+            for (unsigned i = 0; i < 20; ++i) {
+                Stream stream = client_.stream();
+                const Buffer buffer = client_.alloc(4096 * (t + 1));
+                const Kernel store = client_.load_file(TEST_KERNELS).kernel("store");
+                EXPECT_EQ(stream.launch(store, {1}, {1}, buffer, 3u, 100 * t + i), Status::ok);
+                EXPECT_EQ(read(stream, buffer, 4)[3], 100 * t + i);
+            }
+        });
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(client_.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, synchronizes_all_streams_of_a_client) {
+    const Buffer gate = words(1);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    Stream second = client_.stream();
+    ASSERT_EQ(second.launch(kernel("gate"), {1}, {1}, gate), Status::ok);
+    EXPECT_EQ(client_.synchronize(1'000'000), Status::timed_out);
+    ASSERT_EQ(stream_.fill(gate, 1, 4, 0, 4), Status::ok);
+    EXPECT_EQ(client_.synchronize(kPatienceNs), Status::ok);
+}
+
+TEST_F(Host, refuses_what_is_no_module_and_names_the_kernels_there_are) {
+    try {
+        client_.load(std::as_bytes(std::span("#!/bin/sh")), "script");
+        FAIL() << "it was loaded";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.status(), Status::bad_image);
+        EXPECT_THAT(error.what(), HasSubstr("script"));
+    }
+    EXPECT_THROW(client_.load_file("/nowhere/kernels.so"), Error);
+    try {
+        module_.kernel("scael");
+        FAIL() << "it was found";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.status(), Status::not_found);
+        EXPECT_THAT(error.what(), AllOf(HasSubstr("scael"), HasSubstr("scale"), HasSubstr("append")));
+    }
+    EXPECT_THAT(module_.kernels(), ::testing::Contains("five"));
+}
+
+TEST_F(Host, a_wait_can_be_interrupted_by_its_caller) {
+    const Buffer gate = words(1);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    Client client = daemon_->connect();
+    Stream stream = client.stream();
+    const Kernel nap = client.load_file(TEST_KERNELS).kernel("nap");
+    std::atomic<int> asked{0};
+    detail::Access::state(client)->connection->set_hook(
+        {[](void* context) { return ++*static_cast<std::atomic<int>*>(context) == 2; }, &asked});
+    ASSERT_EQ(stream.launch(nap, {1}, {1}, 500u), Status::ok);
+    EXPECT_EQ(stream.synchronize(), Status::interrupted);
+    EXPECT_EQ(asked, 2);
+    EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok) << "it was a wait that ended, not the work";
+}
+
+TEST_F(Host, closing_wakes_who_waits) {
+    Client client = daemon_->connect();
+    Stream stream = client.stream();
+    const Kernel nap = client.load_file(TEST_KERNELS).kernel("nap");
+    ASSERT_EQ(stream.launch(nap, {1}, {1}, 300u), Status::ok);
+    std::thread waiter([&] { EXPECT_EQ(stream.synchronize(kPatienceNs), Status::closed); });
+    std::this_thread::sleep_for(20ms);
+    client.close();
+    waiter.join();
+    EXPECT_EQ(stream.launch(nap, {1}, {1}, 1u), Status::closed);
+    EXPECT_EQ(stream.status().status, Status::closed);
+    EXPECT_THROW(stream.resume(), Error);
+}
+
+TEST(Null, takes_records_and_runs_nothing) {
+    Daemon daemon("null");
+    Client client = daemon.connect();
+    EXPECT_EQ(client.daemon().driver, "null");
+    const Kernel scale = client.load_file(TEST_KERNELS).kernel("scale");
+    Stream stream = client.stream();
+    const Buffer x = client.alloc(4096);
+    for (int i = 0; i < 100'000; ++i)
+        ASSERT_EQ(stream.launch(scale, {1}, {1}, x, 2.0f, i), Status::ok) << stream.last_error();
+    const Event event = stream.record();
+    EXPECT_EQ(event.wait(kPatienceNs), Status::ok);
+    EXPECT_TRUE(event.done());
+    EXPECT_EQ(stream.status().completed, stream.status().published);
+}
+
+TEST(Null, a_round_trip_may_be_asked_for_again_and_again) {
+    Daemon daemon("null");
+    Client client = daemon.connect();
+    const Kernel none = client.load_file(TEST_KERNELS).kernel("none");
+    Stream stream = client.stream();
+    for (int i = 0; i < 2'000; ++i) {
+        ASSERT_EQ(stream.launch(none, {1}, {1}), Status::ok);
+        // Now and then late enough for the dispatcher to have gone to sleep.
+        if (i % 100 == 0) std::this_thread::sleep_for(2ms);
+        ASSERT_EQ(stream.synchronize(kPatienceNs), Status::ok) << i;
+    }
+}
+
+}  // namespace
+}  // namespace ringlaunch::testing
