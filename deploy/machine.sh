@@ -140,7 +140,7 @@ need_package() {
     rm -f "$file"
     step "building and installing the package (pip install .; some minutes the first time)" \
         "the log says what the compiler or pip did not find; once that is mended, run the script again" \
-        "$VENV/bin/python" -m pip install --no-input "$ROOT" || return
+        "$VENV/bin/python" -m pip install --no-input --verbose "$ROOT" || return
     printf '%s\n' "$stamp" >"$file"
 }
 
