@@ -234,7 +234,8 @@ bool Core::reclaim(Session& session) {
                         wire.request = internal::CreateUnmapStaging(wire.builder, in.id, id).Union();
                         return true;
                     },
-                    [id = entry.id](Session& in, Reply&) {
+                    [id = entry.id](Session& in, Reply& reply) {
+                        if (reply.status != Status::ok) return;
                         const auto at = in.staging.find(id);
                         if (at == in.staging.end()) return;
                         in.staging_bytes -= at->second.bytes;
@@ -243,7 +244,9 @@ bool Core::reclaim(Session& session) {
                     });
                 break;
             case DeferredFree::Kind::chunk: {
-                const std::uint64_t bytes = session.chunks.at(entry.id).bytes;
+                Chunk& leaving = session.chunks.at(entry.id);
+                leaving.leaving = true;  // a restart does not map it again
+                const std::uint64_t bytes = leaving.bytes;
                 call(
                     session, Call::OnDeath::settled,
                     [address = entry.id, bytes](Call::Wire& wire, Session& in) {
@@ -252,7 +255,9 @@ bool Core::reclaim(Session& session) {
                             internal::CreateUnmapChunk(wire.builder, in.id, address, bytes).Union();
                         return true;
                     },
-                    [this, address = entry.id, bytes](Session& in, Reply&) {
+                    [this, address = entry.id, bytes](Session& in, Reply& reply) {
+                        // Still at work on it: its addresses come back when the session or the executor ends.
+                        if (reply.status != Status::ok) return;
                         if (in.chunks.erase(address) != 0) range_->give_back(address, bytes);
                     });
                 break;

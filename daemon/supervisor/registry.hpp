@@ -89,6 +89,7 @@ struct Buffer {
 struct Chunk {
     std::uint64_t address = 0, bytes = 0;
     UniqueFd fd;
+    bool leaving = false;  // an executor was asked to unmap it
 };
 struct StagingSegment {
     std::uint64_t id = 0, bytes = 0;
@@ -143,7 +144,7 @@ struct Session {
 
     std::uint32_t open_requests = 0;  // of the client, unanswered
     std::uint32_t open_calls = 0;     // of ours to its executor
-    enum class Ending { no, closing_streams, releasing } ending = Ending::no;
+    enum class Ending { no, closing_streams, releasing, detaching } ending = Ending::no;
     std::uint64_t ending_since_ns = 0;
 };
 

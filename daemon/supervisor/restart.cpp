@@ -86,7 +86,15 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
 
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
-    for (Session* session : sessions) session->attached = false;
+    for (Session* session : sessions) {
+        session->attached = false;
+        // What an executor would not let go of went with it; what it was still asked for is answered by its
+        // death.
+        std::erase_if(session->chunks, [&](const auto& entry) {
+            if (entry.second.leaving) range_->give_back(entry.first, entry.second.bytes);
+            return entry.second.leaving;
+        });
+    }
 
     // What was being taken apart has come apart.
     std::vector<std::uint64_t> ended, closed;
@@ -305,14 +313,16 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
     });
     session.attached = true;
     for (const auto& [address, chunk] : session.chunks)
-        restore([address = address](Call::Wire& wire, Session& in) {
-            const auto at = in.chunks.find(address);
-            if (at == in.chunks.end()) return false;
-            wire.kind = internal::ExecutorRequest::MapChunk;
-            wire.request = internal::CreateMapChunk(wire.builder, in.id, address, at->second.bytes).Union();
-            wire.fds = {at->second.fd.get()};
-            return true;
-        });
+        if (!chunk.leaving)
+            restore([address = address](Call::Wire& wire, Session& in) {
+                const auto at = in.chunks.find(address);
+                if (at == in.chunks.end()) return false;
+                wire.kind = internal::ExecutorRequest::MapChunk;
+                wire.request =
+                    internal::CreateMapChunk(wire.builder, in.id, address, at->second.bytes).Union();
+                wire.fds = {at->second.fd.get()};
+                return true;
+            });
     for (const auto& [id, segment] : session.staging)
         if (segment.mapped)
             restore([id = id](Call::Wire& wire, Session& in) {

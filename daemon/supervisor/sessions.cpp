@@ -185,12 +185,41 @@ void Core::end_session(Session& session) {
 }
 
 void Core::go_on_ending(Session& session) {
-    if (session.ending == Session::Ending::no || session.open_calls != 0) return;
-    if (session.ending == Session::Ending::releasing) return erase_session(session.id);
-    if (!session.streams.empty()) return;  // one hangs: check_ending() sees to it
-    session.ending = Session::Ending::releasing;
-    if (!session.attached) return erase_session(session.id);
-    const auto ask = [&](auto make) { call(session, Call::OnDeath::settled, std::move(make), nullptr); };
+    using Ending = Session::Ending;
+    if (session.ending == Ending::no || session.open_calls != 0) return;
+    const auto ask = [&](auto make) {
+        call(session, Call::OnDeath::settled, std::move(make), [this](Session& in, Reply& reply) {
+            FaultDomain* domain = existing_domain(in);
+            if (reply.status == Status::ok || reply.status == Status::not_found || domain == nullptr) return;
+            // What it still holds may not become another session's: only its end makes sure.
+            domain->kill("what session " + id_text(in.id) + " left cannot be taken away: " + reply.error, 0);
+        });
+    };
+    switch (session.ending) {
+        case Ending::no:
+            return;
+        case Ending::closing_streams:
+            if (!session.streams.empty()) return;  // one hangs: check_ending() sees to it
+            if (!session.attached) return erase_session(session.id);
+            session.ending = Ending::releasing;
+            release_all(session, ask);
+            if (session.open_calls == 0) go_on_ending(session);
+            return;
+        case Ending::releasing:
+            session.ending = Ending::detaching;
+            ask([](Call::Wire& wire, Session& in) {
+                wire.kind = internal::ExecutorRequest::DetachSession;
+                wire.request = internal::CreateDetachSession(wire.builder, in.id).Union();
+                return true;
+            });
+            return;
+        case Ending::detaching:
+            return erase_session(session.id);
+    }
+}
+
+void Core::release_all(Session& session,
+                       const std::function<void(std::function<bool(Call::Wire&, Session&)>)>& ask) {
     for (const auto& [staging, segment] : session.staging)
         if (segment.mapped)
             ask([staging = staging](Call::Wire& wire, Session& in) {
@@ -207,16 +236,12 @@ void Core::go_on_ending(Session& session) {
                 return true;
             });
     for (const auto& [address, chunk] : session.chunks)
-        ask([address = address, bytes = chunk.bytes](Call::Wire& wire, Session& in) {
-            wire.kind = internal::ExecutorRequest::UnmapChunk;
-            wire.request = internal::CreateUnmapChunk(wire.builder, in.id, address, bytes).Union();
-            return true;
-        });
-    ask([](Call::Wire& wire, Session& in) {
-        wire.kind = internal::ExecutorRequest::DetachSession;
-        wire.request = internal::CreateDetachSession(wire.builder, in.id).Union();
-        return true;
-    });
+        if (!chunk.leaving)
+            ask([address = address, bytes = chunk.bytes](Call::Wire& wire, Session& in) {
+                wire.kind = internal::ExecutorRequest::UnmapChunk;
+                wire.request = internal::CreateUnmapChunk(wire.builder, in.id, address, bytes).Union();
+                return true;
+            });
 }
 
 void Core::check_ending() {
