@@ -25,18 +25,26 @@ constexpr std::uint32_t kRecordsPerCompletion = 32;
 constexpr std::uint64_t kRecordsPerTimed = 64;
 constexpr std::uint64_t kLongestSampleNs = 3600ull * 1'000'000'000u;
 constexpr std::size_t kClosedRemembered = 4096;
-constexpr int kSleepMs = 1000;      // a heartbeat's distance
-constexpr int kArmedSleepMs = 100;  // a device that fails may never signal what it was asked to
 constexpr int kDriverFullSleepMs = 1;
+
+// Of two sleeps; negative is for ever.
+int shorter(int one, int other) {
+    if (one < 0) return other;
+    return other < 0 ? one : std::min(one, other);
+}
+
+DispatcherConfig filled_in(DispatcherConfig config) {
+    config.max_in_flight = std::max(1u, config.max_in_flight);
+    config.max_batch = std::max(1u, config.max_batch);
+    if (config.max_in_flight_all == 0) config.max_in_flight_all = 2 * config.max_in_flight;
+    return config;
+}
 
 }  // namespace
 
 Dispatcher::Dispatcher(const DispatcherConfig& config, driver::Driver& driver, const MemoryMap& memory,
                        std::function<void(const std::string&)> device_lost)
-    : config_{std::max(1u, config.max_in_flight), std::max(1u, config.max_batch),
-              config.max_in_flight_all != 0 ? config.max_in_flight_all
-                                            : 2 * std::max(1u, config.max_in_flight),
-              config.coalesce},
+    : config_(filled_in(config)),
       driver_(driver),
       memory_(memory),
       limits_(DeviceLimits::of(driver.device())),
@@ -484,7 +492,7 @@ void Dispatcher::announce_awake() noexcept {
 }
 
 int Dispatcher::arm() noexcept {
-    int longest = kSleepMs;
+    int longest = config_.longest_sleep_ms;
     for (StreamPort* each : streams_) {
         StreamPort& stream = *each;
         const std::uint64_t completed = stream.load_completed();
@@ -502,7 +510,7 @@ int Dispatcher::arm() noexcept {
             want(stream.ends[half & stream.ends_mask]);
         }
         if (lowest == ~std::uint64_t{0}) {
-            if (stream.driver_full) longest = std::min(longest, kDriverFullSleepMs);
+            if (stream.driver_full) longest = shorter(longest, kDriverFullSleepMs);
             continue;
         }
         // The page shows a completion only where it was asked for: the lowest such place from here.
@@ -510,7 +518,7 @@ int Dispatcher::arm() noexcept {
         const std::size_t known = std::min<std::size_t>(stream.asked_count, stream.asked_points.size());
         for (std::size_t i = 0; i < known; ++i)
             if (stream.asked_points[i] >= lowest) point = std::min(point, stream.asked_points[i]);
-        longest = std::min(longest, kArmedSleepMs);
+        longest = shorter(longest, config_.armed_sleep_ms);
         if (point == stream.armed) continue;
         stream.armed = point;
         stream.driver_stream->notify_at(point);

@@ -32,6 +32,10 @@ struct DispatcherConfig {
     std::uint32_t max_in_flight_all =
         0;                 // in all; 0: twice max_in_flight. From there on each stream has its share
     bool coalesce = true;  // launches in a row go to the driver as a chain
+    // The longest sleeps: without and with work at the device that somebody waits for (a device that fails
+    // may never signal what it was asked to). Negative: for ever.
+    int longest_sleep_ms = 1000;
+    int armed_sleep_ms = 100;
 };
 
 // What the control thread has to be told.
@@ -84,6 +88,8 @@ class Dispatcher {
     // Barrier `id` is reached when all that was issued by the streams of `session` (null: all) has completed.
     void begin_barrier(const SessionView* session, std::uint64_t id);
 
+    // Null: no such stream.
+    StreamPort* find(std::uint64_t id) const noexcept;
     std::vector<Notice>& notices() noexcept { return notices_; }
     std::size_t stream_count() const noexcept { return streams_.size(); }
     std::uint64_t in_flight() const noexcept { return in_flight_all_; }
@@ -135,7 +141,6 @@ class Dispatcher {
     void driver_refused(StreamPort& stream, std::uint64_t position, std::uint64_t kernel, const char* what,
                         Status status) noexcept;
     void stop(StreamPort& stream, Status status, std::uint64_t position, std::uint64_t kernel) noexcept;
-    StreamPort* find(std::uint64_t id) const noexcept;
     Bounds bounds(const StreamPort& stream) const noexcept { return {stream.session, memory_, limits_}; }
 
     const DispatcherConfig config_;

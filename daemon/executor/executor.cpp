@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <signal.h>
-#include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -33,18 +32,10 @@ bool harden(int control_fd) {
     return peer.pid == 0 || peer.pid == ::getppid();
 }
 
-void log_to_stderr() {
-    const auto logger =
-        std::make_shared<spdlog::logger>("executor", std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    logger->set_level(spdlog::default_logger()->level());
-    spdlog::set_default_logger(logger);
-}
-
 }  // namespace
 
 int run_executor(int control_fd) {
     UniqueFd socket(control_fd);
-    log_to_stderr();
     if (!harden(control_fd)) {
         spdlog::error("the supervisor was gone before the executor began");
         return 1;

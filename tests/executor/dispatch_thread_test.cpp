@@ -1,0 +1,314 @@
+// The dispatch thread with real rings, real eventfds and the null driver: no wake-up is lost, changes happen
+// while others dispatch, and an idle thread sleeps. The bounded sleeps that would hide a lost wake-up are
+// switched off: whoever is not woken waits until the watchdog.
+#include "daemon/executor/dispatch_thread.hpp"
+
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <random>
+#include <thread>
+
+#include "daemon/executor/registry.hpp"
+#include "schema/error.hpp"
+#include "tests/executor/harness.hpp"
+
+namespace ringlaunch::executor::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr int kLongWaitMs = 30'000;
+
+// A client of one stream: publishes as a client does, rings only when it must, waits as schema/wakeup.hpp
+// says.
+class LiveClient {
+  public:
+    LiveClient(ClientStream& stream, int doorbell, bool must_fence)
+        : stream_(stream), doorbell_(doorbell), must_fence_(must_fence) {}
+
+    // False: there was no room for as long as anybody may wait.
+    bool launch(std::uint64_t kernel, const std::vector<std::byte>& params) {
+        const std::uint32_t count = launch_slots(params.size());
+        while (stream_.producer.reserve(count, stream_.page->completed) != Status::ok)
+            if (!wait(stream_.producer.position() - stream_.slots / 2)) return false;
+        stream_.put_launch(kernel, params);
+        if (producer_must_ring(stream_.page->need_wakeup, must_fence_)) ring();
+        return true;
+    }
+    // False: nobody woke us.
+    bool wait(std::uint64_t position) {
+        while (stream_.completed() < position) {
+            stream_.take_wakes();
+            announce_wait(*stream_.header, position);
+            if (stream_.completed() >= position) break;
+            if (must_ring(stream_.page->need_wakeup)) ring();
+            if (!readable(stream_.wake_fd.get(), kLongWaitMs)) return false;
+        }
+        announce_wait(*stream_.header, 0);
+        return true;
+    }
+    void ring() const {
+        const std::uint64_t one = 1;
+        ASSERT_EQ(::write(doorbell_, &one, sizeof one), 8);
+    }
+
+  private:
+    ClientStream& stream_;
+    const int doorbell_;
+    const bool must_fence_;
+};
+
+struct Rig {
+    explicit Rig(bool membarrier, std::uint64_t spin_ns, driver::DriverKind kind = driver::DriverKind::Null)
+        : driver(driver::make_driver(kind, 0, nullptr)),
+          memory(driver->device().range_base, driver->device().range_bytes, driver->device().chunk_bytes),
+          thread(config(membarrier, spin_ns), *driver, memory, {}),
+          registry(*driver, memory, thread, 256, 10'000'000'000) {
+        thread.start();
+    }
+    static DispatchThread::Config config(bool membarrier, std::uint64_t spin_ns) {
+        DispatchThread::Config config;
+        config.spin_ns = spin_ns;
+        config.membarrier = membarrier;
+        config.dispatcher.longest_sleep_ms = -1;
+        config.dispatcher.armed_sleep_ms = -1;
+        return config;
+    }
+    int attach(std::uint64_t session) {
+        UniqueFd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+        doorbells.push_back(doorbell.duplicate());
+        registry.attach_session(session, std::move(doorbell));
+        return doorbells.back().get();
+    }
+    void open(std::uint64_t session, const ClientStream& client) {
+        registry.open_stream(session, client.setup(), client.ring_fd, client.status_fd,
+                             client.wake_fd.duplicate());
+    }
+    // Closes it and waits until that is answered.
+    bool close(std::uint64_t stream) {
+        bool closed = false;
+        registry.close_stream(stream,
+                              [&](Status status, const std::string&) { closed = status == Status::ok; });
+        return until([&] { return closed; });
+    }
+    bool until(const std::function<bool()>& done) {
+        for (const auto end = std::chrono::steady_clock::now() + 30s;
+             std::chrono::steady_clock::now() < end;) {
+            if (done()) return true;
+            if (!readable(thread.notice_fd(), kLongWaitMs)) return done();
+            for (const Notice& notice : thread.take_notices()) {
+                if (notice.kind == Notice::Kind::barrier_reached) registry.barrier_reached(notice.id);
+                if (notice.kind == Notice::Kind::stream_stopped) stopped.push_back(notice.id);
+            }
+        }
+        return done();
+    }
+
+    std::unique_ptr<driver::Driver> driver;
+    MemoryMap memory;
+    DispatchThread thread;
+    Registry registry;
+    std::vector<UniqueFd> doorbells;
+    std::vector<std::uint64_t> stopped;
+};
+
+// Records that need no kernel, so that the registry can be used as it is.
+schema::EventRecord event() {
+    schema::EventRecord record{};
+    record.mutate_kind(schema::RecordKind::EventRecord);
+    return record;
+}
+
+class WakeUps : public ::testing::TestWithParam<std::tuple<bool, std::uint64_t>> {
+  protected:
+    bool membarrier() const {
+        return std::get<0>(GetParam()) && membarrier_available() && register_for_membarrier();
+    }
+    std::uint64_t spin_ns() const { return std::get<1>(GetParam()); }
+};
+
+// Ping-pong with pauses around the dispatcher's spin time, so that records and waits meet it falling asleep.
+TEST_P(WakeUps, NoneIsLostBetweenProducersWaitersAndTheSleepingDispatcher) {
+    const bool with_membarrier = membarrier();
+    Rig rig(with_membarrier, spin_ns());
+    constexpr int kClients = 2, kRounds = 3000;
+    std::vector<std::unique_ptr<ClientStream>> streams;
+    std::vector<int> doorbells;
+    for (std::uint32_t i = 0; i < kClients; ++i) {
+        streams.push_back(std::make_unique<ClientStream>(i + 1, make_id(i), 64));
+        doorbells.push_back(rig.attach(i + 1));
+        rig.open(i + 1, *streams.back());
+    }
+    std::atomic<int> lost{0};
+    std::vector<std::thread> clients;
+    for (std::size_t i = 0; i < kClients; ++i)
+        clients.emplace_back([&, i] {
+            ClientStream& stream = *streams[i];
+            LiveClient client(stream, doorbells[i], !with_membarrier);
+            std::mt19937 random(static_cast<unsigned>(i));
+            for (int round = 0; round < kRounds && lost == 0; ++round) {
+                const int burst = 1 + static_cast<int>(random() % 3);
+                for (int j = 0; j < burst; ++j) {
+                    stream.put(event());
+                    if (producer_must_ring(stream.page->need_wakeup, !with_membarrier)) client.ring();
+                }
+                if (!client.wait(stream.producer.position())) ++lost;
+                if (random() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 60));
+            }
+        });
+    for (std::thread& client : clients) client.join();
+    EXPECT_EQ(lost, 0) << "a client was never woken";
+    EXPECT_GT(rig.thread.sleeps(), 0u) << "the dispatcher never slept, so nothing was tested";
+    for (auto& stream : streams) {
+        EXPECT_EQ(stream->completed(), stream->producer.position());
+        EXPECT_TRUE(rig.close(stream->id));
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Barriers, WakeUps,
+                         ::testing::Combine(::testing::Bool(), ::testing::Values(0u, 20'000u)),
+                         [](const auto& with) {
+                             return std::string(std::get<0>(with.param) ? "membarrier" : "fence") + "_spin" +
+                                    std::to_string(std::get<1>(with.param));
+                         });
+
+TEST(DispatchThread, AnIdleThreadSleepsAndBeats) {
+    std::unique_ptr<driver::Driver> driver = driver::make_driver(driver::DriverKind::Null, 0, nullptr);
+    MemoryMap memory(driver->device().range_base, driver->device().range_bytes, driver->device().chunk_bytes);
+    DispatchThread::Config config;
+    config.spin_ns = 1000;
+    DispatchThread thread(config, *driver, memory, {});
+    Registry registry(*driver, memory, thread, 256, 10'000'000'000);
+    thread.start();
+    ClientStream client(1, make_id(0));
+    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
+    registry.open_stream(1, client.setup(), client.ring_fd, client.status_fd, client.wake_fd.duplicate());
+    const auto slept = [&] { return client.page->need_wakeup.load() != 0; };
+    for (int i = 0; i < 5000 && !slept(); ++i) std::this_thread::sleep_for(1ms);
+    ASSERT_TRUE(slept());
+    const std::uint64_t sleeps = thread.sleeps(), beat = client.page->heartbeat_ns.load();
+    for (int i = 0; i < 10'000 && client.page->heartbeat_ns.load() == beat; ++i)
+        std::this_thread::sleep_for(1ms);
+    EXPECT_GT(client.page->heartbeat_ns.load(), beat);
+    // It wakes for the heartbeat and for nothing else: an idle daemon costs next to nothing.
+    EXPECT_LE(thread.sleeps() - sleeps, 12u);
+    EXPECT_TRUE(slept());
+}
+
+TEST(DispatchThread, ChangesHappenWhileOtherStreamsDispatch) {
+    Rig rig(false, 10'000);
+    const int doorbell = rig.attach(1);
+    ClientStream busy(1, make_id(0));
+    rig.open(1, busy);
+    std::atomic<bool> over{false};
+    std::atomic<bool> lost{false};
+    std::thread client([&] {
+        LiveClient live(busy, doorbell, true);
+        while (!over) {
+            for (int i = 0; i < 20; ++i) {
+                busy.put(event());
+                if (producer_must_ring(busy.page->need_wakeup, true)) live.ring();
+            }
+            if (!live.wait(busy.producer.position())) lost = true;
+        }
+    });
+    for (std::uint32_t i = 1; i <= 200; ++i) {
+        rig.attach(1 + i);
+        ClientStream other(1 + i, make_id(i));
+        other.put_event();
+        rig.open(1 + i, other);
+        EXPECT_TRUE(rig.close(other.id));
+        rig.registry.detach_session(1 + i);
+    }
+    over = true;
+    client.join();
+    EXPECT_FALSE(lost);
+    EXPECT_TRUE(rig.close(busy.id));
+}
+
+TEST(DispatchThread, AStopIsReportedAndTheStreamResumes) {
+    Rig rig(false, 10'000);
+    const int doorbell = rig.attach(1);
+    ClientStream client(1, make_id(0));
+    rig.open(1, client);
+    LiveClient live(client, doorbell, true);
+    client.put_raw(schema::RecordKind::None);
+    client.put(event());
+    live.ring();
+    ASSERT_TRUE(rig.until([&] { return !rig.stopped.empty(); }));
+    EXPECT_EQ(rig.stopped.front(), client.id);
+    EXPECT_EQ(client.state(), schema::StreamState::Stopped);
+    rig.registry.resume_stream(client.id, 0, true);
+    EXPECT_TRUE(live.wait(2));
+    EXPECT_TRUE(rig.close(client.id));
+}
+
+TEST(DispatchThread, ErrorsOfAChangeReachWhoAskedForIt) {
+    Rig rig(false, 1000);
+    rig.attach(1);
+    EXPECT_THROW(rig.attach(1), Error);
+    ClientStream client(1, make_id(0));
+    rig.open(1, client);
+    EXPECT_THROW(rig.open(1, client), Error);
+    EXPECT_THROW(rig.open(2, client), Error);
+    EXPECT_THROW(rig.registry.resume_stream(client.id, 0, false), Error) << "it is not stopped";
+    EXPECT_THROW(rig.registry.resume_stream(make_id(5), 0, false), Error);
+    EXPECT_THROW(rig.registry.detach_session(1), Error) << "its stream is open";
+    EXPECT_THROW(rig.registry.unload_module(3, [](Status, const std::string&) {}), Error);
+    EXPECT_THROW(rig.thread.call([](Dispatcher&) { throw Error(Status::not_found, "x"); }), Error);
+    EXPECT_TRUE(rig.close(client.id));
+    rig.registry.detach_session(1);
+}
+
+TEST(DispatchThread, WorkThatDoesNotEndIsReportedAsStuckAndLetGoLater) {
+    ScriptedDriver driver;
+    driver.completes_at_once = false;
+    MemoryMap memory(driver.device().range_base, driver.device().range_bytes, driver.device().chunk_bytes);
+    DispatchThread::Config config;
+    DispatchThread thread(config, driver, memory, {});  // not started: changes run here
+    Registry registry(driver, memory, thread, 256, 1'000'000);
+    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
+    ClientStream client(1, make_id(0));
+    registry.open_stream(1, client.setup(), client.ring_fd, client.status_fd, client.wake_fd.duplicate());
+    StreamPort* port = nullptr;
+    const auto work = [&] {
+        thread.call([&](Dispatcher& dispatcher) {
+            while (dispatcher.do_work())
+                ;
+        });
+        for (const Notice& notice : thread.take_notices()) registry.barrier_reached(notice.id);
+    };
+    thread.call([&](Dispatcher& dispatcher) { port = dispatcher.find(client.id); });
+    ASSERT_NE(port, nullptr);
+    schema::FillRecord fill{};
+    fill.mutate_kind(schema::RecordKind::Fill);
+    fill.mutate_width(1);
+    fill.mutate_bytes(8);
+    fill.mutate_device(driver.device().range_base);
+    memory.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+    client.put(fill);
+    work();
+    ASSERT_EQ(client.issued(), 1u);
+    EXPECT_FALSE(registry.quiet());
+    std::vector<std::string> answers;
+    registry.close_stream(client.id, [&](Status status, const std::string& text) {
+        EXPECT_EQ(status, Status::driver_failed);
+        answers.push_back(text);
+    });
+    work();
+    EXPECT_GT(registry.tick(0), 0);
+    EXPECT_EQ(registry.tick(~std::uint64_t{0}), -1);
+    ASSERT_EQ(answers.size(), 1u);
+    EXPECT_NE(answers[0].find("stuck"), std::string::npos) << answers[0];
+    EXPECT_THROW(registry.detach_session(1), Error);
+    static_cast<ScriptedStream&>(*port->driver_stream).run_all();
+    work();
+    EXPECT_EQ(answers.size(), 1u) << "answered once";
+    registry.detach_session(1);
+    EXPECT_TRUE(registry.quiet());
+}
+
+}  // namespace
+}  // namespace ringlaunch::executor::test

@@ -1,0 +1,415 @@
+// What the executor's tests stand on: the client's and supervisor's side of a stream, hand-made kernels, and
+// a driver that does what a test tells it, for what no real driver can be made to do (never complete, be
+// full, refuse).
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "daemon/driver/driver.hpp"
+#include "daemon/executor/dispatcher.hpp"
+#include "daemon/executor/memory_map.hpp"
+#include "daemon/executor/session_view.hpp"
+#include "daemon/executor/stream_port.hpp"
+#include "schema/ring.hpp"
+#include "schema/segment.hpp"
+#include "schema/version.hpp"
+#include "schema/wakeup.hpp"
+
+namespace ringlaunch::executor::test {
+
+constexpr std::uint64_t make_id(std::uint32_t index, std::uint32_t generation = 1) {
+    return std::uint64_t{generation} << 32 | index;
+}
+
+struct HandKernel : driver::Kernel {
+    explicit HandKernel(driver::KernelLayout layout) : Kernel(std::move(layout)) {}
+};
+
+// saxpy(float* x, float* y, float* out, float a, int n): five parameters, 32 bytes, two slots.
+inline driver::KernelLayout saxpy_layout() {
+    using driver::ParamType;
+    driver::KernelLayout layout;
+    layout.name = "saxpy";
+    layout.declared = true;
+    layout.params = {{ParamType::Pointer, 0, 8, "x"},
+                     {ParamType::Pointer, 8, 8, "y"},
+                     {ParamType::Pointer, 16, 8, "out"},
+                     {ParamType::Float32, 24, 4, "a"},
+                     {ParamType::Int32, 28, 4, "n"}};
+    layout.param_bytes = 32;
+    layout.max_threads = 256;
+    layout.max_dynamic_shared_bytes = 1024;
+    return layout;
+}
+
+inline driver::KernelLayout empty_layout(const std::string& name) {
+    driver::KernelLayout layout;
+    layout.name = name;
+    layout.declared = true;
+    return layout;
+}
+
+// ---- the driver that does what it is told
+// ------------------------------------------------------------------------------
+
+class ScriptedStream;
+
+struct Operation {
+    enum class Kind { launch, copy, fill, wait };
+    Kind kind;
+    std::uint64_t position, end;
+    std::uint32_t word = 0;  // the first parameter word of a launch
+};
+
+// Everything a test may turn; under the driver's mutex, because the dispatch thread reads it.
+class ScriptedDriver final : public driver::Driver {
+  public:
+    ScriptedDriver() : completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        device_.name = "scripted";
+        device_.range_base = 0x100000000;
+        device_.range_bytes = 64u << 20;
+        device_.max_grid = {1000, 100, 10};
+        device_.max_block = {1024, 64, 32};
+    }
+    const driver::DeviceInfo& device() const override { return device_; }
+    UniqueFd make_chunk(std::uint64_t, std::uint64_t) override { return {}; }
+    void map_chunk(std::uint64_t, std::uint64_t, const UniqueFd&) override {}
+    void unmap_chunk(std::uint64_t, std::uint64_t) override {}
+    std::unique_ptr<driver::Staging> map_staging(const UniqueFd&, std::uint64_t) override { return nullptr; }
+    std::unique_ptr<driver::Module> load_module(const std::string&, const UniqueFd&, std::uint64_t,
+                                                std::span<const driver::Signature>) override {
+        return nullptr;
+    }
+    std::unique_ptr<driver::Stream> open_stream(const driver::StreamConfig& config) override;
+    int completion_fd() const override { return completion_.get(); }
+    std::optional<std::string> failure() noexcept override { return failed; }
+
+    bool completes_at_once = true;
+    std::size_t room = ~std::size_t{0};  // operations a stream takes before it says ring_full
+    Status refuse_with = Status::ok;     // the answer to the operation at refuse_at
+    std::uint64_t refuse_at = 0;
+    std::optional<std::string> failed;
+
+  private:
+    driver::DeviceInfo device_;
+    UniqueFd completion_;
+};
+
+// Completion is visible only as far as complete() asked, as on a GPU.
+class ScriptedStream final : public driver::Stream {
+  public:
+    ScriptedStream(const driver::StreamConfig& config, ScriptedDriver& driver)
+        : config_(config), driver_(driver) {}
+
+    Status launch(const driver::Launch& launch) noexcept override {
+        std::uint32_t word = 0;
+        if (launch.param_bytes >= 4) std::memcpy(&word, launch.params + launch.param_bytes - 4, 4);
+        return take({Operation::Kind::launch, launch.position, launch.end, word});
+    }
+    Status launch_chain(std::span<const driver::Launch> launches, std::size_t& taken) noexcept override {
+        for (taken = 0; taken < launches.size(); ++taken)
+            if (const Status status = launch(launches[taken]); status != Status::ok) return status;
+        longest_chain = std::max(longest_chain, launches.size());
+        return Status::ok;
+    }
+    Status copy(const driver::Copy& copy) noexcept override {
+        return take({Operation::Kind::copy, copy.position, copy.end});
+    }
+    Status fill(const driver::Fill& fill) noexcept override {
+        return take({Operation::Kind::fill, fill.position, fill.end});
+    }
+    Status wait(driver::Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override {
+        const Status status = take({Operation::Kind::wait, end - 1, end});
+        if (status == Status::ok) waits.emplace_back(static_cast<ScriptedStream*>(&awaited), position);
+        return status;
+    }
+    Status complete(std::uint64_t position) noexcept override {
+        const std::lock_guard lock(mutex_);
+        asked.push_back(position);
+        if (driver_.completes_at_once || done_ >= last_end_) done_ = std::max(done_, position);
+        pending_.push_back(position);
+        show();
+        return Status::ok;
+    }
+    void notify_at(std::uint64_t position) noexcept override {
+        const std::lock_guard lock(mutex_);
+        notified.push_back(position);
+        awaited_.push_back(position);
+        show();
+    }
+    bool drain(std::uint64_t) noexcept override { return true; }
+
+    // The test is the device: everything before `position` has run.
+    void run_to(std::uint64_t position) {
+        const std::lock_guard lock(mutex_);
+        done_ = std::max(done_, position);
+        show();
+    }
+    void run_all() { run_to(~std::uint64_t{0}); }
+
+    std::vector<Operation> operations;
+    std::vector<std::uint64_t> issued_seen;  // `issued` of the page, when each operation came
+    std::vector<std::pair<ScriptedStream*, std::uint64_t>> waits;
+    std::vector<std::uint64_t> asked, notified;
+    std::size_t longest_chain = 0;
+
+  private:
+    Status take(Operation operation) noexcept {
+        const std::lock_guard lock(mutex_);
+        if (driver_.refuse_with != Status::ok && operation.position == driver_.refuse_at)
+            return driver_.refuse_with;
+        std::size_t outstanding = 0;
+        for (const Operation& each : operations) outstanding += each.end > done_;
+        if (!driver_.completes_at_once && outstanding >= driver_.room) return Status::ring_full;
+        const auto* page = reinterpret_cast<const StatusPage*>(
+            reinterpret_cast<const std::byte*>(config_.completed) - offsetof(StatusPage, completed));
+        issued_seen.push_back(page->issued.load());
+        operations.push_back(operation);
+        last_end_ = operation.end;
+        if (driver_.completes_at_once) done_ = std::max(done_, operation.end);
+        return Status::ok;
+    }
+    void show() {
+        std::erase_if(pending_, [&](std::uint64_t position) {
+            if (position > done_) return false;
+            config_.completed->store(position, std::memory_order_release);
+            return true;
+        });
+        const std::uint64_t visible = config_.completed->load();
+        std::erase_if(awaited_, [&](std::uint64_t position) {
+            if (position > visible) return false;
+            const std::uint64_t one = 1;
+            EXPECT_EQ(::write(driver_.completion_fd(), &one, sizeof one), 8);
+            return true;
+        });
+    }
+
+    const driver::StreamConfig config_;
+    ScriptedDriver& driver_;
+    std::mutex mutex_;
+    std::uint64_t done_ = 0, last_end_ = 0;
+    std::deque<std::uint64_t> pending_, awaited_;
+};
+
+inline std::unique_ptr<driver::Stream> ScriptedDriver::open_stream(const driver::StreamConfig& config) {
+    return std::make_unique<ScriptedStream>(config, *this);
+}
+
+// ---- the other side of a stream
+// ------------------------------------------------------------------------------------------
+
+// The segments as the supervisor makes them, and a producer as a client has one.
+class ClientStream {
+  public:
+    ClientStream(std::uint64_t session, std::uint64_t with_id, std::uint32_t with_slots = 256,
+                 std::uint64_t begins_at = 0)
+        : id(with_id),
+          slots(with_slots),
+          position(begins_at),
+          ring_fd(make_memfd("ring", ring_segment_bytes(slots))),
+          status_fd(make_memfd("status", kStatusPageBytes)),
+          wake_fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+          ring_mapping(ring_fd, ring_segment_bytes(slots), Mapping::Access::read_write, "ring"),
+          status_mapping(status_fd, kStatusPageBytes, Mapping::Access::read_write, "status"),
+          header(ring_mapping.as<RingHeader>()),
+          ring(ring_mapping.as<Slot>(kRingHeaderBytes)),
+          page(status_mapping.as<StatusPage>()),
+          producer(header, ring, slots, position) {
+        header->magic = kRingMagic;
+        header->version = kProtocolVersion;
+        header->slot_count = slots;
+        header->session = session;
+        header->stream = id;
+        page->magic = kStatusMagic;
+        page->version = kProtocolVersion;
+        page->epoch = 1;
+        page->session = session;
+        page->stream = id;
+        page->start_position = position;
+        page->slot_count = slots;
+        page->completed = position;
+        page->issued = position;
+    }
+
+    StreamSetup setup() const {
+        StreamSetup setup;
+        setup.id = id;
+        setup.ring_slots = slots;
+        setup.position = position;
+        return setup;
+    }
+
+    // Makes and publishes; returns the position after it. The test fails where the ring is full.
+    template <class Record>
+    std::uint64_t put(Record record, std::uint32_t count = 1) {
+        EXPECT_EQ(producer.reserve(count, page->completed), Status::ok) << "the ring is full";
+        record.mutate_slots(static_cast<std::uint16_t>(count));
+        return producer.publish(record);
+    }
+    std::uint64_t put_launch(std::uint64_t kernel, const std::vector<std::byte>& params,
+                             const std::function<void(schema::LaunchRecord&)>& change = {}) {
+        const std::uint32_t count = launch_slots(params.size());
+        EXPECT_EQ(producer.reserve(count, page->completed), Status::ok) << "the ring is full";
+        for (std::uint32_t i = 1; i < count; ++i) {
+            const std::size_t at = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
+            producer.write_continuation(i, params.data() + at,
+                                        std::min(kContinuationParamBytes, params.size() - at));
+        }
+        schema::LaunchRecord record{};
+        record.mutate_kind(schema::RecordKind::Launch);
+        record.mutate_slots(static_cast<std::uint16_t>(count));
+        record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
+        record.mutate_kernel(kernel);
+        record.mutate_grid_x(1);
+        record.mutate_grid_y(1);
+        record.mutate_grid_z(1);
+        record.mutate_block_x(32);
+        record.mutate_block_y(1);
+        record.mutate_block_z(1);
+        if (!params.empty())
+            std::memcpy(record.mutable_params()->Data(), params.data(),
+                        std::min(params.size(), kHeadParamBytes));
+        if (change) change(record);
+        return producer.publish(record);
+    }
+    std::uint64_t put_event() {
+        schema::EventRecord record{};
+        record.mutate_kind(schema::RecordKind::EventRecord);
+        return put(record);
+    }
+    std::uint64_t put_wait(std::uint64_t stream, std::uint64_t at) {
+        schema::WaitRecord record{};
+        record.mutate_kind(schema::RecordKind::EventWait);
+        record.mutate_stream(stream);
+        record.mutate_position(at);
+        return put(record);
+    }
+    // A record with nothing but a kind and whatever else the test puts into it.
+    std::uint64_t put_raw(schema::RecordKind kind, std::uint32_t count = 1) {
+        schema::PaddingRecord record{};
+        record.mutate_kind(kind);
+        return put(record, count);
+    }
+
+    schema::StreamState state() const { return static_cast<schema::StreamState>(page->state.load()); }
+    Status error() const { return static_cast<Status>(page->error_status); }
+    std::string text() const { return page->error_text; }
+    std::uint64_t completed() const { return page->completed.load(); }
+    std::uint64_t issued() const { return page->issued.load(); }
+    // How often the wake eventfd was written since the last call.
+    std::uint64_t take_wakes() {
+        std::uint64_t wakes = 0;
+        return ::read(wake_fd.get(), &wakes, sizeof wakes) == sizeof wakes ? wakes : 0;
+    }
+
+    const std::uint64_t id;
+    const std::uint32_t slots;
+    const std::uint64_t position;
+    UniqueFd ring_fd, status_fd, wake_fd;
+    Mapping ring_mapping, status_mapping;
+    RingHeader* header;
+    Slot* ring;
+    StatusPage* page;
+    RingProducer<> producer;
+};
+
+inline std::vector<std::byte> saxpy_params(std::uint64_t x, std::uint64_t y, std::uint64_t out, int n) {
+    std::vector<std::byte> params(32);
+    const float a = 2;
+    std::memcpy(params.data(), &x, 8);
+    std::memcpy(params.data() + 8, &y, 8);
+    std::memcpy(params.data() + 16, &out, 8);
+    std::memcpy(params.data() + 24, &a, 4);
+    std::memcpy(params.data() + 28, &n, 4);
+    return params;
+}
+
+inline bool readable(int fd, int timeout_ms = 0) {
+    pollfd entry{fd, POLLIN, 0};
+    return ::poll(&entry, 1, timeout_ms) == 1;
+}
+
+// ---- a dispatcher with a scripted driver, one session, two kernels and a chunk
+// -------------------------------------------
+
+class DispatcherTest : public ::testing::Test {
+  protected:
+    static constexpr std::uint64_t kSession = 7;
+    static constexpr std::uint64_t kSaxpy = make_id(0);
+    static constexpr std::uint64_t kEmpty = make_id(1);
+
+    explicit DispatcherTest(DispatcherConfig config = {})
+        : memory(driver.device().range_base, driver.device().range_bytes, driver.device().chunk_bytes),
+          dispatcher(config, driver, memory),
+          config_(config) {
+        view.id = kSession;
+        view.tag = 1;
+        view.kernels.set(kSaxpy, &saxpy_entry);
+        view.kernels.set(kEmpty, &empty_entry);
+        memory.set_owner(view.tag, base(), 2 * driver.device().chunk_bytes);
+    }
+    ~DispatcherTest() override {
+        for (auto& port : ports) dispatcher.remove(*port);
+    }
+
+    std::uint64_t base() const { return driver.device().range_base; }
+    // Opens the stream in the dispatcher. `change` may turn the setup.
+    StreamPort& open(ClientStream& client, const std::function<void(StreamSetup&)>& change = {},
+                     const SessionView* of = nullptr) {
+        StreamSetup setup = client.setup();
+        setup.max_in_flight = config_.max_in_flight;
+        if (change) change(setup);
+        ports.push_back(std::make_unique<StreamPort>(setup, of != nullptr ? *of : view, driver,
+                                                     client.ring_fd, client.status_fd,
+                                                     client.wake_fd.duplicate()));
+        dispatcher.add(*ports.back());
+        return *ports.back();
+    }
+    void close_now(StreamPort& port) {
+        dispatcher.remove(port);
+        std::erase_if(ports, [&](const auto& each) { return each.get() == &port; });
+    }
+    static ScriptedStream& device(StreamPort& port) {
+        return static_cast<ScriptedStream&>(*port.driver_stream);
+    }
+    std::uint64_t put_saxpy(ClientStream& client, int n = 1) {
+        return client.put_launch(kSaxpy, saxpy_params(base(), 0, base() + 64, n));
+    }
+    // Turns until there is nothing to do.
+    void work() {
+        for (int i = 0; i < 10'000; ++i)
+            if (!dispatcher.do_work()) return;
+        FAIL() << "the dispatcher finds work for ever";
+    }
+    bool has_notice(Notice::Kind kind, std::uint64_t id) {
+        for (const Notice& notice : dispatcher.notices())
+            if (notice.kind == kind && notice.id == id) return true;
+        return false;
+    }
+
+    ScriptedDriver driver;
+    MemoryMap memory;
+    HandKernel saxpy{saxpy_layout()}, empty{empty_layout("empty")};
+    KernelEntry saxpy_entry{saxpy}, empty_entry{empty};
+    SessionView view;
+    Dispatcher dispatcher;
+    std::vector<std::unique_ptr<StreamPort>> ports;
+
+  private:
+    DispatcherConfig config_;
+};
+
+}  // namespace ringlaunch::executor::test
