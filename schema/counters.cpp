@@ -1,3 +1,4 @@
+// Summing up a histogram for people.
 #include "schema/counters.hpp"
 
 namespace ringlaunch {
@@ -16,7 +17,8 @@ double quantile(const LatencyHistogram& histogram, double share) {
         const auto here = static_cast<double>(histogram.buckets[i].load(std::memory_order_relaxed));
         if (here > 0 && seen + here >= wanted) {
             const auto low = static_cast<double>(bucket_floor(i));
-            const auto high = static_cast<double>(i + 1 < kHistogramBuckets ? bucket_floor(i + 1) : bucket_floor(i));
+            const auto high =
+                static_cast<double>(i + 1 < kHistogramBuckets ? bucket_floor(i + 1) : bucket_floor(i));
             return low + (high - low) * (wanted - seen) / here;
         }
         seen += here;

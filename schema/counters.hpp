@@ -8,7 +8,8 @@
 
 namespace ringlaunch {
 
-// Log-linear: values 0 to 7 have a bucket each, after that 4 buckets an octave. The last bucket takes the rest.
+// Log-linear: values 0 to 7 have a bucket each, after that 4 buckets an octave. The last bucket takes the
+// rest.
 constexpr std::size_t bucket_of(std::uint64_t value) {
     if (value < 8) return static_cast<std::size_t>(value);
     const unsigned octave = 63 - static_cast<unsigned>(std::countl_zero(value));
@@ -26,9 +27,12 @@ constexpr std::uint64_t bucket_floor(std::size_t bucket) {
 inline void count(SharedU64& counter, std::uint64_t by = 1) {
     counter.store(counter.load(std::memory_order_relaxed) + by, std::memory_order_relaxed);
 }
-inline void record_latency(LatencyHistogram& histogram, std::uint64_t ns) { count(histogram.buckets[bucket_of(ns)]); }
+inline void record_latency(LatencyHistogram& histogram, std::uint64_t ns) {
+    count(histogram.buckets[bucket_of(ns)]);
+}
 
-// The value below which `share` (0 to 1) of the samples lie, in ns, interpolated within its bucket; 0 without samples.
+// The value below which `share` (0 to 1) of the samples lie, in ns, interpolated within its bucket; 0 without
+// samples.
 double quantile(const LatencyHistogram& histogram, double share);
 std::uint64_t samples(const LatencyHistogram& histogram);
 

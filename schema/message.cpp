@@ -1,3 +1,4 @@
+// sendmsg() and recvmsg() with everything that may go wrong.
 #include "schema/message.hpp"
 
 #include <poll.h>
@@ -20,7 +21,8 @@ void wait_for(int socket, short events) {
 }  // namespace
 
 Transfer send_message(int socket, std::span<const std::byte> bytes, std::span<const int> fds, bool wait) {
-    if (bytes.empty() || bytes.size() > kMaxControlBytes || fds.size() > kMaxMessageFds) return Transfer::malformed;
+    if (bytes.empty() || bytes.size() > kMaxControlBytes || fds.size() > kMaxMessageFds)
+        return Transfer::malformed;
     iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
     msghdr header{};
     header.msg_iov = &part;
@@ -69,7 +71,8 @@ Transfer receive_message(int socket, Message& out, bool wait) {
             }
             return Transfer::closed;
         }
-        for (cmsghdr* part_of = CMSG_FIRSTHDR(&header); part_of != nullptr; part_of = CMSG_NXTHDR(&header, part_of)) {
+        for (cmsghdr* part_of = CMSG_FIRSTHDR(&header); part_of != nullptr;
+             part_of = CMSG_NXTHDR(&header, part_of)) {
             if (part_of->cmsg_level != SOL_SOCKET || part_of->cmsg_type != SCM_RIGHTS) continue;
             const std::size_t count = (part_of->cmsg_len - CMSG_LEN(0)) / sizeof(int);
             for (std::size_t i = 0; i < count; ++i) {

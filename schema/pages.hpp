@@ -5,9 +5,10 @@
 //                           reads them again; the client writes the rest
 //     4096  slots           64 bytes each, the client writes
 //
-//   status page (memfd, sealed SHRINK | GROW | FUTURE_WRITE | SEAL; executor and device write through mappings
-//   made before the seal, the supervisor writes `state`, `need_wakeup` and the error once the executor has been reaped, the client
-//   maps it read-only). A status page belongs to one epoch of one stream.
+//   status page (memfd, sealed SHRINK | GROW | FUTURE_WRITE | SEAL; executor and device write through
+//   mappings made before the seal, the supervisor writes `state`, `need_wakeup` and the error once the
+//   executor has been reaped, the client maps it read-only). A status page belongs to one epoch of one
+//   stream.
 //     0     StatusPage
 //
 // Positions are counts of slots since the stream began and are never masked.
@@ -25,7 +26,9 @@ inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::size_t kRingHeaderBytes = kPageBytes;
 inline constexpr std::size_t kStatusPageBytes = 2 * kPageBytes;
 
-constexpr std::size_t ring_segment_bytes(std::uint32_t slots) { return kRingHeaderBytes + kSlotBytes * slots; }
+constexpr std::size_t ring_segment_bytes(std::uint32_t slots) {
+    return kRingHeaderBytes + kSlotBytes * slots;
+}
 
 using SharedU64 = std::atomic<std::uint64_t>;
 using SharedU32 = std::atomic<std::uint32_t>;
@@ -54,7 +57,8 @@ static_assert(offsetof(RingHeader, wait_position) == 128);
 static_assert(offsetof(RingHeader, sample_position) == 192);
 static_assert(sizeof(RingHeader) <= kRingHeaderBytes);
 
-// Log-linear latency histogram: 4 buckets an octave, in ns. Bucket of v: see bucket_of() in schema/counters.hpp.
+// Log-linear latency histogram: 4 buckets an octave, in ns. Bucket of v: see bucket_of() in
+// schema/counters.hpp.
 inline constexpr std::size_t kHistogramBuckets = 160;
 struct LatencyHistogram {
     SharedU64 buckets[kHistogramBuckets];
@@ -71,9 +75,9 @@ struct StreamCounters {
     SharedU64 waits;
     SharedU64 paddings;
     SharedU64 batches;
-    SharedU64 chained;       // launches that went out in a chain
-    SharedU64 held_turns;    // turns in which the stream waited for an event or for its bound
-    SharedU64 wakeups;       // sleepers woken
+    SharedU64 chained;     // launches that went out in a chain
+    SharedU64 held_turns;  // turns in which the stream waited for an event or for its bound
+    SharedU64 wakeups;     // sleepers woken
 };
 
 struct StatusPage {
@@ -91,10 +95,11 @@ struct StatusPage {
     alignas(kCacheLine) SharedU64 completed;
     // The dispatch thread: everything before this position was handed to the driver, or is just about to be.
     alignas(kCacheLine) SharedU64 issued;
-    // The dispatch thread (the supervisor, once the epoch has ended): not 0: the reader may sleep; ring the doorbell.
+    // The dispatch thread (the supervisor, once the epoch has ended): not 0: the reader may sleep; ring the
+    // doorbell.
     alignas(kCacheLine) SharedU32 need_wakeup;
-    // The dispatch thread (the supervisor, once the epoch has ended). `state` is a schema::StreamState, stored
-    // last with release: the error below belongs to it.
+    // The dispatch thread (the supervisor, once the epoch has ended). `state` is a schema::StreamState,
+    // stored last with release: the error below belongs to it.
     alignas(kCacheLine) SharedU32 state;
     std::uint32_t error_status;
     std::uint64_t error_position;  // the record's first slot

@@ -1,3 +1,4 @@
+// memfd_create, seals and their check, and the mapping.
 #include "schema/segment.hpp"
 
 #include <fcntl.h>
@@ -14,14 +15,19 @@ namespace ringlaunch {
 
 namespace {
 
-[[noreturn]] void fail(const std::string& doing) { throw std::system_error(errno, std::generic_category(), doing); }
+[[noreturn]] void fail(const std::string& doing) {
+    throw std::system_error(errno, std::generic_category(), doing);
+}
 
 int seal_bits(Sealing sealing) {
     constexpr int kAlways = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     switch (sealing) {
-        case Sealing::shared: return kAlways;
-        case Sealing::one_writer: return kAlways | F_SEAL_FUTURE_WRITE;
-        case Sealing::immutable: return kAlways | F_SEAL_WRITE;
+        case Sealing::shared:
+            return kAlways;
+        case Sealing::one_writer:
+            return kAlways | F_SEAL_FUTURE_WRITE;
+        case Sealing::immutable:
+            return kAlways | F_SEAL_WRITE;
     }
     return kAlways;
 }
@@ -60,15 +66,16 @@ UniqueFd UniqueFd::duplicate() const {
 Mapping::Mapping(const UniqueFd& fd, std::size_t bytes, Access access, const std::string& what) {
     namespace ipc = boost::interprocess;
     try {
-        region_ = ipc::mapped_region(Mappable(fd.get()), access == Access::read_only ? ipc::read_only : ipc::read_write,
-                                     0, bytes);
+        region_ = ipc::mapped_region(
+            Mappable(fd.get()), access == Access::read_only ? ipc::read_only : ipc::read_write, 0, bytes);
     } catch (const ipc::interprocess_exception& error) {
         throw std::system_error(error.get_native_error(), std::generic_category(), "cannot map " + what);
     }
 }
 
 UniqueFd make_memfd(const std::string& what, std::size_t bytes) {
-    UniqueFd fd(::memfd_create(("ringlaunch:" + what).substr(0, 200).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
+    UniqueFd fd(
+        ::memfd_create(("ringlaunch:" + what).substr(0, 200).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!fd) fail("cannot make shared memory for " + what);
     if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
         fail("cannot give " + std::to_string(bytes) + " bytes to " + what);
@@ -83,7 +90,8 @@ UniqueFd make_image(const std::string& what, std::span<const std::byte> bytes) {
     UniqueFd fd = make_memfd(what, bytes.size());
     std::size_t done = 0;
     while (done < bytes.size()) {
-        const ssize_t wrote = ::pwrite(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+        const ssize_t wrote =
+            ::pwrite(fd.get(), bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
         if (wrote < 0 && errno == EINTR) continue;
         if (wrote <= 0) fail("cannot write " + what);
         done += static_cast<std::size_t>(wrote);
@@ -95,16 +103,17 @@ UniqueFd make_image(const std::string& what, std::span<const std::byte> bytes) {
 std::size_t check_seals(const UniqueFd& fd, Sealing sealing, std::size_t bytes, const std::string& what) {
     const int wanted = seal_bits(sealing);
     const int found = ::fcntl(fd.get(), F_GET_SEALS);
-    if (found < 0) throw Error(Status::bad_seals, what + " must be a sealed memfd, but the descriptor takes no seals");
+    if (found < 0)
+        throw Error(Status::bad_seals, what + " must be a sealed memfd, but the descriptor takes no seals");
     if ((found & wanted) != wanted)
-        throw Error(Status::bad_seals,
-                    what + " must be sealed " + seal_names(wanted) + ", but its seals are " + seal_names(found));
+        throw Error(Status::bad_seals, what + " must be sealed " + seal_names(wanted) +
+                                           ", but its seals are " + seal_names(found));
     struct stat info {};
     if (::fstat(fd.get(), &info) != 0) fail("cannot look at " + what);
     const auto size = static_cast<std::size_t>(info.st_size);
     if (size < bytes)
-        throw Error(Status::bad_seals,
-                    what + " should have " + std::to_string(bytes) + " bytes, but has " + std::to_string(size));
+        throw Error(Status::bad_seals, what + " should have " + std::to_string(bytes) + " bytes, but has " +
+                                           std::to_string(size));
     return size;
 }
 

@@ -44,8 +44,8 @@ UniqueFd make_memfd(const std::string& what, std::size_t bytes);
 void seal(const UniqueFd& fd, Sealing sealing, const std::string& what);
 // A sealed, immutable copy of `bytes`.
 UniqueFd make_image(const std::string& what, std::span<const std::byte> bytes);
-// Checks that a descriptor a peer sent is a memfd of at least `bytes` that bears these seals, and returns its true
-// size. Throws Error{bad_seals} that says what was found.
+// Checks that a descriptor a peer sent is a memfd of at least `bytes` that bears these seals, and returns its
+// true size. Throws Error{bad_seals} that says what was found.
 std::size_t check_seals(const UniqueFd& fd, Sealing sealing, std::size_t bytes, const std::string& what);
 
 }  // namespace ringlaunch

@@ -30,6 +30,10 @@ struct Case {
     std::uint32_t preemptions;  // its bounds
     std::uint32_t stale_reads;
 };
+void PrintTo(const Case& it, std::ostream* out) {
+    *out << it.name;
+}
+
 constexpr Case kCases[] = {
     {Where::ring, "ring", 7, 6, 2, 1},
     {Where::sleep, "sleep", 4, 2, 2, 2},

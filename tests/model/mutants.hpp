@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <ostream>
 #include <string_view>
 
 namespace ringlaunch::model {
@@ -51,6 +52,11 @@ struct MutantName {
     std::string_view name;
     std::string_view says;
 };
+
+// What GoogleTest says of it.
+inline void PrintTo(const MutantName& mutant, std::ostream* out) {
+    *out << mutant.says;
+}
 
 inline constexpr std::array kMutants{
     MutantName{Mutant::head_stamp_relaxed, Where::ring, "head_stamp_relaxed",

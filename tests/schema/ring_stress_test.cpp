@@ -23,6 +23,11 @@ struct Load {
     std::uint32_t in_flight;  // records that the reader copies before it completes them
 };
 
+void PrintTo(const Load& load, std::ostream* out) {
+    *out << load.slot_count << " slots, records up to " << load.longest << ", completed every "
+         << load.in_flight;
+}
+
 class RingUnderThreads : public ::testing::TestWithParam<Load> {};
 
 TEST_P(RingUnderThreads, ArrivesWholeAndInOrder) {
