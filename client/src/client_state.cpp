@@ -67,7 +67,7 @@ void ClientState::opened(const schema::Welcome& welcome, UniqueFd doorbell_fd) {
 }
 
 ClientState::~ClientState() {
-    if (doorbell) unguard();
+    unguard();
     // Streams that only drain hold no reference to us; the session ends with us, and so do they.
     if (connection) connection->close();
     for (StreamState* stream : draining) delete stream;

@@ -31,7 +31,7 @@ std::string version_text(std::uint32_t version, const std::string& release) {
 }
 
 // A connected socket; nothing when nobody listens there. Throws Error for what waiting will not mend.
-std::optional<UniqueFd> connect_socket(const SocketPlace& place) {
+std::optional<UniqueFd> connect_socket(const SocketPlace& place, std::uint64_t deadline_ns) {
     UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket)
         throw Error(Status::daemon_lost, std::string("cannot make a unix socket: ") + std::strerror(errno));
@@ -40,8 +40,11 @@ std::optional<UniqueFd> connect_socket(const SocketPlace& place) {
     std::memcpy(address.sun_path, place.path.c_str(), place.path.size() + 1);
     while (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
         if (errno == EINTR) continue;
-        // EAGAIN: its queue is full; it is busy, not gone.
-        if (errno == ENOENT || errno == ECONNREFUSED || errno == EAGAIN) return {};
+        if (errno == ENOENT || errno == ECONNREFUSED) return {};
+        if (errno == EAGAIN && now_ns() < deadline_ns) {
+            ::poll(nullptr, 0, kRetryMs);  // its queue is full: it is busy, not gone
+            continue;
+        }
         const int found = errno;
         throw Error(
             found == EACCES || found == EPERM ? Status::permission_denied : Status::daemon_lost,
@@ -118,7 +121,7 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
     std::optional<StartingDaemon> starting;
     std::uint64_t start_from_ns = 0;
     for (;;) {
-        if (auto socket = connect_socket(place)) {
+        if (auto socket = connect_socket(place, deadline_ns)) {
             try {
                 return shake_hands(std::move(*socket), place, options, deadline_ns);
             } catch (const Error& error) {

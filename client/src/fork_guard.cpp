@@ -50,9 +50,11 @@ class ForkRegistry {
 
 void ForkGuarded::guard() {
     ForkRegistry::instance().add(this);
+    guarded_ = true;
 }
 void ForkGuarded::unguard() {
-    ForkRegistry::instance().remove(this);
+    if (guarded_) ForkRegistry::instance().remove(this);
+    guarded_ = false;
 }
 
 }  // namespace ringlaunch::detail

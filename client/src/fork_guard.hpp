@@ -24,6 +24,7 @@ class ForkGuarded {
 
   private:
     friend class ForkRegistry;
+    bool guarded_ = false;
     ForkGuarded* previous_ = nullptr;
     ForkGuarded* next_ = nullptr;
 };

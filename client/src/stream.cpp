@@ -99,13 +99,26 @@ Status check_range(const StreamState& stream, const char* doing, const Buffer& b
     }
 }
 
+[[gnu::cold]] Status refuse_length(const StreamState& stream, const KernelState& kernel) noexcept {
+    try {
+        return refuse(
+            stream, Status::record_too_long,
+            "cannot launch kernel " + kernel.name + ": its " + std::to_string(kernel.param_bytes) +
+                " bytes of parameters take " + std::to_string(kernel.slots) + " slots, but a ring of " +
+                std::to_string(stream.ring_slots) + " slots takes records of at most " +
+                std::to_string(stream.producer.max_record_slots()) + "; open the stream with a larger ring");
+    } catch (...) {  // no memory for the text
+        return Status::record_too_long;
+    }
+}
+
 template <bool kPadded>
 Status launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
               std::uint32_t shared_bytes, const std::byte* params, bool wait) noexcept {
     if (!launchable(kernel, grid, block, shared_bytes)) [[unlikely]]
         return refuse_launch(stream, kernel, grid, block, shared_bytes);
     if (const Status status = reserve_or_wait(stream, kernel.slots, wait); status != Status::ok) [[unlikely]]
-        return status;
+        return status == Status::record_too_long ? refuse_length(stream, kernel) : status;
     publish_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params);
     return Status::ok;
 }
