@@ -87,7 +87,7 @@ ctest_preset() {
         watchdog 1500 "${here[@]}" cmake --build --preset "$preset" -j "$JOBS" || return
     step "$preset: running the C++ tests" "one test alone: ctest --preset $preset -R NAME" \
         watchdog 900 "${here[@]}" ctest --preset "$preset" -j "$JOBS" --timeout 300 --no-tests=error \
-        --output-junit "$RESULTS/$part-ctest.xml"
+        --exclude-regex '^spin_models$' --output-junit "$RESULTS/$part-ctest.xml"  # those are the part `model`
 }
 
 run_cpp() { ctest_preset release; }
@@ -100,9 +100,22 @@ run_python() {
         watchdog 900 "$VENV/bin/python" -m pytest tests -o faulthandler_timeout=120 --junitxml "$RESULTS/$part-pytest.xml"
 }
 
+# Each property that holds and each mutant that is caught counts as a test.
 run_model() {
-    check "models" "tests/model says which property failed; a mutant that is not caught is a failure, too" \
-        watchdog 600 bash tests/model/run_models.sh
+    local rc=0
+    step "model: running the spin models and their mutants" \
+        "a property that does not hold, or a mutant that is not caught, is a mistake in the model or in schema/" \
+        watchdog 900 bash tests/model/run_models.sh || rc=$?
+    grep -E '^(sleep|ring|mutant) ' "$LOG" | sed 's/^/    /'
+    {
+        printf '<testsuite>\n'
+        sed -nE -e 's/^(ring|sleep) +(.*[^ ]) +holds in all .*/<testcase name="\1 \2"\/>/p' \
+            -e 's/^mutant ([A-Z_]+) +caught by ([a-z.]+).*/<testcase name="\2 \1"\/>/p' \
+            -e 's/^(ring|sleep) +(.*[^ ]) +DOES NOT HOLD.*/<testcase name="\1 \2"><failure\/><\/testcase>/p' \
+            -e 's/^mutant ([A-Z_]+) +NOT CAUGHT by ([a-z.]+).*/<testcase name="\2 \1"><failure\/><\/testcase>/p' "$LOG"
+        printf '</testsuite>\n'
+    } >"$RESULTS/model-spin.xml"
+    return "$rc"
 }
 
 # ---- setting up ----------------------------------------------------------------------------------------------

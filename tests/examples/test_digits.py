@@ -16,7 +16,8 @@ LIMIT_S = 120
 @pytest.fixture
 def run(tmp_path):
     """Runs a program of the folder with a socket of the test's own; a private daemon leaves with it."""
-    environment = {**os.environ, "RINGLAUNCH_SOCKET": str(tmp_path / "daemon.sock")}
+    own = {"RINGLAUNCH_SOCKET": str(tmp_path / "daemon.sock"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = {**os.environ, **own}
 
     def run_program(program: str, *arguments: object) -> subprocess.CompletedProcess:
         return subprocess.run(
