@@ -167,6 +167,20 @@ class RingProducer {
         return position_;
     }
 
+    // The same with a record's 64 bytes as eight words (the first is the stamp's place): words that the
+    // caller has in registers go out as such, where a struct filled field by field must first settle in
+    // memory.
+    std::uint64_t publish_words(const std::uint64_t (&words)[8], std::uint32_t slots) noexcept {
+        Slot& slot = slots_[index(position_)];
+        for (std::size_t i = 1; i < 8; ++i)
+            Memory::write_payload(slot.payload + 8 * (i - 1), &words[i], sizeof words[i]);
+        // sync: STAMP (pairs with RingConsumer::peek): as in publish()
+        Memory::store_release(slot.stamp, position_ + 1);
+        position_ += slots;
+        Memory::store_relaxed(header_->published, position_);  // relaxed: a hint for counters
+        return position_;
+    }
+
   private:
     std::uint32_t index(std::uint64_t position) const {
         return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
