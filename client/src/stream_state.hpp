@@ -22,6 +22,7 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -160,38 +161,54 @@ inline void publish_record(StreamState& stream, const Record& record) noexcept {
     after_publish(stream);
 }
 
+struct LaunchWords {
+    std::uint64_t all[8];
+};
+
+// Writes the continuation slots of a launch, and makes its head: a schema::LaunchRecord as words.
+template <bool kPadded>
+[[nodiscard]] inline LaunchWords write_launch(RingProducer<>& producer, const KernelState& kernel, Dim3 grid,
+                                              Dim3 block, std::uint32_t shared_bytes,
+                                              const std::byte* params) noexcept {
+    static_assert(std::endian::native == std::endian::little, "records are little-endian");
+    const auto wide = [](std::uint32_t value) { return std::uint64_t{value}; };
+    const std::uint32_t bytes = kernel.param_bytes;
+    LaunchWords words;
+    words.all[0] = 0;  // the stamp's
+    words.all[1] = wide(static_cast<std::uint8_t>(schema::RecordKind::Launch)) | wide(kernel.slots) << 16 |
+                   wide(bytes) << 32;
+    words.all[2] = kernel.id;
+    words.all[3] = wide(grid.x) | wide(grid.y) << 32;
+    words.all[4] = wide(grid.z) | wide(block.x & 0xffff) << 32 | wide(block.y & 0xffff) << 48;
+    words.all[5] = wide(block.z & 0xffff) | wide(shared_bytes) << 32;
+    if (kPadded || bytes >= kHeadParamBytes) {
+        std::memcpy(&words.all[6], params, kHeadParamBytes);
+    } else {
+        words.all[6] = words.all[7] = 0;
+        if (bytes != 0) std::memcpy(&words.all[6], params, bytes);
+    }
+    for (std::uint32_t i = 1; i < kernel.slots; ++i) {
+        const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
+        if (kPadded || bytes - offset >= kContinuationParamBytes)
+            producer.write_continuation(i, params + offset);
+        else
+            producer.write_continuation(i, params + offset, bytes - offset);
+    }
+    return words;
+}
+
 // Step 2, after reserve(stream, kernel.slots) said ok. `params` are kernel.param_bytes long; with `kPadded`
 // the caller's buffer has padded_param_bytes() and zeros behind the parameters, which saves a copy of the
 // last slot.
 template <bool kPadded = false>
 inline void publish_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                            std::uint32_t shared_bytes, const std::byte* params) noexcept {
-    schema::LaunchRecord record{};
-    record.mutate_kind(schema::RecordKind::Launch);
-    record.mutate_slots(static_cast<std::uint16_t>(kernel.slots));
-    record.mutate_param_bytes(static_cast<std::uint16_t>(kernel.param_bytes));
-    record.mutate_kernel(kernel.id);
-    record.mutate_grid_x(grid.x);
-    record.mutate_grid_y(grid.y);
-    record.mutate_grid_z(grid.z);
-    record.mutate_block_x(static_cast<std::uint16_t>(block.x));
-    record.mutate_block_y(static_cast<std::uint16_t>(block.y));
-    record.mutate_block_z(static_cast<std::uint16_t>(block.z));
-    record.mutate_shared_bytes(shared_bytes);
-    auto* head_params = reinterpret_cast<std::byte*>(record.mutable_params());
-    const std::uint32_t bytes = kernel.param_bytes;
-    if (kPadded || bytes >= kHeadParamBytes)
-        std::memcpy(head_params, params, kHeadParamBytes);
-    else
-        std::memcpy(head_params, params, bytes);
-    for (std::uint32_t i = 1; i < kernel.slots; ++i) {
-        const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
-        if (kPadded || bytes - offset >= kContinuationParamBytes)
-            stream.producer.write_continuation(i, params + offset);
-        else
-            stream.producer.write_continuation(i, params + offset, bytes - offset);
-    }
-    publish_record(stream, record);
+    const LaunchWords words =
+        write_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
+    if (--stream.records_to_sample == 0) [[unlikely]]
+        stream.take_sample();
+    stream.producer.publish_words(words.all, kernel.slots);
+    after_publish(stream);
 }
 
 // Could the dispatcher take this launch? Its own checks are the ones that count; these spare the stream the

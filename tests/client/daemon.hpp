@@ -26,12 +26,18 @@ inline std::vector<int> children_of(int parent) {
     return children;
 }
 
+// The program under test; $RINGLAUNCH_TEST_DAEMON names another, such as one without a sanitizer.
+inline const char* daemon_program() {
+    const char* named = std::getenv("RINGLAUNCH_TEST_DAEMON");
+    return named != nullptr ? named : RINGLAUNCHD;
+}
+
 class Daemon {
   public:
     explicit Daemon(const std::string& driver = "host", std::vector<std::string> more = {})
         : driver_(driver) {
-        std::vector<std::string> arguments = {RINGLAUNCHD, "serve",    "--driver",
-                                              driver,      "--socket", folder_.socket()};
+        std::vector<std::string> arguments = {daemon_program(), "serve",    "--driver",
+                                              driver,           "--socket", folder_.socket()};
         arguments.insert(arguments.end(), more.begin(), more.end());
         std::vector<char*> pointers;
         for (std::string& argument : arguments) pointers.push_back(argument.data());
@@ -41,7 +47,7 @@ class Daemon {
         if (pid_ == 0) {
             ::prctl(PR_SET_PDEATHSIG, SIGKILL);
             if (::freopen(log.c_str(), "w", stderr) == nullptr) ::_exit(126);
-            ::execv(RINGLAUNCHD, pointers.data());
+            ::execv(daemon_program(), pointers.data());
             ::_exit(127);
         }
         if (!eventually([&] {

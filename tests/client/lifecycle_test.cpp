@@ -344,7 +344,7 @@ TEST(Fork, a_child_has_no_session_and_the_parent_keeps_its_own) {
 
 class Private : public ::testing::Test {
   protected:
-    ConnectOptions options(const std::string& program = RINGLAUNCHD) const {
+    ConnectOptions options(const std::string& program = daemon_program()) const {
         ConnectOptions options;
         options.socket = folder_.socket();
         options.start_private = true;
@@ -469,7 +469,7 @@ TEST_F(Private, the_environment_names_the_program) {
     } catch (const Error& error) {
         EXPECT_THAT(error.what(), AllOf(HasSubstr("$RINGLAUNCHD"), HasSubstr("/nowhere/else")));
     }
-    ::setenv("RINGLAUNCHD", RINGLAUNCHD, 1);
+    ::setenv("RINGLAUNCHD", daemon_program(), 1);
     EXPECT_GT(Client::connect(options("")).daemon().pid, 0);
     ::unsetenv("RINGLAUNCHD");
 }

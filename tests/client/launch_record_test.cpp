@@ -1,0 +1,70 @@
+// The launch record as the hot path writes it, word by word, against the struct of record.fbs.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <vector>
+
+#include "client/src/stream_state.hpp"
+
+namespace ringlaunch::detail {
+namespace {
+
+// A ring without a daemon, and a stream that writes it: as much of one as publishing needs.
+struct Ring {
+    static constexpr std::uint32_t kSlots = 1024;
+    UniqueFd fd = make_memfd("ring", ring_segment_bytes(kSlots));
+    Mapping mapping{fd, ring_segment_bytes(kSlots), Mapping::Access::read_write, "a ring"};
+    RingConsumer<> reader{mapping.as<const Slot>(kRingHeaderBytes), kSlots, 0};
+    RingProducer<> producer{mapping.as<RingHeader>(), mapping.as<Slot>(kRingHeaderBytes), kSlots, 0};
+    StatusPage page{};
+};
+
+template <bool kPadded>
+void compare(std::uint32_t param_bytes) {
+    std::mt19937 random(param_bytes);
+    Ring ring;
+    KernelState kernel;
+    kernel.id = 0x1234567890abcdef;
+    kernel.param_bytes = param_bytes;
+    kernel.slots = launch_slots(param_bytes);
+    std::vector<std::byte> params(kPadded ? padded_param_bytes(param_bytes) : param_bytes);
+    for (std::uint32_t i = 0; i < param_bytes; ++i) params[i] = static_cast<std::byte>(random());
+    ASSERT_EQ(ring.producer.reserve(kernel.slots, ring.page.completed), Status::ok);
+    const auto words = write_launch<kPadded>(ring.producer, kernel, {1, 0x20003, 0x40005}, {7, 1000, 64},
+                                             0x60008, params.data());
+    ring.producer.publish_words(words.all, kernel.slots);
+
+    ASSERT_TRUE(ring.reader.peek());
+    RecordCopy copy;
+    ASSERT_EQ(ring.reader.copy(copy), Status::ok);
+    const auto& record = copy.as<schema::LaunchRecord>();
+    EXPECT_EQ(record.kind(), schema::RecordKind::Launch);
+    EXPECT_EQ(static_cast<int>(record.flags()), 0);
+    EXPECT_EQ(record.slots(), kernel.slots);
+    EXPECT_EQ(record.param_bytes(), param_bytes);
+    EXPECT_EQ(record.reserved0(), 0);
+    EXPECT_EQ(record.kernel(), kernel.id);
+    EXPECT_EQ(record.grid_x(), 1u);
+    EXPECT_EQ(record.grid_y(), 0x20003u);
+    EXPECT_EQ(record.grid_z(), 0x40005u);
+    EXPECT_EQ(record.block_x(), 7);
+    EXPECT_EQ(record.block_y(), 1000);
+    EXPECT_EQ(record.block_z(), 64);
+    EXPECT_EQ(record.reserved1(), 0);
+    EXPECT_EQ(record.shared_bytes(), 0x60008u);
+    EXPECT_EQ(std::memcmp(copy.params, params.data(), param_bytes), 0);
+    const std::size_t whole = padded_param_bytes(param_bytes);
+    for (std::size_t i = param_bytes; i < whole; ++i) EXPECT_EQ(copy.params[i], std::byte{0}) << i;
+    EXPECT_EQ(whole, kHeadParamBytes + (kernel.slots - 1) * kContinuationParamBytes);
+}
+
+TEST(LaunchRecord, is_the_struct_of_the_schema_for_every_length_of_parameters) {
+    for (const std::uint32_t bytes : {0, 1, 8, 15, 16, 17, 32, 71, 72, 73, 128, 129, 4095, 4096}) {
+        SCOPED_TRACE(bytes);
+        compare<false>(bytes);
+        compare<true>(bytes);
+    }
+}
+
+}  // namespace
+}  // namespace ringlaunch::detail
