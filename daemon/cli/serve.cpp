@@ -2,9 +2,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
-#include <signal.h>
 #include <spdlog/spdlog.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <charconv>
@@ -69,15 +67,6 @@ gid_t parse_gid(const std::string& text) {
     });
 }
 
-// Sessions and streams cost descriptors: what the hard limit grants is taken.
-void raise_open_files() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-    limit.rlim_cur = limit.rlim_max;
-    if (::setrlimit(RLIMIT_NOFILE, &limit) != 0)
-        spdlog::warn("cannot raise the limit of open files: {}", std::strerror(errno));
-}
-
 // Says who answers at the socket already. The supervisor holds the last word, in case two start at once.
 void refuse_second_daemon(const SocketPlace& place) {
     const auto running = [&](const std::string& what) {
@@ -105,7 +94,6 @@ void refuse_second_daemon(const SocketPlace& place) {
 }
 
 ExitCode serve(ServeOptions options) {
-    ::signal(SIGPIPE, SIG_IGN);  // whoever reads the log may leave
     if (options.ready_fd >= 0 && ::fcntl(options.ready_fd, F_SETFD, FD_CLOEXEC) != 0)
         throw CommandError(ExitCode::usage,
                            "--ready-fd " + std::to_string(options.ready_fd) + ": no such open descriptor");
@@ -130,7 +118,6 @@ ExitCode serve(ServeOptions options) {
         throw CommandError(ExitCode::refused, error.what());
     }
     set_up_log(options.log);
-    raise_open_files();
     spdlog::info("ringlaunchd {} (protocol {}), pid {}", RINGLAUNCH_VERSION, kProtocolVersion, ::getpid());
     spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
 

@@ -70,7 +70,7 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
         table.add({std::to_string(executor->pid()), text(executor->domain()), state,
                    std::to_string(executor->epoch()), std::to_string(executor->restarts()),
                    format_ms(executor->uptime_ms()), or_dash(text(executor->last_death()))},
-                  state == "running" || state.empty() ? Colour::none : Colour::yellow);
+                  state == "ready" ? Colour::none : Colour::yellow);
     }
     std::printf("\n%s", table.render(terminal).c_str());
 }
