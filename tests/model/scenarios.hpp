@@ -88,7 +88,13 @@ struct Scenario {
         record.mutate_slots(static_cast<std::uint16_t>(slots_of(i)));
         record.mutate_kernel(0x1000 + i);
         record.mutate_grid_x(static_cast<std::uint32_t>(77 * i));
-        producer.publish(record);
+        if (i % 2 == 0) {
+            producer.publish(record);
+        } else {
+            std::uint64_t words[8];
+            std::memcpy(words, &record, sizeof words);
+            producer.publish_words(words, slots_of(i));
+        }
     }
 
     // Publishes and rings. In `restart`, the slow path also takes the notice of a new page.

@@ -291,9 +291,11 @@ class World {
         leave();
         fence_of(running_);
     }
-    // Plain memory, named by its address.
-    void plain(const void* at, bool write) {
+    // Plain memory: the payload of the slot that `address` lies in.
+    void plain(const void* address, bool write) {
         leave();
+        const void* at = reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) /
+                                                       kSlotBytes * kSlotBytes);
         Thread& thread = threads_[running_];
         Plain& plain = plain_[at];
         const auto& clock = thread.now.clock;
@@ -320,7 +322,7 @@ class World {
         std::size_t bytes = 0;
         std::array<std::byte, 64> from{};
     };
-    std::array<Late, 8> late{};
+    std::array<Late, 16> late{};
     std::size_t late_count = 0;
 
   private:

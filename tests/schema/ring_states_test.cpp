@@ -260,6 +260,22 @@ TEST(RingProducer, FillsTheRestOfAContinuationWithZero) {
     }
 }
 
+TEST(RingProducer, WritesTheSameBytesFromAStructAndFromWords) {
+    const Sample sample(4, 3);
+    Ring one(kSlots, 7), other(kSlots, 7);
+    ASSERT_EQ(one.producer.reserve(3, one.completed), Status::ok);
+    ASSERT_EQ(other.producer.reserve(3, other.completed), Status::ok);
+    std::uint64_t words[8];
+    std::memcpy(words, &sample.head, sizeof words);
+    words[0] = 0xdeadbeef;  // the stamp's place: not theirs
+    EXPECT_EQ(one.producer.publish(sample.head), other.producer.publish_words(words, 3));
+    EXPECT_EQ(one.producer.position(), other.producer.position());
+    EXPECT_EQ(one.header->published, other.header->published);
+    EXPECT_EQ(
+        std::memcmp(static_cast<const void*>(&one.at(7)), static_cast<const void*>(&other.at(7)), kSlotBytes),
+        0);
+}
+
 TEST(RingProducer, RefusesWhatIsLongerThanAQuarter) {
     Ring ring(kSlots);
     EXPECT_EQ(ring.producer.reserve(0, ring.completed), Status::record_too_long);
