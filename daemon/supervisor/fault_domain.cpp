@@ -96,6 +96,7 @@ void FaultDomain::spawn() {
         return true;
     };
     configure.done = [this](Reply& reply) {
+        if (state_ != State::starting) return;  // told to leave meanwhile
         const internal::Ready* ready = reply.message == nullptr ? nullptr : reply.message->answer_as_Ready();
         if (reply.status == Status::ok && ready != nullptr) {
             state_ = State::restoring;

@@ -1,0 +1,195 @@
+// Ids, rates, fault domains, and how a death is read.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstring>
+#include <set>
+
+#include "daemon/supervisor/death.hpp"
+#include "daemon/supervisor/ids.hpp"
+#include "daemon/supervisor/peer.hpp"
+#include "daemon/supervisor/placement.hpp"
+#include "daemon/supervisor/rate_limit.hpp"
+
+namespace ringlaunch::supervisor {
+namespace {
+
+TEST(Ids, AreNeverGivenTwice) {
+    IdAllocator ids;
+    std::set<std::uint64_t> seen;
+    for (int i = 0; i < 1000; ++i) {
+        const std::uint64_t id = ids.take();
+        EXPECT_TRUE(seen.insert(id).second);
+        EXPECT_GE(id >> 32, 1u);
+        if (i % 3 != 0) ids.give_back(id);
+    }
+}
+
+TEST(Ids, UseAnIndexAgainWithTheNextGeneration) {
+    IdAllocator ids;
+    const std::uint64_t first = ids.take();
+    EXPECT_EQ(first, std::uint64_t{1} << 32);
+    ids.give_back(first);
+    EXPECT_EQ(ids.take(), std::uint64_t{2} << 32);
+    EXPECT_EQ(ids.take(), (std::uint64_t{1} << 32) + 1);
+}
+
+TEST(Ids, LeaveAnIndexWhoseGenerationsAreUsedUp) {
+    IdAllocator ids;
+    ids.give_back(ids.take());
+    ids.set_generation(0, IdAllocator::kMaxGeneration);
+    const std::uint64_t last = ids.take();
+    EXPECT_EQ(last >> 32, IdAllocator::kMaxGeneration);
+    ids.give_back(last);
+    EXPECT_EQ(static_cast<std::uint32_t>(ids.take()), 1u);
+}
+
+TEST(RateLimit, LetsASecondsWorthThroughAndThenFillsSteadily) {
+    constexpr std::uint64_t kSecond = 1'000'000'000;
+    RateLimit rate(10, 0);
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(rate.take(0));
+    EXPECT_FALSE(rate.take(0));
+    EXPECT_FALSE(rate.take(kSecond / 20));
+    EXPECT_TRUE(rate.take(kSecond / 10 + kSecond / 1000));
+    EXPECT_FALSE(rate.take(kSecond / 10 + kSecond / 1000));
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(rate.take(100 * kSecond));
+    EXPECT_FALSE(rate.take(100 * kSecond));
+}
+
+TEST(Placement, SharesAnExecutorAsAsked) {
+    EXPECT_EQ(place(Isolate::user, 7, 1, false), place(Isolate::user, 7, 2, false));
+    EXPECT_NE(place(Isolate::user, 7, 1, false), place(Isolate::user, 8, 2, false));
+    EXPECT_NE(place(Isolate::session, 7, 1, false), place(Isolate::session, 7, 2, false));
+    EXPECT_EQ(place(Isolate::none, 7, 1, false), place(Isolate::none, 8, 2, false));
+}
+
+TEST(Placement, PutsWhoKillsExecutorsAlone) {
+    for (const Isolate isolate : {Isolate::user, Isolate::session, Isolate::none}) {
+        EXPECT_NE(place(isolate, 7, 1, true), place(isolate, 7, 2, false));
+        EXPECT_NE(place(isolate, 7, 1, true), place(isolate, 7, 2, true));
+    }
+}
+
+TEST(Placement, DelaysDoubleUpToABound) {
+    RestartPolicy policy;
+    policy.own_executor_at = 2;
+    policy.first_delay_ms = 50;
+    policy.max_delay_ms = 300;
+    EXPECT_EQ(own_delay_ms(policy, 1), 0u);
+    EXPECT_EQ(own_delay_ms(policy, 2), 50u);
+    EXPECT_EQ(own_delay_ms(policy, 3), 100u);
+    EXPECT_EQ(own_delay_ms(policy, 4), 200u);
+    EXPECT_EQ(own_delay_ms(policy, 5), 300u);
+    EXPECT_EQ(own_delay_ms(policy, 4'000'000'000), 300u);
+    EXPECT_EQ(shared_delay_ms(policy, 1), 0u);
+    EXPECT_EQ(shared_delay_ms(policy, 2), 50u);
+    EXPECT_EQ(shared_delay_ms(policy, 100), 300u);
+}
+
+void fill(driver::FaultPage& page, driver::FaultKind kind, std::uint64_t stream) {
+    page.signal = SIGSEGV;
+    page.stream = stream;
+    page.position = 12;
+    page.kernel = 34;
+    page.address = 0x10;
+    std::strcpy(page.text, "kernel\ncrash");
+    page.kind.store(static_cast<std::uint32_t>(kind));
+}
+
+TEST(Death, AFaultPageNamesTheCulprit) {
+    driver::FaultPage page;
+    fill(page, driver::FaultKind::signal, 5);
+    const Death death = explain_death({true, SIGSEGV}, read_fault_page(page), {});
+    EXPECT_EQ(death.cause, DeathCause::culprit_known);
+    EXPECT_EQ(death.stream, 5u);
+    EXPECT_EQ(death.position, 12u);
+    EXPECT_EQ(death.kernel, 34u);
+    EXPECT_EQ(death.text, "caught SIGSEGV at address 0x10 (kernel crash)");
+}
+
+TEST(Death, AFaultOutsideOfEveryStreamIsNoStreams) {
+    driver::FaultPage page;
+    fill(page, driver::FaultKind::signal, 0);
+    const Death death = explain_death({true, SIGSEGV}, read_fault_page(page), {});
+    EXPECT_EQ(death.cause, DeathCause::unknown);
+    EXPECT_TRUE(death.outside_streams);
+}
+
+TEST(Death, ALostDeviceMayNameNobody) {
+    driver::FaultPage page;
+    fill(page, driver::FaultKind::device, 0);
+    const Death death = explain_death({false, driver::kExitDeviceLost}, read_fault_page(page), {});
+    EXPECT_EQ(death.cause, DeathCause::unknown);
+    EXPECT_FALSE(death.outside_streams);
+    EXPECT_EQ(death.text, "lost its device (kernel crash)");
+}
+
+TEST(Death, AKillFromOutsideIsNobodysFault) {
+    for (const int signal : {SIGKILL, SIGTERM, SIGINT}) {
+        const Death death = explain_death({true, signal}, {}, {});
+        EXPECT_EQ(death.cause, DeathCause::killed) << signal;
+    }
+    EXPECT_EQ(explain_death({true, SIGKILL}, {}, {}).text, "was killed from outside by SIGKILL");
+}
+
+TEST(Death, OwnKillsSayWhyAndWhose) {
+    const Death stuck = explain_death({true, SIGKILL}, {}, {true, "it hangs", 0});
+    EXPECT_EQ(stuck.cause, DeathCause::unknown);
+    EXPECT_EQ(stuck.text, "was ended by the daemon: it hangs");
+    const Death named = explain_death({true, SIGKILL}, {}, {true, "stream 9 hangs", 9});
+    EXPECT_EQ(named.cause, DeathCause::culprit_known);
+    EXPECT_EQ(named.stream, 9u);
+}
+
+TEST(Death, LeavingByItselfIsUnexplained) {
+    EXPECT_EQ(explain_death({false, 3}, {}, {}).cause, DeathCause::unknown);
+    EXPECT_EQ(explain_death({true, SIGABRT}, {}, {}).cause, DeathCause::unknown);
+}
+
+TEST(Death, GarbageOnTheFaultPageIsNoFault) {
+    driver::FaultPage page;
+    fill(page, static_cast<driver::FaultKind>(77), 5);
+    EXPECT_EQ(read_fault_page(page).kind, driver::FaultKind::none);
+    fill(page, driver::FaultKind::signal, 5);
+    std::memset(page.text, 'x', sizeof page.text);  // not terminated
+    EXPECT_EQ(read_fault_page(page).text.size(), sizeof page.text);
+}
+
+Peer peer_of(uid_t uid, gid_t gid, std::vector<gid_t> groups = {}) {
+    Peer peer;
+    peer.pid = 42;
+    peer.uid = uid;
+    peer.gid = gid;
+    peer.groups = std::move(groups);
+    return peer;
+}
+
+TEST(Peers, OnlyTheOwnUserByDefault) {
+    SupervisorOptions options;
+    EXPECT_FALSE(refuse_peer(peer_of(1000, 1000), 1000, options));
+    EXPECT_TRUE(refuse_peer(peer_of(1001, 1000), 1000, options));
+    EXPECT_TRUE(refuse_peer(peer_of(0, 0), 1000, options));
+}
+
+TEST(Peers, OthersAreLetInByUserAndByGroup) {
+    SupervisorOptions options;
+    options.allow_uids = {1001};
+    options.allow_gids = {50};
+    EXPECT_FALSE(refuse_peer(peer_of(1001, 1), 1000, options));
+    EXPECT_FALSE(refuse_peer(peer_of(1002, 50), 1000, options));
+    EXPECT_FALSE(refuse_peer(peer_of(1003, 1, {4, 50}), 1000, options));
+    EXPECT_TRUE(refuse_peer(peer_of(1003, 1, {4, 5}), 1000, options));
+}
+
+TEST(Peers, TheHostDriverServesTheOwnUserOnlyAndSaysWhy) {
+    SupervisorOptions options;
+    options.driver = schema::DriverKind::Host;
+    options.allow_uids = {1001};
+    EXPECT_FALSE(refuse_peer(peer_of(1000, 1000), 1000, options));
+    const auto why = refuse_peer(peer_of(1001, 1001), 1000, options);
+    ASSERT_TRUE(why);
+    EXPECT_NE(why->find("native code"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace ringlaunch::supervisor

@@ -1,0 +1,37 @@
+// What the restart tests launch: kernels that log, hold, and die in every way.
+#include <ringlaunch/kernel.h>
+#include <unistd.h>
+
+// log[(*count)++] = value
+extern "C" __global__ void append(unsigned* log, unsigned* count, unsigned value) {
+    log[*count] = value;
+    *count += 1;
+}
+RINGLAUNCH_EXPORT(append)
+
+// to[0] = from[0] + by: the same however often it runs.
+extern "C" __global__ void add(unsigned* to, const unsigned* from, unsigned by) { *to = *from + by; }
+RINGLAUNCH_EXPORT(add)
+
+// Holds its stream until somebody writes the word.
+extern "C" __global__ void hold(const volatile unsigned* until) {
+    while (*until == 0) usleep(200);
+}
+RINGLAUNCH_EXPORT(hold)
+
+extern "C" __global__ void crash(unsigned* nowhere) { *nowhere = 1; }
+RINGLAUNCH_EXPORT(crash)
+
+extern "C" __global__ void divide(int* out, int by) { *out = 100 / by; }
+RINGLAUNCH_EXPORT(divide)
+
+// Ends the process without a word of who did it.
+extern "C" __global__ void vanish() { _exit(3); }
+RINGLAUNCH_EXPORT(vanish)
+
+// The same, once another stream is at work too.
+extern "C" __global__ void vanish_when(const volatile unsigned* ready) {
+    while (*ready == 0) usleep(200);
+    _exit(3);
+}
+RINGLAUNCH_EXPORT(vanish_when)

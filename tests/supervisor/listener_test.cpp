@@ -1,0 +1,168 @@
+// One daemon a socket: locks, stale sockets, folders, private daemons, and leaving.
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "daemon/supervisor/supervisor.hpp"
+#include "tests/supervisor/harness.hpp"
+
+namespace ringlaunch::test {
+namespace {
+
+using namespace supervisor;
+
+TEST(Listener, MakesAFolderAndASocketOfTheUserAlone) {
+    const Folder folder;
+    const Daemon daemon({}, folder.file("run/daemon.sock"));
+    struct stat info {};
+    ASSERT_EQ(::stat(folder.file("run").c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0700u);
+    ASSERT_EQ(::stat(daemon.socket().c_str(), &info), 0);
+    EXPECT_EQ(info.st_mode & 0777, 0600u);
+}
+
+TEST(Listener, OfTwoThatStartAtOnceOneServes) {
+    const Folder folder;
+    const std::string socket = folder.file("daemon.sock");
+    for (int round = 0; round < 3; ++round) {
+        auto first = std::make_unique<Daemon>(std::vector<std::string>{}, socket);
+        Daemon second({}, socket);
+        EXPECT_EQ(second.wait(), kExitAlreadyRunning);
+        EXPECT_EQ(SessionClient(socket).hello().status(), Status::malformed_message);  // the session is there
+    }
+}
+
+TEST(Listener, TakesOverFromADaemonThatDied) {
+    const Folder folder;
+    const std::string socket = folder.file("daemon.sock");
+    Daemon dead({}, socket);
+    dead.kill(SIGKILL);
+    EXPECT_EQ(dead.wait(), 128 + SIGKILL);
+    EXPECT_EQ(::access(socket.c_str(), F_OK), 0);
+    const Daemon daemon({}, socket);
+    EXPECT_TRUE(SessionClient(socket).session() != 0);
+}
+
+TEST(Listener, RefusesWhatIsNoSocketAndALongPath) {
+    const Folder folder;
+    const std::string path = folder.file("daemon.sock");
+    ASSERT_EQ(::close(::creat(path.c_str(), 0600)), 0);
+    Daemon blocked({}, path);
+    EXPECT_EQ(blocked.wait(), kExitSocketRefused);
+    Daemon too_long({}, folder.file(std::string(120, 'x')));
+    EXPECT_EQ(too_long.wait(), kExitSocketRefused);
+}
+
+TEST(Listener, RefusesAFolderThatEverybodyMayChange) {
+    const Folder folder;
+    ASSERT_EQ(::mkdir(folder.file("open").c_str(), 0777), 0);
+    ASSERT_EQ(::chmod(folder.file("open").c_str(), 0777), 0);
+    Daemon daemon({}, folder.file("open/daemon.sock"));
+    EXPECT_EQ(daemon.wait(), kExitSocketRefused);
+}
+
+TEST(Daemon, LeavesOnSigtermAndTakesItsSocketAndExecutorsAlong) {
+    const Folder folder;
+    Daemon daemon({}, folder.file("daemon.sock"));
+    SessionClient client(daemon.socket());
+    const pid_t executor = daemon.executor();
+    ASSERT_NE(executor, 0);
+    daemon.kill(SIGTERM);
+    EXPECT_EQ(daemon.wait(), kExitOk);
+    EXPECT_NE(::access(folder.file("daemon.sock").c_str(), F_OK), 0);
+    EXPECT_TRUE(client.hung_up());
+    EXPECT_TRUE(eventually([&] { return ::kill(executor, 0) != 0; }));
+}
+
+TEST(Daemon, KilledTakesItsExecutorsAlong) {
+    Daemon daemon;
+    const pid_t executor = daemon.executor();
+    ASSERT_NE(executor, 0);
+    daemon.kill(SIGKILL);
+    EXPECT_EQ(daemon.wait(), 128 + SIGKILL);
+    EXPECT_TRUE(eventually([&] { return ::kill(executor, 0) != 0; }));
+}
+
+TEST(Daemon, StopsWhenAskedTo) {
+    Daemon daemon;
+    RawClient operators(daemon.socket());
+    EXPECT_EQ(operators.hello(kProtocolVersion, true).status(), Status::ok);
+    const Answer stopped =
+        operators.ask(schema::Request::StopDaemon, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateStopDaemon(builder, 1000).Union();
+        });
+    EXPECT_EQ(stopped.status(), Status::ok);
+    EXPECT_EQ(daemon.wait(), kExitOk);
+}
+
+TEST(Daemon, APrivateOneLeavesWhenItsLastClientHas) {
+    Daemon daemon({"exit_when_idle_ms=300"});
+    auto first = std::make_unique<SessionClient>(daemon.socket());
+    auto second = std::make_unique<SessionClient>(daemon.socket());
+    first.reset();
+    ::usleep(600'000);
+    EXPECT_NE(second->open_stream()->id, 0u);  // it stayed for the second
+    second.reset();
+    EXPECT_EQ(daemon.wait(), kExitOk);
+}
+
+TEST(Daemon, APrivateOneLeavesWhenNobodyCame) {
+    Daemon daemon({"exit_when_idle_ms=200"});
+    EXPECT_EQ(daemon.wait(), kExitOk);
+}
+
+TEST(Daemon, WhoObservesKeepsNoPrivateOneAlive) {
+    Daemon daemon({"exit_when_idle_ms=400"});
+    RawClient operators(daemon.socket());
+    EXPECT_EQ(operators.hello(kProtocolVersion, true).status(), Status::ok);
+    EXPECT_EQ(daemon.wait(), kExitOk);
+}
+
+TEST(Daemon, SaysThatItsExecutorCannotBeStarted) {
+    Daemon daemon({"executor_path=/nonexistent", "first_delay_ms=1"});
+    EXPECT_EQ(daemon.wait(), kExitFailure);
+}
+
+TEST(Daemon, AProcessOfTheSameUserCannotReachItsDescriptors) {
+    // Where the tests run as root, daemon and stranger are somebody without root's rights.
+    const bool root = ::getuid() == 0;
+    const uid_t uid = root ? 65534 : 0;
+    Daemon daemon({}, {}, uid);
+    const pid_t executor = daemon.executor();
+    ASSERT_NE(executor, 0);
+    // An executor shuts the door as soon as it runs; until exec's end it is open to nobody else either.
+    EXPECT_TRUE(eventually([&] {
+        struct stat info {};
+        return ::stat(("/proc/" + std::to_string(executor) + "/fd").c_str(), &info) == 0 &&
+               (uid == 0 || info.st_uid == 0);
+    }));
+    for (const pid_t target : {daemon.pid(), executor}) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            if (root && (::setgid(uid) != 0 || ::setuid(uid) != 0)) ::_exit(100);
+            int reached = 0;
+            for (int fd = 0; fd < 64; ++fd) {
+                const std::string path = "/proc/" + std::to_string(target) + "/fd/" + std::to_string(fd);
+                const int opened = ::open(path.c_str(), O_RDWR);
+                if (opened >= 0) ++reached;
+            }
+            const std::string memory = "/proc/" + std::to_string(target) + "/mem";
+            if (::open(memory.c_str(), O_RDWR) >= 0) ++reached;
+            ::_exit(reached);
+        }
+        int status = 0;
+        ASSERT_EQ(::waitpid(child, &status, 0), child);
+        ASSERT_TRUE(WIFEXITED(status));
+        EXPECT_EQ(WEXITSTATUS(status), 0) << (target == executor ? "the executor" : "the supervisor");
+    }
+}
+
+}  // namespace
+}  // namespace ringlaunch::test

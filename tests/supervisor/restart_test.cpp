@@ -1,0 +1,389 @@
+// Executors that die: from outside, of a kernel, of a module, of nobody knows whom. Host driver, real
+// signals.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "tests/supervisor/harness.hpp"
+
+namespace ringlaunch::test {
+namespace {
+
+using schema::OnRestart;
+using schema::StreamState;
+
+bool says(const std::string& text, const std::string& part) {
+    return text.find(part) != std::string::npos;
+}
+Status why(const Answer& epoch) {
+    return static_cast<Status>(epoch->answer_as_StreamEpoch()->status());
+}
+std::string text(const Answer& epoch) {
+    return epoch->answer_as_StreamEpoch()->error()->str();
+}
+
+// A session on the host driver with kernels, a gate, a log and a stream to look at things with.
+struct Work {
+    explicit Work(const Daemon& daemon) : client(daemon.socket()) {
+        client.load_file(TEST_KERNELS);
+        staging = client.add_staging(4096);
+        gate = client.alloc(64);
+        log = client.alloc(4096);
+        count = client.alloc(64);
+        side = client.open_stream(OnRestart::Rerun, 256, "side");
+    }
+    unsigned look(std::uint64_t address) {
+        EXPECT_TRUE(client.read(*side, staging, address, sizeof(unsigned)));
+        unsigned value;
+        std::memcpy(&value, staging.bytes.data(), sizeof value);
+        return value;
+    }
+    void put(std::uint64_t address, unsigned value) {
+        std::memcpy(staging.bytes.data(), &value, sizeof value);
+        EXPECT_TRUE(client.write(*side, staging, address, sizeof value));
+    }
+    std::uint64_t append(TestStream& stream, unsigned value) {
+        return stream.launch(client.kernel("append"), pack(log.address, count.address, value));
+    }
+    std::uint64_t hold(TestStream& stream) {
+        return stream.launch(client.kernel("hold"), pack(gate.address));
+    }
+    std::uint64_t run(TestStream& stream, const std::string& kernel) {
+        return stream.launch(client.kernel(kernel), {});
+    }
+    std::uint64_t crash(TestStream& stream) {
+        return stream.launch(client.kernel("crash"), pack(std::uint64_t{0}));
+    }
+
+    SessionClient client;
+    SessionClient::Staging staging;
+    SessionClient::Memory gate, log, count;
+    std::unique_ptr<TestStream> side;
+};
+
+TEST(Restart, AfterAKillEveryIdleStreamGoesOnAndEveryByteIsThere) {
+    const Daemon daemon({"driver=host"});
+    Work work(daemon);
+    const auto stream = work.client.open_stream();
+    for (unsigned i = 0; i < 50; ++i) ASSERT_TRUE(stream->reaches(work.append(*stream, 100 + i)));
+    const std::uint64_t counted = stream->status().counters.launches.load();
+    for (int round = 0; round < 3; ++round) {
+        const pid_t executor = daemon.executor();
+        ASSERT_EQ(::kill(executor, SIGKILL), 0);
+        const auto told = work.client.next_epoch(*stream);
+        ASSERT_TRUE(told);
+        EXPECT_EQ((*told)->answer_as_StreamEpoch()->state(), StreamState::Running) << text(*told);
+        ASSERT_TRUE(work.client.next_epoch(*work.side));
+        ASSERT_NE(daemon.executor(), executor);
+        EXPECT_EQ(work.look(work.count.address), 50u + static_cast<unsigned>(round));
+        EXPECT_EQ(work.look(work.log.address + 4 * 49), 149u);
+        EXPECT_TRUE(stream->reaches(work.append(*stream, 7)));
+    }
+    EXPECT_EQ(stream->status().counters.launches.load(), counted + 3);  // counters outlive epochs
+}
+
+TEST(Restart, WhoOnlyEnqueuesLosesNoWakeUp) {
+    const Daemon daemon({"driver=host"});
+    Work work(daemon);
+    const auto stream = work.client.open_stream();
+    ASSERT_TRUE(stream->reaches(work.append(*stream, 0)));
+    ASSERT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+    // Published while nobody reads, and not a word over the socket.
+    for (unsigned i = 1; i <= 20; ++i) work.append(*stream, i);
+    ASSERT_TRUE(eventually([&] { return stream->state() == StreamState::Ended; }));
+    EXPECT_EQ(stream->status().need_wakeup.load(), 1u);
+    ASSERT_TRUE(work.client.next_epoch(*stream));
+    EXPECT_TRUE(stream->reaches(stream->producer.position()));
+    ASSERT_TRUE(work.client.next_epoch(*work.side));
+    EXPECT_EQ(work.look(work.count.address), 21u);
+}
+
+TEST(Restart, AFaultStopsTheCulpritWithItsKernelAndRecord) {
+    const Daemon daemon({"driver=host"});
+    Work neighbour(daemon), culprit(daemon);
+    const auto idle = neighbour.client.open_stream();
+    ASSERT_TRUE(idle->reaches(neighbour.append(*idle, 1)));
+    const auto stream = culprit.client.open_stream(OnRestart::Rerun, 256, "suicidal");
+    ASSERT_TRUE(stream->reaches(culprit.append(*stream, 5)));
+    const std::uint64_t at = stream->producer.position();
+    culprit.crash(*stream);
+    const std::uint64_t after = culprit.append(*stream, 6);
+
+    const auto told = culprit.client.next_epoch(*stream);
+    ASSERT_TRUE(told);
+    EXPECT_EQ((*told)->answer_as_StreamEpoch()->state(), StreamState::Stopped);
+    EXPECT_EQ(why(*told), Status::kernel_faulted);
+    EXPECT_EQ((*told)->answer_as_StreamEpoch()->completed(), at);
+    EXPECT_TRUE(says(text(*told), "crash")) << text(*told);
+    EXPECT_TRUE(says(text(*told), "record at " + std::to_string(at))) << text(*told);
+    EXPECT_TRUE(says(text(*told), "SIGSEGV")) << text(*told);
+    EXPECT_EQ(stream->state(), StreamState::Stopped);
+    EXPECT_EQ(stream->status().error_position, at);
+    EXPECT_EQ(stream->status().error_kernel, culprit.client.kernel("crash"));
+
+    // The neighbour had nothing in doubt.
+    const auto next = neighbour.client.next_epoch(*idle);
+    ASSERT_TRUE(next);
+    EXPECT_EQ((*next)->answer_as_StreamEpoch()->state(), StreamState::Running);
+    EXPECT_TRUE(idle->reaches(neighbour.append(*idle, 2)));
+
+    // The owner goes on after what was in doubt.
+    const std::uint64_t b = (*told)->answer_as_StreamEpoch()->issued();
+    EXPECT_EQ(culprit.client.resume(stream->id, false).status(), Status::ok);
+    const std::uint64_t end = culprit.append(*stream, 9);
+    EXPECT_TRUE(stream->reaches(end));
+    ASSERT_TRUE(culprit.client.next_epoch(*culprit.side));
+    EXPECT_EQ(culprit.look(culprit.count.address), b >= after ? 2u : 3u);
+}
+
+TEST(Restart, InDoubtStopHaltsAndResumesAtBOrAtA) {
+    for (const bool rerun : {false, true}) {
+        const Daemon daemon({"driver=host"});
+        Work work(daemon);
+        const auto stream = work.client.open_stream(OnRestart::Stop);
+        ASSERT_TRUE(stream->reaches(work.append(*stream, 1)));
+        const std::uint64_t a = stream->producer.position();
+        const std::uint64_t b = work.hold(*stream);
+        ASSERT_TRUE(eventually([&] { return stream->issued() >= b; }));
+        ASSERT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+        const std::uint64_t end = work.append(*stream, 2);
+        const auto told = work.client.next_epoch(*stream);
+        ASSERT_TRUE(told);
+        EXPECT_EQ(why(*told), Status::executor_killed);
+        EXPECT_EQ((*told)->answer_as_StreamEpoch()->completed(), a);
+        EXPECT_GE((*told)->answer_as_StreamEpoch()->issued(), b);
+        EXPECT_EQ(stream->completed(), a);
+        ASSERT_TRUE(work.client.next_epoch(*work.side));
+        // Another death while it is stopped changes nothing.
+        ASSERT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+        const auto again = work.client.next_epoch(*stream);
+        ASSERT_TRUE(again);
+        EXPECT_EQ(why(*again), Status::executor_killed);
+        EXPECT_EQ(stream->completed(), a);
+        ASSERT_TRUE(work.client.next_epoch(*work.side));
+        EXPECT_EQ(work.client.resume(stream->id, rerun).status(), Status::ok);
+        if (rerun) {
+            ASSERT_TRUE(eventually([&] { return stream->issued() >= b; }));
+            EXPECT_LT(stream->completed(), b);  // it holds again
+            work.put(work.gate.address, 1);
+        }
+        EXPECT_TRUE(stream->reaches(end));
+    }
+}
+
+TEST(Restart, RerunStreamsEndWithTheRightResultsUnderANeighboursFaults) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    Work peer(daemon);
+    constexpr unsigned kCells = 64, kRounds = 6;
+    const auto cells = peer.client.alloc(4 * (kCells + 1));
+    const auto stream = peer.client.open_stream(OnRestart::Rerun);
+    Work bully(daemon);
+    for (unsigned round = 0; round < kRounds; ++round) {
+        auto bad = bully.client.open_stream();
+        // A chain through memory: each cell is the one before plus one.
+        for (unsigned i = 0; i < kCells; ++i) {
+            stream->launch(peer.client.kernel("add"),
+                           pack(cells.address + 4 * (i + 1), cells.address + 4 * i, 1u));
+            if (i == kCells / 2) bully.crash(*bad);
+        }
+        ASSERT_TRUE(bully.client.next_epoch(*bad));
+        bully.client.close_stream(bad->id);
+    }
+    std::uint64_t end = stream->producer.position();
+    // Its page may change while we wait; the last one counts.
+    EXPECT_TRUE(eventually([&] {
+        if (stream->state() == StreamState::Ended && !peer.client.next_epoch(*stream)) return true;
+        return stream->completed() >= end;
+    }));
+    EXPECT_EQ(stream->state(), StreamState::Running) << stream->status().error_text;
+    while (peer.side->state() == StreamState::Ended) ASSERT_TRUE(peer.client.next_epoch(*peer.side));
+    for (const unsigned i : {1u, kCells / 2, kCells}) EXPECT_EQ(peer.look(cells.address + 4 * i), i);
+}
+
+TEST(Restart, WithoutACulpritSuspectsAreRerunAloneUntilItIsFound) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    Work work(daemon);
+    const auto innocent = work.client.open_stream(OnRestart::Rerun, 256, "innocent");
+    const auto guilty = work.client.open_stream(OnRestart::Rerun, 256, "guilty");
+    const std::uint64_t held = work.hold(*innocent);
+    ASSERT_TRUE(eventually([&] { return innocent->issued() >= held; }));
+    work.run(*guilty, "vanish");  // no word of who it was; both are in doubt
+    // The innocent is rerun alone, and holds; it is let through from a stream that had nothing in doubt.
+    ASSERT_TRUE(work.client.next_epoch(*innocent));
+    ASSERT_TRUE(work.client.next_epoch(*guilty));
+    ASSERT_TRUE(work.client.next_epoch(*work.side));
+    work.put(work.gate.address, 1);
+    Answer told;
+    ASSERT_TRUE(eventually([&] {
+        while (guilty->state() == StreamState::Ended) {
+            auto next = work.client.next_epoch(*guilty);
+            if (!next) return true;
+            told = std::move(*next);
+        }
+        return guilty->state() == StreamState::Stopped;
+    }));
+    EXPECT_EQ(static_cast<Status>(guilty->status().error_status), Status::kernel_faulted)
+        << guilty->status().error_text;
+    EXPECT_TRUE(eventually([&] {
+        if (innocent->state() == StreamState::Ended && !work.client.next_epoch(*innocent)) return true;
+        return innocent->completed() >= held;
+    }));
+    EXPECT_EQ(innocent->state(), StreamState::Running) << innocent->status().error_text;
+}
+
+TEST(Restart, WhoKillsAgainAndAgainEndsAloneAndIsTold) {
+    const Daemon daemon({"driver=host", "first_delay_ms=10", "warn_at=3"});
+    Work neighbour(daemon);
+    const auto calm = neighbour.client.open_stream();
+    Work bully(daemon);
+    const pid_t shared_first = daemon.executor();
+    for (int death = 1; death <= 4; ++death) {
+        const auto bad = bully.client.open_stream();
+        bully.crash(*bad);
+        const auto told = bully.client.next_epoch(*bad);
+        ASSERT_TRUE(told);
+        EXPECT_EQ(why(*told), Status::kernel_faulted);
+        bully.client.close_stream(bad->id);
+        if (death <= 2) {
+            ASSERT_TRUE(neighbour.client.next_epoch(*calm));
+            ASSERT_TRUE(neighbour.client.next_epoch(*neighbour.side));
+        }
+        EXPECT_TRUE(calm->reaches(neighbour.append(*calm, static_cast<unsigned>(death))));
+        EXPECT_EQ(calm->state(), StreamState::Running);
+    }
+    const auto warned = bully.client.notice(schema::Answer::SessionWarning);
+    ASSERT_TRUE(warned);
+    EXPECT_EQ(static_cast<Status>((*warned)->answer_as_SessionWarning()->status()),
+              Status::executor_quarantined);
+    EXPECT_GT((*warned)->answer_as_SessionWarning()->delay_ms(), 0u);
+
+    RawClient operators(daemon.socket());
+    operators.hello(kProtocolVersion, true);
+    const Answer listed = operators.ask(
+        schema::Request::GetSessions,
+        [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetSessions(builder).Union(); });
+    int shared = 0, alone = 0;
+    for (const schema::SessionInfo* session : *listed->answer_as_Sessions()->sessions()) {
+        if (session->session() == neighbour.client.session()) {
+            shared = session->executor_pid();
+            EXPECT_EQ(session->deaths_caused(), 0u);
+            EXPECT_FALSE(session->isolated());
+        } else {
+            alone = session->executor_pid();
+            EXPECT_EQ(session->deaths_caused(), 4u);
+            EXPECT_TRUE(session->isolated());
+        }
+    }
+    EXPECT_NE(shared, alone);
+    EXPECT_NE(shared, shared_first);
+    EXPECT_EQ(neighbour.look(neighbour.count.address), 4u);
+    while (bully.side->state() == StreamState::Ended) ASSERT_TRUE(bully.client.next_epoch(*bully.side));
+    EXPECT_EQ(bully.look(bully.count.address), 0u);
+}
+
+TEST(Restart, ADeadClientsEndlessKernelIsEndedForTheOthers) {
+    const Daemon daemon({"driver=host", "close_timeout_ms=300"});
+    Work neighbour(daemon);
+    const auto stream = neighbour.client.open_stream();
+    const pid_t before = daemon.executor();
+    {
+        Work leaver(daemon);
+        const auto endless = leaver.client.open_stream();
+        const std::uint64_t at = leaver.hold(*endless);
+        ASSERT_TRUE(eventually([&] { return endless->issued() >= at; }));
+    }
+    ASSERT_TRUE(neighbour.client.next_epoch(*stream));
+    EXPECT_TRUE(stream->reaches(neighbour.append(*stream, 1)));
+    EXPECT_NE(daemon.executor(), before);
+    RawClient operators(daemon.socket());
+    operators.hello(kProtocolVersion, true);
+    const Answer listed = operators.ask(
+        schema::Request::GetSessions,
+        [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetSessions(builder).Union(); });
+    EXPECT_EQ(listed->answer_as_Sessions()->total(), 1u);
+}
+
+TEST(Restart, AnExecutorThatDoesNotAnswerIsEnded) {
+    const Daemon daemon({"driver=host", "ping_every_ms=50", "ping_timeout_ms=200"});
+    Work work(daemon);
+    const auto stream = work.client.open_stream();
+    ASSERT_EQ(::kill(daemon.executor(), SIGSTOP), 0);
+    ASSERT_TRUE(work.client.next_epoch(*stream));
+    EXPECT_TRUE(stream->reaches(work.append(*stream, 1)));
+}
+
+TEST(Restart, ALongKernelIsNotTakenForAHang) {
+    const Daemon daemon({"driver=host", "ping_every_ms=20", "ping_timeout_ms=400"});
+    Work work(daemon);
+    const pid_t before = daemon.executor();
+    const auto stream = work.client.open_stream();
+    const std::uint64_t end = work.hold(*stream);
+    ::usleep(1'500'000);
+    work.put(work.gate.address, 1);
+    EXPECT_TRUE(stream->reaches(end));
+    EXPECT_EQ(daemon.executor(), before);
+}
+
+TEST(Restart, AModuleThatKillsItsLoaderIsRefusedAndCountsAgainstItsSession) {
+    const Daemon daemon({"driver=host"});
+    Work neighbour(daemon);
+    const auto stream = neighbour.client.open_stream();
+    SessionClient client(daemon.socket());
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_BAD_MODULE, bytes);
+    const Answer refused = client.try_load(image, bytes, "bad");
+    EXPECT_EQ(refused.status(), Status::executor_lost) << refused.text();
+    ASSERT_TRUE(neighbour.client.next_epoch(*stream));
+    EXPECT_TRUE(stream->reaches(neighbour.append(*stream, 1)));
+    EXPECT_NE(client.alloc(100).address, 0u);
+}
+
+TEST(Restart, RequestsThatWereUnderWayAreAnsweredByTheNextExecutor) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    SessionClient client(daemon.socket());
+    client.open_stream();
+    const pid_t executor = daemon.executor();
+    ASSERT_EQ(::kill(executor, SIGSTOP), 0);
+    std::vector<std::uint32_t> requests;
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_KERNELS, bytes);
+    requests.push_back(client.send(schema::Request::LoadModule,
+                                   [&](flatbuffers::FlatBufferBuilder& builder) {
+                                       return schema::CreateLoadModule(builder, 0, bytes).Union();
+                                   },
+                                   {image.get()}));
+    requests.push_back(client.send(schema::Request::AllocBuffer, [](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateAllocBuffer(builder, 5u << 20).Union();
+    }));
+    requests.push_back(client.send(schema::Request::AddStaging, [](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateAddStaging(builder, 4096).Union();
+    }));
+    requests.push_back(client.send(schema::Request::OpenStream, [](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateOpenStream(builder, 64).Union();
+    }));
+    ASSERT_EQ(::kill(executor, SIGKILL), 0);
+    for (const std::uint32_t request : requests) {
+        const Answer answer = client.answer(request);
+        EXPECT_EQ(answer.status(), Status::ok) << answer.text();
+    }
+}
+
+TEST(Isolation, EachSessionItsOwnExecutorWhereAsked) {
+    const Daemon daemon({"driver=host", "isolate=session"});
+    auto one = std::make_unique<Work>(daemon);
+    Work two(daemon);
+    EXPECT_TRUE(eventually([&] { return daemon.executors().size() == 2; }));
+    const auto stream = two.client.open_stream();
+    const auto bad = one->client.open_stream();
+    one->crash(*bad);
+    ASSERT_TRUE(one->client.next_epoch(*bad));
+    EXPECT_TRUE(stream->reaches(two.append(*stream, 1)));
+    EXPECT_EQ(stream->state(), StreamState::Running);  // its executor never died
+    one.reset();
+    EXPECT_TRUE(eventually([&] { return daemon.executors().size() == 1; }));
+}
+
+}  // namespace
+}  // namespace ringlaunch::test
