@@ -9,7 +9,7 @@ AT_TERMINAL=no
 [[ ! -t 2 ]] || AT_TERMINAL=yes
 # shellcheck disable=SC2034  # used by those that source this
 BUILD_PACKAGES=(g++ cmake ninja-build libboost1.81-dev flatbuffers-compiler libflatbuffers-dev libcli11-dev
-                libspdlog-dev nlohmann-json3-dev)
+                libspdlog-dev libssl-dev nlohmann-json3-dev)
 
 start_log() {
     mkdir -p "$(dirname "$LOG")"
