@@ -120,6 +120,13 @@ ExitCode serve(ServeOptions options) {
     set_up_log(options.log);
     spdlog::info("ringlaunchd {} (protocol {}), pid {}", RINGLAUNCH_VERSION, kProtocolVersion, ::getpid());
     spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
+    if (driver.kind == schema::DriverKind::Host &&
+        !(supervisor.allow_uids.empty() && supervisor.allow_gids.empty()))
+        spdlog::warn(
+            "the host driver runs its clients' native code as user {}, so it serves that user only: "
+            "--allow-uid "
+            "and --allow-gid change nothing",
+            ::getuid());
 
     supervisor.socket_path = place.path;
     supervisor.executor_arguments = {"executor", "--log-level", options.log.level};
