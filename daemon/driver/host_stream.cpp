@@ -468,6 +468,17 @@ Status HostStream::wait(Stream& awaited, std::uint64_t position, std::uint64_t e
     return Status::ok;
 }
 
+// The worker publishes each operation by itself; what lies after the last one needs a place of its own.
+Status HostStream::complete(std::uint64_t position) noexcept {
+    if (position <= state_->last_end) return Status::ok;
+    Op* const op = state_->place(position, position);
+    if (op == nullptr) return Status::ring_full;
+    op->work.emplace<std::monostate>();
+    state_->publish();
+    state_->ring();
+    return Status::ok;
+}
+
 void HostStream::notify_at(std::uint64_t position) noexcept {
     state_->progress->notify(position, completion_fd_);
 }

@@ -104,9 +104,7 @@ class HostStream final : public Stream {
     Status copy(const Copy& copy) noexcept override;
     Status fill(const Fill& fill) noexcept override;
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
-    Status complete(std::uint64_t) noexcept override {
-        return Status::ok;
-    }  // the worker publishes each operation
+    Status complete(std::uint64_t position) noexcept override;
     void notify_at(std::uint64_t position) noexcept override;
     bool drain(std::uint64_t timeout_ns) noexcept override;
 
