@@ -56,7 +56,7 @@ StreamPort::StreamPort(const StreamSetup& of, const SessionView& in, driver::Dri
                                                   : Phase::running;
     // What was in doubt when the last executor died did not go to this one's driver, and nobody may wait for
     // it here.
-    handed = asked = phase == Phase::stopped ? completed : setup.position;
+    handed = asked = driver_end = phase == Phase::stopped ? completed : setup.position;
     completed_seen = completed;
     // A stream that came stopped keeps what the supervisor wrote until it is resumed, from where nobody knows
     // yet.

@@ -78,7 +78,9 @@ class StreamPort {
     // Where the stream is.
     Phase phase = Phase::running;
     RingConsumer<> consumer;
-    std::uint64_t handed = 0;          // everything before this went to the driver
+    std::uint64_t handed = 0;  // everything before this went to the driver
+    std::uint64_t driver_end =
+        0;  // the end of the last operation that the driver knows, or completion it was asked
     std::uint64_t completed_seen = 0;  // `completed`, as of the last turn
     std::uint64_t asked = 0;           // the highest position given to the driver's complete()
     std::uint32_t records_since_complete = 0;

@@ -1,0 +1,182 @@
+// How completion comes back: what is in flight, when the driver is asked, who is woken, and what is set up
+// before sleep.
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "daemon/executor/clock.hpp"
+#include "daemon/executor/dispatcher.hpp"
+#include "schema/counters.hpp"
+#include "schema/wakeup.hpp"
+
+namespace ringlaunch::executor {
+
+namespace {
+
+using Phase = StreamPort::Phase;
+
+constexpr std::uint32_t kRecordsPerCompletion = 32;
+constexpr std::uint64_t kRecordsPerTimed = 64;
+constexpr std::uint64_t kLongestSampleNs = 3600ull * 1'000'000'000u;
+constexpr int kDriverFullSleepMs = 1;
+
+// Of two sleeps; negative is for ever.
+int shorter(int one, int other) {
+    if (one < 0) return other;
+    return other < 0 ? one : std::min(one, other);
+}
+
+}  // namespace
+
+void Dispatcher::retire(StreamPort& stream, std::uint64_t completed) noexcept {
+    stream.completed_seen = completed;
+    const std::uint64_t before = stream.retired_records;
+    if (completed >= stream.handed) {
+        stream.retired_records = stream.issued_records;
+    } else {
+        while (stream.retired_records != stream.issued_records &&
+               stream.ends[stream.retired_records & stream.ends_mask] <= completed)
+            ++stream.retired_records;
+    }
+    in_flight_all_ -= stream.retired_records - before;
+    if (stream.timed_end != 0 && completed >= stream.timed_end) {
+        const std::uint64_t now = now_ns();
+        record_latency(stream.page->issue_to_complete, now - std::min(now, stream.timed_ns));
+        stream.timed_end = 0;
+        stream.next_timed = stream.issued_records + kRecordsPerTimed;
+    }
+}
+
+// Asks the driver to make completion visible, where it is time: at the end of a backlog, every so many
+// records, where the ring or the bound is near full, for a record that wants it, and for a sleeper.
+void Dispatcher::settle(StreamPort& stream) noexcept {
+    // relaxed: a hint; a sleeper that is missed here is seen in the look before sleep (W2 in
+    // schema/wakeup.hpp).
+    const bool sleeper = stream.header->wait_position.load(std::memory_order_relaxed) != 0;
+    const bool due = !stream.more || stream.force_complete || sleeper || stream.limited ||
+                     stream.records_since_complete >= kRecordsPerCompletion ||
+                     stream.handed - stream.asked >= stream.setup.ring_slots / 4;
+    if (!due) return;
+    const Status status = stream.driver_stream->complete(stream.handed);
+    if (status == Status::ring_full) {
+        stream.driver_full = true;
+        return;
+    }
+    stream.asked = stream.driver_end = stream.handed;
+    stream.asked_points[stream.asked_count++ % stream.asked_points.size()] = stream.asked;
+    stream.records_since_complete = 0;
+    stream.force_complete = false;
+    if (status != Status::ok && stream.phase != Phase::stopped)
+        driver_refused(stream, stream.handed, 0, "completion", status);
+}
+
+std::uint32_t Dispatcher::room(const StreamPort& stream) const noexcept {
+    const std::uint32_t out = stream.in_flight();
+    if (out >= config_.max_in_flight) return 0;
+    const std::uint32_t own = config_.max_in_flight - out;
+    const std::uint64_t all = config_.max_in_flight_all;
+    if (in_flight_all_ + own <= all) return own;
+    // Short of room in all: what is free, or what is missing to an equal share, so that nobody starves behind
+    // streams that came first.
+    const auto share = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, all / streams_.size()));
+    const std::uint32_t to_share = out < share ? share - out : 0;
+    const auto free = static_cast<std::uint32_t>(in_flight_all_ < all ? all - in_flight_all_ : 0);
+    return std::min(own, std::max(free, to_share));
+}
+
+// Writes the wake eventfd once for each value of wait_position that was reached, or whose stream has stopped.
+bool Dispatcher::wake_sleeper(StreamPort& stream) noexcept {
+    // relaxed: nothing is read on the strength of it; W2 (schema/wakeup.hpp) orders the look before sleep.
+    const std::uint64_t wait = stream.header->wait_position.load(std::memory_order_relaxed);
+    if (wait == stream.woken) return false;
+    if (wait == 0) {
+        stream.woken = 0;
+        return false;
+    }
+    // Fresh, and after the look at wait_position: a waiter that saw an older `completed` has announced itself
+    // by now.
+    const bool over = stream.phase == Phase::stopped || stream.phase == Phase::closing;
+    if (stream.load_completed() < wait && !over) return false;
+    stream.woken = wait;
+    count(stream.page->counters.wakeups);
+    // The client holds this eventfd too, and a counter that it filled would block the write. Full is a signal
+    // as well.
+    pollfd writable{stream.wake.get(), POLLOUT, 0};
+    if (::poll(&writable, 1, 0) == 1 && (writable.revents & POLLOUT) != 0) {
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const ssize_t wrote = ::write(stream.wake.get(), &one, sizeof one);
+    }
+    return true;
+}
+
+void Dispatcher::announce_sleep() noexcept {
+    for (StreamPort* stream : streams_) ringlaunch::announce_sleep(stream->page->need_wakeup);
+}
+
+void Dispatcher::announce_awake() noexcept {
+    for (StreamPort* stream : streams_) ringlaunch::announce_awake(stream->page->need_wakeup);
+}
+
+int Dispatcher::arm() noexcept {
+    int longest = config_.longest_sleep_ms;
+    for (StreamPort* each : streams_) {
+        StreamPort& stream = *each;
+        const std::uint64_t completed = stream.load_completed();
+        std::uint64_t lowest = ~std::uint64_t{0};
+        const auto want = [&](std::uint64_t position) {
+            if (position > completed && position <= stream.asked) lowest = std::min(lowest, position);
+        };
+        // relaxed: as in wake_sleeper().
+        want(stream.header->wait_position.load(std::memory_order_relaxed));
+        want(stream.barrier_until);
+        want(stream.timed_end);
+        if (!stream.idle() && (stream.limited || stream.driver_full || all_limited_)) {
+            // Half of what is in flight: waking up for each record would cost more than it gives.
+            const std::uint64_t half = stream.retired_records + stream.in_flight() / 2;
+            want(stream.ends[half & stream.ends_mask]);
+        }
+        if (lowest == ~std::uint64_t{0}) {
+            if (stream.driver_full) longest = shorter(longest, kDriverFullSleepMs);
+            continue;
+        }
+        // The page shows a completion only where it was asked for: the lowest such place from here.
+        std::uint64_t point = stream.asked;
+        const std::size_t known = std::min<std::size_t>(stream.asked_count, stream.asked_points.size());
+        for (std::size_t i = 0; i < known; ++i)
+            if (stream.asked_points[i] >= lowest) point = std::min(point, stream.asked_points[i]);
+        longest = shorter(longest, config_.armed_sleep_ms);
+        if (point == stream.armed) continue;
+        stream.armed = point;
+        stream.driver_stream->notify_at(point);
+    }
+    return longest;
+}
+
+void Dispatcher::disarm() noexcept {
+    for (StreamPort* stream : streams_) stream->armed = 0;
+}
+
+void Dispatcher::heartbeat(std::uint64_t at_ns) noexcept {
+    // relaxed: a sign of life, nothing depends on its order.
+    for (StreamPort* stream : streams_) stream->page->heartbeat_ns.store(at_ns, std::memory_order_relaxed);
+}
+
+void Dispatcher::look_at_device() noexcept {
+    const std::optional<std::string> failed = driver_.failure();
+    if (failed && device_lost_) device_lost_(*failed);
+}
+
+void Dispatcher::sample_enqueue(StreamPort& stream, std::uint64_t first, std::uint64_t end) noexcept {
+    // sync: SAMPLE (pairs with the client's release store): sample_ns belongs to it.
+    const std::uint64_t at = stream.header->sample_position.load(std::memory_order_acquire);
+    if (at - first >= end - first || at == stream.last_sample) return;
+    stream.last_sample = at;
+    // relaxed: ordered by the line above. The client may have written anything.
+    const std::uint64_t enqueued = stream.header->sample_ns.load(std::memory_order_relaxed);
+    if (enqueued == 0) return;
+    const std::uint64_t now = now_ns();
+    record_latency(stream.page->enqueue_to_issue, std::min(now - std::min(now, enqueued), kLongestSampleNs));
+}
+
+}  // namespace ringlaunch::executor
