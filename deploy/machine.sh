@@ -11,6 +11,9 @@ AT_TERMINAL=no
 BUILD_PACKAGES=(g++ cmake ninja-build libboost1.81-dev flatbuffers-compiler libflatbuffers-dev libcli11-dev
                 libspdlog-dev libssl-dev nlohmann-json3-dev)
 
+# Where ccache is there, builds in several folders and clones share what they compiled.
+export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
+
 start_log() {
     mkdir -p "$(dirname "$LOG")"
     : >"$LOG"
