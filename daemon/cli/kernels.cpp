@@ -46,7 +46,7 @@ void print(const schema::LoadedModule& module, const Terminal& terminal) {
     const std::string name = text(module.name());
     std::printf("%s  %s, %s, used by %s\n",
                 terminal.paint(name.empty() ? "(no name)" : name, Colour::bold).c_str(),
-                text(module.hash()).c_str(), format_bytes(module.bytes()).c_str(),
+                text(module.hash()).substr(0, 12).c_str(), format_bytes(module.bytes()).c_str(),
                 plural(module.users(), "session").c_str());
     if (module.kernels() == nullptr) return;
     for (const schema::KernelInfo* kernel : *module.kernels()) {
