@@ -100,7 +100,7 @@ class Core final : public FaultDomain::Owner {
     void open_stream(Session& session, std::uint32_t request, const schema::OpenStream& open);
     void close_stream(Session& session, std::uint32_t request, std::uint64_t stream);
     void resume_stream(Session& session, std::uint32_t request, const schema::ResumeStream& resume);
-    bool make_open_stream(Call::Wire& wire, Session& session, Stream& stream, std::uint32_t epoch);
+    bool make_open_stream(Call::Wire& wire, Session& session, Stream& stream, std::uint32_t epoch, bool hold);
     void ask_close_stream(Session& session, std::uint64_t stream, std::optional<std::uint32_t> request);
     void erase_stream(Session& session, std::uint64_t stream);
     void tell_epoch(Session& session, Stream& stream);

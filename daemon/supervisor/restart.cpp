@@ -346,6 +346,17 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
             });
     for (const auto& [id, stream] : session.streams)
         if (stream->phase == Stream::Phase::open) restore_stream(domain, session, *stream);
+    // All of them stand before any begins: one may wait for an event of another.
+    for (const auto& [id, stream] : session.streams)
+        if (stream->phase == Stream::Phase::open)
+            restore([id = id](Call::Wire& wire, Session& in) {
+                const auto at = in.streams.find(id);
+                if (at == in.streams.end() || at->second->hold || at->second->stop != Status::ok)
+                    return false;
+                wire.kind = internal::ExecutorRequest::ReleaseStream;
+                wire.request = internal::CreateReleaseStream(wire.builder, id).Union();
+                return true;
+            });
 }
 
 void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream) {
@@ -357,7 +368,7 @@ void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream)
         Session* found = find(id);
         if (found == nullptr) return false;
         const auto at = found->streams.find(stream_id);
-        return at != found->streams.end() && make_open_stream(wire, *found, *at->second, epoch);
+        return at != found->streams.end() && make_open_stream(wire, *found, *at->second, epoch, true);
     };
     call.done = [this, id = session.id, stream_id = stream.id, where = domain.key()](Reply& reply) {
         Session* found = find(id);

@@ -106,7 +106,7 @@ void Core::open_stream(Session& session, std::uint32_t request, const schema::Op
             const auto at = in.streams.find(id);
             const FaultDomain* domain = existing_domain(in);
             return at != in.streams.end() && domain != nullptr &&
-                   make_open_stream(wire, in, *at->second, domain->epoch());
+                   make_open_stream(wire, in, *at->second, domain->epoch(), at->second->hold);
         },
         [this, id, request](Session& in, Reply& reply) {
             const auto at = in.streams.find(id);
@@ -133,7 +133,8 @@ void Core::open_stream(Session& session, std::uint32_t request, const schema::Op
         });
 }
 
-bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, std::uint32_t epoch) {
+bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, std::uint32_t epoch,
+                            bool hold) {
     PageStart start;
     start.session = session.id;
     start.stream = stream.id;
@@ -148,7 +149,7 @@ bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, 
     stream.page = EpochPage(start, &stream.page);
     wire.kind = internal::ExecutorRequest::OpenStream;
     wire.request = internal::CreateOpenStream(wire.builder, session.id, stream.id, stream.slots,
-                                              start.completed, stream.priority, stream.hold)
+                                              start.completed, stream.priority, hold)
                        .Union();
     wire.fds = {stream.ring.get(), stream.page.fd().get(), stream.wake.get()};
     return true;
