@@ -74,9 +74,13 @@ class HostModule final : public OwningModule {
     }
 
     void close() noexcept {
-        // relaxed: counted up by this same thread, the control thread.
-        const bool may_run = abandoned_->load(std::memory_order_relaxed) > 0;
-        if (!may_run) ::dlclose(library_);
+        // sync: ABANDONED (pairs with the end of a worker that was given up on): it runs no more code of
+        // ours.
+        const bool may_run = abandoned_->load(std::memory_order_acquire) > 0;
+        if (may_run)
+            leave_kernels();  // a fault report may yet need the name
+        else
+            ::dlclose(library_);
         // The loader knows an object by its path. One that stays (it asked to, or has unique symbols) keeps
         // its descriptor, so that no other image ever has that path.
         if (may_run || ::dlopen(path_.c_str(), RTLD_NOW | RTLD_NOLOAD) != nullptr) image_.release();
@@ -109,8 +113,8 @@ class HostDriver final : public Driver {
     }
     ~HostDriver() override {
         // A worker that was given up on may still run: what it uses stays until the process ends.
-        // relaxed: counted up by this same thread.
-        if (abandoned_->load(std::memory_order_relaxed) > 0) (void)memory_.release();
+        // sync: ABANDONED, as in HostModule::close.
+        if (abandoned_->load(std::memory_order_acquire) > 0) (void)memory_.release();
     }
 
     const DeviceInfo& device() const override { return device_; }

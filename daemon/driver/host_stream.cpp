@@ -237,7 +237,8 @@ struct HostStream::State {
 
     std::mutex ended_lock;
     std::condition_variable ended_changed;
-    bool ended = false;
+    bool ended = false;     // under the lock: the worker touches nothing more
+    bool given_up = false;  // under the lock: nobody waits for it any more
 };
 
 // A free place in the queue; null: there is none now.
@@ -379,14 +380,15 @@ HostStream::HostStream(const StreamConfig& config, int completion_fd,
         worker_ = std::thread([state = state_, counter = abandoned_] {
             ::pthread_setname_np(::pthread_self(), "rl-stream");
             state->run();
+            bool given_up = false;
             {
                 const std::scoped_lock hold(state->ended_lock);
                 state->ended = true;
+                given_up = state->given_up;
             }
             state->ended_changed.notify_all();
-            // relaxed: a count for the driver's destructor, which only ever needs to see it high enough.
-            if (state->phase.load(std::memory_order_relaxed) == Phase::abandoned)
-                counter->fetch_sub(1, std::memory_order_relaxed);
+            // sync: ABANDONED (pairs with HostModule::close and ~HostDriver).
+            if (given_up) counter->fetch_sub(1, std::memory_order_release);
         });
     } catch (const std::system_error& error) {
         throw Error(Status::limit_reached,
@@ -405,9 +407,10 @@ HostStream::~HostStream() {
             worker_.join();
             return;
         }
+        state_->given_up = true;
+        // relaxed: the worker counts down after it has had this lock.
+        abandoned_->fetch_add(1, std::memory_order_relaxed);
     }
-    // relaxed: before the worker can see `abandoned` and count down.
-    abandoned_->fetch_add(1, std::memory_order_relaxed);
     // sync: PHASE (pairs with State::completed). The worker publishes for an instant at most.
     for (Phase idle = Phase::idle;
          !state_->phase.compare_exchange_weak(idle, Phase::abandoned, std::memory_order_seq_cst);

@@ -21,6 +21,10 @@ class OwningModule : public Module {
         kernels_.push_back(kernel.get());
         owned_.push_back(std::move(kernel));
     }
+    // They stay until the process ends: something may still refer to them.
+    void leave_kernels() {
+        for (std::unique_ptr<Kernel>& kernel : owned_) (void)kernel.release();
+    }
 
   private:
     std::vector<std::unique_ptr<Kernel>> owned_;

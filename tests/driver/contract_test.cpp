@@ -326,6 +326,21 @@ TEST_P(DriverContract, RecordsMayBeSeveralSlotsLong) {
     EXPECT_EQ(stream.completed(), 107u);
 }
 
+TEST_P(DriverContract, CompletesPositionsThatNoOperationStandsFor) {
+    // Padding and events take positions, too.
+    TestStream stream(*rig.driver, 100), other(*rig.driver);
+    stream.moved_to(105);
+    ASSERT_TRUE(stream.finish());
+    EXPECT_EQ(stream.completed(), 105u);
+    stream.fill(at(0), 64, 1, 1);
+    stream.moved_to(110);
+    ASSERT_TRUE(stream.finish());
+    EXPECT_EQ(stream.completed(), 110u);
+    ASSERT_TRUE(stream.finish()) << "asked twice";
+    other.wait(stream, 110);
+    EXPECT_TRUE(other.finish());
+}
+
 TEST_P(DriverContract, DrainsWhatWasIssued) {
     TestStream stream(*rig.driver, 0, 256);
     for (int i = 0; i < 100; ++i) stream.fill(at(0), 65536, 1, 1);
@@ -425,8 +440,11 @@ INSTANTIATE_TEST_SUITE_P(Drivers, DriverContract,
                          [](const auto& of) { return schema::EnumNameDriverKind(of.param.kind); });
 
 TEST(MakeDriver, SaysWhatIsMissing) {
-    EXPECT_THAT(refusal(Status::unsupported, [] { make_driver(DriverKind::Cuda, 0, nullptr); }),
-                HasSubstr("CUDA device 0"));
+    // Empty on a machine that has such a device.
+    const std::string cuda = refusal(Status::unsupported, [] { make_driver(DriverKind::Cuda, 0, nullptr); });
+    if (!cuda.empty()) {
+        EXPECT_THAT(cuda, HasSubstr("--driver host"));
+    }
     EXPECT_THAT(refusal(Status::unsupported, [] { make_driver(DriverKind::Host, 3, nullptr); }),
                 HasSubstr("has one device, 0, not 3"));
     const auto first = make_driver(DriverKind::Null, 0, nullptr);
