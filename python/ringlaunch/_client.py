@@ -17,7 +17,7 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._compile import compile_source
 from ringlaunch._module import Module, signature_list
-from ringlaunch._stream import Stream, default_stream, open_stream
+from ringlaunch._stream import Stream, default_stream, open_stream, synchronize
 from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class Client:
 
     def __init__(self, handle: _core.ClientHandle) -> None:
         self._handle = handle
+        handle.streams = weakref.WeakSet()
         self._daemon = DaemonInfo(*handle.daemon())
         _open_clients.add(self)
 
@@ -214,7 +215,7 @@ class Client:
             ...
         ringlaunch.errors.CompileError: compiling 'wrong.cu': ...
         """
-        return self.load(compile_source(source, name, options, self._daemon.driver), name=name)
+        return self.load(compile_source(source, name, options, self._daemon.driver, self._daemon.architecture), name=name)
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
         """A buffer with unspecified contents.
@@ -325,7 +326,7 @@ class Client:
         ------
         Timeout, StreamStopped, DaemonLost, Closed
         """
-        self._handle.synchronize(timeout)
+        synchronize(self._handle, timeout)
 
     def close(self) -> None:
         """Ends the session and all that it owns. Waits for nothing. Closing twice does nothing."""

@@ -1,6 +1,7 @@
 """Kernel sources to images, in the client's process, with a small cache on disk.
 
-The host driver's kernels are compiled by g++ with the package's <ringlaunch/kernel.h>. The cache's key is all that the
+The host driver's kernels are compiled by g++ with the package's <ringlaunch/kernel.h>, the cuda driver's by NVRTC
+(_nvrtc.py), which is quick enough to need no cache. The cache's key is all that the
 image depends on: the source, its name, the options, the header and the compiler.
 """
 
@@ -17,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ringlaunch._nvrtc import compile_cubin
 from ringlaunch.errors import CompileError, InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
@@ -29,15 +31,14 @@ _CACHED_IMAGES = 128  # the least recently used go
 _DRIVERS_OF_HOST_OBJECTS = ("host", "null")
 
 
-def compile_source(source: str, name: str, options: Sequence[str], driver: str) -> bytes:
-    """The image of a source for a driver; from the cache where it is there."""
-    if driver not in _DRIVERS_OF_HOST_OBJECTS:
-        raise Unsupported(
-            f"compiling {name!r}: this client compiles for the drivers host and null, not for {driver!r}; compile it "
-            f"with nvcc -cubin -I {INCLUDE} and load the file with client.load()"
-        )
+def compile_source(source: str, name: str, options: Sequence[str], driver: str, architecture: str = "") -> bytes:
+    """The image of a source for a driver; a host object comes from the cache where it is there."""
     if isinstance(options, str):
         raise InvalidArgument(f"options: expected a sequence of strings, found {options!r}; write [{options!r}]")
+    if driver == "cuda":
+        return compile_cubin(source, name, options, architecture, INCLUDE)
+    if driver not in _DRIVERS_OF_HOST_OBJECTS:
+        raise Unsupported(f"compiling {name!r}: this client compiles for cuda, host and null, not for {driver!r}")
     compiler = _compiler()
     key = _key(source, name, options, compiler)
     folder = cache_folder()

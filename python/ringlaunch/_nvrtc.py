@@ -1,7 +1,7 @@
 """CUDA C++ to a cubin through NVRTC, in the client's process: no GPU and no CUDA driver is needed for it.
 
-NVRTC comes with the CUDA toolkit, or from PyPI as nvidia-cuda-nvrtc. The protocol is the one of its User Guide: create a
-program, compile it, read log and cubin, destroy it.
+NVRTC comes with the CUDA toolkit, or from PyPI as nvidia-cuda-nvrtc. The protocol is the one of its User Guide:
+create a program, compile it, read log and cubin, destroy it.
 """
 
 from __future__ import annotations

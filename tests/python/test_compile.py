@@ -6,7 +6,7 @@ import stat
 import pytest
 
 import ringlaunch as rl
-from ringlaunch import _compile
+from ringlaunch import _compile, _nvrtc
 
 SOURCE = """
 #include <ringlaunch/kernel.h>
@@ -19,6 +19,15 @@ RINGLAUNCH_EXPORT(nothing)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     return tmp_path / "ringlaunch"
+
+
+@pytest.fixture
+def nvrtc():
+    """The library, or a skip that says why."""
+    try:
+        return _nvrtc.load()
+    except rl.Unsupported as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -126,9 +135,27 @@ def test_without_a_compiler_the_error_says_what_to_install(cache, monkeypatch):
         build()
 
 
-def test_for_a_gpu_the_error_says_the_way(cache):
-    with pytest.raises(rl.Unsupported, match="nvcc -cubin"):
+def test_for_a_gpu_nvrtc_makes_a_cubin_of_the_daemons_architecture(nvrtc):
+    image = _compile.compile_source(SOURCE, "k.cu", (), "cuda", "sm_90")
+    assert image[:4] == b"\x7fELF"
+    assert int.from_bytes(image[18:20], "little") == 190  # EM_CUDA
+
+
+def test_for_a_gpu_an_error_carries_the_compilers_log(nvrtc):
+    with pytest.raises(rl.CompileError, match=r"k\.cu.*undefined_here"):
+        _compile.compile_source("__global__ void f() { undefined_here(); }", "k.cu", (), "cuda", "sm_90")
+
+
+def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
+    _nvrtc.load.cache_clear()
+    monkeypatch.setenv("RINGLAUNCH_NVRTC", "/nonexistent/libnvrtc.so")
+    with pytest.raises(rl.Unsupported, match="pip install nvidia-cuda-nvrtc"):
         build(driver="cuda")
+
+
+def test_of_another_driver_the_error_says_which_there_are(cache):
+    with pytest.raises(rl.Unsupported, match="cuda, host and null"):
+        build(driver="metal")
 
 
 def test_options_are_a_sequence(cache):
