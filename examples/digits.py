@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 from digits_train import CLASSES, REQUIRED_ACCURACY, forward, load_digits
 
 HERE = Path(__file__).parent
@@ -153,7 +154,8 @@ def report(result: dict[str, np.ndarray], labels: np.ndarray, held_out: np.ndarr
     print(f"accuracy            {right.mean():.2%} of all {len(right)} digits")
     if len(held_out):
         print(f"                    {right[held_out].mean():.2%} of the {len(held_out)} that were not trained on")
-    print(f"launches            {launches} in {result['seconds']:.3f} s: {launches / result['seconds']:,.0f} a second")
+    seconds = result["seconds"]
+    print(f"launches            {launches} in {seconds * 1e3:.1f} ms: {launches / seconds:,.0f} a second")
     p50, p99, p999 = np.percentile(result["enqueue_ns"], PERCENTILES) / 1e3
     print(
         f"enqueue latency     p50 {p50:.2f} us, p99 {p99:.2f} us, p99.9 {p999:.2f} us "
