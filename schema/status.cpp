@@ -37,6 +37,7 @@ constexpr Entry kEntries[] = {
     {Status::internal_error, "internal_error", "an error inside the daemon"},
     {Status::executor_quarantined, "executor_quarantined",
      "the session killed executors again and again and now runs alone"},
+    {Status::rate_limited, "rate_limited", "more control messages in a second than a session may send"},
     {Status::bad_kind, "bad_kind", "the record's kind is unknown"},
     {Status::bad_slot_count, "bad_slot_count", "the record's slot count is impossible"},
     {Status::bad_stamp, "bad_stamp", "a continuation slot bears a stamp that is not this record's"},

@@ -35,6 +35,7 @@ enum class Status : std::uint32_t {
     driver_error = 31,
     internal_error = 32,
     executor_quarantined = 33,  // the session killed executors too often
+    rate_limited = 34,  // more control messages in a second than a session may send: ask the same again later
 
     // Why the dispatcher refused a record (law 2). The stream stops at it.
     bad_kind = 50,

@@ -153,7 +153,7 @@ void Core::on_message(Client& client, Message& message) {
         return connection.close("it sent a request without an id");
     }
     if (!client.rate.take(now_ns())) {
-        refuse(connection, request.id(), Status::limit_reached,
+        refuse(connection, request.id(), Status::rate_limited,
                "a session may send " + std::to_string(client.rate.per_second()) +
                    " control messages a second, and this one sent more; slow down and ask again");
         return connection.pause_for(kOverRateRest);

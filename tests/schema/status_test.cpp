@@ -30,6 +30,7 @@ TEST(Status, NumbersAreWireFormat) {
     EXPECT_EQ(static_cast<int>(Status::invalid_argument), 7);
     EXPECT_EQ(static_cast<int>(Status::version_mismatch), 20);
     EXPECT_EQ(static_cast<int>(Status::executor_quarantined), 33);
+    EXPECT_EQ(static_cast<int>(Status::rate_limited), 34);
     EXPECT_EQ(static_cast<int>(Status::bad_kind), 50);
     EXPECT_EQ(static_cast<int>(Status::wait_cycle), 67);
     EXPECT_EQ(static_cast<int>(Status::kernel_faulted), 80);

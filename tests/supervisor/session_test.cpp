@@ -155,7 +155,7 @@ TEST(Limits, OfMessagesASecondAreRefusedAndHarmNobodyElse) {
     const Daemon daemon({"messages_per_second=50"});
     SessionClient flood(daemon.socket()), other(daemon.socket());
     int refused = 0;
-    for (int i = 0; i < 120; ++i) refused += flood.try_alloc(1).status() == Status::limit_reached ? 1 : 0;
+    for (int i = 0; i < 120; ++i) refused += flood.try_alloc(1).status() == Status::rate_limited ? 1 : 0;
     EXPECT_GT(refused, 0);
     EXPECT_EQ(other.try_alloc(1).status(), Status::ok);
 }
