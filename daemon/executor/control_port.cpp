@@ -4,6 +4,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <exception>
@@ -23,6 +24,9 @@ using internal::ExecutorRequest;
 
 // How long the device may take to get through what it was given before a close is answered with "stuck".
 constexpr std::uint64_t kStuckNs = 10ull * 1'000'000'000u;
+
+// How often the control thread looks after the dispatch thread.
+constexpr int kWatchMs = 1000;
 
 std::string text_of(const fb::String* text) {
     return text == nullptr ? std::string() : text->str();
@@ -90,7 +94,9 @@ ControlPort::End ControlPort::run() {
     End end = End::quit;
     for (;;) {
         pollfd watched[2] = {{socket_.get(), POLLIN, 0}, {thread_ ? thread_->notice_fd() : -1, POLLIN, 0}};
-        const int longest_ms = registry_ ? registry_->tick(now_ns()) : -1;
+        const int deadline_ms = registry_ ? registry_->tick(now_ns()) : -1;
+        if (thread_) thread_->rescue();
+        const int longest_ms = deadline_ms < 0 ? kWatchMs : std::min(deadline_ms, kWatchMs);
         if (::poll(watched, 2, longest_ms) < 0 && errno != EINTR) {
             spdlog::critical("cannot wait for the supervisor: {}", std::strerror(errno));
             return End::peer_closed;

@@ -2,11 +2,13 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <system_error>
 
 #include "daemon/executor/clock.hpp"
@@ -20,6 +22,8 @@ constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
 constexpr std::uint32_t kPausesPerYield = 32;
 constexpr int kFewCores = 2;
+constexpr std::uint64_t kStuckWriteNs = 500'000'000;
+constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
 
 [[noreturn]] void fail(const char* doing) {
     throw std::system_error(errno, std::generic_category(), doing);
@@ -78,6 +82,11 @@ DispatchThread::~DispatchThread() {
 void DispatchThread::start() {
     const std::lock_guard lock(mutex_);
     if (running_) return;
+    // Without SA_RESTART, so that the call which it meets returns.
+    struct sigaction interrupt {};
+    interrupt.sa_handler = [](int) {};
+    if (::sigaction(kRescueSignal, &interrupt, nullptr) != 0)
+        fail("cannot set up the dispatch thread's signal");
     running_ = true;
     thread_ = std::thread([this] { loop(); });
     ::pthread_setname_np(thread_.native_handle(), "rl-dispatch");
@@ -110,8 +119,14 @@ void DispatchThread::call(const std::function<void(Dispatcher&)>& change) {
     pending_.store(true, std::memory_order_release);
     // Always: the thread may be about to sleep, and an edge is not lost.
     signal(change_event_);
-    changed_.wait(lock, [&] { return entry.done; });
+    while (!changed_.wait_for(lock, std::chrono::seconds(1), [&] { return entry.done; })) rescue();
     if (entry.failed) std::rethrow_exception(entry.failed);
+}
+
+void DispatchThread::rescue() noexcept {
+    const std::uint64_t since = dispatcher_.writing_since_ns();
+    if (since != 0 && thread_.joinable() && now_ns() > since + kStuckWriteNs)
+        ::pthread_kill(thread_.native_handle(), kRescueSignal);
 }
 
 void DispatchThread::watch(int doorbell) {

@@ -52,6 +52,9 @@ class DispatchThread {
     void watch(int doorbell);
     void unwatch(int doorbell);
 
+    // Control thread, about once a second: frees the dispatch thread from a client that makes it block.
+    void rescue() noexcept;
+
     // Readable when there are notices.
     int notice_fd() const { return notice_event_.get(); }
     std::vector<Notice> take_notices();

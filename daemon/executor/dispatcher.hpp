@@ -11,6 +11,7 @@
 // later turn.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -93,6 +94,10 @@ class Dispatcher {
     std::vector<Notice>& notices() noexcept { return notices_; }
     std::size_t stream_count() const noexcept { return streams_.size(); }
     std::uint64_t in_flight() const noexcept { return in_flight_all_; }
+    // Any thread: since when a sleeper's eventfd has been being written; 0: none is.
+    std::uint64_t writing_since_ns() const noexcept {
+        return writing_since_ns_.load(std::memory_order_relaxed);  // relaxed: a time, nothing else
+    }
     bool nothing_in_flight() const noexcept { return in_flight_all_ == 0; }
 
   private:
@@ -132,6 +137,7 @@ class Dispatcher {
     void retire(StreamPort& stream, std::uint64_t completed) noexcept;
     void settle(StreamPort& stream) noexcept;
     bool wake_sleeper(StreamPort& stream) noexcept;
+    void write_wake(StreamPort& stream) noexcept;
     bool look_at_barriers() noexcept;
     std::uint32_t room(const StreamPort& stream) const noexcept;
     void sample_enqueue(StreamPort& stream, std::uint64_t first, std::uint64_t end) noexcept;
@@ -159,6 +165,7 @@ class Dispatcher {
     std::vector<Barrier> barriers_;
     std::vector<Notice> notices_;
     std::uint64_t in_flight_all_ = 0;
+    std::atomic<std::uint64_t> writing_since_ns_{0};
     bool all_limited_ = false;  // the bound in all, not its own, kept a stream back this turn
 
     // The batch: records copied out of a ring and the launches made of them, which point into the copies.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 
 #include "daemon/executor/clock.hpp"
 #include "daemon/executor/dispatcher.hpp"
@@ -100,14 +101,22 @@ bool Dispatcher::wake_sleeper(StreamPort& stream) noexcept {
     if (stream.load_completed() < wait && !over) return false;
     stream.woken = wait;
     count(stream.page->counters.wakeups);
-    // The client holds this eventfd too, and a counter that it filled would block the write. Full is a signal
-    // as well.
-    pollfd writable{stream.wake.get(), POLLOUT, 0};
-    if (::poll(&writable, 1, 0) == 1 && (writable.revents & POLLOUT) != 0) {
-        const std::uint64_t one = 1;
-        [[maybe_unused]] const ssize_t wrote = ::write(stream.wake.get(), &one, sizeof one);
-    }
+    if (!stream.wake_broken) write_wake(stream);
     return true;
+}
+
+// The client holds this eventfd too: a counter that it filled would block the write. Full is a signal as
+// well, so then there is nothing to write; and a client that fills it between the look and the write is
+// interrupted by DispatchThread::rescue() and never written to again.
+void Dispatcher::write_wake(StreamPort& stream) noexcept {
+    pollfd writable{stream.wake.get(), POLLOUT, 0};
+    if (::poll(&writable, 1, 0) != 1 || (writable.revents & POLLOUT) == 0) return;
+    const std::uint64_t one = 1;
+    // relaxed: a time for who watches over this thread, nothing else.
+    writing_since_ns_.store(now_ns(), std::memory_order_relaxed);
+    const ssize_t wrote = ::write(stream.wake.get(), &one, sizeof one);
+    writing_since_ns_.store(0, std::memory_order_relaxed);
+    if (wrote < 0 && errno == EINTR) stream.wake_broken = true;
 }
 
 void Dispatcher::announce_sleep() noexcept {

@@ -99,8 +99,9 @@ class StreamPort {
     std::uint64_t last_wait_end = 0;  // the end of the last wait given to the driver
 
     // Wake-ups.
-    std::uint64_t woken = 0;                       // the value of wait_position that was answered
-    std::uint64_t armed = 0;                       // the position that notify_at() was told; 0: none
+    std::uint64_t woken = 0;   // the value of wait_position that was answered
+    std::uint64_t armed = 0;   // the position that notify_at() was told; 0: none
+    bool wake_broken = false;  // its client made a write to its eventfd block: it is not written any more
     std::uint64_t barrier_until = 0;               // a barrier waits for this position
     std::array<std::uint64_t, 16> asked_points{};  // the last positions given to complete(), a circle
     std::uint32_t asked_count = 0;

@@ -228,6 +228,67 @@ TEST(DispatchThread, ChangesHappenWhileOtherStreamsDispatch) {
     EXPECT_TRUE(rig.close(busy.id));
 }
 
+// A client that fills its wake eventfd, whose writes block, at the worst moment: others go on, at the latest
+// when the control thread has come to the rescue.
+TEST(DispatchThread, AClientThatMakesItsWakeUpBlockHoldsOthersUpForABoundedTime) {
+    Rig rig(false, 0);
+    const int bad_doorbell = rig.attach(1), good_doorbell = rig.attach(2);
+    ClientStream bad(1, make_id(0)), good(2, make_id(1));
+    ASSERT_EQ(::fcntl(bad.wake_fd.get(), F_SETFL, 0), 0);
+    rig.open(1, bad);
+    rig.open(2, good);
+    std::atomic<bool> over{false};
+    std::thread hostile([&] {
+        LiveClient live(bad, bad_doorbell, true);
+        const UniqueFd theirs = bad.wake_fd.duplicate();
+        for (std::uint64_t round = 0; !over; ++round) {
+            // Another value each time, so that each turn has somebody to wake.
+            bad.header->wait_position = 1 + round % 2;
+            if (round == 0) {
+                bad.put(event());
+                bad.put(event());
+            }
+            live.ring();
+            pollfd entry{theirs.get(), POLLOUT, 0};
+            const std::uint64_t full = ~std::uint64_t{0} - 1;
+            std::uint64_t some;
+            if (::poll(&entry, 1, 0) == 1 && (entry.revents & POLLOUT) != 0 && round % 3 != 0) {
+                // Emptied first, or this very write would block.
+                pollfd filled{theirs.get(), POLLIN, 0};
+                if (::poll(&filled, 1, 0) == 1 && ::read(theirs.get(), &some, sizeof some) != sizeof some)
+                    break;
+                if (::poll(&filled, 1, 0) == 0 && ::write(theirs.get(), &full, sizeof full) != sizeof full)
+                    break;
+            }
+        }
+    });
+    std::atomic<bool> rescuing{true};
+    std::thread control([&] {
+        while (rescuing) {
+            rig.thread.rescue();
+            std::this_thread::sleep_for(20ms);
+        }
+    });
+    LiveClient live(good, good_doorbell, true);
+    bool lost = false;
+    for (int round = 0; round < 2000 && !lost; ++round) {
+        good.put(event());
+        if (producer_must_ring(good.page->need_wakeup, true)) live.ring();
+        lost = !live.wait(good.producer.position());
+    }
+    over = true;
+    // The hostile thread may sit in its own trap.
+    std::uint64_t some;
+    while (readable(bad.wake_fd.get()) && ::read(bad.wake_fd.get(), &some, sizeof some) == sizeof some) {
+    }
+    hostile.join();
+    rescuing = false;
+    control.join();
+    EXPECT_FALSE(lost);
+    EXPECT_TRUE(rig.close(good.id));
+    EXPECT_TRUE(rig.close(bad.id));
+}
+
 TEST(DispatchThread, AStopIsReportedAndTheStreamResumes) {
     Rig rig(false, 10'000);
     const int doorbell = rig.attach(1);

@@ -1,9 +1,11 @@
 // Hostile rings: random bytes, random records, honest records with a few bytes changed, and a producer that
 // changes what it wrote. The dispatcher takes what is right, refuses the rest, and never reads or writes
 // outside its own memory (run with the address sanitizer). Seeds are fixed: a failure repeats.
+#include <atomic>
 #include <iostream>
 #include <map>
 #include <random>
+#include <thread>
 
 #include "schema/error.hpp"
 #include "tests/executor/harness.hpp"
@@ -127,6 +129,53 @@ TEST_F(Fuzz, HonestRecordsWithAFewBytesChanged) {
     EXPECT_GT(ends[StreamState::Stopped], 0);
     EXPECT_GE(refusals.size(), 10u);
     print("changed records");
+}
+
+// A producer that changes its records while they are read: what was checked is what is used, whatever stands
+// in the ring by then. (A deliberate race on the payload, so nothing for the thread sanitizer.)
+TEST_F(Fuzz, RecordsThatChangeWhileTheyAreRead) {
+#ifdef __SANITIZE_THREAD__
+    GTEST_SKIP() << "the race is the test";
+#endif
+    std::atomic<std::uint32_t> at{0};
+    std::atomic<bool> over{false};
+    ClientStream client(kSession, make_id(0), 64);
+    StreamPort* port = &open(client);
+    std::thread hostile([&] {
+        std::mt19937 mine(2);
+        while (!over) {
+            Slot& slot = client.ring[at.load() + mine() % 2];
+            slot.payload[mine() % 56] = static_cast<std::byte>(mine() % 3);
+        }
+    });
+    int taken = 0, stops = 0;
+    for (int round = 0; round < 20'000; ++round) {
+        if (client.producer.reserve(2, client.page->completed) != Status::ok) break;
+        at = static_cast<std::uint32_t>(client.producer.position() % 64) % 62;
+        const std::uint64_t begin = client.producer.position();
+        put_saxpy(client);
+        work();
+        expect_only_sound_work(*port, client);
+        if (client.state() == StreamState::Running) {
+            ++taken;
+            continue;
+        }
+        ++stops;
+        count(client);
+        std::uint64_t next = begin;
+        try {
+            next = client.page->error_position + dispatcher.measure(*port, client.page->error_position);
+        } catch (const Error&) {
+        }
+        // Its length changed as well: a fresh stream.
+        if (next != client.producer.position()) break;
+        dispatcher.resume(*port, next);
+        work();
+    }
+    over = true;
+    hostile.join();
+    std::cout << taken << " taken, " << stops << " refused\n";
+    EXPECT_GT(taken + stops, 0);
 }
 
 // Records of the greatest length, and lengths that leave the ring or the copy.
