@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ringlaunch import _core
-from ringlaunch._stream import Stream, default_stream
+from ringlaunch._stream import Stream, default_stream, synchronize
 from ringlaunch.errors import Closed, InvalidArgument, ParamTypeError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Buffer(_core.BufferHandle):
             raise Closed("reading a buffer that was freed")
         out = np.empty(self._shape, self._dtype)
         if stream is None:
-            self._client.synchronize(timeout)
+            synchronize(self._client, timeout)
             stream = default_stream(self._client)
         if out.nbytes:
             _core.stream_copy_to_host(stream, out.reshape(-1).view(np.uint8), self, 0, timeout)
@@ -228,7 +228,7 @@ class Buffer(_core.BufferHandle):
     def _begin(self, stream: Stream | None) -> Stream:
         if stream is not None:
             return stream
-        self._client.synchronize(None)
+        synchronize(self._client, None)
         return default_stream(self._client)
 
     def _finish(self, to: Stream, stream: Stream | None) -> None:

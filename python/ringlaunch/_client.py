@@ -215,7 +215,9 @@ class Client:
             ...
         ringlaunch.errors.CompileError: compiling 'wrong.cu': ...
         """
-        return self.load(compile_source(source, name, options, self._daemon.driver, self._daemon.architecture), name=name)
+        return self.load(
+            compile_source(source, name, options, self._daemon.driver, self._daemon.architecture), name=name
+        )
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
         """A buffer with unspecified contents.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringlaunch import _core
 from ringlaunch._waiter import Waiter
-from ringlaunch.errors import InvalidArgument, ParamTypeError
+from ringlaunch.errors import InvalidArgument, ParamTypeError, StreamStopped
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -65,7 +66,8 @@ class Event:
     >>> event.wait(timeout=10)
     >>> event.done()
     True
-    >>>     >>> async def main():
+    >>> import asyncio
+    >>> async def main():
     ...     await stream.record()
     >>> asyncio.run(main())
     """
@@ -245,8 +247,27 @@ def open_stream(
     """A new stream of a client."""
     if on_restart not in ("stop", "rerun"):
         raise InvalidArgument(f"on_restart: expected 'stop' or 'rerun', found {on_restart!r}")
+    if not 64 <= ring_slots <= 65536 or ring_slots & (ring_slots - 1):
+        raise InvalidArgument(f"ring_slots: expected a power of two from 64 to 65536, found {ring_slots!r}")
     stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, name)
+    client.streams.add(stream)
     return stream._describe(name)
+
+
+def synchronize(client: _core.ClientHandle, timeout: float | None) -> None:
+    """Waits for all streams of a client. A stopped one raises its own error; one that was closed is nobody's concern."""
+    begin = time.monotonic()
+
+    def left() -> float | None:
+        return None if timeout is None else max(timeout - (time.monotonic() - begin), 0.0)
+
+    try:
+        client.synchronize(timeout)
+    except StreamStopped:
+        for stream in list(client.streams):
+            if not stream.closed:
+                _core.stream_synchronize(stream, left())
+        client.synchronize_closed(left())
 
 
 def default_stream(client: _core.ClientHandle) -> Stream:

@@ -8,6 +8,7 @@ happens under one lock, and whichever loop wakes first serves all.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,8 @@ class Waiter:
         finally:
             with self._lock:
                 self._awaited.pop(future, None)
-                if not any(other.get_loop() is loop for other in self._awaited):
+                # Another task of the loop, served at the same time, may have been here before.
+                if loop in self._readers and not any(other.get_loop() is loop for other in self._awaited):
                     loop.remove_reader(self._readers.pop(loop))
 
     def _read(self, stream: Stream, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,7 +68,8 @@ class Waiter:
                 except Error as found:
                     error = found
                 del self._awaited[future]
-                future.get_loop().call_soon_threadsafe(_resolve, future, error)
+                with contextlib.suppress(RuntimeError):  # its loop was closed: nobody awaits any more
+                    future.get_loop().call_soon_threadsafe(_resolve, future, error)
 
 
 def _resolve(future: asyncio.Future[None], error: Error | None) -> None:

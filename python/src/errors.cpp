@@ -26,11 +26,14 @@ PyObject* text_object(const std::string& text) {
 }  // namespace
 
 PyObject* set_error(Status status, const std::string& text) {
-    const std::string_view name = status_name(status);
+    PyObject* name = text_object(std::string(status_name(status)));
     PyObject* message = text_object(text.empty() ? std::string(status_text(status)) : text);
-    if (message == nullptr) return nullptr;
-    return raise_from("_from_status", Py_BuildValue("(Is#N)", static_cast<unsigned>(status), name.data(),
-                                                    static_cast<Py_ssize_t>(name.size()), message));
+    if (name == nullptr || message == nullptr) {
+        Py_XDECREF(name);
+        Py_XDECREF(message);
+        return nullptr;
+    }
+    return raise_from("_from_status", Py_BuildValue("(INN)", static_cast<unsigned>(status), name, message));
 }
 
 PyObject* set_named_error(const char* name, const std::string& text) {

@@ -7,9 +7,24 @@
 #include <utility>
 
 #include "client/src/stream_state.hpp"
+#include "client/src/waiter.hpp"
 #include "errors.hpp"
 
 namespace ringlaunch::python {
+
+void Session::drain(ringlaunch::Stream stream) {
+    forget_drained();
+    detail::StreamState* state = detail::Access::state(stream);
+    if (state != nullptr && detail::look_at(*state, state->published()) == Status::timed_out)
+        draining.push_back(std::move(stream));
+}
+
+void Session::forget_drained() {
+    std::erase_if(draining, [](const ringlaunch::Stream& stream) {
+        const detail::StreamState& state = *detail::Access::state(stream);
+        return detail::look_at(state, state.published()) != Status::timed_out;
+    });
+}
 
 PyTypeObject* buffer_type = nullptr;
 PyTypeObject* stream_type = nullptr;
@@ -85,7 +100,7 @@ PyGetSetDef buffer_getters[] = {
 
 PyMethodDef buffer_methods[] = {
     {"free", buffer_free, METH_NOARGS,
-     PyDoc_STR("free()\n--\n\nGives the memory back once all work enqueued so far has completed. Does not "
+     PyDoc_STR("free($self, /)\n--\n\nGives the memory back once all work enqueued so far has completed. Does not "
                "block.\n\n"
                "Later uses of this object raise `ringlaunch.Closed`; freeing twice does nothing.")},
     {"_part", buffer_part, METH_VARARGS, nullptr},
@@ -109,6 +124,7 @@ PyType_Spec buffer_spec = {"ringlaunch._core.BufferHandle", sizeof(BufferObject)
 void stream_dealloc(PyObject* self) {
     StreamObject* stream = as_stream(self);
     std::destroy_at(&stream->staged);
+    stream->session->drain(std::move(stream->stream));
     stream->stream.~Stream();
     stream->session.~shared_ptr();
     free_object(self);

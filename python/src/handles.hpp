@@ -9,6 +9,7 @@
 #include <deque>
 #include <memory>
 #include <ringlaunch/ringlaunch.hpp>
+#include <vector>
 
 namespace ringlaunch::python {
 
@@ -16,8 +17,16 @@ namespace ringlaunch::python {
 // same client?".
 struct Session {
     ringlaunch::Client client;
-    int pid = 0;          // of the process that connected: a forked child differs
-    bool closed = false;  // guarded by the interpreter lock
+    int pid = 0;  // of the process that connected: a forked child differs
+    // Guarded by the interpreter lock:
+    bool closed = false;
+    std::vector<ringlaunch::Stream>
+        draining;  // closed with work in flight, which synchronize() still waits for
+
+    // Takes over a stream that its owner lets go of.
+    void drain(ringlaunch::Stream stream);
+    // Lets go of those whose work has completed or never will.
+    void forget_drained();
 };
 
 // A copy from the host on its way.

@@ -274,7 +274,7 @@ void stream_close(const py::object& self) {
     StreamObject* stream = stream_of(self);
     stream->state = nullptr;
     stream->staged.clear();
-    stream->stream = {};
+    stream->session->drain(std::exchange(stream->stream, {}));
 }
 
 int stream_wake_fd(const py::object& self) {
@@ -384,11 +384,26 @@ class ClientHandle {
 
     void synchronize(const std::optional<double>& timeout) const {
         check_open(*session_, "synchronizing");
+        session_->forget_drained();
         Status status = Status::ok;
         check(wait_in_slices(
             [session = session_](std::uint64_t slice_ns) { return session->client.synchronize(slice_ns); },
             timeout_ns(timeout), status));
         check_client(status, "synchronizing");
+    }
+
+    // Closed streams whose work is in flight. One that stops has no owner who could resume it: it is let go
+    // of.
+    void synchronize_closed(const std::optional<double>& timeout) const {
+        check_open(*session_, "synchronizing");
+        for (const ringlaunch::Stream& stream : std::vector(session_->draining)) {
+            Status status = Status::ok;
+            check(wait_in_slices(
+                [kept = stream](std::uint64_t slice_ns) mutable { return kept.synchronize(slice_ns); },
+                timeout_ns(timeout), status));
+            if (status != Status::stream_stopped) check_client(status, "synchronizing");
+        }
+        session_->forget_drained();
     }
 
     py::tuple daemon() const {
@@ -407,7 +422,9 @@ class ClientHandle {
     bool closed() const { return session_->closed; }
     bool forked() const { return session_->pid != ::getpid(); }
 
-    py::object default_stream = py::none();  // set by the package once it is opened
+    // The package's own: its default stream once that is opened, and a weak set of the open ones.
+    py::object default_stream = py::none();
+    py::object streams = py::none();
 
   private:
     std::shared_ptr<Session> session_;
@@ -481,12 +498,14 @@ PYBIND11_MODULE(_core, module) {
              py::arg("priority"), py::arg("name"))
         .def("alloc", &ClientHandle::alloc, py::arg("type"), py::arg("bytes"))
         .def("synchronize", &ClientHandle::synchronize, py::arg("timeout"))
+        .def("synchronize_closed", &ClientHandle::synchronize_closed, py::arg("timeout"))
         .def("daemon", &ClientHandle::daemon)
         .def("warning", &ClientHandle::warning)
         .def("close", &ClientHandle::close)
         .def_property_readonly("closed", &ClientHandle::closed)
         .def_property_readonly("forked", &ClientHandle::forked)
-        .def_readwrite("default_stream", &ClientHandle::default_stream);
+        .def_readwrite("default_stream", &ClientHandle::default_stream)
+        .def_readwrite("streams", &ClientHandle::streams);
     module.def("connect", &ClientHandle::connect, py::arg("socket"), py::arg("device"),
                py::arg("start_private"), py::arg("daemon_path"), py::arg("driver"), py::arg("timeout"));
 

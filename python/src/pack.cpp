@@ -267,7 +267,8 @@ bool pack_bytes(const Place& place, PyObject* arg, std::byte* out, bool& ran_pyt
     Py_buffer view;
     if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) != 0) {
         // NumPy says ValueError where others say BufferError.
-        const bool refused = PyErr_ExceptionMatches(PyExc_BufferError) != 0 || PyErr_ExceptionMatches(PyExc_ValueError) != 0;
+        const bool refused =
+            PyErr_ExceptionMatches(PyExc_BufferError) != 0 || PyErr_ExceptionMatches(PyExc_ValueError) != 0;
         if (!refused && is_foreign_error()) return false;
         return wrong_type(place, expected + ", contiguous", arg);
     }

@@ -28,7 +28,7 @@ def examples():
                 yield test
 
 
-@pytest.mark.parametrize("test", examples(), ids=lambda test: test.name)
+@pytest.mark.parametrize("test", list(examples()), ids=lambda test: test.name)
 def test_an_example(test, host, client, monkeypatch):
     monkeypatch.setenv("RINGLAUNCH_SOCKET", host.socket)
     test.globs.update(np=np, rl=rl, client=client)
@@ -57,6 +57,6 @@ def public():
 OBVIOUS = {"dtype", "shape", "ndim", "size", "nbytes", "name", "stream", "daemon", "closed", "running"}
 
 
-@pytest.mark.parametrize(("name", "thing"), public(), ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(("name", "thing"), list(public()), ids=lambda value: value if isinstance(value, str) else "")
 def test_what_is_public_has_a_docstring(name, thing):
     assert inspect.getdoc(thing) or name.rpartition(".")[2] in OBVIOUS

@@ -44,21 +44,21 @@ def field(record: bytes, described: dict):
     return record[at : at + len(described["value"]) // 2].hex()
 
 
-def check(stream, position: int, file: str, **replaced) -> None:
-    """The record at `position` of the stream's ring is the golden one, except for the fields that are `replaced`."""
+def check(ring, at: int, file: str, **replaced) -> None:
+    """The record at position `at` of a stream's ring is the golden one, except for the fields that are `replaced`."""
     described = RECORDS[file]
     golden = (GOLDEN / file).read_bytes()
     assert len(golden) == described["bytes"]
-    record = _core._ring_bytes(stream, position, len(golden) // SLOT_BYTES)
+    record = _core._ring_bytes(ring, at, len(golden) // SLOT_BYTES)
     covered = bytearray(len(golden))
     for each in described["fields"]:
         name = each["name"]
         expected = field(golden, each)
         assert expected == each["value"]
         if name == "stamp":
-            expected = position + 1
+            expected = at + 1
         elif name.endswith(".stamp"):
-            expected = (position + int(name.removeprefix("continuation")[0]) + 1) | CONTINUATION
+            expected = (at + int(name.removeprefix("continuation")[0]) + 1) | CONTINUATION
         expected = replaced.pop(name, expected)
         if expected is not any:
             assert field(record, each) == expected, name
@@ -95,8 +95,8 @@ def test_a_launch(client, stream, file, kernel, before):
     grid = values["grid_x"], values["grid_y"], values["grid_z"]
     block = values["block_x"], values["block_y"], values["block_z"]
     arguments = [params_of(file)] if values["param_bytes"] else []
-    module[kernel][grid, block](*arguments, stream=stream, shared=values["shared_bytes"])
-    check(stream, position, file, kernel=any)
+    module[kernel][grid, block](*arguments, stream=stream)
+    check(stream, position, file, kernel=any, shared_bytes=0)  # a host object has no shared memory
     stream.synchronize()
 
 
@@ -120,8 +120,15 @@ def test_five_parameters_of_their_types(client, stream):
 def test_an_event(stream):
     position = stream.status.published
     event = stream.record()
-    check(stream, position, "event_record.bin", event=any)
+    check(stream, position, "event_record.bin", event=any, flags=0)
     assert event.position == position + 1
+
+
+def test_a_barrier(stream):
+    """An event whose completion is forced."""
+    position = stream.status.published
+    stream.barrier()
+    check(stream, position, "event_record.bin", event=any)
 
 
 def test_a_wait_for_another_stream(client, stream):

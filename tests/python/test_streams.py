@@ -101,16 +101,17 @@ def test_a_block_that_raises_does_not_wait(client, kernels):
     assert not events[0].done()
 
 
-def test_a_closed_streams_work_still_runs(client, kernels):
+@pytest.mark.parametrize("let_go", ["close", "collect"])
+def test_a_closed_streams_work_still_runs_and_is_waited_for(client, kernels, let_go):
     x = client.zeros(1, np.int32)
     stream = client.stream()
-    kernels["nap"][1, 1](50, stream=stream)
+    kernels["nap"][1, 1](300, stream=stream)
     kernels["increment"][1, 1](x, stream=stream)
-    stream.close()
-    deadline = time.monotonic() + 30
-    while x.numpy(client.default_stream)[0] != 1:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    if let_go == "close":
+        stream.close()
+    del stream
+    client.synchronize()
+    assert x.numpy(client.default_stream)[0] == 1
 
 
 def test_a_client_block_waits_and_closes(host):
@@ -147,7 +148,7 @@ def test_on_restart_is_checked(client):
 
 @pytest.mark.parametrize("slots", [0, 63, 100, 2**20])
 def test_an_impossible_ring_is_refused(client, slots):
-    with pytest.raises(rl.Error):
+    with pytest.raises(rl.InvalidArgument, match="power of two"):
         client.stream(ring_slots=slots)
 
 
@@ -207,6 +208,8 @@ def test_who_waits_for_a_stopped_stream_is_refused_and_resumes(mortal):
     x = mortal.zeros(1, np.int32)
     kernels = crash(mortal, first)
     event = first.record()
+    with pytest.raises(rl.KernelFault):
+        event.wait(WATCHDOG_S)
     second.wait_event(event)
     with pytest.raises(rl.RecordRefused) as caught:
         second.synchronize(WATCHDOG_S)
@@ -215,6 +218,18 @@ def test_who_waits_for_a_stopped_stream_is_refused_and_resumes(mortal):
     kernels["increment"][1, 1](x, stream=second)
     second.synchronize(WATCHDOG_S)
     assert x.numpy(second)[0] == 1
+    first.close()
+
+
+def test_waiting_for_all_streams_raises_what_stopped_one(mortal):
+    stream = mortal.stream()
+    crash(mortal, stream)
+    with pytest.raises(rl.KernelFault, match="crash"):
+        mortal.synchronize(WATCHDOG_S)
+    with pytest.raises(rl.KernelFault, match="crash"):
+        mortal.zeros(3)
+    stream.close()
+    mortal.zeros(3)
 
 
 def test_resuming_what_runs_is_refused(client):

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import pytest
 
+import ringlaunch as rl
+
 THREADS = 4
 
 
@@ -132,8 +134,6 @@ def test_clients_buffers_and_streams_from_many_threads(client, kernels):
 
 def test_closing_a_stream_under_another_thread(client, kernels):
     """The other thread is told; nothing crashes."""
-    import ringlaunch as rl
-
     for _ in range(20):
         stream = client.stream(ring_slots=64)
         x = client.zeros(1, np.int32)
@@ -141,13 +141,16 @@ def test_closing_a_stream_under_another_thread(client, kernels):
         started = threading.Event()
 
         def launches(launch=launch, x=x, started=started):
+            while True:
+                launch(x)
+                started.set()
+
+        def launches_until_closed(launches=launches):
             with pytest.raises(rl.Closed):
-                while True:
-                    launch(x)
-                    started.set()
+                launches()
 
         def close(stream=stream, started=started):
             started.wait(60)
             stream.close()
 
-        run(launches, close)
+        run(launches_until_closed, close)
