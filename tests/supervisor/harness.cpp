@@ -206,6 +206,12 @@ std::optional<Answer> RawClient::receive() {
 }
 
 Answer RawClient::answer(std::uint32_t id) {
+    for (auto at = kept_.begin(); at != kept_.end(); ++at)
+        if ((*at)->id() == id) {
+            Answer found = std::move(*at);
+            kept_.erase(at);
+            return found;
+        }
     while (auto got = receive()) {
         if ((*got)->id() == id) return std::move(*got);
         kept_.push_back(std::move(*got));
@@ -263,8 +269,7 @@ void TestStream::take_page(UniqueFd fd) {
 std::uint64_t TestStream::launch(std::uint64_t kernel, std::span<const std::byte> params) {
     const std::uint32_t count = launch_slots(params.size());
     if (!eventually([&] { return producer.reserve(count, status().completed) == Status::ok; })) {
-        ADD_FAILURE() << "the ring stays full";
-        return producer.position();
+        throw std::runtime_error("the ring stays full");
     }
     schema::LaunchRecord record{};
     record.mutate_kind(schema::RecordKind::Launch);

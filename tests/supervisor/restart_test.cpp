@@ -178,7 +178,8 @@ TEST(Restart, RerunStreamsEndWithTheRightResultsUnderANeighboursFaults) {
     Work peer(daemon);
     constexpr unsigned kCells = 64, kRounds = 6;
     const auto cells = peer.client.alloc(4 * (kCells + 1));
-    const auto stream = peer.client.open_stream(OnRestart::Rerun);
+    // Room for all of it: this producer looks at its page only at the end.
+    const auto stream = peer.client.open_stream(OnRestart::Rerun, 4096);
     Work bully(daemon);
     for (unsigned round = 0; round < kRounds; ++round) {
         auto bad = bully.client.open_stream();
