@@ -235,7 +235,8 @@ void ClientState::on_late_answer(std::uint32_t request, Status status) {
     if (found == posted.end()) return;
     // Too many messages in a second, or too many frees that wait: not refused for good. Whatever else the
     // daemon says, it holds no more of this than it did.
-    if (status == Status::limit_reached) unsent.push_back(std::move(found->second));
+    if (status == Status::rate_limited || status == Status::limit_reached)
+        unsent.push_back(std::move(found->second));
     posted.erase(found);
 }
 

@@ -18,6 +18,8 @@ namespace ringlaunch::detail {
 
 namespace {
 
+constexpr int kRateRestMs = 5;
+
 void drain(int eventfd) noexcept {
     std::uint64_t count;
     [[maybe_unused]] const ssize_t got =
@@ -124,7 +126,7 @@ void Connection::send_all(const Ask& what, std::span<const std::byte> bytes) {
     }
 }
 
-Reply Connection::exchange(const Ask& what, std::uint32_t id, std::span<const std::byte> bytes) {
+Reply Connection::exchange_once(const Ask& what, std::uint32_t id, std::span<const std::byte> bytes) {
     Pending pending;
     std::unique_lock lock(mutex_);
     if (lost()) fail(what);
@@ -173,7 +175,20 @@ Reply Connection::exchange(const Ask& what, std::uint32_t id, std::span<const st
     }
     if (!pending.done) fail(what);
 
-    const schema::ServerMessage& view = pending.reply.view();
+    return std::move(pending.reply);
+}
+
+Reply Connection::exchange(const Ask& what, std::uint32_t id, std::span<const std::byte> bytes) {
+    Reply reply = exchange_once(what, id, bytes);
+    while (reply.view().status() == static_cast<std::uint32_t>(Status::rate_limited) &&
+           now_ns() < what.deadline_ns) {
+        // The daemon rests from us as well. One who never gets through learns why by the hook or the
+        // deadline.
+        ::poll(nullptr, 0, kRateRestMs);
+        if (hook()()) throw Error(Status::interrupted, what.doing + ": interrupted");
+        reply = exchange_once(what, id, bytes);
+    }
+    const schema::ServerMessage& view = reply.view();
     if (view.status() != 0) {
         const std::string text = view.error() != nullptr && view.error()->size() != 0
                                      ? view.error()->str()
@@ -182,14 +197,14 @@ Reply Connection::exchange(const Ask& what, std::uint32_t id, std::span<const st
     }
     if (view.answer_type() != what.wanted ||
         (what.wanted != schema::Answer::NONE && view.answer() == nullptr) ||
-        pending.reply.message.fds.size() != what.wanted_fds)
+        reply.message.fds.size() != what.wanted_fds)
         throw Error(Status::malformed_message, what.doing + ": the daemon at " + peer_ + " answered with " +
                                                    schema::EnumNameAnswer(view.answer_type()) + " and " +
-                                                   std::to_string(pending.reply.message.fds.size()) +
+                                                   std::to_string(reply.message.fds.size()) +
                                                    " descriptors, but " +
                                                    schema::EnumNameAnswer(what.wanted) + " and " +
                                                    std::to_string(what.wanted_fds) + " were expected");
-    return std::move(pending.reply);
+    return reply;
 }
 
 void Connection::pump() noexcept {

@@ -65,8 +65,9 @@ class Connection {
         std::span<const int> fds = {};
         std::uint64_t deadline_ns = ~std::uint64_t{0};  // CLOCK_MONOTONIC
     };
-    // Sends a request and waits for its answer. `build` makes the table of `kind` and returns its offset.
-    // Throws Error: the daemon's refusal, daemon_lost, closed, timed_out, interrupted, malformed_message.
+    // Sends a request and waits for its answer; where the session sent too many in a second, again until it
+    // may. `build` makes the table of `kind` and returns its offset. Throws Error: the daemon's refusal,
+    // daemon_lost, closed, timed_out, interrupted, malformed_message.
     template <class Build>
     Reply ask(const Ask& what, Build&& build) {
         flatbuffers::FlatBufferBuilder builder;
@@ -114,6 +115,8 @@ class Connection {
     static void finish(flatbuffers::FlatBufferBuilder& builder, std::uint32_t id, schema::Request kind,
                        flatbuffers::Offset<void> request);
     Reply exchange(const Ask& what, std::uint32_t id, std::span<const std::byte> bytes);
+    // One request and its answer, whatever that is.
+    Reply exchange_once(const Ask& what, std::uint32_t id, std::span<const std::byte> bytes);
     void send_all(const Ask& what, std::span<const std::byte> bytes);
     bool send_now(std::span<const std::byte> bytes);
     void wait_as_reader(int timeout_ms) const noexcept;

@@ -495,6 +495,21 @@ TEST_F(Host, closing_wakes_who_waits) {
     EXPECT_THROW(stream.resume(), Error);
 }
 
+TEST(Limits, a_client_that_asks_too_often_is_slowed_down_not_refused) {
+    Daemon daemon("null", {"--max-messages", "100"});
+    Client client = daemon.connect();
+    Stream stream = client.stream();
+    // 300 messages: the frees of the buffers count too, and none of them may be lost.
+    for (int i = 0; i < 150; ++i) EXPECT_GT(client.alloc(std::size_t{1} << 30).address(), 0u);
+    detail::ClientState& state = *detail::Access::state(client);
+    EXPECT_TRUE(eventually([&] {
+        state.sweep();
+        state.connection->pump();
+        const std::lock_guard lock(state.mutex);
+        return state.unsent.empty() && state.posted.empty();
+    }));
+}
+
 TEST(Null, takes_records_and_runs_nothing) {
     Daemon daemon("null");
     Client client = daemon.connect();
