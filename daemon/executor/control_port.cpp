@@ -205,7 +205,8 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     auto memory = std::make_unique<MemoryMap>(device.range_base, device.range_bytes, device.chunk_bytes);
 
     DispatchThread::Config config;
-    if (request.max_in_flight() != 0) config.dispatcher.max_in_flight = request.max_in_flight();
+    if (request.max_in_flight() != 0)
+        config.dispatcher.max_in_flight = std::min<std::uint32_t>(request.max_in_flight(), kMaxRingSlots);
     if (request.max_batch() != 0)
         config.dispatcher.max_batch = std::min<std::uint32_t>(request.max_batch(), 1024);
     config.dispatcher.coalesce = request.coalesce();

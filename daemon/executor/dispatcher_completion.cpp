@@ -74,8 +74,9 @@ void Dispatcher::settle(StreamPort& stream) noexcept {
 
 std::uint32_t Dispatcher::room(const StreamPort& stream) const noexcept {
     const std::uint32_t out = stream.in_flight();
-    if (out >= config_.max_in_flight) return 0;
-    const std::uint32_t own = config_.max_in_flight - out;
+    const std::uint32_t most = std::min(config_.max_in_flight, stream.setup.max_in_flight);
+    if (out >= most) return 0;
+    const std::uint32_t own = most - out;
     const std::uint64_t all = config_.max_in_flight_all;
     if (in_flight_all_ + own <= all) return own;
     // Short of room in all: what is free, or what is missing to an equal share, so that nobody starves behind

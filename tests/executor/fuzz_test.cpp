@@ -137,45 +137,37 @@ TEST_F(Fuzz, RecordsThatChangeWhileTheyAreRead) {
 #ifdef __SANITIZE_THREAD__
     GTEST_SKIP() << "the race is the test";
 #endif
-    std::atomic<std::uint32_t> at{0};
+    std::atomic<Slot*> target{nullptr};
     std::atomic<bool> over{false};
-    ClientStream client(kSession, make_id(0), 64);
-    StreamPort* port = &open(client);
+    std::vector<std::unique_ptr<ClientStream>> clients;  // kept: the hostile thread may write late
     std::thread hostile([&] {
         std::mt19937 mine(2);
-        while (!over) {
-            Slot& slot = client.ring[at.load() + mine() % 2];
-            slot.payload[mine() % 56] = static_cast<std::byte>(mine() % 3);
-        }
+        while (!over)
+            if (Slot* slot = target.load())
+                slot[mine() % 2].payload[mine() % 56] = static_cast<std::byte>(mine() % 3);
     });
-    int taken = 0, stops = 0;
-    for (int round = 0; round < 20'000; ++round) {
-        if (client.producer.reserve(2, client.page->completed) != Status::ok) break;
-        at = static_cast<std::uint32_t>(client.producer.position() % 64) % 62;
-        const std::uint64_t begin = client.producer.position();
-        put_saxpy(client);
-        work();
-        expect_only_sound_work(*port, client);
-        if (client.state() == StreamState::Running) {
-            ++taken;
-            continue;
+    int taken = 0;
+    for (std::uint32_t stream = 0; stream < 200; ++stream) {
+        clients.push_back(std::make_unique<ClientStream>(kSession, make_id(stream), 64));
+        ClientStream& client = *clients.back();
+        StreamPort& port = open(client);
+        while (client.state() == StreamState::Running && client.producer.position() < 600) {
+            if (client.producer.reserve(2, client.page->completed) != Status::ok) break;
+            const std::uint64_t before = client.issued();
+            target = client.ring + client.producer.position() % 64;
+            put_saxpy(client);
+            work();
+            expect_only_sound_work(port, client);
+            taken += client.issued() > before;
         }
-        ++stops;
         count(client);
-        std::uint64_t next = begin;
-        try {
-            next = client.page->error_position + dispatcher.measure(*port, client.page->error_position);
-        } catch (const Error&) {
-        }
-        // Its length changed as well: a fresh stream.
-        if (next != client.producer.position()) break;
-        dispatcher.resume(*port, next);
-        work();
+        close_now(port);
     }
     over = true;
     hostile.join();
-    std::cout << taken << " taken, " << stops << " refused\n";
-    EXPECT_GT(taken + stops, 0);
+    print("changed while read");
+    EXPECT_GT(taken, 0);
+    EXPECT_FALSE(refusals.empty());
 }
 
 // Records of the greatest length, and lengths that leave the ring or the copy.
