@@ -255,7 +255,7 @@ def open_stream(
 
 
 def synchronize(client: _core.ClientHandle, timeout: float | None) -> None:
-    """Waits for all streams of a client. A stopped one raises its own error; one that was closed is nobody's concern."""
+    """Waits for all streams of a client. A stopped one raises its own error, unless it was closed."""
     begin = time.monotonic()
 
     def left() -> float | None:

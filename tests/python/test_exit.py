@@ -1,4 +1,7 @@
-"""The end of the interpreter with work in flight: no crash, no hang, no word on stderr."""
+"""The end of the interpreter with work in flight: no crash, no hang, no word on stderr.
+
+Each with a daemon of its own: a session that ends with a long kernel running costs its neighbours a restart.
+"""
 
 import pytest
 
@@ -49,7 +52,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS.keys())
-def test_the_interpreter_ends(run_script, end):
+def test_the_interpreter_ends(run_script, own_host, end):
     done = run_script(
         f"""
 x = client.zeros(100_000, np.int32)
@@ -59,17 +62,19 @@ kernels["nap"][1, 1](3_000, stream=stream)
 kernels["increment"][1, 1](x, stream=stream)
 print("end", flush=True)
 {end}
-"""
+""",
+        daemon=own_host,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "end\n", "")
 
 
-def test_an_uncaught_exception_ends_a_block_at_once(run_script):
+def test_an_uncaught_exception_ends_a_block_at_once(run_script, own_host):
     done = run_script(
         """
 with client:
     kernels["nap"][1, 1](100_000)
     raise SystemExit(7)
-"""
+""",
+        daemon=own_host,
     )
     assert (done.returncode, done.stderr) == (7, "")

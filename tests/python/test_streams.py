@@ -1,7 +1,6 @@
 """Streams, events and waits; stops and what comes after them."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
