@@ -143,7 +143,7 @@ need_package() {
     rm -f "$file"
     step "building and installing the package (pip install .; some minutes the first time)" \
         "the log says what the compiler or pip did not find; once that is mended, run the script again" \
-        "$VENV/bin/python" -m pip install --no-input --verbose "$ROOT" || return
+        watchdog 3000 "$VENV/bin/python" -m pip install --no-input --verbose "$ROOT" || return
     printf '%s\n' "$stamp" >"$file"
 }
 
@@ -160,6 +160,6 @@ PYTHON
     mapfile -t names <<<"$list"
     step "installing Python packages: ${names[*]}" \
         "check the network; once pip reaches its index, run the script again" \
-        "$VENV/bin/python" -m pip install --no-input "${names[@]}" || return
+        watchdog 900 "$VENV/bin/python" -m pip install --no-input "${names[@]}" || return
     printf '%s\n' "$list" >"$file"
 }

@@ -84,9 +84,9 @@ ctest_preset() {
     step "$preset: configuring" "the log says what cmake did not find" \
         watchdog 300 cmake --preset "$preset" "$@" || return
     step "$preset: building" "mend what the compiler says, then: bash tests/run.sh $part" \
-        watchdog 1500 "${here[@]}" cmake --build --preset "$preset" -j "$JOBS" || return
+        watchdog 2400 "${here[@]}" cmake --build --preset "$preset" -j "$JOBS" || return
     step "$preset: running the C++ tests" "one test alone: ctest --preset $preset -R NAME" \
-        watchdog 900 "${here[@]}" ctest --preset "$preset" -j "$JOBS" --timeout 300 --no-tests=error \
+        watchdog 1800 "${here[@]}" ctest --preset "$preset" -j "$JOBS" --timeout 300 --no-tests=error \
         --exclude-regex '^spin_models$' --output-junit "$RESULTS/$part-ctest.xml"  # those are the part `model`
 }
 
@@ -97,7 +97,7 @@ run_tsan() { ctest_preset tsan -DRINGLAUNCH_BENCH=OFF; }
 run_python() {
     need_package || return
     step "python: running the tests" "one test alone: $VENV/bin/python -m pytest -k NAME" \
-        watchdog 900 "$VENV/bin/python" -m pytest tests -o faulthandler_timeout=120 --junitxml "$RESULTS/$part-pytest.xml"
+        watchdog 1800 "$VENV/bin/python" -m pytest tests -o faulthandler_timeout=120 --junitxml "$RESULTS/$part-pytest.xml"
 }
 
 # Each property that holds and each mutant that is caught counts as a test.
