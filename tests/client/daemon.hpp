@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "schema/unique_fd.hpp"
 #include "tests/client/folder.hpp"
 
 namespace ringlaunch::testing {
@@ -34,8 +37,7 @@ inline const char* daemon_program() {
 
 class Daemon {
   public:
-    explicit Daemon(const std::string& driver = "host", std::vector<std::string> more = {})
-        : driver_(driver) {
+    explicit Daemon(const std::string& driver = "host", std::vector<std::string> more = {}) {
         std::vector<std::string> arguments = {daemon_program(), "serve",    "--driver",
                                               driver,           "--socket", folder_.socket()};
         arguments.insert(arguments.end(), more.begin(), more.end());
@@ -52,7 +54,7 @@ class Daemon {
         }
         if (!eventually([&] {
                 if (::waitpid(pid_, nullptr, WNOHANG) == pid_) pid_ = -1;
-                return pid_ < 0 || std::filesystem::exists(folder_.socket());
+                return pid_ < 0 || listens();
             }) ||
             pid_ < 0)
             throw std::runtime_error("ringlaunchd did not start: " + read_file(log));
@@ -101,8 +103,15 @@ class Daemon {
     }
 
   private:
+    bool listens() const {
+        const UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        folder_.socket().copy(address.sun_path, sizeof address.sun_path - 1);
+        return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+    }
+
     TestFolder folder_;
-    std::string driver_;
     int pid_ = -1;
 };
 

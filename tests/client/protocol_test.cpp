@@ -1,5 +1,6 @@
 // What the client makes of a peer that is not as it should be. The peer is scripted; everything else in these
 // tests meets the real daemon.
+#include <errno.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -98,7 +99,7 @@ TEST(Handshake, the_hello_says_who_we_are) {
         });
         Client::connect(peer.options());
     }
-    EXPECT_EQ(program, "client_protocol_test");
+    EXPECT_EQ(program, program_invocation_short_name);
     EXPECT_EQ(magic, kHelloMagic);
     EXPECT_EQ(version, kProtocolVersion);
 }
