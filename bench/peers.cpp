@@ -205,13 +205,13 @@ class LockfreePeer : public EchoPeer {
 
 }  // namespace
 
-std::vector<std::unique_ptr<EchoPeer>> make_echo_peers() {
-    std::vector<std::unique_ptr<EchoPeer>> peers;
-    peers.push_back(std::make_unique<LockfreePeer>());
-    peers.push_back(make_pipe_peer());
-    peers.push_back(make_socket_peer());
-    peers.push_back(std::make_unique<MessageQueuePeer>());
-    return peers;
+std::vector<EchoPeerMaker> echo_peer_makers() {
+    return {
+        []() -> std::unique_ptr<EchoPeer> { return std::make_unique<LockfreePeer>(); },
+        make_pipe_peer,
+        make_socket_peer,
+        []() -> std::unique_ptr<EchoPeer> { return std::make_unique<MessageQueuePeer>(); },
+    };
 }
 
 }  // namespace ringlaunch::bench

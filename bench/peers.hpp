@@ -20,6 +20,8 @@ class EchoPeer {
     virtual void round_trip(const std::uint8_t (&message)[kMessageBytes]) = 0;
 };
 
-std::vector<std::unique_ptr<EchoPeer>> make_echo_peers();
+// Makes a peer and its process. One at a time: the echo of some of them spins.
+using EchoPeerMaker = std::unique_ptr<EchoPeer> (*)();
+std::vector<EchoPeerMaker> echo_peer_makers();
 
 }  // namespace ringlaunch::bench

@@ -42,13 +42,14 @@ int main(int argc, char** argv) {
 
     std::vector<Samples> all;
     all.push_back({"ringlaunch, launch to completion seen", {}});
-    auto peers = make_echo_peers();
-    for (const auto& peer : peers) all.push_back({peer->name(), {}});
+    const auto makers = echo_peer_makers();
+    for (const auto& make : makers) all.push_back({make()->name(), {}});
 
     std::uint8_t message[kMessageBytes];
     std::mt19937 random(1);
     for (int round = 0; round < rounds; ++round) {
         for (std::size_t which = 0; which < all.size(); ++which) {
+            const std::unique_ptr<EchoPeer> peer = which == 0 ? nullptr : makers[which - 1]();
             for (int i = -messages / 10; i < messages; ++i) {  // the first tenth warms up
                 for (auto& byte : message) byte = static_cast<std::uint8_t>(i);
                 const std::uint64_t begin = now_ns();
@@ -56,7 +57,7 @@ int main(int argc, char** argv) {
                     must(stream.launch(five, {1}, {32}, x, y, z, i, 1.0f), "launching");
                     must(stream.record().wait(), "waiting for the launch");
                 } else {
-                    peers[which - 1]->round_trip(message);
+                    peer->round_trip(message);
                 }
                 const auto took = static_cast<double>(now_ns() - begin);
                 if (i >= 0) all[which].ns.push_back(took);
