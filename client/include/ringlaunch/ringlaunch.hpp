@@ -279,14 +279,29 @@ struct ArgPack {
     }
     static_assert(bytes() <= 4096, "a kernel takes at most 4096 bytes of parameters");
 
+    // `to` has room for bytes() rounded up to 8.
     static void store(std::byte* to, const Args&... args) {
-        std::size_t i = 0;
-        (store_one(to + kLayout[i++].offset, args), ...);
-        static_cast<void>(i);
-        static_cast<void>(to);
+        if constexpr (kCount != 0 && ((kArgBytes<Args> <= 8) && ...)) {
+            // Put together in registers and stored as whole words: the ring reads them as such at once.
+            std::uint64_t words[(bytes() + 7) / 8] = {};
+            std::size_t i = 0;
+            (add_bits(words, kLayout[i++].offset, args), ...);
+            std::memcpy(to, words, sizeof words);
+        } else {
+            std::size_t i = 0;
+            (store_one(to + kLayout[i++].offset, args), ...);
+            static_cast<void>(i);
+            static_cast<void>(to);
+        }
     }
 
   private:
+    template <class T>
+    static void add_bits(std::uint64_t* words, std::size_t offset, const T& arg) {
+        std::uint64_t bits = 0;
+        store_one(reinterpret_cast<std::byte*>(&bits), arg);
+        words[offset / 8] |= bits << (8 * (offset % 8));
+    }
     template <class T>
     static void store_one(std::byte* to, const T& arg) {
         if constexpr (kIsAddress<T>) {
