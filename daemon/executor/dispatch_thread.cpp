@@ -22,6 +22,12 @@ constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
 constexpr std::uint32_t kPausesPerYield = 32;
 constexpr int kFewCores = 2;
+// A burst: a look finds a few records, so soon after the one before. Then the next look waits for so long. A
+// client that waits for each of its launches needs longer than kBurstNs for the way there and back, and is
+// not delayed.
+constexpr std::uint64_t kGatherBelow = 16;
+constexpr std::uint64_t kBurstNs = 150;
+constexpr std::uint64_t kGatherNs = 250;
 constexpr std::uint64_t kStuckWriteNs = 500'000'000;
 constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
 
@@ -57,6 +63,11 @@ inline void pause_cpu() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
+}
+
+void gather() {
+    const std::uint64_t until = now_ns() + kGatherNs;
+    while (now_ns() < until) pause_cpu();
 }
 
 }  // namespace
@@ -149,12 +160,22 @@ std::vector<Notice> DispatchThread::take_notices() {
 
 void DispatchThread::loop() {
     std::uint64_t idle_since = 0;
+    std::uint64_t last_few_ns = 0;
     std::uint32_t turns = 0, idle_rounds = 0;
     for (;;) {
+        const std::uint64_t before = dispatcher_.taken();
         const bool worked = look();
         if (worked) {
             if (stop_.load(std::memory_order_relaxed)) break;  // relaxed: pending_ brought it
             idle_since = 0;
+            // Each look at a slot that is not written yet takes its cache line from the client, which then
+            // pays for it with the next record (60 ns and more). So a reader that keeps up with a burst slows
+            // it down: where records come faster than anybody can answer them, let some come together.
+            const std::uint64_t found = dispatcher_.taken() - before;
+            if (found != 0 && found < kGatherBelow) {
+                if (now_ns() - last_few_ns < kBurstNs) gather();
+                last_few_ns = now_ns();
+            }
             if (++turns < kTurnsPerClock) continue;
         }
         turns = 0;
