@@ -193,7 +193,9 @@ Reply Connection::exchange(const Ask& what, std::uint32_t id, std::span<const st
         const std::string text = view.error() != nullptr && view.error()->size() != 0
                                      ? view.error()->str()
                                      : std::string(status_text(static_cast<Status>(view.status())));
-        throw Error(static_cast<Status>(view.status()), what.doing + ": " + text);
+        // The daemon's text mostly says what was being done by itself.
+        throw Error(static_cast<Status>(view.status()),
+                    text.starts_with("cannot ") ? text : what.doing + ": " + text);
     }
     if (view.answer_type() != what.wanted ||
         (what.wanted != schema::Answer::NONE && view.answer() == nullptr) ||

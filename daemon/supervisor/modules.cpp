@@ -58,10 +58,8 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
     ensure_loaded(session, key, [this, id, key, request, cached](Session& in, Reply& reply) {
         if (!in.modules.contains(id)) return;
         if (reply.status != Status::ok) {
-            const std::string called = modules_.at(key).name;
             drop_use(in, id);
-            return refuse_later(in.id, request, reply.status,
-                                "cannot load module " + called + ": " + reply.error);
+            return refuse_later(in.id, request, reply.status, reply.error);
         }
         bind_module(in, request, id, cached);
     });

@@ -21,6 +21,7 @@ bool good(ringlaunch::Status status, const ringlaunch::Stream& stream, const cha
 int run(const char* kernels) {
     ringlaunch::ConnectOptions options;
     options.start_private = true;
+    options.driver = "host";  // the kernels beside this file are compiled by g++
     ringlaunch::Client client = ringlaunch::Client::connect(options);
     std::printf("daemon %d, %s\n", client.daemon().pid, client.daemon().device_name.c_str());
 
