@@ -358,10 +358,7 @@ TEST_F(DispatcherTest, AWaitForWhatHasCompletedAsksTheDriverNothing) {
 }
 
 TEST_F(DispatcherTest, WaitsForStreamsThatAreNotOfTheSessionAreRefused) {
-    SessionView stranger;
-    stranger.id = 8;
-    stranger.tag = 2;
-    ClientStream theirs(8, make_id(0)), one(kSession, make_id(1)), two(kSession, make_id(2));
+    ClientStream theirs(kStranger, make_id(0)), one(kSession, make_id(1)), two(kSession, make_id(2));
     open(theirs, {}, &stranger);
     open(one);
     open(two);
@@ -641,11 +638,7 @@ TEST_F(DispatcherTest, AClosedStreamIsKeptForWhoWaitsOnItInTheDriver) {
 
 TEST_F(DispatcherTest, ABarrierIsReachedWhenWhatWasIssuedBeforeItHasCompleted) {
     driver.completes_at_once = false;
-    SessionView stranger;
-    stranger.id = 8;
-    stranger.tag = 2;
-    stranger.kernels.set(kEmpty, &empty_entry);
-    ClientStream ours(kSession, make_id(0)), theirs(8, make_id(1));
+    ClientStream ours(kSession, make_id(0)), theirs(kStranger, make_id(1));
     StreamPort& mine = open(ours);
     StreamPort& other = open(theirs, {}, &stranger);
     put_saxpy(ours);

@@ -347,7 +347,7 @@ inline bool readable(int fd, int timeout_ms = 0) {
 
 class DispatcherTest : public ::testing::Test {
   protected:
-    static constexpr std::uint64_t kSession = 7;
+    static constexpr std::uint64_t kSession = 7, kStranger = 8;
     static constexpr std::uint64_t kSaxpy = make_id(0);
     static constexpr std::uint64_t kEmpty = make_id(1);
 
@@ -359,6 +359,9 @@ class DispatcherTest : public ::testing::Test {
         view.tag = 1;
         view.kernels.set(kSaxpy, &saxpy_entry);
         view.kernels.set(kEmpty, &empty_entry);
+        stranger.id = kStranger;
+        stranger.tag = 2;
+        stranger.kernels.set(kEmpty, &empty_entry);
         memory.set_owner(view.tag, base(), 2 * driver.device().chunk_bytes);
     }
     ~DispatcherTest() override {
@@ -404,7 +407,7 @@ class DispatcherTest : public ::testing::Test {
     MemoryMap memory;
     HandKernel saxpy{saxpy_layout()}, empty{empty_layout("empty")};
     KernelEntry saxpy_entry{saxpy}, empty_entry{empty};
-    SessionView view;
+    SessionView view, stranger;  // another session
     Dispatcher dispatcher;
     std::vector<std::unique_ptr<StreamPort>> ports;
 
