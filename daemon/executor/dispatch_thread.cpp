@@ -22,11 +22,11 @@ constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
 constexpr std::uint32_t kPausesPerYield = 32;
 constexpr int kFewCores = 2;
-// A burst: a look finds a few records, so soon after the one before. Then the next look waits for so long. A
-// client that waits for each of its launches needs longer than kBurstNs for the way there and back, and is
-// not delayed.
+// A burst: a look finds a few records, at once or after fewer looks in vain than these (some 100 ns). Then
+// the next look waits for so long. A client that waits for each of its launches needs longer for the way
+// there and back.
 constexpr std::uint64_t kGatherBelow = 16;
-constexpr std::uint64_t kBurstNs = 150;
+constexpr std::uint32_t kBurstLooks = 2;
 constexpr std::uint64_t kGatherNs = 250;
 constexpr std::uint64_t kStuckWriteNs = 500'000'000;
 constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
@@ -160,8 +160,7 @@ std::vector<Notice> DispatchThread::take_notices() {
 
 void DispatchThread::loop() {
     std::uint64_t idle_since = 0;
-    std::uint64_t last_few_ns = 0;
-    std::uint32_t turns = 0, idle_rounds = 0;
+    std::uint32_t turns = 0, idle_rounds = 0, looks_in_vain = 0;
     for (;;) {
         const std::uint64_t before = dispatcher_.taken();
         const bool worked = look();
@@ -172,16 +171,15 @@ void DispatchThread::loop() {
             // pays for it with the next record (60 ns and more). So a reader that keeps up with a burst slows
             // it down: where records come faster than anybody can answer them, let some come together.
             const std::uint64_t found = dispatcher_.taken() - before;
-            if (found != 0 && found < kGatherBelow) {
-                if (now_ns() - last_few_ns < kBurstNs) gather();
-                last_few_ns = now_ns();
-            }
+            if (found != 0 && found < kGatherBelow && looks_in_vain < kBurstLooks) gather();
+            looks_in_vain = 0;
             if (++turns < kTurnsPerClock) continue;
         }
         turns = 0;
         const std::uint64_t now = now_ns();
         beat(now);
         if (worked) continue;
+        ++looks_in_vain;
         if (idle_since == 0) {
             idle_since = now;
             idle_rounds = 0;
