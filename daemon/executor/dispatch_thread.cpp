@@ -22,12 +22,13 @@ constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
 constexpr std::uint32_t kPausesPerYield = 32;
 constexpr int kFewCores = 2;
-// A burst: a look finds a few records, at once or after fewer looks in vain than these (some 100 ns). Then
-// the next look waits for so long. A client that waits for each of its launches needs longer for the way
-// there and back.
+// A burst: so many times in a row a look finds a few records, each at once or after fewer looks in vain than
+// these (some 100 ns). Then the next look waits for so long. Whoever waits for each of its launches enqueues
+// one or two, and needs longer for the way there and back: it is not delayed.
 constexpr std::uint64_t kGatherBelow = 16;
 constexpr std::uint32_t kBurstLooks = 2;
-constexpr std::uint64_t kGatherNs = 250;
+constexpr std::uint32_t kBurstFinds = 3;
+constexpr std::uint64_t kGatherNs = 1000;
 constexpr std::uint64_t kStuckWriteNs = 500'000'000;
 constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
 
@@ -160,7 +161,7 @@ std::vector<Notice> DispatchThread::take_notices() {
 
 void DispatchThread::loop() {
     std::uint64_t idle_since = 0;
-    std::uint32_t turns = 0, idle_rounds = 0, looks_in_vain = 0;
+    std::uint32_t turns = 0, idle_rounds = 0, looks_in_vain = 0, few_in_a_row = 0;
     for (;;) {
         const std::uint64_t before = dispatcher_.taken();
         const bool worked = look();
@@ -171,7 +172,8 @@ void DispatchThread::loop() {
             // pays for it with the next record (60 ns and more). So a reader that keeps up with a burst slows
             // it down: where records come faster than anybody can answer them, let some come together.
             const std::uint64_t found = dispatcher_.taken() - before;
-            if (found != 0 && found < kGatherBelow && looks_in_vain < kBurstLooks) gather();
+            few_in_a_row = found < kGatherBelow && looks_in_vain < kBurstLooks ? few_in_a_row + 1 : 0;
+            if (found != 0 && few_in_a_row >= kBurstFinds) gather();
             looks_in_vain = 0;
             if (++turns < kTurnsPerClock) continue;
         }
