@@ -28,6 +28,8 @@ void Session::forget_drained() {
 
 PyTypeObject* buffer_type = nullptr;
 PyTypeObject* stream_type = nullptr;
+PyTypeObject* usual_buffer_type = nullptr;
+PyTypeObject* usual_stream_type = nullptr;
 
 namespace {
 
@@ -36,6 +38,12 @@ BufferObject* as_buffer(PyObject* object) {
 }
 StreamObject* as_stream(PyObject* object) {
     return reinterpret_cast<StreamObject*>(object);
+}
+
+void remember(PyTypeObject*& usual, PyTypeObject* type) {
+    if (usual == type) return;
+    Py_INCREF(type);
+    Py_XDECREF(std::exchange(usual, type));
 }
 
 PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
@@ -100,9 +108,10 @@ PyGetSetDef buffer_getters[] = {
 
 PyMethodDef buffer_methods[] = {
     {"free", buffer_free, METH_NOARGS,
-     PyDoc_STR("free($self, /)\n--\n\nGives the memory back once all work enqueued so far has completed. Does not "
-               "block.\n\n"
-               "Later uses of this object raise `ringlaunch.Closed`; freeing twice does nothing.")},
+     PyDoc_STR(
+         "free($self, /)\n--\n\nGives the memory back once all work enqueued so far has completed. Does not "
+         "block.\n\n"
+         "Later uses of this object raise `ringlaunch.Closed`; freeing twice does nothing.")},
     {"_part", buffer_part, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -157,6 +166,7 @@ PyObject* make_buffer(PyTypeObject* type, const std::shared_ptr<Session>& sessio
                       std::uint64_t offset, std::uint64_t bytes) {
     PyObject* object = type->tp_alloc(type, 0);
     if (object == nullptr) return nullptr;
+    remember(usual_buffer_type, type);
     BufferObject* made = as_buffer(object);
     made->live_session = session.get();
     made->address = buffer.address() + offset;
@@ -171,6 +181,7 @@ PyObject* make_stream(PyTypeObject* type, const std::shared_ptr<Session>& sessio
                       ringlaunch::Stream stream) {
     PyObject* object = type->tp_alloc(type, 0);
     if (object == nullptr) return nullptr;
+    remember(usual_stream_type, type);
     StreamObject* made = as_stream(object);
     made->state = detail::Access::state(stream);
     made->busy = false;

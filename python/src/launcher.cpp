@@ -22,6 +22,7 @@
 #include "errors.hpp"
 #include "handles.hpp"
 #include "pack.hpp"
+#include "small_int.hpp"
 #include "stream_turn.hpp"
 
 namespace ringlaunch::python {
@@ -83,9 +84,14 @@ StreamObject* as_stream(PyObject* object) {
 // An integer from `least` to `most`. `what` is for the message.
 bool read_uint(PyObject* object, std::uint32_t least, std::uint32_t most, const char* what,
                std::uint32_t& out) {
+    if (std::int64_t small = 0;
+        PyLong_CheckExact(object) && small_int(object, small) && small >= least && small <= most) [[likely]] {
+        out = static_cast<std::uint32_t>(small);
+        return true;
+    }
     int overflow = 0;
     long long value = 0;
-    if (PyLong_CheckExact(object)) [[likely]] {
+    if (PyLong_CheckExact(object)) {
         value = PyLong_AsLongLongAndOverflow(object, &overflow);
     } else {
         PyObject* index = PyNumber_Index(object);
@@ -120,6 +126,11 @@ bool read_dim(PyObject* object, std::uint32_t most, const char* what, Dim3& out)
         return false;
     }
     std::uint32_t* to[3] = {&out.x, &out.y, &out.z};
+    if (PyTuple_CheckExact(object)) [[likely]] {
+        for (Py_ssize_t i = 0; i < count; ++i)
+            if (!read_uint(PyTuple_GET_ITEM(object, i), 1, most, what, *to[i])) return false;
+        return true;
+    }
     for (Py_ssize_t i = 0; i < count; ++i) {
         // Its own reference: __index__ of an item may change a list.
         PyObject* item = PySequence_GetItem(object, i);

@@ -11,6 +11,7 @@
 
 #include "errors.hpp"
 #include "handles.hpp"
+#include "small_int.hpp"
 
 namespace ringlaunch::python {
 
@@ -150,7 +151,7 @@ template <class T>
 }
 
 template <class T>
-bool pack_integer(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
+[[gnu::noinline]] bool pack_any_integer(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
     Integer integer;
     switch (integer_of(arg, integer, ran_python)) {
         case Found::yes:
@@ -170,6 +171,18 @@ bool pack_integer(const Place& place, PyObject* arg, std::byte* out, bool& ran_p
     const T value = static_cast<T>(integer.value);
     std::memcpy(out, &value, sizeof(value));
     return true;
+}
+
+template <class T>
+bool pack_integer(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
+    // The usual case: an int of one digit, in range.
+    std::int64_t small = 0;
+    if (PyLong_CheckExact(arg) && small_int(arg, small) && std::in_range<T>(small)) [[likely]] {
+        const T value = static_cast<T>(small);
+        std::memcpy(out, &value, sizeof(value));
+        return true;
+    }
+    return pack_any_integer<T>(place, arg, out, ran_python);
 }
 
 // False: no number (a Python error may be set) or an integer beyond a double (`too_large`).
