@@ -273,20 +273,24 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     if (device_ || observer) return welcome(client, request, program, membarrier, observer);
     // Held until the first executor says what the device is; or says why there is none.
     connection.pause();
-    waiting_for_device_.push_back(
-        [this, weak = std::weak_ptr<Connection>(client.connection), request, program, membarrier] {
-            const auto alive = weak.lock();
-            if (!alive) return;
-            const auto at = clients_.find(alive.get());
-            if (at == clients_.end()) return;
-            try {
-                welcome(at->second, request, program, membarrier, false);
-            } catch (const std::exception& error) {
-                refuse(*alive, request, Status::internal_error, error.what());
-                alive->close(error.what());
-            }
-            alive->resume();
-        });
+    waiting_for_device_.push_back([this, weak = std::weak_ptr<Connection>(client.connection), request,
+                                   program, membarrier](const std::string* why_not) {
+        const auto alive = weak.lock();
+        if (!alive) return;
+        if (why_not != nullptr) {
+            refuse(*alive, request, Status::unsupported, *why_not);
+            return alive->close(*why_not);
+        }
+        const auto at = clients_.find(alive.get());
+        if (at == clients_.end()) return;
+        try {
+            welcome(at->second, request, program, membarrier, false);
+        } catch (const std::exception& error) {
+            refuse(*alive, request, Status::internal_error, error.what());
+            alive->close(error.what());
+        }
+        alive->resume();
+    });
 }
 
 void Core::welcome(Client& client, std::uint32_t request, const std::string& program, bool membarrier,

@@ -149,6 +149,7 @@ class Core final : public FaultDomain::Owner {
     std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) override;
     void on_unusable(FaultDomain& domain, bool driver, const std::string& text) override;
     void on_left(FaultDomain& domain) override;
+    std::uint64_t last_heartbeat_ns(const FaultDomain& domain) override;
     void restore_session(FaultDomain& domain, Session& session);
     void restore_stream(FaultDomain& domain, Session& session, Stream& stream);
     void decide_stream(Session& session, Stream& stream, const Death& death);
@@ -192,7 +193,7 @@ class Core final : public FaultDomain::Owner {
         bool uses_membarrier = false;
     };
     std::optional<Device> device_;
-    std::vector<std::function<void()>> waiting_for_device_;
+    std::vector<std::function<void(const std::string* why_not)>> waiting_for_device_;
 
     boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, ending_timer_{io_},
         probation_timer_{io_}, drain_timer_{io_};

@@ -13,6 +13,7 @@ namespace ringlaunch::supervisor {
 namespace {
 
 constexpr std::size_t kFaultPageBytes = kPageBytes;
+constexpr std::uint64_t kHeartbeatSlackNs = 3'000'000'000;  // it beats about once a second
 
 std::span<const std::byte> bytes_of(const flatbuffers::FlatBufferBuilder& builder) {
     return {reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()};
@@ -41,8 +42,7 @@ FaultDomain::~FaultDomain() {
 }
 
 void FaultDomain::start() {
-    if (state_ != State::resting || process_) return;
-    timer_.cancel();
+    if (state_ != State::resting || process_ || delayed_) return;
     spawn();
 }
 
@@ -53,14 +53,17 @@ void FaultDomain::start_after(std::uint64_t delay_ms) {
 void FaultDomain::schedule(std::uint64_t delay_ms) {
     state_ = State::resting;
     if (delay_ms == 0) return spawn();
+    delayed_ = true;
     timer_.expires_after(std::chrono::milliseconds(delay_ms));
     timer_.async_wait([this, alive = alive_](const auto& error) {
-        if (!error && *alive && state_ == State::resting && !process_) spawn();
+        if (error || !*alive) return;
+        if (state_ == State::resting && !process_) spawn();
     });
 }
 
 void FaultDomain::spawn() {
     state_ = State::starting;
+    delayed_ = false;
     own_kill_ = {};
     restore_complete_ = false;
     restoring_ = 0;
@@ -240,6 +243,16 @@ void FaultDomain::ping() {
     ping_timer_.async_wait([this, alive = alive_, epoch = epoch_](const auto& error) {
         if (error || !*alive || epoch != epoch_ || !process_) return;
         const std::uint64_t now = now_ns();
+        // The dispatch thread never waits for a kernel: its silence is a hang, whatever the control thread
+        // says.
+        const std::uint64_t beat = state_ == State::ready ? owner_.last_heartbeat_ns(*this) : 0;
+        if (options_.ping_timeout_ms != 0 && beat != 0 && now > beat &&
+            now - beat > options_.ping_timeout_ms * kNsPerMs + kHeartbeatSlackNs) {
+            kill("its dispatch thread gave no sign of life for " + std::to_string((now - beat) / kNsPerMs) +
+                     " ms",
+                 0);
+            return;
+        }
         if (ping_sent_ns_ == 0) {
             Call call;
             call.on_death = Call::OnDeath::drop;

@@ -85,6 +85,8 @@ class FaultDomain {
         // It will not start (`driver`: the driver said no): its sessions are let go.
         virtual void on_unusable(FaultDomain& domain, bool driver, const std::string& text) = 0;
         virtual void on_left(FaultDomain& domain) = 0;
+        // When its dispatch thread last gave a sign of life, CLOCK_MONOTONIC in ns; 0: it serves no stream.
+        virtual std::uint64_t last_heartbeat_ns(const FaultDomain& domain) = 0;
     };
 
     FaultDomain(boost::asio::io_context& io, const SupervisorOptions& options, const DomainKey& key,
@@ -100,7 +102,7 @@ class FaultDomain {
     std::uint64_t started_ns() const { return started_ns_; }
     std::string name() const { return domain_name(key_); }
 
-    void start();  // if it is resting, now
+    void start();  // if it is resting, and no delay runs
     void start_after(std::uint64_t delay_ms);
     // Asked when the executor is ready, in order; at once where it is.
     void call(Call call);
@@ -154,6 +156,7 @@ class FaultDomain {
     std::uint32_t epoch_ = 0;
     std::uint32_t restarts_ = 0;
     std::uint32_t failed_starts_ = 0;
+    bool delayed_ = false;  // the timer will start it
     std::uint64_t started_ns_ = 0;
     std::string last_death_;
     std::uint32_t next_id_ = 1;

@@ -43,6 +43,16 @@ void Core::on_stream_stopped(FaultDomain& domain, std::uint64_t stream) {
                  session->program, stopped.page.page().error_position, stopped.page.error_text());
 }
 
+std::uint64_t Core::last_heartbeat_ns(const FaultDomain& domain) {
+    std::uint64_t last = 0;
+    for (const Session* session : sessions_in(domain))
+        for (const auto& [id, stream] : session->streams)
+            if (stream->served)
+                // relaxed: a sign of life, nothing depends on its order.
+                last = std::max(last, stream->page.page().heartbeat_ns.load(std::memory_order_relaxed));
+    return last;
+}
+
 // ---- a death
 
 std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) {
@@ -261,7 +271,7 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
         range_.emplace(ready.range_base(), ready.range_bytes(), ready.chunk_bytes());
         spdlog::info("device: {} ({})", device_->name, device_->architecture);
         if (options_.on_ready) options_.on_ready();
-        for (auto& waiting : std::exchange(waiting_for_device_, {})) waiting();
+        for (auto& waiting : std::exchange(waiting_for_device_, {})) waiting(nullptr);
     }
     const std::vector<Session*> sessions = sessions_in(domain);
     // Each module once, before the kernels of any session.
@@ -472,7 +482,7 @@ void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text
     spdlog::error("{}", told);
     if (!device_) {
         // Nobody has been served yet.
-        for (auto& [pointer, client] : clients_) client.connection->close(told);
+        for (auto& waiting : std::exchange(waiting_for_device_, {})) waiting(&told);
         return shut_down(driver ? kExitDriverUnusable : kExitFailure);
     }
     for (Session* session : sessions_in(domain)) {

@@ -155,8 +155,20 @@ void Core::move_alone(Session& session) {
         if (old == domains_.end()) return;
         std::vector<Call> calls = old->second->take_calls(id);
         FaultDomain* now = moved == nullptr ? nullptr : existing_domain(*moved);
-        if (now == nullptr) return;
-        for (Call& call : calls) now->call(std::move(call));
+        if (now != nullptr)
+            for (Call& call : calls) now->call(std::move(call));
+        if ((first_domain_ && *first_domain_ == from) || !sessions_in(*old->second).empty()) return;
+        // Nobody is left there. Who waited for a module goes on waiting where it is now.
+        leaving_domains_.push_back(std::move(old->second));
+        domains_.erase(old);
+        FaultDomain& empty = *leaving_domains_.back();
+        const auto loading = std::exchange(empty.loading, {});
+        empty.leave();
+        for (const auto& [key, waiters] : loading)
+            for (const auto& waiter : waiters) {
+                Reply loaded_elsewhere;
+                waiter(loaded_elsewhere);
+            }
     });
 }
 
