@@ -112,9 +112,10 @@ CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
                "cannot reserve 1 TiB of addresses at " + hex(info_.range_base));
     if (reserved != info_.range_base) {
         api_.cuMemAddressFree_(reserved, kRangeBytes);
-        throw Error(Status::unsupported, "CUDA reserved " + hex(reserved) + " instead of " +
-                                             hex(info_.range_base) +
-                                             ": buffers could not keep their addresses across a restart");
+        throw Error(
+            Status::unsupported,
+            "CUDA reserved " + hex(reserved) + " instead of " + hex(info_.range_base) +
+                ": buffers could not keep their addresses across a restart; serve with --driver host");
     }
     CUmemAllocationProp kind{};
     kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;

@@ -165,7 +165,8 @@ TEST(Daemon, AFaultingKernelCostsItsClientAnErrorAndItsNeighbourNothing) {
     EXPECT_EQ(sessions[0]["deaths_caused"], 1);
     EXPECT_EQ(sessions[1]["deaths_caused"], 0);
     // The counters went on from page to page.
-    for (const auto& stream : daemon.run({"stats", "--json", "--over", "0"}).json()["streams"])
+    const auto stats = daemon.run({"stats", "--json", "--over", "0"}).json();
+    for (const auto& stream : stats["streams"])
         EXPECT_EQ(stream["counters"]["copies"], stream["stream"] == good.id ? 2 : 0);
 }
 

@@ -1,5 +1,6 @@
 // The launch record as the hot path writes it, word by word, against the struct of record.fbs.
 #include <gtest/gtest.h>
+#include <algorithm>
 
 #include <random>
 #include <vector>
@@ -52,7 +53,7 @@ void compare(std::uint32_t param_bytes) {
     EXPECT_EQ(record.block_z(), 64);
     EXPECT_EQ(record.reserved1(), 0);
     EXPECT_EQ(record.shared_bytes(), 0x60008u);
-    EXPECT_EQ(std::memcmp(copy.params, params.data(), param_bytes), 0);
+    EXPECT_TRUE(std::equal(params.begin(), params.begin() + param_bytes, copy.params));
     const std::size_t whole = padded_param_bytes(param_bytes);
     for (std::size_t i = param_bytes; i < whole; ++i) EXPECT_EQ(copy.params[i], std::byte{0}) << i;
     EXPECT_EQ(whole, kHeadParamBytes + (kernel.slots - 1) * kContinuationParamBytes);
