@@ -57,16 +57,17 @@ fi
 step configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DRINGLAUNCH_BENCH=ON -DRINGLAUNCH_PYTHON=ON \
   "${prefix[@]}" &&
   step build 900 cmake --build "$build" || exit 1
-export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python:$PWD/python
+export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python
 
 if [ "$only" = all ] || [ "$only" = tests ]; then
   step ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
-  step pytest 600 python3 -m pytest -q tests/python tests/gpu
+  step pytest 600 python3 -m pytest -q -rs tests/python
+  step gpu_tests 600 python3 -m pytest -v -s tests/gpu
 fi
 if [ "$only" = all ] || [ "$only" = bench ]; then
   step enqueue 120 "$build/bench/bench_enqueue" --csv "$out/enqueue.csv"
   step round_trip 120 "$build/bench/bench_round_trip" --csv "$out/round_trip.csv"
-  step throughput 120 "$build/bench/bench_throughput" --csv "$out/throughput.csv"
+  step throughput 120 "$build/bench/bench_throughput" --driver null host --csv "$out/throughput.csv"
   step footprint 120 "$build/bench/bench_footprint" --csv "$out/footprint.csv"
   step python_call 120 python3 bench/python_call.py --csv "$out/python_call.csv"
   step plots 120 python3 bench/plot.py "$out"/*.csv
