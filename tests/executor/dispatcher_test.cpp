@@ -357,6 +357,25 @@ TEST_F(DispatcherTest, AWaitForWhatHasCompletedAsksTheDriverNothing) {
     EXPECT_EQ(waiter.page->counters.waits.load(), 2u);
 }
 
+// Positions of records that are no operation are unknown to the driver until it is asked for their
+// completion.
+TEST_F(SmallBatches, TheDriverIsToldOfAWaitOnlyUpToWhatItKnows) {
+    driver.completes_at_once = false;
+    ClientStream maker(kSession, make_id(0)), waiter(kSession, make_id(1));
+    StreamPort& made = open(maker);
+    StreamPort& waited = open(waiter);
+    for (int i = 0; i < 7; ++i) put_saxpy(maker);
+    maker.put_wait(maker.id, 1);  // over; ends at 15, and ends the batch
+    for (int i = 0; i < 20; ++i) put_saxpy(maker);
+    waiter.put_wait(maker.id, 15);
+    dispatcher.do_work();
+    ASSERT_EQ(maker.issued(), 15u);
+    ASSERT_TRUE(device(made).asked.empty());
+    ASSERT_EQ(device(waited).waits.size(), 1u);
+    EXPECT_EQ(device(waited).waits[0].second, 14u);
+    for (StreamPort* port : {&made, &waited}) device(*port).run_all();
+}
+
 TEST_F(DispatcherTest, WaitsForStreamsThatAreNotOfTheSessionAreRefused) {
     ClientStream theirs(kStranger, make_id(0)), one(kSession, make_id(1)), two(kSession, make_id(2));
     open(theirs, {}, &stranger);
