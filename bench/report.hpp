@@ -87,7 +87,7 @@ class Report {
         for (const std::string& column : columns_) file << "," << column;
         file << "\n";
         for (const Row& row : rows_) {
-            file << row.name;
+            file << '"' << row.name << '"';  // no name has a quotation mark
             for (double figure : row.figures) file << "," << figure;
             file << "\n";
         }
