@@ -1,4 +1,5 @@
-// The kernels that the benchmarks launch. Compiled with g++ for the host and null drivers, with nvcc for CUDA.
+// The kernels that the benchmarks launch. Compiled with g++ for the host and null drivers, with nvcc for
+// CUDA.
 #include <ringlaunch/kernel.h>
 
 // Three pointers and two numbers: the five parameters of every launch benchmark.
@@ -9,7 +10,9 @@ extern "C" __global__ void five(const float* x, const float* y, float* z, int n,
 RINGLAUNCH_EXPORT(five)
 
 // Order-sensitive: two launches that change places give another result.
-extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word = *word * a + b; }
+extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) {
+    *word = *word * a + b;
+}
 RINGLAUNCH_EXPORT(step)
 
 extern "C" __global__ void nothing() {}

@@ -10,7 +10,9 @@ extern "C" __global__ void append(unsigned* log, unsigned* count, unsigned value
 RINGLAUNCH_EXPORT(append)
 
 // to[0] = from[0] + by: the same however often it runs.
-extern "C" __global__ void add(unsigned* to, const unsigned* from, unsigned by) { *to = *from + by; }
+extern "C" __global__ void add(unsigned* to, const unsigned* from, unsigned by) {
+    *to = *from + by;
+}
 RINGLAUNCH_EXPORT(add)
 
 // Holds its stream until somebody writes the word.
@@ -19,14 +21,20 @@ extern "C" __global__ void hold(const volatile unsigned* until) {
 }
 RINGLAUNCH_EXPORT(hold)
 
-extern "C" __global__ void crash(unsigned* nowhere) { *nowhere = 1; }
+extern "C" __global__ void crash(unsigned* nowhere) {
+    *nowhere = 1;
+}
 RINGLAUNCH_EXPORT(crash)
 
-extern "C" __global__ void divide(int* out, int by) { *out = 100 / by; }
+extern "C" __global__ void divide(int* out, int by) {
+    *out = 100 / by;
+}
 RINGLAUNCH_EXPORT(divide)
 
 // Ends the process without a word of who did it.
-extern "C" __global__ void vanish() { _exit(3); }
+extern "C" __global__ void vanish() {
+    _exit(3);
+}
 RINGLAUNCH_EXPORT(vanish)
 
 // The same, once another stream is at work too.
