@@ -283,10 +283,14 @@ TEST(KernelFaulted, the_culprit_is_told_and_its_neighbour_goes_on) {
 
 // ---- the client forks
 
-TEST(Fork, a_child_has_no_session_and_the_parent_keeps_its_own) {
+// AddressSanitizer's allocator does not survive a fork while another thread allocates.
 #ifdef __SANITIZE_ADDRESS__
-    GTEST_SKIP() << "AddressSanitizer's allocator may stay locked in the child of a process with threads";
+constexpr bool kOthersMayAllocate = false;
+#else
+constexpr bool kOthersMayAllocate = true;
 #endif
+
+TEST(Fork, a_child_has_no_session_and_the_parent_keeps_its_own) {
     Daemon daemon("host");
     Session session(daemon);
     const Buffer words = session.client.alloc(64);
@@ -296,10 +300,10 @@ TEST(Fork, a_child_has_no_session_and_the_parent_keeps_its_own) {
     // While others of the parent are within waits and requests.
     std::atomic<bool> done{false};
     std::thread waiter([&] {
-        while (!done) EXPECT_EQ(session.stream.synchronize(kPatienceNs), Status::ok);
+        while (!done && kOthersMayAllocate) EXPECT_EQ(session.stream.synchronize(kPatienceNs), Status::ok);
     });
     std::thread requester([&] {
-        while (!done) {
+        while (!done && kOthersMayAllocate) {
             EXPECT_NO_THROW(session.client.alloc(64));
             std::this_thread::sleep_for(1ms);
         }
@@ -336,9 +340,10 @@ TEST(Fork, a_child_has_no_session_and_the_parent_keeps_its_own) {
             right &= own.stream.synchronize(kPatienceNs) == Status::ok;
             return right;
         });
-        ASSERT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
             << "round " << round << ", status " << status;
-        ASSERT_EQ(session.stream.launch(store, {1}, {1}, words, 0u, 2u), Status::ok);
+        EXPECT_EQ(session.stream.launch(store, {1}, {1}, words, 0u, 2u), Status::ok);
+        if (HasFailure()) break;  // with the threads to be joined
     }
     done = true;
     waiter.join();
