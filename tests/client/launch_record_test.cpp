@@ -67,5 +67,42 @@ TEST(LaunchRecord, is_the_struct_of_the_schema_for_every_length_of_parameters) {
     }
 }
 
+template <class... Args>
+void expect_packed(const std::vector<unsigned char>& expected, const Args&... args) {
+    using Pack = ArgPack<Args...>;
+    alignas(16) std::byte packed[padded_param_bytes(Pack::bytes())] = {};
+    Pack::store(packed, args...);
+    ASSERT_EQ(Pack::bytes(), expected.size());
+    for (std::size_t i = 0; i < expected.size(); ++i)
+        EXPECT_EQ(static_cast<unsigned>(packed[i]), expected[i]) << "byte " << i;
+}
+
+struct Six {
+    std::uint16_t a, b, c;
+};
+struct Three {
+    std::uint8_t a, b, c;
+};
+struct Twelve {
+    std::uint32_t a, b, c;
+};
+
+TEST(Arguments, stand_at_their_natural_offsets) {
+    expect_packed({});
+    expect_packed({1}, std::uint8_t{1});
+    expect_packed({1, 0, 2, 0, 3, 0, 0, 0}, std::uint8_t{1}, std::uint16_t{2}, std::uint32_t{3});
+    expect_packed({255, 0, 0, 0, 0, 0, 0, 0, 254, 255, 255, 255, 255, 255, 255, 255, 1}, std::int8_t{-1},
+                  std::int64_t{-2}, true);
+    expect_packed({4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x80, 0x3f},
+                  DevicePointer{0x01020304}, nullptr, 1.0f);
+}
+
+TEST(Arguments, structs_may_reach_from_one_word_into_the_next) {
+    expect_packed({1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0, 7, 0}, std::uint16_t{1}, std::uint16_t{2},
+                  std::uint16_t{3}, Six{4, 5, 6}, std::uint16_t{7});
+    expect_packed({1, 2, 3, 4, 5, 6, 7, 8, 9}, Three{1, 2, 3}, Three{4, 5, 6}, Three{7, 8, 9});
+    expect_packed({1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0}, 1u, Twelve{2, 3, 4});
+}
+
 }  // namespace
 }  // namespace ringlaunch::detail

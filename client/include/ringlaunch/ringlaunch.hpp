@@ -281,7 +281,7 @@ struct ArgPack {
 
     // `to` has room for bytes() rounded up to 8.
     static void store(std::byte* to, const Args&... args) {
-        if constexpr (kCount != 0 && ((kArgBytes<Args> <= 8) && ...)) {
+        if constexpr (kCount != 0 && within_words()) {
             // Put together in registers and stored as whole words: the ring reads them as such at once.
             std::uint64_t words[(bytes() + 7) / 8] = {};
             std::size_t i = 0;
@@ -296,6 +296,12 @@ struct ArgPack {
     }
 
   private:
+    // Does no argument reach from one word into the next? Scalars never do; a struct may.
+    static constexpr bool within_words() {
+        for (const ArgLayout& arg : kLayout)
+            if (arg.offset % 8 + arg.size > 8) return false;
+        return true;
+    }
     template <class T>
     static void add_bits(std::uint64_t* words, std::size_t offset, const T& arg) {
         std::uint64_t bits = 0;
