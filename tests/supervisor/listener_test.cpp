@@ -46,7 +46,8 @@ TEST(Listener, TakesOverFromADaemonThatDied) {
     dead.kill(SIGKILL);
     EXPECT_EQ(dead.wait(), 128 + SIGKILL);
     EXPECT_EQ(::access(socket.c_str(), F_OK), 0);
-    // An executor that the dead one was about to start holds the listening socket until it is executed or dies.
+    // An executor that the dead one was about to start holds the listening socket until it is executed or
+    // dies.
     EXPECT_TRUE(eventually([&] { return !RawClient(socket).connected(); }));
     const Daemon daemon({}, socket);
     EXPECT_TRUE(SessionClient(socket).session() != 0);
