@@ -503,9 +503,11 @@ void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text
 }
 
 void Core::on_left(FaultDomain& domain) {
-    std::erase_if(leaving_domains_, [&](const auto& entry) { return entry.get() == &domain; });
-    if (const auto at = domains_.find(domain.key()); at != domains_.end() && at->second.get() == &domain)
-        domains_.erase(at);
+    const auto current = domains_.find(domain.key());
+    if (current != domains_.end() && current->second.get() == &domain)
+        domains_.erase(current);
+    else
+        std::erase_if(leaving_domains_, [&](const auto& entry) { return entry.get() == &domain; });
     maybe_finished();
 }
 

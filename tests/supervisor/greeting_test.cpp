@@ -1,5 +1,6 @@
 // How a connection begins, and what becomes of messages that are none.
 #include <gtest/gtest.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -211,6 +212,29 @@ TEST(OtherUsers, AreLetInOnlyWhereAllowedAndNeverByTheHostDriver) {
     ASSERT_EQ(::chmod(folder.path().c_str(), 0755), 0);
     const Daemon closed({}, folder.file("daemon.sock"));
     EXPECT_EQ(hello_as(65534, closed.socket()), 251);  // the socket's mode alone shuts others out
+}
+
+TEST(OtherUsers, HaveAnExecutorOfTheirOwn) {
+    if (::getuid() != 0) GTEST_SKIP() << "only root can be several users";
+    const Folder folder;
+    ASSERT_EQ(::chmod(folder.path().c_str(), 0755), 0);
+    const Daemon daemon({"allow_uid=65534"}, folder.file("daemon.sock"));
+    SessionClient own(daemon.socket());
+    const auto stream = own.open_stream();
+    ASSERT_EQ(daemon.executors().size(), 1u);
+    const pid_t child = ::fork();
+    if (child == 0) {
+        if (::setgid(65534) != 0 || ::setuid(65534) != 0) ::_exit(1);
+        SessionClient client(daemon.socket());
+        client.open_stream();
+        ::pause();
+        ::_exit(0);
+    }
+    EXPECT_TRUE(eventually([&] { return daemon.executors().size() == 2; }));
+    ::kill(child, SIGKILL);
+    EXPECT_EQ(::waitpid(child, nullptr, 0), child);
+    EXPECT_TRUE(eventually([&] { return daemon.executors().size() == 1; }));
+    EXPECT_EQ(stream->state(), schema::StreamState::Running);
 }
 
 }  // namespace

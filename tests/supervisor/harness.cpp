@@ -99,11 +99,13 @@ Daemon::Daemon(const std::vector<std::string>& options, const std::string& socke
 Daemon::~Daemon() {
     if (pid_ == 0) return;
     ::kill(pid_, SIGTERM);
-    if (!wait()) {
-        ADD_FAILURE() << "the daemon did not leave when asked to";
-        ::kill(pid_, SIGKILL);
-        ::waitpid(pid_, nullptr, 0);
+    if (const std::optional<int> exit = wait()) {
+        EXPECT_EQ(*exit, 0) << "the daemon did not leave in order";
+        return;
     }
+    ADD_FAILURE() << "the daemon did not leave when asked to";
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
 }
 
 void Daemon::kill(int signal) {

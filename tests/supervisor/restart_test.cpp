@@ -306,6 +306,22 @@ TEST(Restart, ADeadClientsEndlessKernelIsEndedForTheOthers) {
     EXPECT_EQ(listed->answer_as_Sessions()->total(), 1u);
 }
 
+TEST(Memory, AnAllocationWaitsForTheFreesThatMakeRoomForIt) {
+    const Daemon daemon({"driver=host", "max_memory_bytes=8388608"});
+    Work work(daemon);  // has one chunk of 2 MiB
+    const auto stream = work.client.open_stream();
+    const auto big = work.client.alloc(6u << 20);
+    const std::uint64_t held = work.hold(*stream);
+    EXPECT_EQ(work.client.free(big.id, stream->id, held).status(), Status::ok);
+    const std::uint32_t waiting =
+        work.client.send(schema::Request::AllocBuffer, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateAllocBuffer(builder, 5u << 20).Union();
+        });
+    work.put(work.gate.address, 1);
+    const Answer given = work.client.answer(waiting);
+    EXPECT_EQ(given.status(), Status::ok) << given.text();
+}
+
 TEST(Restart, AnExecutorThatDoesNotAnswerIsEnded) {
     const Daemon daemon({"driver=host", "ping_every_ms=50", "ping_timeout_ms=200"});
     Work work(daemon);
