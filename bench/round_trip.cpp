@@ -55,7 +55,7 @@ int main(int argc, char** argv) {
                 const std::uint64_t begin = now_ns();
                 if (which == 0) {
                     must(stream.launch(five, {1}, {32}, x, y, z, i, 1.0f), "launching");
-                    must(stream.record().wait(), "waiting for the launch");
+                    must(stream.synchronize(), "waiting for the launch");
                 } else {
                     peer->round_trip(message);
                 }
