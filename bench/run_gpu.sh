@@ -4,7 +4,7 @@
 #   bash bench/run_gpu.sh [--deps FOLDER] [--out FOLDER] [--name NAME] [--only build|tests|bench]
 #
 # Needs a C++20 compiler, cmake, ninja, NVIDIA's driver and the CUDA toolkit; flatc and the headers of flatbuffers,
-# Boost, CLI11, spdlog and nlohmann-json; Python 3.11 or later with numpy, pytest, hypothesis and rich.
+# Boost, OpenSSL, CLI11, spdlog and nlohmann-json; Python 3.11 or later with numpy, pytest, hypothesis and rich.
 #   --deps FOLDER  a prefix with what the host lacks (its usr/bin, usr/include ...), for a host without a package manager:
 #                  on another machine `apt-get download PACKAGE...`, then `dpkg -x` each into FOLDER
 #   --out FOLDER   where logs, tables and pictures go (default: bench/results/NAME)
