@@ -21,6 +21,9 @@
 namespace ringlaunch {
 
 inline constexpr std::size_t kCacheLine = 64;
+// Processors fetch lines in pairs: what one side writes for every record and the other reads for every record
+// stand in different pairs.
+inline constexpr std::size_t kLinePair = 128;
 inline constexpr std::size_t kSlotBytes = 64;
 inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::size_t kRingHeaderBytes = kPageBytes;
@@ -34,6 +37,9 @@ using SharedU64 = std::atomic<std::uint64_t>;
 using SharedU32 = std::atomic<std::uint32_t>;
 static_assert(SharedU64::is_always_lock_free && SharedU32::is_always_lock_free);
 static_assert(sizeof(SharedU64) == 8 && sizeof(SharedU32) == 4);
+
+// A value of need_wakeup: the page is dead, ring for every record.
+inline constexpr std::uint64_t kRingAlways = ~std::uint64_t{0};
 
 struct RingHeader {
     // The daemon, before the hand-over.
@@ -92,15 +98,16 @@ struct StatusPage {
     std::uint32_t reserved0;
 
     // The device (or the thread that stands for it): everything before this position has completed.
-    alignas(kCacheLine) SharedU64 completed;
+    alignas(kLinePair) SharedU64 completed;
     // The dispatch thread: everything before this position was handed to the driver, or is just about to be.
-    alignas(kCacheLine) SharedU64 issued;
+    alignas(kLinePair) SharedU64 issued;
     // The dispatch thread (the supervisor, once the epoch has ended): not 0: the reader may sleep; ring the
-    // doorbell.
-    alignas(kCacheLine) SharedU32 need_wakeup;
+    // doorbell (schema/wakeup.hpp). The producer looks at this line for every record: only what changes
+    // rarely stands in it.
+    alignas(kLinePair) SharedU64 need_wakeup;
     // The dispatch thread (the supervisor, once the epoch has ended). `state` is a schema::StreamState,
     // stored last with release: the error below belongs to it.
-    alignas(kCacheLine) SharedU32 state;
+    SharedU32 state;
     std::uint32_t error_status;
     std::uint64_t error_position;  // the record's first slot
     std::uint64_t error_kernel;    // 0: none
@@ -112,10 +119,10 @@ struct StatusPage {
     alignas(kCacheLine) LatencyHistogram enqueue_to_issue;
     LatencyHistogram issue_to_complete;
 };
-static_assert(offsetof(StatusPage, completed) == 64);
-static_assert(offsetof(StatusPage, issued) == 128);
-static_assert(offsetof(StatusPage, need_wakeup) == 192);
-static_assert(offsetof(StatusPage, state) == 256);
+static_assert(offsetof(StatusPage, completed) == 128);
+static_assert(offsetof(StatusPage, issued) == 256);
+static_assert(offsetof(StatusPage, need_wakeup) == 384);
+static_assert(offsetof(StatusPage, state) == 392);
 static_assert(sizeof(StatusPage) <= kStatusPageBytes);
 
 }  // namespace ringlaunch

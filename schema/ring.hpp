@@ -50,6 +50,16 @@ constexpr std::uint32_t launch_slots(std::size_t param_bytes) {
                                                                                kContinuationParamBytes);
 }
 
+// A word through a register, alone. Parameters were stored a moment ago, word by word: a vector load of two
+// of them would have to wait until both have left the store buffer, behind every earlier store to the ring
+// (40 ns a record and more).
+inline std::uint64_t load_word(const void* from) noexcept {
+    std::uint64_t word;
+    std::memcpy(&word, from, sizeof word);
+    asm volatile("" : "+r"(word));  // keeps the compiler from making a vector load of two
+    return word;
+}
+
 struct alignas(kSlotBytes) Slot {
     SharedU64 stamp;
     std::byte payload[kSlotBytes - sizeof(SharedU64)];
@@ -135,6 +145,13 @@ class RingProducer {
         return Status::ok;
     }
 
+    // The hot path's question: is there room for `count` slots as things stand, without padding and without a
+    // look at `completed`? Where not, reserve() has the answer.
+    [[nodiscard]] bool has_room(std::uint32_t count) const noexcept {
+        return count <= max_record_slots() && count <= slot_count_ - index(position_) &&
+               position_ + count <= completed_ + slot_count_;
+    }
+
     // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it.
     void write_continuation(std::uint32_t i, const void* from) noexcept {
         Slot& slot = slots_[index(position_) + i];
@@ -145,10 +162,14 @@ class RingProducer {
 
     // The same with the last `bytes` <= 56 of the parameters; the rest becomes zero.
     void write_continuation(std::uint32_t i, const void* from, std::size_t bytes) noexcept {
-        if (bytes == kContinuationParamBytes) return write_continuation(i, from);
-        alignas(16) std::byte whole[kContinuationParamBytes] = {};
-        std::memcpy(whole, from, bytes);
-        write_continuation(i, whole);
+        Slot& slot = slots_[index(position_) + i];
+        // relaxed: the head's stamp releases it.
+        Memory::store_relaxed(slot.stamp, (position_ + i + 1) | kContinuation);
+        for (std::size_t at = 0; at < kContinuationParamBytes; at += 8) {
+            const std::uint64_t word =
+                at < bytes ? first_bytes(static_cast<const std::byte*>(from) + at, bytes - at) : 0;
+            Memory::write_payload(slot.payload + at, &word, sizeof word);
+        }
     }
 
     // Writes the head and publishes the record. `record` is one of the 64-byte structs of record.fbs.
@@ -182,15 +203,18 @@ class RingProducer {
         return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
     }
 
-    // Word by word, each through a register. The caller stored these bytes a moment ago, as words: a vector
-    // load of two of them would have to wait until both have left the store buffer, behind every earlier
-    // store to the ring (40 ns a record and more).
+    // Up to eight bytes as a word, the missing ones zero.
+    static std::uint64_t first_bytes(const std::byte* from, std::size_t bytes) noexcept {
+        if (bytes >= sizeof(std::uint64_t)) return load_word(from);
+        std::uint64_t word = 0;
+        for (std::size_t i = 0; i < bytes; ++i) word |= std::to_integer<std::uint64_t>(from[i]) << (8 * i);
+        return word;
+    }
+
     template <std::size_t kWords>
     static void write_words(std::byte* to, const void* from) noexcept {
         for (std::size_t i = 0; i < kWords; ++i) {
-            std::uint64_t word;
-            std::memcpy(&word, static_cast<const std::byte*>(from) + 8 * i, sizeof word);
-            asm volatile("" : "+r"(word));  // keeps the compiler from making one vector copy of the loop
+            const std::uint64_t word = load_word(static_cast<const std::byte*>(from) + 8 * i);
             Memory::write_payload(to + 8 * i, &word, sizeof word);
         }
     }

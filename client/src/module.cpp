@@ -32,6 +32,7 @@ KernelState take_kernel(const schema::KernelInfo& info, const ClientState& clien
                                                    std::to_string(kernel.param_bytes) +
                                                    " bytes of parameters");
     kernel.slots = launch_slots(kernel.param_bytes);
+    kernel.padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(kernel.param_bytes));
     kernel.max_threads = info.max_threads();
     kernel.max_shared_bytes = info.max_dynamic_shared_bytes();
     kernel.default_block = {info.block_x(), info.block_y(), info.block_z()};
@@ -50,6 +51,7 @@ KernelState take_kernel(const schema::KernelInfo& info, const ClientState& clien
             kernel.params.push_back(std::move(taken));
         }
     }
+    kernel.digest = layout_digest(kernel.layout);
     return kernel;
 }
 

@@ -15,7 +15,8 @@ namespace ringlaunch::detail {
 struct KernelState {
     std::uint64_t id = 0;
     std::uint32_t param_bytes = 0;
-    std::uint32_t slots = 1;  // of a launch record
+    std::uint32_t slots = 1;          // of a launch record
+    std::uint32_t padded_bytes = 16;  // of the parameters in whole slots
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared_bytes = 0;  // dynamic
     Dim3 default_block{0, 0, 0};
@@ -24,6 +25,7 @@ struct KernelState {
     std::string name;
     std::vector<Param> params;
     std::vector<ArgLayout> layout;  // the same, as a launch's arguments are compared with it
+    std::uint64_t digest = 0;       // of `layout`
 };
 
 struct ModuleState {

@@ -112,15 +112,22 @@ Status check_range(const StreamState& stream, const char* doing, const Buffer& b
     }
 }
 
+// A launch that was not enqueued at once: says why not, or waits for room.
 template <bool kPadded>
-Status launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
-              std::uint32_t shared_bytes, const std::byte* params, bool wait) noexcept {
-    if (!launchable(kernel, grid, block, shared_bytes)) [[unlikely]]
+Status launch_slowly(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
+                     std::uint32_t shared_bytes, const std::byte* params, bool wait) noexcept {
+    if (!launchable(kernel, grid, block, shared_bytes))
         return refuse_launch(stream, kernel, grid, block, shared_bytes);
-    if (const Status status = reserve_or_wait(stream, kernel.slots, wait); status != Status::ok) [[unlikely]]
-        return status == Status::record_too_long ? refuse_length(stream, kernel) : status;
-    publish_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params);
-    return Status::ok;
+    for (;;) {
+        Status status = enqueue_launch_slowly<kPadded>(stream, kernel, grid, block, shared_bytes, params);
+        if (status == Status::record_too_long) return refuse_length(stream, kernel);
+        if (status != Status::ring_full || !wait) return status;
+        status = wait_completed(stream, position_with_room(stream, kernel.slots));
+        if (status != Status::ok) {
+            remember_error(stream, status);
+            return status;
+        }
+    }
 }
 
 }  // namespace
@@ -154,29 +161,78 @@ Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, 
 
 using detail::Access;
 
-Status Stream::launch_typed(const Kernel& kernel, Dim3 grid, Dim3 block,
-                            std::span<const detail::ArgLayout> args, const std::byte* params,
-                            std::size_t padded_bytes, bool wait) noexcept {
-    if (!state_ || !kernel) [[unlikely]]
-        return Status::closed;
-    const detail::KernelState& of = *Access::state(kernel);
-    if (args.size() != of.layout.size() ||
-        (!args.empty() && std::memcmp(args.data(), of.layout.data(), args.size_bytes()) != 0) ||
-        detail::padded_param_bytes(of.param_bytes) > padded_bytes) [[unlikely]] {
-        if (const Status status = detail::check_args(*state_, of, args); status != Status::ok) return status;
-        if (detail::padded_param_bytes(of.param_bytes) > padded_bytes)
+namespace {
+
+using detail::KernelState;
+using detail::LaunchHead;
+
+Dim3 grid_of(const LaunchHead& head) noexcept {
+    return {static_cast<std::uint32_t>(head.grid_xy), static_cast<std::uint32_t>(head.grid_xy >> 32),
+            static_cast<std::uint32_t>(head.grid_z_block_x)};
+}
+Dim3 block_of(const LaunchHead& head) noexcept {
+    return {static_cast<std::uint32_t>(head.grid_z_block_x >> 32), static_cast<std::uint32_t>(head.block_yz),
+            static_cast<std::uint32_t>(head.block_yz >> 32)};
+}
+const std::byte* params_of(const LaunchHead& head) noexcept {
+    return reinterpret_cast<const std::byte*>(&head + 1);
+}
+bool takes(const KernelState& kernel, const detail::ArgShape& shape) noexcept {
+    return shape.digest == kernel.digest && shape.padded_bytes >= kernel.padded_bytes;
+}
+
+}  // namespace
+
+template <bool kWait>
+Status Stream::launch_image(const Kernel& kernel, const detail::ArgShape& shape,
+                            const LaunchHead& head) noexcept {
+    if (state_ && kernel) [[likely]] {
+        const KernelState& of = *Access::state(kernel);
+        if (takes(of, shape) && detail::launchable(of, grid_of(head), block_of(head), 0) &&
+            detail::try_enqueue_launch<true>(*state_, of, grid_of(head), block_of(head), 0, params_of(head)))
+            [[likely]]
+            return Status::ok;
+    }
+    return launch_image_slowly<kWait>(kernel, shape, head);
+}
+
+template <bool kWait>
+Status Stream::launch_image_slowly(const Kernel& kernel, const detail::ArgShape& shape,
+                                   const LaunchHead& head) noexcept {
+    if (!state_ || !kernel) return Status::closed;
+    const KernelState& of = *Access::state(kernel);
+    if (!takes(of, shape)) {
+        if (const Status status = detail::check_args(*state_, of, shape.args); status != Status::ok)
+            return status;
+        if (shape.padded_bytes < of.padded_bytes)
             return detail::refuse(*state_, Status::invalid_argument,
                                   "the kernel takes more bytes than its parameters");
     }
-    return detail::launch<true>(*state_, of, grid, block, 0, params, wait);
+    return detail::launch_slowly<true>(*state_, of, grid_of(head), block_of(head), 0, params_of(head), kWait);
 }
+
+template Status Stream::launch_image<true>(const Kernel&, const detail::ArgShape&,
+                                           const LaunchHead&) noexcept;
+template Status Stream::launch_image<false>(const Kernel&, const detail::ArgShape&,
+                                            const LaunchHead&) noexcept;
 
 Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
                              std::span<const std::byte> params, bool wait) noexcept {
-    if (!state_ || !kernel) [[unlikely]]
-        return Status::closed;
-    const detail::KernelState& of = *Access::state(kernel);
-    if (params.size() != of.param_bytes) [[unlikely]] {
+    if (state_ && kernel) [[likely]] {
+        const KernelState& of = *Access::state(kernel);
+        if (params.size() == of.param_bytes && detail::launchable(of, grid, block, shared_bytes) &&
+            detail::try_enqueue_launch<false>(*state_, of, grid, block, shared_bytes, params.data()))
+            [[likely]]
+            return Status::ok;
+    }
+    return launch_packed_slowly(kernel, grid, block, shared_bytes, params, wait);
+}
+
+Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                                    std::span<const std::byte> params, bool wait) noexcept {
+    if (!state_ || !kernel) return Status::closed;
+    const KernelState& of = *Access::state(kernel);
+    if (params.size() != of.param_bytes) {
         try {
             return detail::refuse(*state_, Status::invalid_argument,
                                   "cannot launch kernel " + of.name + ": it takes " +
@@ -186,7 +242,7 @@ Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::u
             return Status::invalid_argument;
         }
     }
-    return detail::launch<false>(*state_, of, grid, block, shared_bytes, params.data(), wait);
+    return detail::launch_slowly<false>(*state_, of, grid, block, shared_bytes, params.data(), wait);
 }
 
 Status Stream::copy_to_device(const Buffer& to, const void* from, std::size_t bytes,

@@ -1,8 +1,8 @@
 // A stream as the client holds it, and the hot path: enqueuing a launch.
 //
 // Who touches what
-//   the producer   `producer`, `must_fence`, `sample`, `staging`, `next_event`: one thread at a time, ordered
-//   by the
+//   the producer   `producer`, `must_fence`, `rung`, `sample`, `staging`, `next_event`: one thread at a time,
+//   ordered by the
 //                  caller (in Python by the interpreter lock)
 //   anybody        reads `page`; whoever takes in the daemon's notices (ClientState) replaces it, under
 //   `mutex` sleepers       everything below `mutex`, under it
@@ -14,11 +14,11 @@
 // becomes `last_page`, which is the stream's own: its state is Closed, so the hot path notices all of these
 // with the one look at `state` that it has anyway.
 //
-// The hot path has two steps: reserve() (may answer that the ring is full; position_with_room() says what to
-// wait for) and publish_launch(), which cannot fail. Between a reserve() that said ok and its publish nothing
-// else may be enqueued: whoever runs foreign code (a Python object's __index__, a finalizer) runs it before
-// reserve(). Neither step allocates, throws, locks or calls the OS, unless publish finds that the daemon
-// sleeps.
+// A record has two steps: reserve() (may answer that the ring is full; position_with_room() says what to wait
+// for) and its publishing, which cannot fail. Between a reserve() that said ok and its publish nothing else
+// may be enqueued: whoever runs foreign code (a Python object's __index__, a finalizer) runs it before
+// reserve(). The hot path, enqueue_launch(), does both where nothing stands in the way, and else goes to
+// enqueue_launch_slowly(). It allocates, throws and locks nothing and calls the OS only to wake the daemon.
 #pragma once
 
 #include <atomic>
@@ -71,6 +71,7 @@ struct alignas(kCacheLine) StreamState final : ForkGuarded {
     // sync: EPOCH (pairs with replace_page): the page's mapping is there before its address.
     std::atomic<const StatusPage*> page;
     bool must_fence = false;
+    RungSleep rung;
     std::uint32_t records_to_sample = 1;
     std::uint64_t last_sample = 0;  // the position last timed
     std::uint64_t next_event = 1;
@@ -148,8 +149,8 @@ struct alignas(kCacheLine) StreamState final : ForkGuarded {
 
 // The last step of every record, after it was published.
 inline void after_publish(StreamState& stream) noexcept {
-    if (producer_must_ring(stream.page.load(std::memory_order_acquire)->need_wakeup, stream.must_fence))
-        [[unlikely]]
+    if (producer_must_ring(stream.page.load(std::memory_order_acquire)->need_wakeup, stream.rung,
+                           stream.must_fence)) [[unlikely]]
         stream.ring_doorbell();
 }
 
@@ -182,7 +183,8 @@ template <bool kPadded>
     words.all[4] = wide(grid.z) | wide(block.x & 0xffff) << 32 | wide(block.y & 0xffff) << 48;
     words.all[5] = wide(block.z & 0xffff) | wide(shared_bytes) << 32;
     if (kPadded || bytes >= kHeadParamBytes) {
-        std::memcpy(&words.all[6], params, kHeadParamBytes);
+        words.all[6] = load_word(params);
+        words.all[7] = load_word(params + 8);
     } else {
         words.all[6] = words.all[7] = 0;
         if (bytes != 0) std::memcpy(&words.all[6], params, bytes);
@@ -195,20 +197,6 @@ template <bool kPadded>
             producer.write_continuation(i, params + offset, bytes - offset);
     }
     return words;
-}
-
-// Step 2, after reserve(stream, kernel.slots) said ok. `params` are kernel.param_bytes long; with `kPadded`
-// the caller's buffer has padded_param_bytes() and zeros behind the parameters, which saves a copy of the
-// last slot.
-template <bool kPadded = false>
-inline void publish_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
-                           std::uint32_t shared_bytes, const std::byte* params) noexcept {
-    const LaunchWords words =
-        write_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
-    if (--stream.records_to_sample == 0) [[unlikely]]
-        stream.take_sample();
-    stream.producer.publish_words(words.all, kernel.slots);
-    after_publish(stream);
 }
 
 // Could the dispatcher take this launch? Its own checks are the ones that count; these spare the stream the
@@ -228,15 +216,55 @@ inline void publish_launch(StreamState& stream, const KernelState& kernel, Dim3 
 [[gnu::cold]] Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                                    std::uint32_t shared_bytes) noexcept;
 
-// Both steps. Answers ring_full instead of waiting; checks nothing of the launch (see launchable()).
-template <bool kPadded = false>
+// The hot path: enqueues a launch if nothing stands in its way, else answers false and has done nothing
+// (another epoch, a sample that is due, the end of the ring, a ring that looks full: enqueue_launch_slowly()
+// knows what to do). Checks nothing of the launch (see launchable()). `params` are kernel.param_bytes long;
+// with `kPadded` the caller's buffer has kernel.padded_bytes, and zeros behind the parameters, which spares
+// the last slot's bytes a closer look. A caller that hands all that it was given to its own slow path makes
+// the compiler save nothing.
+template <bool kPadded>
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch(StreamState& stream,
+                                                                 const KernelState& kernel, Dim3 grid,
+                                                                 Dim3 block, std::uint32_t shared_bytes,
+                                                                 const std::byte* params) noexcept {
+    const StatusPage& page = stream.current();
+    // relaxed: only whether it is Running matters here
+    if (page.state.load(std::memory_order_relaxed) !=
+            static_cast<std::uint32_t>(schema::StreamState::Running) ||
+        stream.records_to_sample <= 1 || !stream.producer.has_room(kernel.slots)) [[unlikely]]
+        return false;
+    --stream.records_to_sample;
+    const LaunchWords words =
+        write_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
+    stream.producer.publish_words(words.all, kernel.slots);
+    // The same page: had its epoch ended before this look, it is marked, and the mark came before the next
+    // epoch's first sleep.
+    if (producer_must_ring(page.need_wakeup, stream.rung, stream.must_fence)) [[unlikely]]
+        stream.ring_doorbell();
+    return true;
+}
+
+// The same whatever stands in its way, but for a full ring: that is an answer. Never waits.
+template <bool kPadded>
+[[nodiscard, gnu::cold, gnu::noinline]] inline Status enqueue_launch_slowly(
+    StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+    const std::byte* params) noexcept {
+    if (const Status status = reserve(stream, kernel.slots); status != Status::ok) return status;
+    const LaunchWords words =
+        write_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
+    if (--stream.records_to_sample == 0) stream.take_sample();
+    stream.producer.publish_words(words.all, kernel.slots);
+    after_publish(stream);
+    return Status::ok;
+}
+
+template <bool kPadded>
 [[nodiscard]] inline Status enqueue_launch(StreamState& stream, const KernelState& kernel, Dim3 grid,
                                            Dim3 block, std::uint32_t shared_bytes,
                                            const std::byte* params) noexcept {
-    if (const Status status = reserve(stream, kernel.slots); status != Status::ok) [[unlikely]]
-        return status;
-    publish_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params);
-    return Status::ok;
+    if (try_enqueue_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params)) [[likely]]
+        return Status::ok;
+    return enqueue_launch_slowly<kPadded>(stream, kernel, grid, block, shared_bytes, params);
 }
 
 // The text of this thread's last refused call, for Stream::last_error().

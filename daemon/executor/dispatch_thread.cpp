@@ -22,13 +22,6 @@ constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
 constexpr std::uint32_t kPausesPerYield = 32;
 constexpr int kFewCores = 2;
-// A burst: so many times in a row a look finds a few records, each at once or after fewer looks in vain than
-// these (some 100 ns). Then the next look waits for so long. Whoever waits for each of its launches enqueues
-// one or two, and needs longer for the way there and back: it is not delayed.
-constexpr std::uint64_t kGatherBelow = 16;
-constexpr std::uint32_t kBurstLooks = 2;
-constexpr std::uint32_t kBurstFinds = 3;
-constexpr std::uint64_t kGatherNs = 1000;
 constexpr std::uint64_t kStuckWriteNs = 500'000'000;
 constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
 
@@ -64,11 +57,6 @@ inline void pause_cpu() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
-}
-
-void gather() {
-    const std::uint64_t until = now_ns() + kGatherNs;
-    while (now_ns() < until) pause_cpu();
 }
 
 }  // namespace
@@ -161,27 +149,18 @@ std::vector<Notice> DispatchThread::take_notices() {
 
 void DispatchThread::loop() {
     std::uint64_t idle_since = 0;
-    std::uint32_t turns = 0, idle_rounds = 0, looks_in_vain = 0, few_in_a_row = 0;
+    std::uint32_t turns = 0, idle_rounds = 0;
     for (;;) {
-        const std::uint64_t before = dispatcher_.taken();
         const bool worked = look();
         if (worked) {
             if (stop_.load(std::memory_order_relaxed)) break;  // relaxed: pending_ brought it
             idle_since = 0;
-            // Each look at a slot that is not written yet takes its cache line from the client, which then
-            // pays for it with the next record (60 ns and more). So a reader that keeps up with a burst slows
-            // it down: where records come faster than anybody can answer them, let some come together.
-            const std::uint64_t found = dispatcher_.taken() - before;
-            few_in_a_row = found < kGatherBelow && looks_in_vain < kBurstLooks ? few_in_a_row + 1 : 0;
-            if (found != 0 && few_in_a_row >= kBurstFinds) gather();
-            looks_in_vain = 0;
             if (++turns < kTurnsPerClock) continue;
         }
         turns = 0;
         const std::uint64_t now = now_ns();
         beat(now);
         if (worked) continue;
-        ++looks_in_vain;
         if (idle_since == 0) {
             idle_since = now;
             idle_rounds = 0;

@@ -131,7 +131,6 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         StreamCounters& counters = stream.page->counters;
         count(counters.batches);
         count(counters.records, counts_.records);
-        taken_ += counts_.records;
         if (counts_.launches != 0) count(counters.launches, counts_.launches);
         if (counts_.chained != 0) count(counters.chained, counts_.chained);
         if (counts_.records != counts_.launches) {

@@ -92,8 +92,6 @@ class Dispatcher {
     // Null: no such stream.
     StreamPort* find(std::uint64_t id) const noexcept;
     std::vector<Notice>& notices() noexcept { return notices_; }
-    // Records taken since the beginning.
-    std::uint64_t taken() const noexcept { return taken_; }
     std::size_t stream_count() const noexcept { return streams_.size(); }
     std::uint64_t in_flight() const noexcept { return in_flight_all_; }
     // Any thread: since when a sleeper's eventfd has been being written; 0: none is.
@@ -167,7 +165,7 @@ class Dispatcher {
     std::vector<Barrier> barriers_;
     std::vector<Notice> notices_;
     std::uint64_t in_flight_all_ = 0;
-    std::uint64_t taken_ = 0;
+    std::uint64_t sleep_ = 0;  // the number of the last sleep announced
     std::atomic<std::uint64_t> writing_since_ns_{0};
     bool all_limited_ = false;  // the bound in all, not its own, kept a stream back this turn
 

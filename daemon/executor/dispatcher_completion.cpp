@@ -121,7 +121,8 @@ void Dispatcher::write_wake(StreamPort& stream) noexcept {
 }
 
 void Dispatcher::announce_sleep() noexcept {
-    for (StreamPort* stream : streams_) ringlaunch::announce_sleep(stream->page->need_wakeup);
+    ++sleep_;
+    for (StreamPort* stream : streams_) ringlaunch::announce_sleep(stream->page->need_wakeup, sleep_);
 }
 
 void Dispatcher::announce_awake() noexcept {

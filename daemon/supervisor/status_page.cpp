@@ -86,7 +86,7 @@ void EpochPage::end() {
     // sync: ENDED (pairs with the producer's look at need_wakeup): whoever sees it sees `state` Ended. It
     // stays for good, so a producer that sees it late does so at its next record; sleepers get the wake
     // eventfd after this.
-    page.need_wakeup.store(1, std::memory_order_release);
+    page.need_wakeup.store(kRingAlways, std::memory_order_release);
 }
 
 }  // namespace ringlaunch::supervisor

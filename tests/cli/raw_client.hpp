@@ -46,6 +46,7 @@ struct RawStream {
     Mapping ring, status;
     UniqueFd wake;
     RingProducer<> producer;
+    RungSleep rung;
     RingHeader& header() const { return *ring.as<RingHeader>(); }
     const StatusPage& page() const { return *status.as<const StatusPage>(); }
     std::uint64_t completed() const {
@@ -188,7 +189,7 @@ class RawClient {
         }
         record.mutate_slots(static_cast<std::uint16_t>(slots));
         const std::uint64_t end = stream.producer.publish(record);
-        if (producer_must_ring(stream.page().need_wakeup, must_fence_)) ring_doorbell();
+        if (producer_must_ring(stream.page().need_wakeup, stream.rung, must_fence_)) ring_doorbell();
         return end;
     }
 

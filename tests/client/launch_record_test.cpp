@@ -1,7 +1,8 @@
 // The launch record as the hot path writes it, word by word, against the struct of record.fbs.
 #include <gtest/gtest.h>
-#include <algorithm>
 
+#include <algorithm>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -70,11 +71,15 @@ TEST(LaunchRecord, is_the_struct_of_the_schema_for_every_length_of_parameters) {
 template <class... Args>
 void expect_packed(const std::vector<unsigned char>& expected, const Args&... args) {
     using Pack = ArgPack<Args...>;
-    alignas(16) std::byte packed[padded_param_bytes(Pack::bytes())] = {};
-    Pack::store(packed, args...);
+    constexpr std::size_t kWords = Pack::kShape.padded_bytes / 8;
+    std::uint64_t words[kWords];
+    std::fill_n(words, kWords, 0x5a5a5a5a5a5a5a5a);
+    Pack::store(words, args...);
+    std::vector<unsigned char> packed(sizeof words);
+    std::memcpy(packed.data(), words, sizeof words);
     ASSERT_EQ(Pack::bytes(), expected.size());
-    for (std::size_t i = 0; i < expected.size(); ++i)
-        EXPECT_EQ(static_cast<unsigned>(packed[i]), expected[i]) << "byte " << i;
+    for (std::size_t i = 0; i < packed.size(); ++i)
+        EXPECT_EQ(packed[i], i < expected.size() ? expected[i] : 0) << "byte " << i;
 }
 
 struct Six {
@@ -102,6 +107,23 @@ TEST(Arguments, structs_may_reach_from_one_word_into_the_next) {
                   std::uint16_t{3}, Six{4, 5, 6}, std::uint16_t{7});
     expect_packed({1, 2, 3, 4, 5, 6, 7, 8, 9}, Three{1, 2, 3}, Three{4, 5, 6}, Three{7, 8, 9});
     expect_packed({1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0}, 1u, Twelve{2, 3, 4});
+}
+
+TEST(Arguments, have_another_digest_for_every_difference) {
+    const std::vector<ArgLayout> some = {{ParamType::pointer, 0, 0, 8}, {ParamType::int32, 0, 8, 4}};
+    const std::uint64_t digest = layout_digest(some);
+    EXPECT_EQ(digest, layout_digest(std::vector<ArgLayout>(some)));
+    EXPECT_NE(digest, layout_digest({}));
+    for (std::size_t i = 0; i < some.size(); ++i) {
+        auto shorter = some, type = some, offset = some, size = some, twice = some;
+        shorter.erase(shorter.begin() + static_cast<std::ptrdiff_t>(i));
+        twice.push_back(some[i]);
+        type[i].type = ParamType::float32;
+        offset[i].offset += 4;
+        size[i].size *= 2;
+        for (const auto& other : {shorter, type, offset, size, twice})
+            EXPECT_NE(digest, layout_digest(other));
+    }
 }
 
 }  // namespace

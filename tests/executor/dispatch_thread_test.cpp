@@ -34,7 +34,7 @@ class LiveClient {
         while (stream_.producer.reserve(count, stream_.page->completed) != Status::ok)
             if (!wait(stream_.producer.position() - stream_.slots / 2)) return false;
         stream_.put_launch(kernel, params);
-        if (producer_must_ring(stream_.page->need_wakeup, must_fence_)) ring();
+        if (producer_must_ring(stream_.page->need_wakeup, stream_.rung, must_fence_)) ring();
         return true;
     }
     // False: nobody woke us.
@@ -152,7 +152,8 @@ TEST_P(WakeUps, NoneIsLostBetweenProducersWaitersAndTheSleepingDispatcher) {
                 const int burst = 1 + static_cast<int>(random() % 3);
                 for (int j = 0; j < burst; ++j) {
                     stream.put(event());
-                    if (producer_must_ring(stream.page->need_wakeup, !with_membarrier)) client.ring();
+                    if (producer_must_ring(stream.page->need_wakeup, stream.rung, !with_membarrier))
+                        client.ring();
                 }
                 if (!client.wait(stream.producer.position())) ++lost;
                 if (random() % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 60));
@@ -209,7 +210,7 @@ TEST(DispatchThread, ChangesHappenWhileOtherStreamsDispatch) {
         while (!over) {
             for (int i = 0; i < 20; ++i) {
                 busy.put(event());
-                if (producer_must_ring(busy.page->need_wakeup, true)) live.ring();
+                if (producer_must_ring(busy.page->need_wakeup, busy.rung, true)) live.ring();
             }
             if (!live.wait(busy.producer.position())) lost = true;
         }
@@ -273,7 +274,7 @@ TEST(DispatchThread, AClientThatMakesItsWakeUpBlockHoldsOthersUpForABoundedTime)
     bool lost = false;
     for (int round = 0; round < 2000 && !lost; ++round) {
         good.put(event());
-        if (producer_must_ring(good.page->need_wakeup, true)) live.ring();
+        if (producer_must_ring(good.page->need_wakeup, good.rung, true)) live.ring();
         lost = !live.wait(good.producer.position());
     }
     over = true;

@@ -303,14 +303,18 @@ TEST_F(DispatcherTest, AWakeEventfdThatTheClientFilledHoldsNobodyUp) {
     EXPECT_EQ(client.completed(), 2u);
 }
 
-TEST_F(DispatcherTest, NeedWakeupIsSetAndTakenBackOnEveryPage) {
+TEST_F(DispatcherTest, NeedWakeupIsSetAndTakenBackOnEveryPageAndNumbersTheSleep) {
     ClientStream one(kSession, make_id(0)), two(kSession, make_id(1));
     open(one);
     open(two);
-    dispatcher.announce_sleep();
-    EXPECT_EQ(one.page->need_wakeup.load() + two.page->need_wakeup.load(), 2u);
-    dispatcher.announce_awake();
-    EXPECT_EQ(one.page->need_wakeup.load() + two.page->need_wakeup.load(), 0u);
+    for (std::uint64_t sleep = 1; sleep <= 3; ++sleep) {
+        dispatcher.announce_sleep();
+        EXPECT_EQ(one.page->need_wakeup.load(), sleep);
+        EXPECT_EQ(two.page->need_wakeup.load(), sleep);
+        dispatcher.announce_awake();
+        EXPECT_EQ(one.page->need_wakeup.load(), 0u);
+        EXPECT_EQ(two.page->need_wakeup.load(), 0u);
+    }
 }
 
 // ---- waits between streams

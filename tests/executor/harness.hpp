@@ -324,6 +324,7 @@ class ClientStream {
     Slot* ring;
     StatusPage* page;
     RingProducer<> producer;
+    RungSleep rung;
 };
 
 inline std::vector<std::byte> saxpy_params(std::uint64_t x, std::uint64_t y, std::uint64_t out, int n) {

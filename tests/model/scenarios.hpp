@@ -29,7 +29,7 @@ constexpr std::uint32_t slots_of(std::size_t sequence) {
 struct Page {
     SharedU64 completed{0};
     SharedU64 issued{0};
-    SharedU32 need_wakeup{0};
+    SharedU64 need_wakeup{0};
     SharedU32 state{0};  // 2: ended
 };
 
@@ -59,6 +59,7 @@ struct Scenario {
     RingHeader header{};
     Page pages[2];
     Event doorbell, wake, notice, completion;
+    RungSleep rung;  // the client's
     std::uint64_t starts[kMaxRecords] = {};
     std::uint32_t executed[kMaxRecords] = {};  // the test's own note
     bool client_done = false;
@@ -99,17 +100,24 @@ struct Scenario {
 
     // Publishes and rings. In `restart`, the slow path also takes the notice of a new page.
     void enqueue(RingProducer<WeakMemory>& producer, std::size_t i, std::size_t& page) {
-        const bool early =
-            world.is(Mutant::producer_looks_before_stamp) && must_ring<WeakMemory>(pages[page].need_wakeup);
+        const auto& early_word = pages[page].need_wakeup;
+        const bool early = world.is(Mutant::producer_looks_before_stamp) && must_ring<WeakMemory>(early_word);
         send(producer, i, pages[page]);
         if (world.is(Mutant::producer_no_look)) return;
-        const bool rings = world.is(Mutant::producer_looks_before_stamp)
-                               ? early
-                               : producer_must_ring<WeakMemory>(pages[page].need_wakeup, !membarrier);
-        if (rings) {
+        if (world.is(Mutant::producer_looks_before_stamp) ? early : rings_after(pages[page].need_wakeup)) {
             doorbell.signal();
             if (notice.drain()) page = 1;
         }
+    }
+    bool rings_after(const SharedU64& need_wakeup) {
+        if (!world.is(Mutant::producer_rings_once_for_a_page) &&
+            !world.is(Mutant::rung_sleep_without_its_page))
+            return producer_must_ring<WeakMemory>(need_wakeup, rung, !membarrier);
+        WeakMemory::after_stamp(!membarrier);
+        const std::uint64_t sleep = WeakMemory::load_relaxed(need_wakeup);
+        const bool any_page = world.is(Mutant::rung_sleep_without_its_page);
+        return sleep != 0 &&
+               rung.rings_for(any_page ? pages[0].need_wakeup : need_wakeup, any_page ? sleep : 1);
     }
 
     void wait_for(std::uint64_t position, std::size_t& page, bool may_give_up) {
@@ -139,6 +147,7 @@ struct Scenario {
         RingConsumer<WeakMemory> consumer;
         Page* page;
         std::uint64_t woken_for = 0;
+        std::uint64_t sleep = 0;
         RecordCopy copy{};
     };
 
@@ -211,9 +220,10 @@ struct Scenario {
         for (;;) {
             const bool announces = !world.is(Mutant::reader_no_announcement);
             const bool late = world.is(Mutant::reader_announces_after_barrier);
-            if (announces && !late) announce_sleep<WeakMemory>(reader.page->need_wakeup);
+            if (reader.sleep == 0 || !world.is(Mutant::sleeps_without_numbers)) ++reader.sleep;
+            if (announces && !late) announce_sleep<WeakMemory>(reader.page->need_wakeup, reader.sleep);
             barrier();
-            if (announces && late) announce_sleep<WeakMemory>(reader.page->need_wakeup);
+            if (announces && late) announce_sleep<WeakMemory>(reader.page->need_wakeup, reader.sleep);
             bool found = false;
             if (first_look && !world.is(Mutant::reader_no_second_look))
                 found = look(reader, !world.is(Mutant::reader_second_look_without_waiters));
@@ -352,7 +362,9 @@ inline std::string run_restart(Choices& choices, Mutant mutant, bool membarrier,
         const std::uint64_t issued = WeakMemory::load_acquire(dead.issued);
         if (completed > issued) world.fail("completed is past issued");
         WeakMemory::store_release(dead.state, 2u);
-        if (!world.is(Mutant::dead_page_not_marked)) announce_sleep<WeakMemory>(dead.need_wakeup);
+        if (!world.is(Mutant::dead_page_not_marked))
+            announce_sleep<WeakMemory>(dead.need_wakeup,
+                                       world.is(Mutant::dead_page_marked_as_a_sleep) ? 1 : kRingAlways);
         WeakMemory::store_relaxed(page.completed, completed);
         WeakMemory::store_relaxed(page.issued, completed);
         if (!world.is(Mutant::no_notice_of_the_new_page)) it.notice.signal();

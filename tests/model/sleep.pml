@@ -3,26 +3,43 @@
  * Every store goes into its process's buffer (x_local) and reaches memory (x_mem) at any later time; a fence empties the
  * buffer of its process, a membarrier those of the client and of the caller. A client publishes RECORDS records, then waits
  * for them (it may give up once and wait again). With -DRESTART the first reader is killed at any step and the next takes
- * the stream up. With -DDEVICE a device completes what the reader only issues. With -DFENCES there is no membarrier. When
+ * the stream up. Each sleep of a reader has a number, from 1; the client rings once for a page and number, and at every
+ * record for ALWAYS. With -DDEVICE a device completes what the reader only issues. With -DFENCES there is no membarrier. When
  * nothing can move, everything must have been done.
  *
  * Mutants: PRODUCER_NO_LOOK PRODUCER_LOOKS_FIRST PRODUCER_NO_FENCE READER_NO_ANNOUNCEMENT READER_ANNOUNCES_LATE
  *          READER_NO_BARRIER READER_FENCES_ONLY_ITSELF READER_NO_SECOND_LOOK READER_DRAINS_LATE WAITER_NO_FENCE
  *          WAITER_NO_SECOND_LOOK WAITER_NO_DOORBELL WAITER_DRAINS_LATE SECOND_LOOK_WITHOUT_WAITERS DEAD_PAGE_NOT_MARKED
- *          NEXT_READER_NO_FIRST_LOOK NO_NOTICE; with -DDEVICE also READER_NO_NOTIFICATION
+ *          NEXT_READER_NO_FIRST_LOOK NO_NOTICE PRODUCER_RINGS_ONCE SLEEPS_WITHOUT_NUMBERS DEAD_PAGE_MARKED_AS_A_SLEEP
+ *          RUNG_WITHOUT_ITS_PAGE; with -DDEVICE also READER_NO_NOTIFICATION
  */
 #define RECORDS 2
+#define ALWAYS 255
 
 byte published_local, published_mem;    /* the client's: stamps, as a count */
 byte wait_local, wait_mem;              /* the client's: wait_position */
-chan need_buffer[2] = [3] of { bit };   /* each reader's: need_wakeup of its page, in order */
-bit need_mem[2];
+chan need_buffer[2] = [3] of { byte };  /* each reader's: need_wakeup of its page, in order */
+byte need_mem[2];
 byte completed_local[2], completed_mem[2];
 bool doorbell, wake, notice;            /* eventfds and the socket: the OS orders them */
 bool completion;                        /* the device's eventfd */
 byte issued, device_done, notify;       /* the driver's own words, under its lock */
 bool dead, client_done, waits;
 byte taken;                             /* how many records some reader has run: the test's own note */
+
+/* Has the client rung for this sleep? */
+#if defined(PRODUCER_RINGS_ONCE)
+#define RUNG (rung_sleep != 0 && rung_page == page)
+#elif defined(RUNG_WITHOUT_ITS_PAGE)
+#define RUNG (rung_sleep == sleep)
+#else
+#define RUNG (rung_sleep == sleep && rung_page == page)
+#endif
+#ifdef SLEEPS_WITHOUT_NUMBERS
+#define NEXT_SLEEP number = 1
+#else
+#define NEXT_SLEEP number++
+#endif
 
 inline client_fence() { d_step { published_mem = published_local; wait_mem = wait_local } }
 
@@ -56,7 +73,7 @@ end:
 }
 
 active proctype client() {
-    byte i, page;
+    byte i, page, sleep, rung_page, rung_sleep;
     bool gave_up, look;
     if
     :: waits = 0
@@ -66,18 +83,25 @@ active proctype client() {
     :: i < RECORDS ->
         i++;
 #ifdef PRODUCER_LOOKS_FIRST
-        look = need_mem[page];
+        sleep = need_mem[page];
         published_local = i;
 #else
         published_local = i;
 #if defined(FENCES) && !defined(PRODUCER_NO_FENCE)
         client_fence();
 #endif
-        look = need_mem[page];
+        sleep = need_mem[page];
 #endif
 #ifdef PRODUCER_NO_LOOK
-        look = 0;
+        sleep = 0;
 #endif
+        d_step {
+            look = (sleep != 0 && (!RUNG || sleep == ALWAYS));
+            if
+            :: look -> rung_page = page; rung_sleep = sleep
+            :: else
+            fi
+        };
         if
         :: look ->
             doorbell = 1;
@@ -208,8 +232,9 @@ inline read(me, first) {
     fi;
     do
     :: true ->
+        NEXT_SLEEP;
 #if !defined(READER_NO_ANNOUNCEMENT) && !defined(READER_ANNOUNCES_LATE)
-        need_buffer[me] ! 1;
+        need_buffer[me] ! number;
 #endif
 #ifndef READER_NO_BARRIER
         reader_fence(me);
@@ -219,7 +244,7 @@ inline read(me, first) {
 #endif
 #endif
 #ifdef READER_ANNOUNCES_LATE
-        need_buffer[me] ! 1;
+        need_buffer[me] ! number;
 #endif
         found = 0;
 #ifndef READER_NO_SECOND_LOOK
@@ -252,7 +277,7 @@ inline read(me, first) {
 }
 
 active proctype reader() provided (!dead) {
-    byte position, woken, seen;
+    byte position, woken, seen, number;
     bool found, again;
     read(0, true)
 }
@@ -265,7 +290,7 @@ active proctype reader() provided (!dead) {
 #endif
 
 active proctype next_reader() {
-    byte position, woken, seen;
+    byte position, woken, seen, number;
     bool found, again;
     /* The supervisor: the kill, at any step of the first reader; the reaping orders its stores before what follows. */
     dead = 1;
@@ -273,8 +298,10 @@ active proctype next_reader() {
     position = completed_mem[0];
     completed_local[1] = position;
     completed_mem[1] = position;
-#ifndef DEAD_PAGE_NOT_MARKED
-    need_buffer[0] ! 1;         /* its own store, which its next barrier orders (the buffer is at hand) */
+#ifdef DEAD_PAGE_MARKED_AS_A_SLEEP
+    need_buffer[0] ! 1;
+#elif !defined(DEAD_PAGE_NOT_MARKED)
+    need_buffer[0] ! ALWAYS;    /* its own store, which its next barrier orders (the buffer is at hand) */
 #endif
 #ifndef NO_NOTICE
 #ifndef DEAD_PAGE_NOT_MARKED

@@ -63,7 +63,7 @@ std::string read_records(const Shared& shared, std::uint64_t records, bool memba
                          std::uint64_t& sleeps) {
     RingConsumer<> consumer(shared.slots(), kSlots, 0);
     StatusPage& status = shared.status();
-    std::uint64_t seen = 0, woken_for = 0;
+    std::uint64_t seen = 0, woken_for = 0, sleep = 0;
     RecordCopy out;
     std::string wrong;
     const auto look = [&] {
@@ -86,7 +86,7 @@ std::string read_records(const Shared& shared, std::uint64_t records, bool memba
     };
     while (wrong.empty() && seen < records) {
         if (look()) continue;
-        announce_sleep(status.need_wakeup);
+        announce_sleep(status.need_wakeup, ++sleep);
         barrier_before_sleep(membarrier);
         if (!look()) {
             ++sleeps;
@@ -97,7 +97,7 @@ std::string read_records(const Shared& shared, std::uint64_t records, bool memba
         announce_awake(status.need_wakeup);
     }
     // The last waiter may announce itself after the last record.
-    announce_sleep(status.need_wakeup);
+    announce_sleep(status.need_wakeup, ++sleep);
     return wrong;
 }
 
@@ -106,6 +106,7 @@ std::string write_records(const Shared& shared, std::uint64_t records, bool must
                           std::uint64_t& waits) {
     RingProducer<> producer(&shared.header(), shared.slots(), kSlots, 0);
     const StatusPage& status = shared.status();
+    RungSleep rung;
     const auto wait_for = [&](std::uint64_t position) {
         for (;;) {
             if (StdMemory::load_acquire(status.completed) >= position) return true;
@@ -125,7 +126,7 @@ std::string write_records(const Shared& shared, std::uint64_t records, bool must
             const Sample sample(i, 1 + static_cast<std::uint32_t>(mix(19, i) % 4));
             while (send(producer, status.completed, sample) == Status::ring_full)
                 if (!wait_for(producer.position())) return "the producer slept for ever on a full ring";
-            if (producer_must_ring(status.need_wakeup, must_fence)) signal_fd(shared.doorbell);
+            if (producer_must_ring(status.need_wakeup, rung, must_fence)) signal_fd(shared.doorbell);
         }
         if (mix(23, i) % 2 == 0 && i < records && !wait_for(producer.position()))
             return "the waiter slept for ever after record " + std::to_string(i);

@@ -93,7 +93,7 @@ TEST(Restart, WhoOnlyEnqueuesLosesNoWakeUp) {
     // Published while nobody reads, and not a word over the socket.
     for (unsigned i = 1; i <= 20; ++i) work.append(*stream, i);
     ASSERT_TRUE(eventually([&] { return stream->state() == StreamState::Ended; }));
-    EXPECT_EQ(stream->status().need_wakeup.load(), 1u);
+    EXPECT_EQ(stream->status().need_wakeup.load(), kRingAlways);
     ASSERT_TRUE(work.client.next_epoch(*stream));
     EXPECT_TRUE(stream->reaches(stream->producer.position()));
     ASSERT_TRUE(work.client.next_epoch(*work.side));

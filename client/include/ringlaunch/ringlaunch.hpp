@@ -250,6 +250,36 @@ constexpr std::size_t padded_param_bytes(std::size_t bytes) {
     return bytes <= 16 ? 16 : 16 + (bytes - 16 + 55) / 56 * 56;
 }
 
+// A list of arguments, or of parameters, as one number (FNV-1a over its words): equal lists are found equal
+// with one comparison, and two different ones have the same by no accident that anybody will see.
+constexpr std::uint64_t layout_digest(std::span<const ArgLayout> all) {
+    std::uint64_t digest = 0xcbf29ce484222325;
+    for (const ArgLayout& arg : all) {
+        const std::uint64_t word = static_cast<std::uint64_t>(arg.type) | std::uint64_t{arg.offset} << 16 |
+                                   std::uint64_t{arg.size} << 32;
+        for (int shift = 0; shift < 64; shift += 8)
+            digest = (digest ^ (word >> shift & 0xff)) * 0x100000001b3;
+    }
+    return digest;
+}
+
+// What a call of launch() gives, whatever the values.
+struct ArgShape {
+    std::span<const ArgLayout> args;
+    std::uint64_t digest;
+    std::size_t padded_bytes;
+};
+
+// A launch as words, on its way into the library: two of them stored are two loaded.
+struct LaunchHead {
+    std::uint64_t grid_xy, grid_z_block_x, block_yz;
+};
+template <std::size_t kWords>
+struct LaunchImage {
+    LaunchHead head;
+    std::uint64_t params[kWords];  // padded_bytes of them
+};
+
 // The arguments of one launch at CUDA's natural offsets.
 template <class... Args>
 struct ArgPack {
@@ -278,20 +308,24 @@ struct ArgPack {
             return kLayout[kCount - 1].offset + kLayout[kCount - 1].size;
     }
     static_assert(bytes() <= 4096, "a kernel takes at most 4096 bytes of parameters");
+    static constexpr ArgShape kShape{kLayout, layout_digest(kLayout), padded_param_bytes(bytes())};
 
-    // `to` has room for bytes() rounded up to 8.
-    static void store(std::byte* to, const Args&... args) {
-        if constexpr (kCount != 0 && within_words()) {
-            // Put together in registers and stored as whole words: the ring reads them as such at once.
-            std::uint64_t words[(bytes() + 7) / 8] = {};
-            std::size_t i = 0;
+    // `to` has kShape.padded_bytes. What stands between the arguments and behind them becomes zero.
+    static void store(std::uint64_t* to, const Args&... args) {
+        constexpr std::size_t kWords = kShape.padded_bytes / 8;
+        std::uint64_t words[kWords] = {};
+        std::size_t i = 0;
+        if constexpr (within_words())
             (add_bits(words, kLayout[i++].offset, args), ...);
-            std::memcpy(to, words, sizeof words);
-        } else {
-            std::size_t i = 0;
-            (store_one(to + kLayout[i++].offset, args), ...);
-            static_cast<void>(i);
-            static_cast<void>(to);
+        else
+            (store_one(reinterpret_cast<std::byte*>(words) + kLayout[i++].offset, args), ...);
+        static_cast<void>(i);
+        for (std::size_t k = 0; k < kWords; ++k) {
+            std::uint64_t word = words[k];
+            // Keeps the compiler from putting two words together on the stack to copy them at once: that load
+            // waits until both have left the store buffer, behind every earlier store to the ring.
+            asm volatile("" : "+r"(word));
+            to[k] = word;
         }
     }
 
@@ -331,11 +365,11 @@ class Stream {
     // the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
     template <class... Args>
     Status launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
-        return launch_args(kernel, grid, block, true, args...);
+        return launch_args<true>(kernel, grid, block, args...);
     }
     template <class... Args>
     Status try_launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
-        return launch_args(kernel, grid, block, false, args...);
+        return launch_args<false>(kernel, grid, block, args...);
     }
     // The same with parameters already packed at the kernel's offsets; `params` is copied.
     Status launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
@@ -373,16 +407,26 @@ class Stream {
     friend class Client;
     friend struct detail::Access;
 
-    template <class... Args>
-    Status launch_args(const Kernel& kernel, Dim3 grid, Dim3 block, bool wait, const Args&... args) noexcept {
+    template <bool kWait, class... Args>
+    Status launch_args(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
         using Pack = detail::ArgPack<Args...>;
-        // Zeroed: what stands between the parameters and behind them travels too.
-        alignas(16) std::byte params[detail::padded_param_bytes(Pack::bytes())] = {};
-        Pack::store(params, args...);
-        return launch_typed(kernel, grid, block, Pack::kLayout, params, sizeof params, wait);
+        detail::LaunchImage<Pack::kShape.padded_bytes / 8> image;
+        image.head.grid_xy = grid.x | std::uint64_t{grid.y} << 32;
+        image.head.grid_z_block_x = grid.z | std::uint64_t{block.x} << 32;
+        image.head.block_yz = block.y | std::uint64_t{block.z} << 32;
+        Pack::store(image.params, args...);
+        return launch_image<kWait>(kernel, Pack::kShape, image.head);
     }
-    Status launch_typed(const Kernel& kernel, Dim3 grid, Dim3 block, std::span<const detail::ArgLayout> args,
-                        const std::byte* params, std::size_t padded_bytes, bool wait) noexcept;
+    template <bool kWait>
+    Status launch_image(const Kernel& kernel, const detail::ArgShape& shape,
+                        const detail::LaunchHead& head) noexcept;
+
+    template <bool kWait>
+    [[gnu::cold]] Status launch_image_slowly(const Kernel& kernel, const detail::ArgShape& shape,
+                                             const detail::LaunchHead& head) noexcept;
+    [[gnu::cold]] Status launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                              std::uint32_t shared_bytes, std::span<const std::byte> params,
+                                              bool wait) noexcept;
 
     std::shared_ptr<detail::StreamState> state_;
 };
