@@ -24,8 +24,15 @@ die() {
     exit 1
 }
 
+# What a failed step shows: the end of what it wrote to the log.
+log_tail() {
+    printf 'The end of %s:\n\n' "$LOG"
+    tail -c +"$log_from" "$LOG" | tail -n "${LOG_TAIL_LINES:-40}" | sed 's/^/    | /'
+}
+
 # step WHAT ADVICE COMMAND...: runs it with its output in the log and says how long it took. A failure shows the
-# log's tail and the advice. Every 30 s a line says where a long one is.
+# log's tail, or what the function named in SHOW_FAILURE prints, and the advice. Every 30 s a line says where a long
+# one is.
 step() {
     local what=$1 advice=$2 begin=$SECONDS rc=0 ticker log_from
     shift 2
@@ -49,8 +56,8 @@ step() {
         return 0
     fi
     {
-        printf '    FAILED after %d s (exit code %d). The end of %s:\n\n' $((SECONDS - begin)) "$rc" "$LOG"
-        tail -c +"$log_from" "$LOG" | tail -n "${LOG_TAIL_LINES:-40}" | sed 's/^/    | /'
+        printf '    FAILED after %d s (exit code %d). ' $((SECONDS - begin)) "$rc"
+        "${SHOW_FAILURE:-log_tail}"
         printf '\n%s failed while %s.\nWhat to do: %s\n' "$(basename "$0")" "$what" "$advice"
     } >&2
     return "$rc"

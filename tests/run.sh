@@ -56,6 +56,15 @@ check() {
     return "$rc"
 }
 
+# What a failed test runner shows: the names of the tests that failed and what each printed. One that left no results
+# died or was ended: the end of its log.
+failed_tests() {
+    local files=("$RESULTS/$part"-*.xml)
+    [[ -s ${files[0]} ]] || { log_tail && return; }
+    printf 'Of all tests: %s\n\n' "$LOG"
+    "$PYTHON" tests/count_results.py --output "${files[@]}" | sed 's/^/    | /'
+}
+
 # Names the files that clang-format would change.
 clang_format() {
     local sources verdict
@@ -85,7 +94,7 @@ ctest_preset() {
         watchdog 300 cmake --preset "$preset" "$@" || return
     step "$preset: building" "mend what the compiler says, then: bash tests/run.sh $part" \
         watchdog 2400 "${here[@]}" cmake --build --preset "$preset" -j "$JOBS" || return
-    step "$preset: running the C++ tests" "one test alone: ctest --preset $preset -R NAME" \
+    SHOW_FAILURE=failed_tests step "$preset: running the C++ tests" "one test alone: ctest --preset $preset -R NAME" \
         watchdog 1800 "${here[@]}" ctest --preset "$preset" -j "$JOBS" --timeout 300 --no-tests=error \
         --exclude-regex '^spin_models$' --output-junit "$RESULTS/$part-ctest.xml"  # those are the part `model`
 }
@@ -96,8 +105,9 @@ run_tsan() { ctest_preset tsan -DRINGLAUNCH_BENCH=OFF; }
 
 run_python() {
     need_package || return
-    step "python: running the tests" "one test alone: $VENV/bin/python -m pytest -k NAME" \
-        watchdog 1800 "$VENV/bin/python" -m pytest tests -o faulthandler_timeout=120 --junitxml "$RESULTS/$part-pytest.xml"
+    SHOW_FAILURE=failed_tests step "python: running the tests" "one test alone: $VENV/bin/python -m pytest -k NAME" \
+        watchdog 1800 "$VENV/bin/python" -m pytest tests -o faulthandler_timeout=120 \
+        -o junit_logging=all -o junit_log_passing_tests=false --junitxml "$RESULTS/$part-pytest.xml"
 }
 
 # Each property that holds and each mutant that is caught counts as a test.
@@ -136,7 +146,7 @@ fi
 
 # ---- running and counting --------------------------------------------------------------------------------------
 
-table=
+table='' failures=''
 all_passed=0 all_failed=0 all_skipped=0
 for part in "${parts[@]}"; do
     LOG=$LOGS/tests-$part.log
@@ -148,12 +158,14 @@ for part in "${parts[@]}"; do
     counted=$("$PYTHON" tests/count_results.py "${files[@]}")
     read -r passed failed skipped <<<"$counted"
     # A part that failed has at least one failure: what was to be tested did not even build, or hung.
-    ((rc == 0 || failed > 0)) || failed=1
+    ((rc == 0 || failed > 0)) || { failed=1 && counted+=$'\nfailed: the step named above'; }
     tail -n +2 <<<"$counted" | sed 's/^/    /'
+    ((failed == 0)) || failures+=$(grep '^failed: ' <<<"$counted" | sed "s/^failed:/$part:/")$'\n'
     table+=$(printf '%-8s %7d %7d %8d %7d s' "$part" "$passed" "$failed" "$skipped" $((SECONDS - begin)))$'\n'
     ((all_passed += passed, all_failed += failed, all_skipped += skipped, 1))
 done
 
 printf '\n%-8s %7s %7s %8s %9s\n%s\n' part passed failed skipped time "$table"
+((all_failed == 0)) || printf 'What failed:\n%s\n' "$failures"
 printf '%d passed, %d failed, %d skipped\n' "$all_passed" "$all_failed" "$all_skipped"
 ((all_failed == 0 && all_passed > 0))
