@@ -35,6 +35,7 @@ class PrivateDaemon {
 
     Client connect() const { return Client::connect(options_); }
     Client& client() { return first_; }
+    const std::string& socket() const { return options_.socket; }
     int pid() const { return first_.daemon().pid; }
     static std::string kernels() { return RINGLAUNCH_BENCH_KERNELS; }
 

@@ -2,6 +2,22 @@
 // CUDA.
 #include <ringlaunch/kernel.h>
 
+#if defined(__CUDACC__)
+__device__ inline unsigned long long clock_ns() {
+    unsigned long long now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    return now;
+}
+#else
+#include <time.h>
+static unsigned long long clock_ns() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return static_cast<unsigned long long>(now.tv_sec) * 1000000000u +
+           static_cast<unsigned long long>(now.tv_nsec);
+}
+#endif
+
 // Three pointers and two numbers: the five parameters of every launch benchmark.
 extern "C" __global__ void five(const float* x, const float* y, float* z, int n, float a) {
     const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
@@ -14,6 +30,14 @@ extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) {
     *word = *word * a + b;
 }
 RINGLAUNCH_EXPORT(step)
+
+// Keeps whoever runs it busy for so long.
+extern "C" __global__ void busy(unsigned long long ns) {
+    const unsigned long long begin = clock_ns();
+    while (clock_ns() - begin < ns) {
+    }
+}
+RINGLAUNCH_EXPORT(busy)
 
 extern "C" __global__ void nothing() {}
 RINGLAUNCH_EXPORT(nothing)

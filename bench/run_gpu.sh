@@ -68,10 +68,11 @@ if [ "$only" = all ] || [ "$only" = bench ]; then
   step enqueue 120 "$build/bench/bench_enqueue" --csv "$out/enqueue.csv"
   step round_trip 120 "$build/bench/bench_round_trip" --csv "$out/round_trip.csv"
   step throughput 120 "$build/bench/bench_throughput" --driver null host --csv "$out/throughput.csv"
+  step fairness 300 "$build/bench/bench_fairness" --driver host null --csv "$out/fairness.csv"
   step footprint 120 "$build/bench/bench_footprint" --csv "$out/footprint.csv"
   step python_call 120 python3 bench/python_call.py --csv "$out/python_call.csv"
   step plots 120 python3 bench/plot.py "$out"/*.csv
-  for table in enqueue round_trip throughput footprint python_call; do
+  for table in enqueue round_trip throughput fairness footprint python_call; do
     [ -f "$out/$table.log" ] && { echo; cat "$out/$table.log"; }
   done
 fi
