@@ -440,7 +440,7 @@ py::bytes pack_for_tests(const std::string& kernel, const std::vector<PyParam>& 
     layout.kernel = kernel;
     layout.params = params_of(params);
     layout.bytes = packed_bytes(layout.params);
-    layout.padded_bytes = layout.bytes;
+    layout.padded_bytes = (layout.bytes + 7) / 8 * 8;
     if (layout.bytes > kMaxPackedBytes) throw_named("InvalidArgument", "more than 4096 bytes of parameters");
     std::vector<PyObject*> values;
     for (const py::handle arg : args) values.push_back(arg.ptr());

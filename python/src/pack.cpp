@@ -151,7 +151,8 @@ template <class T>
 }
 
 template <class T>
-[[gnu::noinline]] bool pack_any_integer(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
+[[gnu::noinline]] bool pack_any_integer(const Place& place, PyObject* arg, std::uint64_t& out,
+                                        bool& ran_python) {
     Integer integer;
     switch (integer_of(arg, integer, ran_python)) {
         case Found::yes:
@@ -168,18 +169,16 @@ template <class T>
         if (integer.above_int64 || !std::in_range<T>(integer.value))
             return out_of_range(place, range_text<T>(), arg);
     }
-    const T value = static_cast<T>(integer.value);
-    std::memcpy(out, &value, sizeof(value));
+    out = static_cast<std::make_unsigned_t<T>>(integer.value);
     return true;
 }
 
 template <class T>
-bool pack_integer(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
+inline bool pack_integer(const Place& place, PyObject* arg, std::uint64_t& out, bool& ran_python) {
     // The usual case: an int of one digit, in range.
     std::int64_t small = 0;
     if (PyLong_CheckExact(arg) && small_int(arg, small) && std::in_range<T>(small)) [[likely]] {
-        const T value = static_cast<T>(small);
-        std::memcpy(out, &value, sizeof(value));
+        out = static_cast<std::make_unsigned_t<T>>(small);
         return true;
     }
     return pack_any_integer<T>(place, arg, out, ran_python);
@@ -218,26 +217,20 @@ bool double_of(PyObject* object, double& out, bool& ran_python, bool& too_large)
     return true;
 }
 
-bool store_float(ParamType type, double value, std::byte* out) {
+bool store_float(ParamType type, double value, std::uint64_t& out) {
     switch (type) {
         case ParamType::float64:
-            std::memcpy(out, &value, sizeof(value));
+            out = std::bit_cast<std::uint64_t>(value);
             return true;
         case ParamType::float32: {
             const float narrow = static_cast<float>(value);
-            std::memcpy(out, &narrow, sizeof(narrow));
+            out = std::bit_cast<std::uint32_t>(narrow);
             return !std::isinf(narrow) || std::isinf(value);
-        }
-        case ParamType::float16: {
-            std::uint16_t bits = 0;
-            const bool fits = to_float16(value, bits);
-            std::memcpy(out, &bits, sizeof(bits));
-            return fits;
         }
         default: {
             std::uint16_t bits = 0;
-            const bool fits = to_bfloat16(value, bits);
-            std::memcpy(out, &bits, sizeof(bits));
+            const bool fits = type == ParamType::float16 ? to_float16(value, bits) : to_bfloat16(value, bits);
+            out = bits;
             return fits;
         }
     }
@@ -251,7 +244,7 @@ bool store_float(ParamType type, double value, std::byte* out) {
     return std::string("a number whose size is at most ") + largest;
 }
 
-bool pack_float(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
+bool pack_float(const Place& place, PyObject* arg, std::uint64_t& out, bool& ran_python) {
     double value = 0;
     bool too_large = false;
     if (!double_of(arg, value, ran_python, too_large)) {
@@ -264,10 +257,10 @@ bool pack_float(const Place& place, PyObject* arg, std::byte* out, bool& ran_pyt
     return true;
 }
 
-bool pack_boolean(const Place& place, PyObject* arg, std::byte* out) {
+bool pack_boolean(const Place& place, PyObject* arg, std::uint64_t& out) {
     const int value = boolean_of(arg);
     if (value < 0) return wrong_type(place, "True or False", arg);
-    *out = static_cast<std::byte>(value);
+    out = static_cast<std::uint64_t>(value);
     return true;
 }
 
@@ -330,6 +323,22 @@ inline bool pointer_of(const Session* session, PyObject* arg, std::uint64_t& out
     }
     out = 0;
     return arg == Py_None;
+}
+
+// Adds a scalar to its word. Whole words are stored, because whole words are what the ring's copy loads: a
+// word stored in pieces could be loaded only after they have left the store buffer, behind the records
+// before.
+inline void put(std::byte* out, const Param& param, std::uint64_t bits) {
+    const std::uint32_t within = param.offset % 8;
+    if (within + param.size > 8) [[unlikely]] {  // a declaration that is not naturally aligned
+        std::memcpy(out + param.offset, &bits, param.size);
+        return;
+    }
+    std::byte* at = out + param.offset - within;
+    std::uint64_t word;
+    std::memcpy(&word, at, sizeof(word));
+    word |= bits << (8 * within);
+    std::memcpy(at, &word, sizeof(word));
 }
 
 [[gnu::cold]] bool wrong_count(const Layout& layout, Py_ssize_t count) {
@@ -423,54 +432,52 @@ bool pack(const Layout& layout, const Session* session, PyObject* const* args, P
     for (std::size_t i = 0; i < expected; ++i) {
         const Param& param = params[i];
         PyObject* arg = args[i];
-        std::byte* to = out + param.offset;
         const Place place{layout, i};
+        std::uint64_t bits = 0;
         bool packed = false;
         switch (param.type) {
             case ParamType::pointer: {
-                std::uint64_t address = 0;
-                packed = pointer_of(session, arg, address);
+                packed = pointer_of(session, arg, bits);
                 if (!packed) [[unlikely]]
                     return bad_pointer(place, session, arg);
-                std::memcpy(to, &address, sizeof(address));
                 break;
             }
             case ParamType::boolean:
-                packed = pack_boolean(place, arg, to);
+                packed = pack_boolean(place, arg, bits);
                 break;
             case ParamType::int8:
-                packed = pack_integer<std::int8_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::int8_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::int16:
-                packed = pack_integer<std::int16_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::int16_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::int32:
-                packed = pack_integer<std::int32_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::int32_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::int64:
-                packed = pack_integer<std::int64_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::int64_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::uint8:
-                packed = pack_integer<std::uint8_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::uint8_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::uint16:
-                packed = pack_integer<std::uint16_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::uint16_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::uint32:
-                packed = pack_integer<std::uint32_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::uint32_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::uint64:
-                packed = pack_integer<std::uint64_t>(place, arg, to, ran_python);
+                packed = pack_integer<std::uint64_t>(place, arg, bits, ran_python);
                 break;
             case ParamType::float16:
             case ParamType::bfloat16:
             case ParamType::float32:
             case ParamType::float64:
-                packed = pack_float(place, arg, to, ran_python);
+                packed = pack_float(place, arg, bits, ran_python);
                 break;
             case ParamType::bytes:
-                packed = pack_bytes(place, arg, to, ran_python);
-                break;
+                if (!pack_bytes(place, arg, out + param.offset, ran_python)) return false;
+                continue;
             case ParamType::unknown:
                 set_named_error("InvalidArgument",
                                 place.text() +
@@ -479,6 +486,7 @@ bool pack(const Layout& layout, const Session* session, PyObject* const* args, P
                 return false;
         }
         if (!packed) return false;
+        put(out, param, bits);
     }
     return true;
 }

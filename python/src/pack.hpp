@@ -34,10 +34,10 @@ std::uint32_t packed_bytes(const std::vector<Param>& params);
 bool to_float16(double value, std::uint16_t& out);
 bool to_bfloat16(double value, std::uint16_t& out);
 
-// Packs `count` arguments at their offsets into `out` (layout.padded_bytes long, padding zeroed). Buffers
-// must belong to `session` (null: no buffer is taken). False: a Python error is set. `ran_python`: something
-// ran code of the interpreter (an argument's __index__, __float__, buffer protocol), so buffers must be
-// checked once more.
+// Packs `count` arguments at their offsets into `out` (layout.padded_bytes long, whole words, padding
+// zeroed). Buffers must belong to `session` (null: no buffer is taken). False: a Python error is set.
+// `ran_python`: something ran code of the interpreter (an argument's __index__, __float__, buffer protocol),
+// so buffers must be checked once more.
 bool pack(const Layout& layout, const Session* session, PyObject* const* args, Py_ssize_t count,
           std::byte* out, bool& ran_python);
 
