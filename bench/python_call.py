@@ -100,15 +100,20 @@ def main() -> int:
         return clock() - begin
 
     def with_scalars(count):
-        call, arguments = module[f"scalars{count}"].bind(grid, block, stream), (7,) * count
-
-        def burst(calls):
-            begin = clock()
-            for _ in range(calls):
-                call(x, *arguments)
-            return clock() - begin
-
-        return burst
+        # Written out, as a program would: `*arguments` makes a list and a tuple for every call.
+        arguments = "".join(f", p{i}" for i in range(count))
+        names = {"call": module[f"scalars{count}"].bind(grid, block, stream), "x": x, "clock": clock}
+        assignments = "".join(f"    p{i} = {7 + i}\n" for i in range(count))
+        exec(
+            "def burst(calls):\n"
+            f"{assignments}"
+            "    begin = clock()\n"
+            "    for _ in range(calls):\n"
+            f"        call(x{arguments})\n"
+            "    return clock() - begin\n",
+            names,
+        )
+        return names["burst"]
 
     cases = {
         "empty vectorcall, 5 arguments": empty_call,
