@@ -121,6 +121,7 @@ class Core final : public FaultDomain::Owner {
     // ---- memory.cpp
     void alloc_buffer(Session& session, std::uint32_t request, std::uint64_t bytes);
     void pump_allocs(Session& session);
+    bool waits_for_room(const Session& session, const PendingAlloc& alloc);
     void make_chunk(Session& session, std::uint64_t bytes);
     void free_buffer(Session& session, std::uint32_t request, const schema::FreeBuffer& free);
     void add_staging(Session& session, std::uint32_t request, std::uint64_t bytes);

@@ -66,7 +66,7 @@ void Core::pump_allocs(Session& session) {
             for (const std::uint64_t chunk : session.heap.idle_chunks(0)) unmap_chunk(session, chunk);
             continue;
         }
-        if (!session.deferred.empty() && now_ns() < alloc.deadline_ns) return schedule_reclaim();
+        if (waits_for_room(session, alloc)) return;
         session.allocs.pop_front();
         const std::string what = "cannot allocate a buffer of " + std::to_string(alloc.bytes) + " bytes: ";
         const std::string mine = "this session has " + std::to_string(session.heap.used_bytes()) +
@@ -81,6 +81,16 @@ void Core::pump_allocs(Session& session) {
                          what + "the largest free piece of the device's range has " +
                              std::to_string(range_->largest()) + " bytes, " + mine + "; free some");
     }
+}
+
+// Frees that are not due yet make room, and so do chunks that the executor is letting go of.
+bool Core::waits_for_room(const Session& session, const PendingAlloc& alloc) {
+    if (now_ns() >= alloc.deadline_ns) return false;
+    if (!session.deferred.empty()) {
+        schedule_reclaim();
+        return true;
+    }
+    return session.unmapping_chunks != 0;  // the answer looks at the allocations again
 }
 
 void Core::make_chunk(Session& session, std::uint64_t bytes) {
@@ -103,7 +113,7 @@ void Core::make_chunk(Session& session, std::uint64_t bytes) {
             range_->give_back(address, bytes);
             if (in.allocs.empty()) return;
             PendingAlloc& alloc = in.allocs.front();
-            if (!in.deferred.empty() && now_ns() < alloc.deadline_ns) return schedule_reclaim();
+            if (waits_for_room(in, alloc)) return;
             const std::uint32_t request = alloc.request;
             const std::string text = "cannot allocate a buffer of " + std::to_string(alloc.bytes) +
                                      " bytes: the device gives no chunk of " + std::to_string(bytes) +
@@ -247,6 +257,7 @@ bool Core::reclaim(Session& session) {
                 Chunk& leaving = session.chunks.at(entry.id);
                 leaving.leaving = true;  // a restart does not map it again
                 const std::uint64_t bytes = leaving.bytes;
+                ++session.unmapping_chunks;
                 call(
                     session, Call::OnDeath::settled,
                     [address = entry.id, bytes](Call::Wire& wire, Session& in) {
@@ -256,9 +267,12 @@ bool Core::reclaim(Session& session) {
                         return true;
                     },
                     [this, address = entry.id, bytes](Session& in, Reply& reply) {
-                        // Still at work on it: its addresses come back when the session or the executor ends.
-                        if (reply.status != Status::ok) return;
-                        if (in.chunks.erase(address) != 0) range_->give_back(address, bytes);
+                        --in.unmapping_chunks;
+                        // Not ok: still at work on it. Its addresses come back when the session or the
+                        // executor ends.
+                        if (reply.status == Status::ok && in.chunks.erase(address) != 0)
+                            range_->give_back(address, bytes);
+                        pump_allocs(in);
                     });
                 break;
             }

@@ -139,6 +139,7 @@ struct Session {
     SessionHeap heap;
     std::map<std::uint64_t, Chunk> chunks;  // by address
     std::uint64_t making_bytes = 0;         // of a chunk that an executor is making
+    std::uint32_t unmapping_chunks = 0;     // that an executor is letting go of
     std::deque<PendingAlloc> allocs;
     std::deque<DeferredFree> deferred;
 

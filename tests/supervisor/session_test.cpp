@@ -10,6 +10,7 @@
 #include <set>
 #include <thread>
 
+#include "daemon/driver/memory.hpp"
 #include "tests/supervisor/harness.hpp"
 
 namespace ringlaunch::test {
@@ -257,6 +258,16 @@ TEST(Memory, AFreeWaitsForTheWorkItNames) {
     EXPECT_TRUE(client.write(*side, staging, gate.address, sizeof one));
     EXPECT_TRUE(stream->reaches(held));
     EXPECT_TRUE(eventually([&] { return client.alloc(64).address == used.address; }));
+}
+
+TEST(Memory, ThatTheExecutorIsLettingGoOfIsWaitedFor) {
+    const Daemon daemon;
+    SessionClient client(daemon.socket());
+    // The whole range: the next allocation can only be made of what the last one left.
+    for (int i = 0; i < 5; ++i) {
+        const auto all = client.alloc(driver::kHostRangeBytes);
+        EXPECT_EQ(client.free(all.id).status(), Status::ok);
+    }
 }
 
 TEST(Memory, ThatPassesToAnotherSessionIsZero) {
