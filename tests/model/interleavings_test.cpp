@@ -11,10 +11,7 @@
 namespace ringlaunch::model {
 namespace {
 
-#if defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kSeeds = 150;  // making its fibers costs more than the run
-constexpr std::uint64_t kMostRuns = 100;
-#elif defined(__SANITIZE_ADDRESS__)
+#if defined(__SANITIZE_ADDRESS__)
 constexpr std::uint64_t kSeeds = 2'000;
 constexpr std::uint64_t kMostRuns = 5'000;
 #else

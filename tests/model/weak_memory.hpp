@@ -40,9 +40,6 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #endif
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
 
 namespace ringlaunch::model {
 
@@ -145,24 +142,13 @@ struct View {
 class World {
   public:
     World(Choices& choices, Mutant mutant) : choices_(choices), mutant_(mutant) { current_ = this; }
-    ~World() {
-#if defined(__SANITIZE_THREAD__)
-        for (Thread& thread : threads_) __tsan_destroy_fiber(thread.tsan);
-#endif
-        current_ = nullptr;
-    }
+    ~World() { current_ = nullptr; }
     World(const World&) = delete;
     World& operator=(const World&) = delete;
 
-    static World& current() {
-        return *current_;
-    }
-    Mutant mutant() const {
-        return mutant_;
-    }
-    bool is(Mutant mutant) const {
-        return mutant_ == mutant;
-    }
+    static World& current() { return *current_; }
+    Mutant mutant() const { return mutant_; }
+    bool is(Mutant mutant) const { return mutant_ == mutant; }
 
     // Before run(). Bodies keep nothing on the heap: a failed run abandons them where they stand.
     // `registered`: a membarrier reaches it. `client`: of the client's side.
@@ -186,12 +172,8 @@ class World {
     std::string run(const std::function<bool()>& enough);
 
     // ---- called by the threads ----
-    std::size_t self() const {
-        return running_;
-    }
-    bool self_is_client() const {
-        return threads_[running_].client;
-    }
+    std::size_t self() const { return running_; }
+    bool self_is_client() const { return threads_[running_].client; }
     // Ends the run. By value: the caller is never resumed, and what it would destroy must hold nothing.
     void fail(std::string what) {
         if (failure_.empty()) failure_ = std::move(what);
@@ -216,32 +198,20 @@ class World {
         leave();
         thread.ready = nullptr;
     }
-    bool finished(std::size_t thread) const {
-        return threads_[thread].done;
-    }
+    bool finished(std::size_t thread) const { return threads_[thread].done; }
     // The order that waitpid() or a socket gives: all that `thread` did happened before.
-    void join_thread(std::size_t thread) {
-        threads_[running_].now.join(threads_[thread].now);
-    }
+    void join_thread(std::size_t thread) { threads_[running_].now.join(threads_[thread].now); }
     View publish_view() {
         Thread& thread = threads_[running_];
         const View view = thread.now;
         ++thread.now.clock[running_];
         return view;
     }
-    void take_view(const View& view) {
-        threads_[running_].now.join(view);
-    }
-    std::uint32_t choose(std::uint32_t count) {
-        return choices_.pick(count);
-    }
+    void take_view(const View& view) { threads_[running_].now.join(view); }
+    std::uint32_t choose(std::uint32_t count) { return choices_.pick(count); }
     // Kills the running thread before its `steps`th step from now.
-    void die_after(std::uint32_t steps) {
-        threads_[running_].die_in = steps;
-    }
-    void step() {
-        leave();
-    }
+    void die_after(std::uint32_t steps) { threads_[running_].die_in = steps; }
+    void step() { leave(); }
 
     template <class Word>
     auto load(const Word& word, bool acquire) {
@@ -349,7 +319,6 @@ class World {
         std::function<bool()> ready;
         View now, acquired, released;
         ucontext_t context;
-        void* tsan = nullptr;
     };
 
     void fence_of(std::size_t index) {
@@ -391,12 +360,7 @@ class World {
         Thread& thread = threads_[running_];
         switch_to_scheduler(thread);
     }
-    void switch_to_scheduler(Thread& thread) {
-#if defined(__SANITIZE_THREAD__)
-        __tsan_switch_to_fiber(main_tsan_, 0);
-#endif
-        ::swapcontext(&thread.context, &main_);
-    }
+    void switch_to_scheduler(Thread& thread) { ::swapcontext(&thread.context, &main_); }
     static void enter() {
         World& world = *current_;
         Thread& thread = world.threads_[world.running_];
@@ -417,14 +381,10 @@ class World {
     std::size_t running_ = 0;
     std::string failure_;
     ucontext_t main_{};
-    void* main_tsan_ = nullptr;
 };
 
 inline std::string World::run(const std::function<bool()>& enough) {
     static std::array<std::unique_ptr<std::byte[]>, kMaxThreads> stacks;
-#if defined(__SANITIZE_THREAD__)
-    main_tsan_ = __tsan_get_current_fiber();
-#endif
     for (std::size_t i = 0; i < threads_.size(); ++i) {
         if (!stacks[i]) stacks[i] = std::make_unique<std::byte[]>(kFiberBytes);
 #if defined(__SANITIZE_ADDRESS__)
@@ -436,9 +396,6 @@ inline std::string World::run(const std::function<bool()>& enough) {
         thread.context.uc_stack.ss_size = kFiberBytes;
         thread.context.uc_link = nullptr;
         ::makecontext(&thread.context, &World::enter, 0);
-#if defined(__SANITIZE_THREAD__)
-        thread.tsan = __tsan_create_fiber(0);
-#endif
     }
     constexpr int kMostSteps = 20'000;
     for (int step = 0; step < kMostSteps; ++step) {
@@ -466,9 +423,6 @@ inline std::string World::run(const std::function<bool()>& enough) {
             thread.done = true;  // SIGKILL: it is simply never run again
             continue;
         }
-#if defined(__SANITIZE_THREAD__)
-        __tsan_switch_to_fiber(thread.tsan, 0);
-#endif
         ::swapcontext(&main_, &thread.context);
     }
     return "no end after " + std::to_string(kMostSteps) + " steps";
