@@ -5,7 +5,8 @@
 //   1. everything that may run Python code (keywords, arguments) or release the interpreter lock (another
 //   thread's
 //      turn, a full ring) comes first, and buffers are checked again after it;
-//   2. then enqueue_launch reserves, writes the slots and the stamp; it never waits, calls no Python API, and
+//   2. then try_enqueue_launch (or enqueue_launch, behind whatever stood in its way) reserves, writes the
+//   slots and the stamp; it never waits, calls no Python API, and
 //      the interpreter lock is held throughout, so no other thread and no finalizer enqueues into the same
 //      slots.
 #include <Python.h>
@@ -233,6 +234,20 @@ struct Call {
     }
 }
 
+// What the hot path below did not enqueue.
+[[gnu::noinline]] PyObject* launch_slowly(const Call& call, bool launchable, bool ran_python) {
+    if (ran_python || call.stream->busy || call.stream->state == nullptr) {
+        if (!await_turn(call.stream, call.doing().c_str())) return nullptr;
+        if (launchable) return enqueue_patiently(call);
+    }
+    if (!launchable)
+        return refuse(call, detail::refuse_launch(*call.stream->state, *call.plan.state, call.shape.grid,
+                                                  call.shape.block, call.shared_bytes));
+    const Status status = call.enqueue();
+    if (status == Status::ok) Py_RETURN_NONE;
+    return status == Status::ring_full ? enqueue_patiently(call) : refuse(call, status);
+}
+
 PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
     const LauncherObject* launcher = as_launcher(self);
     const Py_ssize_t count = PyVectorcall_NARGS(flags);
@@ -251,18 +266,13 @@ PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags
     bool ran_python = false;
     if (!pack(plan.layout, plan.session.get(), args, count, params, ran_python)) return nullptr;
 
-    const Call call{plan, launcher->shape, as_stream(stream), shared_bytes, args, params};
-    if (ran_python || call.stream->busy || call.stream->state == nullptr) [[unlikely]] {
-        if (!await_turn(call.stream, call.doing().c_str())) return nullptr;
-        if (launchable) return enqueue_patiently(call);
-    }
-    if (!launchable) [[unlikely]]
-        return refuse(call, detail::refuse_launch(*call.stream->state, *plan.state, call.shape.grid,
-                                                  call.shape.block, shared_bytes));
-    const Status status = call.enqueue();
-    if (status == Status::ok) [[likely]]
+    const StreamObject* to = as_stream(stream);
+    if (launchable && !ran_python && !to->busy && to->state != nullptr &&
+        detail::try_enqueue_launch<true>(*to->state, *plan.state, launcher->shape.grid, launcher->shape.block,
+                                         shared_bytes, params)) [[likely]]
         Py_RETURN_NONE;
-    return status == Status::ring_full ? enqueue_patiently(call) : refuse(call, status);
+    return launch_slowly({plan, launcher->shape, as_stream(stream), shared_bytes, args, params}, launchable,
+                         ran_python);
 }
 
 // ---- Launcher ----

@@ -427,7 +427,11 @@ bool pack(const Layout& layout, const Session* session, PyObject* const* args, P
           std::byte* out, bool& ran_python) {
     const std::size_t expected = layout.params.size();
     if (count != static_cast<Py_ssize_t>(expected)) return wrong_count(layout, count);
-    std::memset(out, 0, layout.padded_bytes);
+    // Most launches have two slots: a length that the compiler knows spares them a call.
+    if (layout.padded_bytes <= kTwoSlots) [[likely]]
+        std::memset(out, 0, kTwoSlots);
+    else
+        std::memset(out, 0, layout.padded_bytes);
     const Param* params = layout.params.data();
     for (std::size_t i = 0; i < expected; ++i) {
         const Param& param = params[i];
