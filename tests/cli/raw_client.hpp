@@ -14,6 +14,7 @@
 #include <fstream>
 #include <functional>
 #include <iterator>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -115,6 +116,49 @@ class RawClient {
         return first;
     }
 
+    Received resume(const RawStream& stream, bool rerun) {
+        return ask(schema::Request::ResumeStream, [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateResumeStream(builder, stream.id, rerun).Union();
+        });
+    }
+    void close_stream(const RawStream& stream) {
+        Received answer = ask(schema::Request::CloseStream, [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateCloseStream(builder, stream.id).Union();
+        });
+        expect(answer, answer->answer_as_Done());
+    }
+
+    // Any bytes, and the next message that comes; nothing: the daemon hung up.
+    std::optional<Received> send_and_receive(std::span<const std::byte> bytes, const std::vector<int>& fds) {
+        // Not through send_message(), which refuses what no honest peer sends.
+        iovec part{const_cast<std::byte*>(bytes.data()), bytes.size()};
+        std::vector<char> control(fds.empty() ? 0 : CMSG_SPACE(fds.size() * sizeof(int)));
+        msghdr message{};
+        message.msg_iov = &part;
+        message.msg_iovlen = 1;
+        if (!fds.empty()) {
+            message.msg_control = control.data();
+            message.msg_controllen = control.size();
+            cmsghdr* head = CMSG_FIRSTHDR(&message);
+            head->cmsg_level = SOL_SOCKET;
+            head->cmsg_type = SCM_RIGHTS;
+            head->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+            std::memcpy(CMSG_DATA(head), fds.data(), fds.size() * sizeof(int));
+        }
+        if (::sendmsg(socket_.get(), &message, MSG_NOSIGNAL) < 0 && errno != EPIPE && errno != ECONNRESET)
+            throw std::runtime_error(std::string("cannot send: ") + std::strerror(errno));
+        return receive_or_end(Clock::now() + kPatience);
+    }
+
+    // Has the daemon hung up by the time it has answered one more question?
+    bool over() {
+        flatbuffers::FlatBufferBuilder builder;
+        const auto request = schema::CreateGetStatus(builder).Union();
+        builder.Finish(schema::CreateClientMessage(builder, next_id_++, schema::Request::GetStatus, request));
+        return !send_and_receive(
+            {reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()}, {});
+    }
+
     bool hung_up() {
         for (const auto deadline = Clock::now() + kPatience; Clock::now() < deadline;) {
             Message message;
@@ -144,7 +188,8 @@ class RawClient {
     }
 
     // The ids of the module's kernels, by name.
-    std::vector<std::pair<std::string, std::uint64_t>> load(const std::string& path) {
+    std::vector<std::pair<std::string, std::uint64_t>> load(const std::string& path,
+                                                            std::uint64_t* module = nullptr) {
         std::ifstream file(path, std::ios::binary);
         const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
         const UniqueFd image = make_image("test kernels", std::as_bytes(std::span(bytes)));
@@ -156,7 +201,9 @@ class RawClient {
                               },
                               {image.get()});
         std::vector<std::pair<std::string, std::uint64_t>> kernels;
-        for (const schema::KernelInfo* kernel : *expect(answer, answer->answer_as_ModuleLoaded())->kernels())
+        const schema::ModuleLoaded* loaded = expect(answer, answer->answer_as_ModuleLoaded());
+        if (module != nullptr) *module = loaded->module_id();
+        for (const schema::KernelInfo* kernel : *loaded->kernels())
             kernels.emplace_back(kernel->name()->str(), kernel->id());
         return kernels;
     }
@@ -189,8 +236,12 @@ class RawClient {
         }
         record.mutate_slots(static_cast<std::uint16_t>(slots));
         const std::uint64_t end = stream.producer.publish(record);
-        if (producer_must_ring(stream.page().need_wakeup, stream.rung, must_fence_)) ring_doorbell();
+        wake_reader(stream);
         return end;
+    }
+    // After a record stands in the ring.
+    void wake_reader(RawStream& stream) {
+        if (producer_must_ring(stream.page().need_wakeup, stream.rung, must_fence_)) ring_doorbell();
     }
 
     std::uint64_t launch(RawStream& stream, std::uint64_t kernel, std::uint32_t grid, std::uint16_t block,
@@ -260,6 +311,12 @@ class RawClient {
     void ring_doorbell() { ::eventfd_write(doorbell_.get(), 1); }
 
     Received receive(Clock::time_point deadline) {
+        std::optional<Received> received = receive_or_end(deadline);
+        if (!received) throw std::runtime_error("the daemon hung up");
+        return std::move(*received);
+    }
+
+    std::optional<Received> receive_or_end(Clock::time_point deadline) {
         for (;;) {
             Received received;
             const Transfer got = receive_message(socket_.get(), received.message, false);
@@ -271,7 +328,7 @@ class RawClient {
                     throw std::runtime_error("not a message");
                 return received;
             }
-            if (got != Transfer::would_block) throw std::runtime_error("the daemon hung up");
+            if (got != Transfer::would_block) return std::nullopt;
             if (Clock::now() > deadline) throw std::runtime_error("the daemon is silent");
             pollfd entry{socket_.get(), POLLIN, 0};
             ::poll(&entry, 1, 1000);

@@ -9,6 +9,7 @@
 
 #include "schema/error.hpp"
 #include "tests/executor/harness.hpp"
+#include "tests/executor/hostile_records.hpp"
 
 namespace ringlaunch::executor::test {
 namespace {
@@ -46,8 +47,18 @@ class Fuzz : public DispatcherTest {
         std::cout << '\n';
     }
 
+    static ringlaunch::test::HostileWorld world(std::uint64_t base) {
+        ringlaunch::test::HostileWorld is;
+        is.kernels = {{kSaxpy, saxpy_params(base, 0, base + 64, 1)}, {kEmpty, {}}};
+        is.memory = base;
+        is.memory_bytes = 8192;
+        is.stream = make_id(0);
+        return is;
+    }
+
     std::map<Status, int> refusals;
     std::mt19937_64 random{1};
+    ringlaunch::test::HostileRecords records{1, world(base())};
 };
 
 // Everything random but the stamps, without which nothing is looked at.
@@ -56,14 +67,7 @@ TEST_F(Fuzz, RandomSlotsWithGoodStamps) {
         ClientStream client(kSession, make_id(0), 64);
         StreamPort& port = open(client);
         for (std::uint32_t slot = 0; slot < 64; ++slot) {
-            std::uint64_t words[7];
-            for (std::uint64_t& word : words) word = random();
-            std::memcpy(client.ring[slot].payload, words, sizeof words);
-            // Small kinds and counts, so that more than the first check is reached.
-            client.ring[slot].payload[0] = static_cast<std::byte>(random() % 10);
-            if (random() % 2 == 0) client.ring[slot].payload[1] = std::byte{0};
-            client.ring[slot].payload[2] = static_cast<std::byte>(random() % 4);
-            client.ring[slot].payload[3] = std::byte{0};
+            records.fill_with_noise(client.ring[slot].payload);
             const std::uint64_t stamp = slot + 1;
             client.ring[slot].stamp.store(random() % 4 == 0 ? stamp | kContinuation : stamp);
         }
@@ -85,40 +89,7 @@ TEST_F(Fuzz, HonestRecordsWithAFewBytesChanged) {
     for (int round = 0; round < 20'000; ++round) {
         ClientStream client(kSession, make_id(0), 64);
         StreamPort& port = open(client);
-        std::uint64_t end = 0;
-        switch (random() % 6) {
-            case 0:
-                end = put_saxpy(client);
-                break;
-            case 1:
-                end = client.put_launch(kEmpty, {});
-                break;
-            case 2:
-                end = client.put_event();
-                break;
-            case 3:
-                end = client.put_wait(client.id, 0);
-                break;
-            case 4: {
-                schema::FillRecord fill{};
-                fill.mutate_kind(RecordKind::Fill);
-                fill.mutate_width(4);
-                fill.mutate_bytes(64);
-                fill.mutate_device(base());
-                end = client.put(fill);
-                break;
-            }
-            default: {
-                schema::CopyRecord copy{};
-                copy.mutate_kind(RecordKind::CopyOnDevice);
-                copy.mutate_device(base());
-                copy.mutate_other(base() + 4096);
-                copy.mutate_bytes(100);
-                end = client.put(copy);
-            }
-        }
-        for (std::uint64_t changes = 1 + random() % 3; changes > 0; --changes)
-            client.ring[random() % end].payload[random() % 56] = static_cast<std::byte>(random());
+        (round % 4 == 0 ? records.mistaken() : records.changed()).write(client.ring, 64, 0);
         work();
         expect_only_sound_work(port, client);
         count(client);
