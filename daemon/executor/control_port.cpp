@@ -22,9 +22,6 @@ namespace fb = flatbuffers;
 using internal::ExecutorAnswer;
 using internal::ExecutorRequest;
 
-// How long the device may take to get through what it was given before a close is answered with "stuck".
-constexpr std::uint64_t kStuckNs = 10ull * 1'000'000'000u;
-
 // How often the control thread looks after the dispatch thread.
 constexpr int kWatchMs = 1000;
 
@@ -219,8 +216,11 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     driver_ = std::move(made);
     memory_ = std::move(memory);
     thread_ = std::move(thread);
-    registry_ =
-        std::make_unique<Registry>(*driver_, *memory_, *thread_, config.dispatcher.max_in_flight, kStuckNs);
+    constexpr std::uint64_t kNsPerMs = 1'000'000, kLongestMs = 1'000'000'000;
+    const std::uint64_t close_timeout_ms =
+        request.close_timeout_ms() == 0 ? kLongestMs : std::min(request.close_timeout_ms(), kLongestMs);
+    registry_ = std::make_unique<Registry>(*driver_, *memory_, *thread_, config.dispatcher.max_in_flight,
+                                           close_timeout_ms * kNsPerMs);
 
     fb::FlatBufferBuilder builder;
     const auto name = builder.CreateString(device.name);

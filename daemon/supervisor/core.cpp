@@ -419,8 +419,7 @@ void Core::shut_down(int exit) {
     draining_ = true;
     exit_ = exit;
     listener_->stop();
-    for (auto* timer : {&idle_timer_, &reclaim_timer_, &ending_timer_, &probation_timer_, &drain_timer_})
-        timer->cancel();
+    for (auto* timer : {&idle_timer_, &reclaim_timer_, &probation_timer_, &drain_timer_}) timer->cancel();
     signals_.cancel();
     for (auto& [pointer, client] : clients_) {
         client.deadline->cancel();

@@ -93,7 +93,6 @@ class Core final : public FaultDomain::Owner {
     void release_all(Session& session,
                      const std::function<void(std::function<bool(Call::Wire&, Session&)>)>& ask);
     void erase_session(std::uint64_t id);
-    void check_ending();
     void leave_domain(Session& session);
 
     // ---- streams.cpp
@@ -196,10 +195,8 @@ class Core final : public FaultDomain::Owner {
     std::optional<Device> device_;
     std::vector<std::function<void(const std::string* why_not)>> waiting_for_device_;
 
-    boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, ending_timer_{io_},
-        probation_timer_{io_}, drain_timer_{io_};
-    bool idle_armed_ = false, reclaim_scheduled_ = false, ending_scheduled_ = false,
-         probation_scheduled_ = false;
+    boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, probation_timer_{io_}, drain_timer_{io_};
+    bool idle_armed_ = false, reclaim_scheduled_ = false, probation_scheduled_ = false;
     std::uint64_t reclaim_ms_ = 1;
     std::uint32_t last_epoch_ = 0;
     std::uint64_t started_ns_ = now_ns();

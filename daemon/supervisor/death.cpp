@@ -51,13 +51,15 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         death.stream = fault.stream;
         death.position = fault.position;
         death.kernel = fault.kernel;
-        if (fault.kind == driver::FaultKind::signal) {
-            death.text = "caught " + signal_name(fault.signal) + " at address " + hex(fault.address);
-            death.outside_streams = fault.stream == 0;
+        const bool caught = fault.kind == driver::FaultKind::signal;
+        death.outside_streams = caught && fault.stream == 0;
+        if (caught && fault.text.starts_with(signal_name(fault.signal))) {
+            death.text = "caught " + fault.text;  // it says signal and address itself
         } else {
-            death.text = "lost its device";
+            death.text = caught ? "caught " + signal_name(fault.signal) + " at address " + hex(fault.address)
+                                : "lost its device";
+            if (!fault.text.empty()) death.text += " (" + fault.text + ")";
         }
-        if (!fault.text.empty()) death.text += " (" + fault.text + ")";
         death.cause = fault.stream != 0 ? DeathCause::culprit_known : DeathCause::unknown;
         return death;
     }

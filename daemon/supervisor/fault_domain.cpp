@@ -93,7 +93,7 @@ void FaultDomain::spawn() {
         wire.kind = internal::ExecutorRequest::Configure;
         wire.request = internal::CreateConfigure(wire.builder, options_.driver, options_.device, epoch_,
                                                  options_.spin_ns, options_.max_in_flight, options_.max_batch,
-                                                 options_.coalesce)
+                                                 options_.coalesce, options_.close_timeout_ms)
                            .Union();
         wire.fds = {fault_fd_.get()};
         return true;

@@ -146,7 +146,6 @@ struct Session {
     std::uint32_t open_requests = 0;  // of the client, unanswered
     std::uint32_t open_calls = 0;     // of ours to its executor
     enum class Ending { no, closing_streams, releasing, detaching } ending = Ending::no;
-    std::uint64_t ending_since_ns = 0;
 };
 
 }  // namespace ringlaunch::supervisor

@@ -175,7 +175,9 @@ void Core::move_alone(Session& session) {
 // ---- the end
 //
 // Its streams are closed first; when the device has let go of their work, what that work used is taken away;
-// then its addresses may be another's. An executor that does not let go is ended after a bound.
+// then its addresses may be another's. Where the device does not let go within a bound, the executor says so
+// in its answer and is ended (ask_close_stream); one that answers nothing is ended for that
+// (FaultDomain::ping).
 
 void Core::end_session(Session& session) {
     session.connection.reset();
@@ -183,7 +185,6 @@ void Core::end_session(Session& session) {
     session.deferred.clear();
     if (shutting_down_) return;
     session.ending = Session::Ending::closing_streams;
-    session.ending_since_ns = now_ns();
     FaultDomain* domain = existing_domain(session);
     // Where no executor is up there is nothing to be let go of.
     if (domain == nullptr || !domain->has_process()) return erase_session(session.id);
@@ -193,7 +194,6 @@ void Core::end_session(Session& session) {
     const std::uint64_t id = session.id;
     for (const std::uint64_t stream : streams) ask_close_stream(session, stream, std::nullopt);
     if (Session* still = find(id)) go_on_ending(*still);
-    if (!ending_scheduled_) check_ending();
 }
 
 void Core::go_on_ending(Session& session) {
@@ -211,7 +211,7 @@ void Core::go_on_ending(Session& session) {
         case Ending::no:
             return;
         case Ending::closing_streams:
-            if (!session.streams.empty()) return;  // one hangs: check_ending() sees to it
+            if (!session.streams.empty()) return;  // one hangs: that ends the executor
             if (!session.attached) return erase_session(session.id);
             session.ending = Ending::releasing;
             release_all(session, ask);
@@ -254,33 +254,6 @@ void Core::release_all(Session& session,
                 wire.request = internal::CreateUnmapChunk(wire.builder, in.id, address, bytes).Union();
                 return true;
             });
-}
-
-void Core::check_ending() {
-    bool any = false;
-    const std::uint64_t now = now_ns();
-    for (const auto& [id, session] : sessions_) {
-        if (session->ending == Session::Ending::no) continue;
-        any = true;
-        if (now - session->ending_since_ns < options_.close_timeout_ms * kNsPerMs) continue;
-        FaultDomain* domain = existing_domain(*session);
-        // One that is starting has its own bound.
-        if (domain == nullptr || domain->state() != FaultDomain::State::ready) continue;
-        std::uint64_t culprit = 0;
-        for (const auto& [stream_id, stream] : session->streams)
-            if (culprit == 0 || stream->page.issued() > stream->page.completed()) culprit = stream_id;
-        domain->kill("the work of session " + id_text(id) + " (" + session->program +
-                         "), which has left, did not end within " +
-                         std::to_string(options_.close_timeout_ms) + " ms",
-                     culprit);
-    }
-    ending_scheduled_ = any;
-    if (!any) return;
-    ending_timer_.expires_after(
-        std::chrono::milliseconds(std::max<std::uint64_t>(options_.close_timeout_ms / 10, 10)));
-    ending_timer_.async_wait([this](const auto& error) {
-        if (!error) check_ending();
-    });
 }
 
 void Core::erase_session(std::uint64_t id) {

@@ -65,7 +65,9 @@ struct SupervisorOptions {
     std::uint64_t handshake_timeout_ms = 5'000;  // until Hello
     std::uint64_t ping_every_ms = 1'000;
     std::uint64_t ping_timeout_ms = 10'000;  // 0: never taken for stuck
-    std::uint64_t close_timeout_ms = 5'000;  // until the work of a session that left counts as stuck
+    // How long the device may go on with the work of a stream that was closed, by its client or with its
+    // session, and with what else is given back, before it counts as stuck. The executor measures it.
+    std::uint64_t close_timeout_ms = 10'000;
 
     std::string version;             // of this program, for Welcome and errors
     std::function<void()> on_ready;  // called once, when clients are served

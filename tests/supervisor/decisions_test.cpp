@@ -107,6 +107,14 @@ TEST(Death, AFaultPageNamesTheCulprit) {
     EXPECT_EQ(death.text, "caught SIGSEGV at address 0x10 (kernel crash)");
 }
 
+TEST(Death, AFaultThatSaysItsSignalItselfIsSaidOnce) {
+    driver::FaultPage page;
+    fill(page, driver::FaultKind::signal, 5);
+    std::strcpy(page.text, "SIGSEGV at address 0x10 (nothing is mapped there) in kernel crash, record 12");
+    EXPECT_EQ(explain_death({true, SIGSEGV}, read_fault_page(page), {}).text,
+              "caught SIGSEGV at address 0x10 (nothing is mapped there) in kernel crash, record 12");
+}
+
 TEST(Death, AFaultOutsideOfEveryStreamIsNoStreams) {
     driver::FaultPage page;
     fill(page, driver::FaultKind::signal, 0);
