@@ -17,12 +17,12 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._compile import compile_source
 from ringlaunch._module import Module, signature_list
+from ringlaunch._scope import Scope
 from ringlaunch._stream import Stream, default_stream, open_stream, synchronize
 from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -63,7 +63,8 @@ def connect(
     device : int
         Which device of the daemon.
     driver : {"auto", "host", "null", "cuda"}, optional
-        What a daemon that is started here launches on; a running one keeps its own.
+        What a daemon that is started here launches on; one that runs with another is refused. Without it any that runs
+        is taken.
     start : bool
         Whether to start a daemon where none runs. $RINGLAUNCHD names the program, else the package's own.
     timeout : float
@@ -77,7 +78,9 @@ def connect(
     ------
     DaemonLost
         No daemon runs there and none could be started.
-    VersionMismatch, PermissionDenied, LimitReached, Unsupported, Timeout
+    Unsupported
+        The daemon that runs there has another driver.
+    VersionMismatch, PermissionDenied, LimitReached, Timeout
 
     Examples
     --------
@@ -102,7 +105,7 @@ def _daemon_path() -> str:
     return ""
 
 
-class Client:
+class Client(Scope):
     """A session with a daemon: modules, buffers and streams. `ringlaunch.connect` makes one.
 
     It may be used from any thread. As a context manager it waits for its work and closes. A forked child has no
@@ -333,18 +336,6 @@ class Client:
     def close(self) -> None:
         """Ends the session and all that it owns. Waits for nothing. Closing twice does nothing."""
         self._handle.close()
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None and not self.closed:
-                self.synchronize()
-        finally:
-            self.close()
 
     def __repr__(self) -> str:
         info = self._daemon

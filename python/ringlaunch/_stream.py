@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringlaunch import _core
+from ringlaunch._scope import Scope
 from ringlaunch._waiter import Waiter
 from ringlaunch.errors import InvalidArgument, ParamTypeError, StreamStopped
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from types import TracebackType
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Event:
         return f"<ringlaunch.Event at {self.position} of {self._stream!r}, {state}>"
 
 
-class Stream(_core.StreamHandle):
+class Stream(_core.StreamHandle, Scope):
     """An in-order queue of work. `client.stream()` makes one; streams run independently of each other.
 
     Several threads may enqueue to one stream; their launches stand in the order in which they got the interpreter
@@ -220,18 +220,6 @@ class Stream(_core.StreamHandle):
     def close(self) -> None:
         """Gives the stream back. Waits for nothing: what was enqueued still runs. Closing twice does nothing."""
         _core.stream_close(self)
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if kind is None and not self.closed:
-                self.synchronize()
-        finally:
-            self.close()
 
     def __repr__(self) -> str:
         name = f" '{self._name}'" if self._name else ""

@@ -1,0 +1,27 @@
+"""What is used with `with`: waits for its work at the end of the block, and closes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+
+class Scope:
+    """A client or a stream as a context manager. A block that raises is not waited for."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and not self.closed:
+                self.synchronize()
+        finally:
+            self.close()
