@@ -23,6 +23,8 @@ namespace {
 // `ringlaunchd serve --help`: another daemon has the socket.
 constexpr int kExitAlreadyRunning = 4;
 constexpr int kRetryMs = 5;
+// How often a daemon that hangs up on the Hello is greeted where none is started in its place.
+constexpr int kGreetings = 3;
 // How long after a daemon left for another that started before it the other may take to listen or to die.
 constexpr std::uint64_t kStartAgainNs = 500'000'000;
 
@@ -93,6 +95,17 @@ std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& pla
     return client;
 }
 
+// Only a daemon that is started here launches on what the caller chose.
+void check_driver(const ClientState& client, const ConnectOptions& options) {
+    const DaemonInfo& running = client.info;
+    if (options.driver.empty() || options.driver == "auto" || options.driver == running.driver) return;
+    throw Error(Status::unsupported, "cannot connect with driver " + options.driver + ": the daemon at " +
+                                         running.socket + " (pid " + std::to_string(running.pid) +
+                                         ") runs with driver " + running.driver +
+                                         "; stop it with `ringlaunchd stop --socket " + running.socket +
+                                         "`, name another socket, or connect without a driver");
+}
+
 [[noreturn]] void nobody_listens(const SocketPlace& place) {
     throw Error(Status::daemon_lost,
                 "cannot connect: no daemon listens at " + place.path +
@@ -120,14 +133,19 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
 
     std::optional<StartingDaemon> starting;
     std::uint64_t start_from_ns = 0;
+    int greetings = 0;
     for (;;) {
         if (auto socket = connect_socket(place, deadline_ns)) {
             try {
-                return shake_hands(std::move(*socket), place, options, deadline_ns);
+                auto client = shake_hands(std::move(*socket), place, options, deadline_ns);
+                check_driver(*client, options);
+                return client;
             } catch (const Error& error) {
-                // A private daemon may just be leaving, with its last client.
+                // A private daemon may just be leaving, with its last client: it took us and hung up. The
+                // next look finds nobody, or another.
                 if (error.status() != Status::daemon_lost && error.status() != Status::stopping) throw;
-                if (!options.start_private || now_ns() >= deadline_ns) throw;
+                if (now_ns() >= deadline_ns) throw;
+                if (!options.start_private && ++greetings >= kGreetings) throw;
             }
         } else if (!options.start_private) {
             nobody_listens(place);
@@ -141,7 +159,7 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
                 starting.reset();
                 start_from_ns = now_ns() + kStartAgainNs;
             }
-        } else if (now_ns() >= start_from_ns) {
+        } else if (options.start_private && now_ns() >= start_from_ns) {
             starting.emplace(find_daemon(options.daemon_path), place, options.driver);
         }
         if (now_ns() >= deadline_ns)

@@ -22,7 +22,7 @@ class FakePeer {
   public:
     using Script = std::function<void(FakePeer&)>;
 
-    // Listens, and runs the script once somebody has connected. Hangs up when the script ends.
+    // Listens, and runs the script once somebody has connected. Hangs up and leaves when the script ends.
     explicit FakePeer(Script script) {
         listener_ = UniqueFd(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
         sockaddr_un address{};
@@ -34,6 +34,7 @@ class FakePeer {
         thread_ = std::thread([this, script = std::move(script)] {
             socket_ = UniqueFd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
             if (socket_) script(*this);
+            ::shutdown(listener_.get(), SHUT_RDWR);  // nobody else gets in
             socket_.reset();
         });
     }

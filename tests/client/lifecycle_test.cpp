@@ -10,6 +10,7 @@
 #include "client/src/stream_state.hpp"
 #include "schema/error.hpp"
 #include "tests/client/daemon.hpp"
+#include "tests/client/fake_peer.hpp"
 
 namespace ringlaunch::testing {
 namespace {
@@ -392,6 +393,59 @@ TEST_F(Private, is_started_serves_and_leaves_with_its_last_client) {
         EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
     }
     EXPECT_TRUE(eventually([&] { return gone(pid); }));
+}
+
+TEST_F(Private, of_another_driver_is_not_taken_without_a_word) {
+    const Client first = Client::connect(options());
+    ConnectOptions other = options();
+    for (const char* any : {"", "auto"}) {
+        other.driver = any;
+        EXPECT_EQ(Client::connect(other).daemon().pid, first.daemon().pid) << any;
+    }
+    other.driver = "host";
+    for (const bool start : {true, false}) {
+        other.start_private = start;
+        try {
+            Client::connect(other);
+            ADD_FAILURE() << "no Error was thrown";
+        } catch (const Error& error) {
+            EXPECT_EQ(error.status(), Status::unsupported);
+            EXPECT_THAT(error.what(), AllOf(HasSubstr("driver host"), HasSubstr("driver null"),
+                                            HasSubstr("ringlaunchd stop"), HasSubstr(other.socket)));
+        }
+    }
+    EXPECT_EQ(Client::connect(options()).daemon().pid, first.daemon().pid) << "it goes on";
+}
+
+TEST_F(Private, is_started_in_the_place_of_one_that_leaves_while_it_is_greeted) {
+    FakePeer leaving([](FakePeer& self) { self.take(); });
+    ConnectOptions mine = options();
+    mine.socket = leaving.options().socket;
+    const Client client = Client::connect(mine);
+    EXPECT_EQ(client.daemon().driver, "null");
+    EXPECT_GT(client.daemon().pid, 0);
+}
+
+TEST_F(Private, that_says_it_is_leaving_is_waited_for) {
+    FakePeer leaving(
+        [](FakePeer& self) { self.refuse(self.take(), Status::stopping, "the daemon is leaving"); });
+    ConnectOptions mine = options();
+    mine.socket = leaving.options().socket;
+    EXPECT_EQ(Client::connect(mine).daemon().driver, "null");
+}
+
+TEST_F(Private, that_leaves_while_it_is_greeted_is_named_where_none_is_started) {
+    FakePeer leaving([](FakePeer& self) { self.take(); });
+    ConnectOptions mine = options();
+    mine.socket = leaving.options().socket;
+    mine.start_private = false;
+    try {
+        Client::connect(mine);
+        ADD_FAILURE() << "no Error was thrown";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.status(), Status::daemon_lost);
+        EXPECT_THAT(error.what(), HasSubstr(mine.socket));
+    }
 }
 
 TEST_F(Private, programs_that_start_at_once_get_one_daemon) {

@@ -62,6 +62,18 @@ def test_the_driver_of_a_started_daemon(socket):
     await_end(pid)
 
 
+def test_a_daemon_of_another_driver_is_not_taken_without_a_word(socket):
+    with rl.connect(socket, driver="null") as client:
+        for start in (True, False):
+            with pytest.raises(rl.Unsupported, match=r"driver host.*driver null.*ringlaunchd stop.*another socket"):
+                rl.connect(socket, driver="host", start=start)
+        for driver in ("auto", "null", None):
+            with rl.connect(socket, driver=driver) as other:
+                assert other.daemon.pid == client.daemon.pid
+        pid = client.daemon.pid
+    await_end(pid)
+
+
 def test_the_socket_of_the_environment(socket, monkeypatch):
     monkeypatch.setenv("RINGLAUNCH_SOCKET", socket)
     with rl.connect(driver="null") as client:

@@ -97,7 +97,9 @@ struct ConnectOptions {
     int device = 0;
     bool start_private = false;  // start a daemon where none runs; it leaves when its last client has
     std::string daemon_path;     // empty: $RINGLAUNCHD, else beside this library or program, else on PATH
-    std::string driver;  // of a daemon that is started: "auto", "host", "null", "cuda"; empty: its default
+    // "auto", "host", "null" or "cuda": of a daemon that is started; one that runs with another is refused.
+    // Empty: whatever runs, or the default of one that is started.
+    std::string driver;
     std::uint32_t timeout_ms = 10'000;
     std::uint32_t staging_bytes =
         4u << 20;  // of each stream that copies; larger copies are cut and pipelined
