@@ -26,13 +26,11 @@ namespace {
 KernelState take_kernel(const schema::KernelInfo& info, const ClientState& client) {
     KernelState kernel;
     kernel.id = info.id();
-    kernel.param_bytes = info.param_bytes();
-    if (kernel.param_bytes > kMaxParamBytes)
+    if (info.param_bytes() > kMaxParamBytes)
         throw Error(Status::malformed_message, "the daemon says that a kernel takes " +
-                                                   std::to_string(kernel.param_bytes) +
+                                                   std::to_string(info.param_bytes()) +
                                                    " bytes of parameters");
-    kernel.slots = launch_slots(kernel.param_bytes);
-    kernel.padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(kernel.param_bytes));
+    kernel.set_param_bytes(info.param_bytes());
     kernel.max_threads = info.max_threads();
     kernel.max_shared_bytes = info.max_dynamic_shared_bytes();
     kernel.default_block = {info.block_x(), info.block_y(), info.block_z()};

@@ -13,7 +13,17 @@ namespace ringlaunch::detail {
 
 // Immutable once loaded, so any thread may read it.
 struct KernelState {
+    // What `param_bytes` decides.
+    void set_param_bytes(std::uint32_t bytes) {
+        param_bytes = bytes;
+        slots = launch_slots(bytes);
+        padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(bytes));
+        first_word = static_cast<std::uint64_t>(schema::RecordKind::Launch) | std::uint64_t{slots} << 16 |
+                     std::uint64_t{bytes} << 32;
+    }
+
     std::uint64_t id = 0;
+    std::uint64_t first_word = 0;  // of a launch record, behind the stamp: kind, slots and parameter bytes
     std::uint32_t param_bytes = 0;
     std::uint32_t slots = 1;          // of a launch record
     std::uint32_t padded_bytes = 16;  // of the parameters in whole slots

@@ -197,8 +197,8 @@ Status Stream::launch_image(const Kernel& kernel, const detail::ArgShape& shape,
 }
 
 template <bool kWait>
-Status Stream::launch_image_slowly(const Kernel& kernel, const detail::ArgShape& shape,
-                                   const LaunchHead& head) noexcept {
+[[gnu::noinline]] Status Stream::launch_image_slowly(const Kernel& kernel, const detail::ArgShape& shape,
+                                                     const LaunchHead& head) noexcept {
     if (!state_ || !kernel) return Status::closed;
     const KernelState& of = *Access::state(kernel);
     if (!takes(of, shape)) {
@@ -228,8 +228,9 @@ Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::u
     return launch_packed_slowly(kernel, grid, block, shared_bytes, params, wait);
 }
 
-Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-                                    std::span<const std::byte> params, bool wait) noexcept {
+[[gnu::noinline]] Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                                      std::uint32_t shared_bytes,
+                                                      std::span<const std::byte> params, bool wait) noexcept {
     if (!state_ || !kernel) return Status::closed;
     const KernelState& of = *Access::state(kernel);
     if (params.size() != of.param_bytes) {

@@ -176,8 +176,7 @@ template <bool kPadded>
     const std::uint32_t bytes = kernel.param_bytes;
     LaunchWords words;
     words.all[0] = 0;  // the stamp's
-    words.all[1] = wide(static_cast<std::uint8_t>(schema::RecordKind::Launch)) | wide(kernel.slots) << 16 |
-                   wide(bytes) << 32;
+    words.all[1] = kernel.first_word;
     words.all[2] = kernel.id;
     words.all[3] = wide(grid.x) | wide(grid.y) << 32;
     words.all[4] = wide(grid.z) | wide(block.x & 0xffff) << 32 | wide(block.y & 0xffff) << 48;

@@ -27,8 +27,7 @@ void compare(std::uint32_t param_bytes) {
     Ring ring;
     KernelState kernel;
     kernel.id = 0x1234567890abcdef;
-    kernel.param_bytes = param_bytes;
-    kernel.slots = launch_slots(param_bytes);
+    kernel.set_param_bytes(param_bytes);
     std::vector<std::byte> params(kPadded ? padded_param_bytes(param_bytes) : param_bytes);
     for (std::uint32_t i = 0; i < param_bytes; ++i) params[i] = static_cast<std::byte>(random());
     ASSERT_EQ(ring.producer.reserve(kernel.slots, ring.page.completed), Status::ok);
