@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "client/src/clock.hpp"
+#include "client/src/eventfd.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::detail {
@@ -19,17 +20,6 @@ namespace ringlaunch::detail {
 namespace {
 
 constexpr int kRateRestMs = 5;
-
-void drain(int eventfd) noexcept {
-    std::uint64_t count;
-    [[maybe_unused]] const ssize_t got =
-        ::read(eventfd, &count, sizeof count);  // non-blocking: empty is fine
-}
-
-void signal(int eventfd) noexcept {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t put = ::write(eventfd, &one, sizeof one);  // full is as good as signalled
-}
 
 }  // namespace
 
@@ -161,7 +151,7 @@ Reply Connection::exchange_once(const Ask& what, std::uint32_t id, std::span<con
             lock.unlock();
             wait_as_reader(slice_ms);
             lock.lock();
-            drain(kick_.get());
+            drain(kick_);
             has_reader_ = false;
             take_in(lock);
             changed_.notify_all();  // for those whose answer came, and for the next reader
@@ -242,7 +232,7 @@ void Connection::take_in(std::unique_lock<std::mutex>&) {
     }
     if (answered || lost()) {
         changed_.notify_all();
-        if (has_reader_) signal(kick_.get());
+        if (has_reader_) signal(kick_);
     }
 }
 
@@ -282,7 +272,7 @@ void Connection::close() noexcept {
     const std::lock_guard lock(mutex_);
     lose(Status::closed, "the client was closed");
     changed_.notify_all();
-    if (has_reader_) signal(kick_.get());
+    if (has_reader_) signal(kick_);
 }
 
 }  // namespace ringlaunch::detail

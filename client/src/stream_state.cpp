@@ -10,6 +10,7 @@
 
 #include "client/src/client_state.hpp"
 #include "client/src/clock.hpp"
+#include "client/src/eventfd.hpp"
 #include "client/src/waiter.hpp"
 
 namespace ringlaunch::detail {
@@ -20,12 +21,6 @@ constexpr auto kRunning = static_cast<std::uint32_t>(schema::StreamState::Runnin
 constexpr auto kStopped = static_cast<std::uint32_t>(schema::StreamState::Stopped);
 constexpr auto kEnded = static_cast<std::uint32_t>(schema::StreamState::Ended);
 constexpr auto kClosed = static_cast<std::uint32_t>(schema::StreamState::Closed);
-
-void signal(const UniqueFd& eventfd) noexcept {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t put =
-        ::write(eventfd.get(), &one, sizeof one);  // full is as good as signalled
-}
 
 struct LastError {
     const StreamState* stream = nullptr;

@@ -11,6 +11,7 @@
 
 #include "client/src/client_state.hpp"
 #include "client/src/clock.hpp"
+#include "client/src/eventfd.hpp"
 
 namespace ringlaunch::detail {
 
@@ -32,20 +33,6 @@ inline void cpu_relax() noexcept {
 #elif defined(__aarch64__)
     asm volatile("yield");
 #endif
-}
-
-void drain(const UniqueFd& eventfd) noexcept {
-    std::uint64_t count;
-    // Only where it has something: the daemon's eventfd may be a blocking one.
-    pollfd entry{eventfd.get(), POLLIN, 0};
-    if (::poll(&entry, 1, 0) != 1 || (entry.revents & POLLIN) == 0) return;
-    [[maybe_unused]] const ssize_t got = ::read(eventfd.get(), &count, sizeof count);
-}
-
-void signal(const UniqueFd& eventfd) noexcept {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t put =
-        ::write(eventfd.get(), &one, sizeof one);  // full is as good as signalled
 }
 
 // Stopped without a chance that what was issued completes: the executor that had it is dead.
