@@ -13,7 +13,7 @@ target_compile_options(ringlaunch_options INTERFACE -Wall -Wextra -Wpedantic -Ws
                                                     -Werror=return-type)
 target_include_directories(ringlaunch_options INTERFACE ${PROJECT_SOURCE_DIR})
 if(RINGLAUNCH_SANITIZE)
-  target_compile_options(ringlaunch_options INTERFACE -fsanitize=${RINGLAUNCH_SANITIZE} -fno-omit-frame-pointer -g
+  target_compile_options(ringlaunch_options INTERFACE -fsanitize=${RINGLAUNCH_SANITIZE} -fno-omit-frame-pointer
                                                       -fno-sanitize-recover=all)
   target_link_options(ringlaunch_options INTERFACE -fsanitize=${RINGLAUNCH_SANITIZE})
 endif()

@@ -11,8 +11,9 @@ AT_TERMINAL=no
 BUILD_PACKAGES=(g++ cmake ninja-build libboost1.81-dev flatbuffers-compiler libflatbuffers-dev libcli11-dev
                 libspdlog-dev libssl-dev nlohmann-json3-dev)
 
-# Where ccache is there, builds in several folders and clones share what they compiled.
-export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1
+# Where ccache is there, builds in several folders and clones share what they compiled: the wheel takes over what
+# preset release has built, as long as both call the compiler by the same name.
+export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1 CXX=${CXX:-c++}
 
 start_log() {
     mkdir -p "$(dirname "$LOG")"

@@ -62,7 +62,7 @@ void print(const schema::LoadedModule& module, const Terminal& terminal) {
     }
 }
 
-ExitCode show(const AskOptions& options) {
+ExitCode show_kernels(const AskOptions& options) {
     ControlClient client = connect(options);
     const Terminal terminal = Terminal::of_stdout();
     nlohmann::json list = nlohmann::json::array();
@@ -103,7 +103,7 @@ void add_kernels(CLI::App& app, Action& action) {
         ask_exit_codes());
     auto options = std::make_shared<AskOptions>();
     add_ask_options(*command, *options);
-    command->callback([&action, options] { action = [options] { return show(*options); }; });
+    command->callback([&action, options] { action = [options] { return show_kernels(*options); }; });
 }
 
 }  // namespace ringlaunch::cli

@@ -40,7 +40,7 @@ void add_row(Table& table, const schema::SessionInfo& session) {
         session.deaths_caused() > 0 ? Colour::yellow : Colour::none);
 }
 
-ExitCode show(const AskOptions& options) {
+ExitCode show_sessions(const AskOptions& options) {
     ControlClient client = connect(options);
     Table table({{"SESSION", true, 20},
                  {"PID", true, 19},
@@ -92,7 +92,7 @@ void add_sessions(CLI::App& app, Action& action) {
         ask_exit_codes());
     auto options = std::make_shared<AskOptions>();
     add_ask_options(*command, *options);
-    command->callback([&action, options] { action = [options] { return show(*options); }; });
+    command->callback([&action, options] { action = [options] { return show_sessions(*options); }; });
 }
 
 }  // namespace ringlaunch::cli

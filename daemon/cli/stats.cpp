@@ -183,7 +183,7 @@ double parse_period(const std::string& text) {
     return period_s;
 }
 
-ExitCode show(const StatsOptions& options) {
+ExitCode show_stats(const StatsOptions& options) {
     const double period_s = parse_period(options.watch_s);
     ControlClient client = connect(options.ask);
     StreamSampler sampler(client);
@@ -262,7 +262,7 @@ void add_stats(CLI::App& app, Action& action) {
         ->needs(watch);
     command->callback([&action, options, watch] {
         options->watch = watch->count() > 0;
-        action = [options] { return show(*options); };
+        action = [options] { return show_stats(*options); };
     });
 }
 

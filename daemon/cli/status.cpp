@@ -75,7 +75,7 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
     std::printf("\n%s", table.render(terminal).c_str());
 }
 
-ExitCode show(const AskOptions& options) {
+ExitCode show_status(const AskOptions& options) {
     ControlClient client = connect(options);
     const Answer answer = client.ask(
         schema::Request::GetStatus,
@@ -97,7 +97,7 @@ void add_status(CLI::App& app, Action& action) {
                     ask_exit_codes());
     auto options = std::make_shared<AskOptions>();
     add_ask_options(*command, *options);
-    command->callback([&action, options] { action = [options] { return show(*options); }; });
+    command->callback([&action, options] { action = [options] { return show_status(*options); }; });
 }
 
 }  // namespace ringlaunch::cli

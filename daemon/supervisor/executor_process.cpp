@@ -17,7 +17,7 @@ namespace ringlaunch::supervisor {
 namespace {
 
 constexpr int kControlFd = 3;  // in the executor
-constexpr std::size_t kMessagesATurn = 64;
+constexpr std::size_t kAnswersATurn = 64;
 constexpr std::chrono::seconds kGrace{1};
 
 [[noreturn]] void fail(const char* doing) {
@@ -131,7 +131,7 @@ bool ExecutorProcess::take_messages(std::size_t at_most) {
 void ExecutorProcess::wait_readable() {
     socket_.async_wait(boost::asio::socket_base::wait_read, [self = shared_from_this()](const auto& error) {
         if (error || self->reaped_) return;
-        if (self->take_messages(kMessagesATurn)) self->wait_readable();
+        if (self->take_messages(kAnswersATurn)) self->wait_readable();
     });
 }
 

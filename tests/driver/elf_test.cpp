@@ -146,7 +146,7 @@ TEST(DescribeImage, NamesOtherThings) {
 class Damage : public testing::TestWithParam<std::string> {};
 
 // True: it was refused as damaged. Anything but Error{bad_image} fails the test; a sanitizer sees the rest.
-bool refused(const std::vector<std::byte>& bytes) {
+bool refused_as_damaged(const std::vector<std::byte>& bytes) {
     try {
         (void)read_image(bytes);
         return false;
@@ -162,7 +162,8 @@ TEST_P(Damage, EveryTruncationIsRefusedOrHarmless) {
     int refusals = 0, cuts = 0;
     for (std::size_t size = 0; size < whole.size(); size += size < 4096 ? 1 : 37) {
         // A buffer of its own, so that a sanitizer sees the first byte past it.
-        refusals += refused({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)}) ? 1 : 0;
+        refusals +=
+            refused_as_damaged({whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(size)}) ? 1 : 0;
         ++cuts;
     }
     EXPECT_GT(refusals, cuts / 2);
@@ -181,7 +182,7 @@ TEST_P(Damage, NoFlippedByteGetsThrough) {
                 random() % 2 == 0 ? random() % sizeof(Elf64_Ehdr) : random() % bytes.size();
             bytes[at] = static_cast<std::byte>(random());
         }
-        refusals += refused(bytes) ? 1 : 0;
+        refusals += refused_as_damaged(bytes) ? 1 : 0;
     }
     EXPECT_GT(refusals, 0);
 }
@@ -208,7 +209,7 @@ TEST_P(Damage, HostileSectionHeadersAreRefusedOrHarmless) {
                 const std::size_t at = header.e_shoff + section * sizeof(Elf64_Shdr) + word * 4;
                 const std::size_t width = word >= 2 && word % 2 == 0 && word != 10 ? 8 : 4;
                 std::memcpy(bytes.data() + at, &value, std::min(width, bytes.size() - at));
-                refusals += refused(bytes) ? 1 : 0;
+                refusals += refused_as_damaged(bytes) ? 1 : 0;
             }
     EXPECT_GT(refusals, 0);
 }
