@@ -12,8 +12,9 @@ BUILD_PACKAGES=(g++ cmake ninja-build libboost1.81-dev flatbuffers-compiler libf
                 libspdlog-dev libssl-dev nlohmann-json3-dev)
 
 # Where ccache is there, builds in several folders and clones share what they compiled: the wheel takes over what
-# preset release has built, as long as both call the compiler by the same name.
-export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1 CXX=${CXX:-c++}
+# preset release has built, as long as both call the compiler by the same name. What is new is not preprocessed
+# once more to find that out.
+export CCACHE_BASEDIR=$ROOT CCACHE_NOHASHDIR=1 CCACHE_DEPEND=1 CXX=${CXX:-c++}
 
 start_log() {
     mkdir -p "$(dirname "$LOG")"
@@ -32,8 +33,8 @@ log_tail() {
 }
 
 # step WHAT ADVICE COMMAND...: runs it with its output in the log and says how long it took. A failure shows the
-# log's tail, or what the function named in SHOW_FAILURE prints, and the advice. Every 30 s a line says where a long
-# one is.
+# log's tail, or what the function named in SHOW_FAILURE prints, and the advice, and leaves WHAT in FAILED_STEP. Every
+# 30 s a line says where a long one is.
 step() {
     local what=$1 advice=$2 begin=$SECONDS rc=0 ticker log_from
     shift 2
@@ -56,6 +57,8 @@ step() {
         printf '    done in %d s\n' $((SECONDS - begin))
         return 0
     fi
+    # shellcheck disable=SC2034  # read by tests/run.sh
+    FAILED_STEP=$what
     {
         printf '    FAILED after %d s (exit code %d). ' $((SECONDS - begin)) "$rc"
         "${SHOW_FAILURE:-log_tail}"

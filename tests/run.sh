@@ -151,14 +151,17 @@ all_passed=0 all_failed=0 all_skipped=0
 for part in "${parts[@]}"; do
     LOG=$LOGS/tests-$part.log
     start_log
-    begin=$SECONDS rc=0
+    begin=$SECONDS rc=0 FAILED_STEP=''
     printf '\n---- %s ----\n' "$part"
     "run_$part" || rc=$?
     files=("$RESULTS/$part"-*.xml)
-    counted=$("$PYTHON" tests/count_results.py "${files[@]}")
+    counted='0 0 0'
+    if [[ -e ${files[0]} ]]; then counted=$("$PYTHON" tests/count_results.py "${files[@]}"); fi
     read -r passed failed skipped <<<"$counted"
     # A part that failed has at least one failure: what was to be tested did not even build, or hung.
-    ((rc == 0 || failed > 0)) || { failed=1 && counted+=$'\nfailed: the step named above'; }
+    ((rc == 0 || failed > 0)) || { failed=1 && counted+=$'\n'"failed: ${FAILED_STEP:-$part}"; }
+    # One that passed has tested something.
+    ((rc != 0 || passed + failed + skipped > 0)) || { failed=1 && counted+=$'\n'"failed: $part ran no test"; }
     tail -n +2 <<<"$counted" | sed 's/^/    /'
     ((failed == 0)) || failures+=$(grep '^failed: ' <<<"$counted" | sed "s/^failed:/$part:/")$'\n'
     table+=$(printf '%-8s %7d %7d %8d %7d s' "$part" "$passed" "$failed" "$skipped" $((SECONDS - begin)))$'\n'
