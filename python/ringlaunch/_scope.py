@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import Protocol, Self
+
+    class Closable(Protocol):
+        """What a client and a stream have of their own."""
+
+        @property
+        def closed(self) -> bool: ...
+        def synchronize(self) -> object: ...
+        def close(self) -> object: ...
 
 
 class Scope:
@@ -18,7 +26,7 @@ class Scope:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self: Closable, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
             if kind is None and not self.closed:
