@@ -56,7 +56,9 @@ TEST(Daemon, LaunchesWhatAClientEnqueuesAndTheResultIsRight) {
     for (int i = 0; i < kCount; ++i)
         ASSERT_EQ(values[2 * kCount + i], static_cast<float>(2 * i) * 1024.0f) << i;
 
-    // What the operator sees of it.
+    // What the operator sees of it. The last copy is counted behind its hand-over to the driver, so maybe
+    // after it completed.
+    RawClient::wait_until([&] { return stream.page().counters.copied_bytes.load() == 3 * kBytes; });
     const auto stats = daemon.run({"stats", "--json"}).json();
     ASSERT_EQ(stats["streams"].size(), 1u);
     const auto& seen = stats["streams"][0];
