@@ -10,7 +10,7 @@
 //     stream.copy_to_host(values.data(), x, n * sizeof(float));
 //     stream.synchronize();
 //
-// Errors. What talks to the daemon's control socket (connect, load, alloc, stream, free) blocks and throws
+// Errors. What talks to the daemon's control socket (connect, load, alloc, stream, resume) blocks and throws
 // ringlaunch::Error. What enqueues never throws and returns a Status. Waits return a Status and are bounded
 // by the daemon's life: they end with daemon_lost when it dies, and go on across a restart of its executor.
 //
