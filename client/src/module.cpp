@@ -26,10 +26,6 @@ namespace {
 KernelState take_kernel(const schema::KernelInfo& info, const ClientState& client) {
     KernelState kernel;
     kernel.id = info.id();
-    if (info.param_bytes() > kMaxParamBytes)
-        throw Error(Status::malformed_message, "the daemon says that a kernel takes " +
-                                                   std::to_string(info.param_bytes()) +
-                                                   " bytes of parameters");
     kernel.set_param_bytes(info.param_bytes());
     kernel.max_threads = info.max_threads();
     kernel.max_shared_bytes = info.max_dynamic_shared_bytes();
@@ -96,10 +92,25 @@ std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, co
 
 }  // namespace detail
 
+namespace {
+
+std::string module_text(const detail::ModuleState& module) {
+    return "module " + (module.name.empty() ? "(without a name)" : module.name);
+}
+
+}  // namespace
+
 Kernel Module::kernel(std::string_view name) const {
     if (!state_) throw Error(Status::closed, "this Module is empty; make one with Client::load()");
     for (detail::KernelState& kernel : state_->kernels) {
         if (kernel.name != name) continue;
+        // Its neighbours in the module can be launched all the same.
+        if (kernel.param_bytes > kMaxParamBytes)
+            throw Error(Status::unsupported,
+                        "kernel " + kernel.name + " of " + module_text(*state_) +
+                            " cannot be launched: it takes " + std::to_string(kernel.param_bytes) +
+                            " bytes of parameters, a launch carries at most " +
+                            std::to_string(kMaxParamBytes) + "; hand it the rest through a buffer");
         Kernel found;
         // Keeps the module.
         found.state_ = std::shared_ptr<detail::KernelState>(state_, &kernel);
@@ -108,8 +119,7 @@ Kernel Module::kernel(std::string_view name) const {
     std::string names;
     for (const detail::KernelState& kernel : state_->kernels)
         names += (names.empty() ? "" : ", ") + kernel.name;
-    throw Error(Status::not_found, "module " + (state_->name.empty() ? "(without a name)" : state_->name) +
-                                       " has no kernel " + std::string(name) +
+    throw Error(Status::not_found, module_text(*state_) + " has no kernel " + std::string(name) +
                                        (names.empty() ? "; it has none at all" : "; it has " + names));
 }
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ringlaunch import _core
 from ringlaunch._stream import Stream, default_stream
-from ringlaunch.errors import InvalidArgument
+from ringlaunch.errors import InvalidArgument, ParamTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -202,13 +202,32 @@ class Module:
         return self._name
 
     def kernel(self, name: str) -> Kernel:
-        """The kernel of that name: the same object each time.
+        """The kernel of that name: the same object each time. `module[name]` is the same.
+
+        Blocks only at the first kernel of a client, while its default stream is opened.
+
+        Parameters
+        ----------
+        name : str
+
+        Returns
+        -------
+        Kernel
 
         Raises
         ------
         NotFound
             There is none; the text lists those there are.
+        Unsupported
+            It takes more than 4096 bytes of parameters, which no launch carries. The module's others are as usual.
+        ParamTypeError
+            The name is no string.
+        LimitReached, DaemonLost
+            The default stream cannot be opened.
+        Closed
         """
+        if not isinstance(name, str):
+            raise ParamTypeError(f"name of a kernel: expected a str, found {name!r} ({type(name).__name__})")
         found = self._kernels.get(name)
         if found is None:
             found = self._handle.kernel(Kernel, name, default_stream(self._client))

@@ -526,6 +526,28 @@ TEST(Null, takes_records_and_runs_nothing) {
     EXPECT_EQ(stream.status().completed, stream.status().published);
 }
 
+TEST(Null, a_kernel_with_too_many_parameters_refuses_itself_and_not_its_module) {
+    Daemon daemon("null");
+    Client client = daemon.connect();
+    const std::vector<KernelSignature> signatures = {
+        {"plain",
+         {{ParamType::pointer, 0, 8, ""}, {ParamType::float32, 8, 4, ""}, {ParamType::int32, 12, 4, ""}}}};
+    const Module module = client.load_file(TEST_CUBINS "/undeclared_sm120.cubin", signatures);
+    EXPECT_THAT(module.kernels(), ::testing::UnorderedElementsAre("plain", "huge"));
+    try {
+        static_cast<void>(module.kernel("huge"));
+        ADD_FAILURE() << "no Error was thrown";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.status(), Status::unsupported);
+        EXPECT_THAT(error.what(), AllOf(HasSubstr("kernel huge of module undeclared_sm120.cubin"),
+                                        HasSubstr("it takes 4810 bytes"), HasSubstr("at most 4096")));
+    }
+    Stream stream = client.stream();
+    EXPECT_EQ(stream.launch(module.kernel("plain"), {1}, {1}, client.alloc(4), 2.0f, 1), Status::ok)
+        << stream.last_error();
+    EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
+}
+
 TEST(Null, a_round_trip_may_be_asked_for_again_and_again) {
     Daemon daemon("null");
     Client client = daemon.connect();

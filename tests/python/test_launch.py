@@ -5,6 +5,7 @@ import gc
 
 import numpy as np
 import pytest
+from support import ROOT
 
 import ringlaunch as rl
 
@@ -315,3 +316,14 @@ def test_launching_makes_no_object(client, kernels):
     before = sys.getallocatedblocks()
     loop()
     assert abs(sys.getallocatedblocks() - before) < 50
+
+
+def test_a_kernel_with_too_many_parameters_refuses_itself_and_not_its_module(null):
+    with null.connect() as client:
+        cubin = ROOT / "tests" / "driver" / "data" / "undeclared_sm120.cubin"
+        module = client.load(cubin, signatures={"plain": ["pointer", "float32", "int32"]})
+        assert sorted(module) == ["huge", "plain"]
+        with pytest.raises(rl.Unsupported, match=r"kernel huge of .* takes 4810 bytes of parameters, .* at most 4096"):
+            module["huge"]
+        module["plain"][1, 32](client.empty(32), 2.0, 32)
+        client.synchronize()
