@@ -32,7 +32,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
     std::unique_ptr<Connection> connection;
     UniqueFd doorbell;
     DaemonInfo info;
-    Dim3 max_grid;
+    Dim3 max_grid, max_block;
     std::uint32_t max_param_bytes = 0;
     std::uint32_t staging_bytes = 0;
     bool must_fence = true;

@@ -31,6 +31,7 @@ KernelState take_kernel(const schema::KernelInfo& info, const ClientState& clien
     kernel.max_shared_bytes = info.max_dynamic_shared_bytes();
     kernel.default_block = {info.block_x(), info.block_y(), info.block_z()};
     kernel.max_grid = client.max_grid;
+    kernel.max_block = client.max_block;
     kernel.declared = info.declared();
     if (info.name() != nullptr) kernel.name = info.name()->str();
     if (info.params() != nullptr) {

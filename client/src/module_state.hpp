@@ -11,6 +11,9 @@
 
 namespace ringlaunch::detail {
 
+// A launch record has 16 bits for each side of a block.
+inline constexpr std::uint32_t kMaxBlockSide = 0xffff;
+
 // Immutable once loaded, so any thread may read it.
 struct KernelState {
     // What `param_bytes` decides.
@@ -30,7 +33,7 @@ struct KernelState {
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared_bytes = 0;  // dynamic
     Dim3 default_block{0, 0, 0};
-    Dim3 max_grid;  // of the device
+    Dim3 max_grid, max_block;  // of the device
     bool declared = false;
     std::string name;
     std::vector<Param> params;

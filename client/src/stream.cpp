@@ -149,6 +149,10 @@ Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, 
                               std::to_string(kernel.max_shared_bytes));
         if ((block.x | block.y | block.z) == 0)
             return refuse(stream, Status::invalid_argument, doing + "it has no default block; give one");
+        if (!block_fits(kernel, block))
+            return refuse(stream, Status::invalid_argument,
+                          doing + "a block of " + dim_text(block) + " threads; each side is at most " +
+                              dim_text(kernel.max_block));
         return refuse(stream, Status::invalid_argument,
                       doing + "a block of " + dim_text(block) + " threads; it takes 1 to " +
                           std::to_string(kernel.max_threads));

@@ -211,6 +211,11 @@ template <bool kPadded>
            (block.x | block.y | block.z) <= 0xffff && shared_bytes <= kernel.max_shared_bytes &&
            kernel.declared;
 }
+// Is no side of the block longer than the device's? Apart from launchable(), which is on the way of each
+// launch.
+[[nodiscard]] inline bool block_fits(const KernelState& kernel, Dim3 block) noexcept {
+    return block.x <= kernel.max_block.x && block.y <= kernel.max_block.y && block.z <= kernel.max_block.z;
+}
 // Why it could not: leaves a text for last_error() and answers its status.
 [[gnu::cold]] Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                                    std::uint32_t shared_bytes) noexcept;

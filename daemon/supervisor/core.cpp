@@ -314,7 +314,8 @@ void Core::welcome(Client& client, std::uint32_t request, const std::string& pro
                                           architecture, session == nullptr || session->fences,
                                           device.max_param_bytes, device.max_grid_x, device.max_grid_y,
                                           device.max_grid_z, device.max_threads_per_block,
-                                          options_.limits.max_streams, options_.limits.max_modules, memory)
+                                          options_.limits.max_streams, options_.limits.max_modules, memory,
+                                          device.max_block_x, device.max_block_y, device.max_block_z)
                         .Union()};
         },
         fds);

@@ -189,7 +189,7 @@ class Core final : public FaultDomain::Owner {
     struct Device {
         std::string name, architecture;
         std::uint32_t max_param_bytes = 0, max_grid_x = 0, max_grid_y = 0, max_grid_z = 0,
-                      max_threads_per_block = 0;
+                      max_threads_per_block = 0, max_block_x = 0, max_block_y = 0, max_block_z = 0;
         bool uses_membarrier = false;
     };
     std::optional<Device> device_;

@@ -267,6 +267,9 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
                          ready.max_grid_y(),
                          ready.max_grid_z(),
                          ready.max_threads_per_block(),
+                         ready.max_block_x(),
+                         ready.max_block_y(),
+                         ready.max_block_z(),
                          ready.uses_membarrier()};
         range_.emplace(ready.range_base(), ready.range_bytes(), ready.chunk_bytes());
         spdlog::info("device: {} ({})", device_->name, device_->architecture);

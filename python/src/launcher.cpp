@@ -196,6 +196,11 @@ bool check_stream(const Plan& plan, PyObject* stream) {
     return true;
 }
 
+bool within_bounds(const Plan& plan, const Shape& shape, std::uint32_t shared_bytes) {
+    return detail::launchable(*plan.state, shape.grid, shape.block, shared_bytes) &&
+           detail::block_fits(*plan.state, shape.block);
+}
+
 // ---- the call ----
 
 // What a launch has gathered, for the path that has to wait.
@@ -258,8 +263,7 @@ PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags
     if (names != nullptr) {
         if (!read_keywords(plan, args + count, names, stream, shared_bytes)) return nullptr;
         if (shared_bytes != launcher->shared_bytes)
-            launchable =
-                detail::launchable(*plan.state, launcher->shape.grid, launcher->shape.block, shared_bytes);
+            launchable = within_bounds(plan, launcher->shape, shared_bytes);
     }
 
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
@@ -284,7 +288,7 @@ LauncherObject* make_launcher(const std::shared_ptr<const Plan>& plan, const Sha
     made->vectorcall = launcher_call;
     made->shape = shape;
     made->shared_bytes = shared_bytes;
-    made->launchable = detail::launchable(*plan->state, shape.grid, shape.block, shared_bytes);
+    made->launchable = within_bounds(*plan, shape, shared_bytes);
     made->stream = Py_NewRef(stream);
     new (&made->plan) std::shared_ptr<const Plan>(plan);
     return made;

@@ -124,6 +124,18 @@ def test_more_threads_than_a_block_has_are_refused(client, kernels):
     assert x.numpy()[0] == 1
 
 
+def test_a_block_that_is_too_long_in_one_direction_is_refused(client, kernels):
+    x = client.zeros(1, np.int32)
+    before = client.default_stream.status.published
+    for launch in (kernels["increment"][1, (1, 1, 65)], kernels["increment"].bind(1, (1, 1, 65))):
+        for keywords in ({}, {"shared": 0}):
+            with pytest.raises(rl.InvalidArgument, match=r"block of .*1.*1.*65.* at most .*1024.*1024.*64"):
+                launch(x, **keywords)
+    assert client.default_stream.status.published == before
+    kernels["increment"][1, (1, 1, 64)](x)  # the stream goes on
+    assert x.numpy()[0] == 64
+
+
 def test_more_shared_memory_than_there_is_is_refused(client, kernels):
     x = client.zeros(1, np.int32)
     with pytest.raises(rl.InvalidArgument, match="shared"):

@@ -38,6 +38,9 @@ TEST_F(Greeting, WelcomesWithADoorbellAndTheDevicesLimits) {
     EXPECT_EQ(what->daemon_pid(), daemon_->pid());
     EXPECT_EQ(what->driver(), schema::DriverKind::Null);
     EXPECT_GT(what->max_grid_x(), 0u);
+    EXPECT_EQ(what->max_block_x(), 1024u);
+    EXPECT_EQ(what->max_block_y(), 1024u);
+    EXPECT_EQ(what->max_block_z(), 64u);
     EXPECT_GT(what->max_memory_bytes(), 0u);
     EXPECT_TRUE(what->producer_must_fence());  // this client did not register
     EXPECT_EQ(welcome.message.fds.size(), 1u);
