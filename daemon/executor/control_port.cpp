@@ -170,6 +170,9 @@ void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) 
         case ExecutorRequest::MapStaging:
         case ExecutorRequest::UnmapStaging:
             return handle_memory(message, fds);
+        case ExecutorRequest::HoldIssue:
+            registry().hold_issue();
+            return answer_ok(message.id());
         case ExecutorRequest::Ping:
             return answer_ok(message.id());
         case ExecutorRequest::Quit:

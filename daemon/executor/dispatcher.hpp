@@ -89,6 +89,9 @@ class Dispatcher {
     // Barrier `id` is reached when all that was issued by the streams of `session` (null: all) has completed.
     void begin_barrier(const SessionView* session, std::uint64_t id);
 
+    // Issues nothing more, for good. What is in flight completes.
+    void hold_issue() noexcept;
+
     // Null: no such stream.
     StreamPort* find(std::uint64_t id) const noexcept;
     std::vector<Notice>& notices() noexcept { return notices_; }
@@ -167,6 +170,7 @@ class Dispatcher {
     std::uint64_t in_flight_all_ = 0;
     std::uint64_t sleep_ = 0;  // the number of the last sleep announced
     std::atomic<std::uint64_t> writing_since_ns_{0};
+    bool issue_held_ = false;
     bool all_limited_ = false;  // the bound in all, not its own, kept a stream back this turn
 
     // The batch: records copied out of a ring and the launches made of them, which point into the copies.

@@ -121,6 +121,11 @@ void Dispatcher::begin_barrier(const SessionView* session, std::uint64_t id) {
     barriers_.push_back(std::move(barrier));
 }
 
+void Dispatcher::hold_issue() noexcept {
+    issue_held_ = true;
+    for (StreamPort* stream : streams_) stream->force_complete = true;
+}
+
 bool Dispatcher::look_at_barriers() noexcept {
     bool reached = false;
     for (std::size_t i = 0; i < barriers_.size();) {

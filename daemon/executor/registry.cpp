@@ -128,6 +128,10 @@ void Registry::close_stream(std::uint64_t id, Answer answer) {
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.close(*closing.port, barrier); });
 }
 
+void Registry::hold_issue() {
+    thread_.call([](Dispatcher& dispatcher) { dispatcher.hold_issue(); });
+}
+
 // ---- modules
 // -------------------------------------------------------------------------------------------------------
 
@@ -299,9 +303,9 @@ int Registry::tick(std::uint64_t now) {
             continue;
         }
         pending.answered = true;
-        pending.answer(Status::driver_failed, "stuck: the device is still at work for " + pending.what +
-                                                  " after " + std::to_string(stuck_ns_ / 1'000'000) +
-                                                  " ms; it is let go when that ends");
+        pending.answer(Status::timed_out, "the device is still at work for " + pending.what + " after " +
+                                              std::to_string(stuck_ns_ / 1'000'000) +
+                                              " ms; it is let go when that ends");
     }
     return next == ~std::uint64_t{0}
                ? -1

@@ -42,6 +42,7 @@ class Registry {
     void release_stream(std::uint64_t stream);
     void resume_stream(std::uint64_t stream, std::uint64_t position, bool skip);
     void close_stream(std::uint64_t stream, Answer answer);
+    void hold_issue();
 
     const KernelCache::Loaded& load_module(std::uint64_t key, const std::string& name, const UniqueFd& image,
                                            std::uint64_t bytes,

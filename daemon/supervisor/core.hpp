@@ -150,6 +150,7 @@ class Core final : public FaultDomain::Owner {
     void on_unusable(FaultDomain& domain, bool driver, const std::string& text) override;
     void on_left(FaultDomain& domain) override;
     std::uint64_t last_heartbeat_ns(const FaultDomain& domain) override;
+    bool nothing_in_doubt(const FaultDomain& domain) override;
     void restore_session(FaultDomain& domain, Session& session);
     void restore_stream(FaultDomain& domain, Session& session, Stream& stream);
     void decide_stream(Session& session, Stream& stream, const Death& death);

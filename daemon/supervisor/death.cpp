@@ -65,7 +65,9 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
     }
     if (own_kill.done) {
         death.stream = own_kill.stream;
-        death.cause = own_kill.stream != 0 ? DeathCause::culprit_known : DeathCause::unknown;
+        death.cause = own_kill.abandoned     ? DeathCause::abandoned_work
+                      : own_kill.stream != 0 ? DeathCause::culprit_known
+                                             : DeathCause::unknown;
         death.text = "was ended by the daemon: " + own_kill.why;
         return death;
     }

@@ -13,6 +13,7 @@ namespace ringlaunch::supervisor {
 namespace {
 
 constexpr std::size_t kFaultPageBytes = kPageBytes;
+constexpr std::chrono::milliseconds kInFlightPoll{2};
 constexpr std::uint64_t kHeartbeatSlackNs = 3'000'000'000;  // it beats about once a second
 
 std::span<const std::byte> bytes_of(const flatbuffers::FlatBufferBuilder& builder) {
@@ -31,7 +32,7 @@ void answer(Call& call, Status status, const std::string& error) {
 
 FaultDomain::FaultDomain(boost::asio::io_context& io, const SupervisorOptions& options, const DomainKey& key,
                          Owner& owner)
-    : io_(io), options_(options), key_(key), owner_(owner), timer_(io), ping_timer_(io) {}
+    : io_(io), options_(options), key_(key), owner_(owner), timer_(io), ping_timer_(io), drain_timer_(io) {}
 
 FaultDomain::~FaultDomain() {
     *alive_ = false;
@@ -65,6 +66,7 @@ void FaultDomain::spawn() {
     state_ = State::starting;
     delayed_ = false;
     own_kill_ = {};
+    ending_abandoned_ = issue_held_ = false;
     restore_complete_ = false;
     restoring_ = 0;
     ping_sent_ns_ = 0;
@@ -297,15 +299,49 @@ void FaultDomain::forget_calls(std::uint64_t session) {
 
 void FaultDomain::kill(const std::string& why, std::uint64_t stream) {
     if (!process_ || own_kill_.done || state_ == State::leaving) return;
-    own_kill_ = {true, why, stream};
+    own_kill_ = {true, why, stream, false};
     spdlog::warn("ending executor {} of {}: {}", pid(), name(), why);
     process_->kill();
+}
+
+void FaultDomain::end_abandoned(const std::string& why, std::uint64_t stream) {
+    if (!process_ || own_kill_.done || ending_abandoned_ || state_ == State::leaving) return;
+    ending_abandoned_ = true;
+    spdlog::warn("executor {} of {} will be ended: {}; the work in flight of the others completes first",
+                 pid(), name(), why);
+    Call hold;
+    hold.on_death = Call::OnDeath::drop;
+    hold.make = [](Call::Wire& wire) {
+        wire.kind = internal::ExecutorRequest::HoldIssue;
+        wire.request = internal::CreateHoldIssue(wire.builder).Union();
+        return true;
+    };
+    hold.done = [this](Reply&) { issue_held_ = true; };
+    urgent_.push_back(std::move(hold));
+    pump();
+    watch_drain({true, why, stream, true}, now_ns() + options_.drain_timeout_ms * kNsPerMs);
+}
+
+void FaultDomain::watch_drain(const OwnKill& reason, std::uint64_t deadline_ns) {
+    const bool over = now_ns() >= deadline_ns;
+    if (over || (issue_held_ && owner_.nothing_in_doubt(*this))) {
+        if (!process_ || own_kill_.done || state_ == State::leaving) return;
+        own_kill_ = reason;
+        spdlog::warn("ending executor {} of {}{}", pid(), name(),
+                     over ? ": others still have work in flight, which will be in doubt" : "");
+        return process_->kill();
+    }
+    drain_timer_.expires_after(kInFlightPoll);
+    drain_timer_.async_wait([this, alive = alive_, epoch = epoch_, reason, deadline_ns](const auto& error) {
+        if (!error && *alive && epoch == epoch_) watch_drain(reason, deadline_ns);
+    });
 }
 
 void FaultDomain::leave() {
     if (state_ == State::leaving) return;
     timer_.cancel();
     ping_timer_.cancel();
+    drain_timer_.cancel();
     state_ = State::leaving;
     if (!process_) {
         boost::asio::post(io_, [this, alive = alive_] {
@@ -341,6 +377,7 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     process_.reset();
     timer_.cancel();
     ping_timer_.cancel();
+    drain_timer_.cancel();
     if (died_in == State::leaving) return owner_.on_left(*this);
 
     state_ = State::resting;
@@ -357,7 +394,8 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     // was at.
     std::map<std::uint32_t, Call> sent = std::exchange(sent_, {});
     std::uint64_t blamed = 0;
-    const bool at_control_thread = death.stream == 0 && (death.outside_streams || own_kill_.done);
+    const bool at_control_thread =
+        death.stream == 0 && (death.outside_streams || (own_kill_.done && !own_kill_.abandoned));
     for (auto& [id, call] : sent) {
         if (!at_control_thread || call.risk_of == 0) continue;
         blamed = call.risk_of;

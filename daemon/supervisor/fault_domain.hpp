@@ -85,6 +85,8 @@ class FaultDomain {
         // It will not start (`driver`: the driver said no): its sessions are let go.
         virtual void on_unusable(FaultDomain& domain, bool driver, const std::string& text) = 0;
         virtual void on_left(FaultDomain& domain) = 0;
+        // Has everything that was issued completed, but for what closed streams left behind?
+        virtual bool nothing_in_doubt(const FaultDomain& domain) = 0;
         // When its dispatch thread last gave a sign of life, CLOCK_MONOTONIC in ns; 0: it serves no stream.
         virtual std::uint64_t last_heartbeat_ns(const FaultDomain& domain) = 0;
     };
@@ -118,6 +120,10 @@ class FaultDomain {
 
     // Ends this life: `stream` is to blame (0: nobody is).
     void kill(const std::string& why, std::uint64_t stream);
+    // Ends this life for work that closed stream `stream` left behind and that does not end. The others' work
+    // in flight completes first, for a bounded time, and nothing more is issued: so they have nothing in
+    // doubt.
+    void end_abandoned(const std::string& why, std::uint64_t stream);
     // Ends it for good.
     void leave();
 
@@ -139,6 +145,7 @@ class FaultDomain {
     void failed_start(const std::string& text);
     void ping();
     void wait_start();
+    void watch_drain(const OwnKill& reason, std::uint64_t deadline_ns);
     bool send(Call& call, std::uint32_t id);
 
     boost::asio::io_context& io_;
@@ -152,6 +159,9 @@ class FaultDomain {
     OwnKill own_kill_;
     boost::asio::steady_timer timer_;  // the delay, or the bound of a start
     boost::asio::steady_timer ping_timer_;
+    boost::asio::steady_timer drain_timer_;
+    bool ending_abandoned_ = false;   // end_abandoned() was called
+    bool issue_held_ = false;         // and the executor issues nothing more
     std::uint64_t ping_sent_ns_ = 0;  // not 0: unanswered since
     std::uint32_t epoch_ = 0;
     std::uint32_t restarts_ = 0;

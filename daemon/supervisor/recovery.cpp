@@ -12,13 +12,15 @@ Decision decide(DeathCause cause, const StreamAtDeath& stream) {
     if (stream.suspect && stream.rerun)
         return {cause == DeathCause::culprit_known ? Fate::go_on : Fate::hold, a, Status::ok};
     if (!stream.in_doubt()) return {Fate::go_on, a, Status::ok};
-    if (stream.rerun) return {cause == DeathCause::culprit_known ? Fate::go_on : Fate::hold, a, Status::ok};
+    const bool of_another = cause == DeathCause::culprit_known || cause == DeathCause::abandoned_work;
+    if (stream.rerun) return {of_another ? Fate::go_on : Fate::hold, a, Status::ok};
     switch (cause) {
         case DeathCause::culprit_known:
             return {Fate::stop, a, Status::neighbour_faulted};
         case DeathCause::unknown:
             return {Fate::stop, a, Status::suspect};
         case DeathCause::killed:
+        case DeathCause::abandoned_work:
             return {Fate::stop, a, Status::executor_killed};
     }
     return {Fate::stop, a, Status::suspect};

@@ -11,9 +11,10 @@ namespace ringlaunch::supervisor {
 
 // How an executor died, as far as its streams are concerned.
 enum class DeathCause {
-    culprit_known,  // a stream's record did it, and we know whose
-    unknown,        // it died of itself and nobody knows whose record did it
-    killed,         // from outside
+    culprit_known,   // a stream's record did it, and we know whose
+    unknown,         // it died of itself and nobody knows whose record did it
+    killed,          // from outside
+    abandoned_work,  // by the daemon, for work that a closed stream left behind and that did not end
 };
 
 struct StreamAtDeath {

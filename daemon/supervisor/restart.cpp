@@ -53,6 +53,20 @@ std::uint64_t Core::last_heartbeat_ns(const FaultDomain& domain) {
     return last;
 }
 
+bool Core::nothing_in_doubt(const FaultDomain& domain) {
+    for (const Session* session : sessions_in(domain)) {
+        if (session->ending != Session::Ending::no) continue;
+        for (const auto& [id, stream] : session->streams) {
+            if (!stream->served || stream->phase == Stream::Phase::closing) continue;
+            // What a restart stopped is in doubt until its owner decides; nothing of it runs.
+            const EpochPage& page = stream->page;
+            if (page.stopped() && !refused_record(static_cast<Status>(page.page().error_status))) continue;
+            if (page.completed() < page.issued()) return false;
+        }
+    }
+    return true;
+}
+
 // ---- a death
 
 std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) {
@@ -67,7 +81,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             culprit_session = owner;
         } else {
             death.stream = 0;
-            death.cause = DeathCause::unknown;
+            if (death.cause == DeathCause::culprit_known) death.cause = DeathCause::unknown;
         }
     }
     if (culprit_session == nullptr && blamed != 0) {
@@ -223,7 +237,10 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     stream.stop_text = "another stream's fault restarted the executor of " + where;
                     break;
                 case Status::executor_killed:
-                    stream.stop_text = "the executor of " + where + " " + death.text;
+                    stream.stop_text = death.cause == DeathCause::abandoned_work
+                                           ? "the executor was restarted while " + where +
+                                                 " had work in flight: it " + death.text
+                                           : "the executor of " + where + " " + death.text;
                     break;
                 default:
                     stream.stop_text = "the executor " + death.text +

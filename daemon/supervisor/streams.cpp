@@ -178,9 +178,15 @@ void Core::ask_close_stream(Session& session, std::uint64_t stream, std::optiona
             if (reply.status != Status::ok && domain != nullptr && domain->has_process()) {
                 // The device does not let go of its work: only the executor's end makes it. That death closes
                 // it.
-                domain->kill("the work of stream " + id_text(stream) + " of session " + id_text(in.id) +
-                                 " (" + in.program + ") does not end: " + reply.error,
-                             stream);
+                const std::string whose =
+                    "stream " + id_text(stream) + " of session " + id_text(in.id) + " (" + in.program + ")";
+                if (reply.status == Status::timed_out)
+                    domain->end_abandoned((in.connection ? "a client closed " : "a client left ") + whose +
+                                              " with work that had not ended " +
+                                              std::to_string(options_.close_timeout_ms) + " ms later",
+                                          stream);
+                else
+                    domain->kill(whose + " cannot be closed: " + reply.error, stream);
                 if (request) done_later(in.id, *request);
                 return;
             }

@@ -56,6 +56,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"ping_every_ms", [&] { u64(options.ping_every_ms); }},
         {"ping_timeout_ms", [&] { u64(options.ping_timeout_ms); }},
         {"close_timeout_ms", [&] { u64(options.close_timeout_ms); }},
+        {"drain_timeout_ms", [&] { u64(options.drain_timeout_ms); }},
         {"max_in_flight", [&] { u32(options.max_in_flight); }},
         {"executor_path", [&] { options.executor_path = value; }},
     };

@@ -21,6 +21,13 @@ extern "C" __global__ void hold(const volatile unsigned* until) {
 }
 RINGLAUNCH_EXPORT(hold)
 
+// Takes its time.
+extern "C" __global__ void nap(unsigned* count, unsigned ms) {
+    usleep(ms * 1000);
+    *count += 1;
+}
+RINGLAUNCH_EXPORT(nap)
+
 extern "C" __global__ void crash(unsigned* nowhere) {
     *nowhere = 1;
 }

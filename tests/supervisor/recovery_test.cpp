@@ -27,7 +27,8 @@ StreamAtDeath culprit(bool rerun) {
     return stream;
 }
 
-constexpr DeathCause kCauses[] = {DeathCause::culprit_known, DeathCause::unknown, DeathCause::killed};
+constexpr DeathCause kCauses[] = {DeathCause::culprit_known, DeathCause::unknown, DeathCause::killed,
+                                  DeathCause::abandoned_work};
 
 TEST(Recovery, TheCulpritStopsWhateverItChose) {
     for (const bool rerun : {false, true})
@@ -53,10 +54,13 @@ TEST(Recovery, StopHaltsWithTheReasonOfTheDeath) {
     EXPECT_EQ(decide(DeathCause::unknown, doubtful(false)), (Decision{Fate::stop, kA, Status::suspect}));
     EXPECT_EQ(decide(DeathCause::killed, doubtful(false)),
               (Decision{Fate::stop, kA, Status::executor_killed}));
+    EXPECT_EQ(decide(DeathCause::abandoned_work, doubtful(false)),
+              (Decision{Fate::stop, kA, Status::executor_killed}));
 }
 
 TEST(Recovery, RerunGoesOnAtAWhereAnotherIsTheCulpritAndIsHeldElse) {
     EXPECT_EQ(decide(DeathCause::culprit_known, doubtful(true)), (Decision{Fate::go_on, kA, Status::ok}));
+    EXPECT_EQ(decide(DeathCause::abandoned_work, doubtful(true)), (Decision{Fate::go_on, kA, Status::ok}));
     EXPECT_EQ(decide(DeathCause::unknown, doubtful(true)), (Decision{Fate::hold, kA, Status::ok}));
     EXPECT_EQ(decide(DeathCause::killed, doubtful(true)), (Decision{Fate::hold, kA, Status::ok}));
 }
@@ -66,6 +70,7 @@ TEST(Recovery, ASuspectThatWasStillHeldStaysOneUntilTheCulpritIsKnown) {
     stream.suspect = true;
     EXPECT_EQ(decide(DeathCause::unknown, stream).fate, Fate::hold);
     EXPECT_EQ(decide(DeathCause::killed, stream).fate, Fate::hold);
+    EXPECT_EQ(decide(DeathCause::abandoned_work, stream).fate, Fate::hold);
     EXPECT_EQ(decide(DeathCause::culprit_known, stream).fate, Fate::go_on);
 }
 

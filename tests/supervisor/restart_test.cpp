@@ -310,6 +310,73 @@ TEST(Restart, ADeadClientsEndlessKernelIsEndedForTheOthers) {
     EXPECT_EQ(listed->answer_as_Sessions()->total(), 1u);
 }
 
+// A session that leaves with a kernel that never ends.
+void leave_endless_work(const Daemon& daemon) {
+    Work leaver(daemon);
+    const auto endless = leaver.client.open_stream();
+    const std::uint64_t at = leaver.hold(*endless);
+    ASSERT_TRUE(eventually([&] { return endless->issued() >= at; }));
+}
+
+TEST(Restart, WhatOthersHaveInFlightCompletesBeforeAnExecutorIsEndedForAbandonedWork) {
+    const Daemon daemon({"driver=host", "close_timeout_ms=100", "max_in_flight=8"});
+    Work neighbour(daemon);
+    const auto stream = neighbour.client.open_stream(OnRestart::Stop, 4096);
+    const pid_t before = daemon.executor();
+    // At any moment some of them are in flight, long after the other has left.
+    const auto nap = [&] {
+        return stream->launch(neighbour.client.kernel("nap"), pack(neighbour.count.address, 5u));
+    };
+    unsigned naps = 0;
+    for (; naps < 100; ++naps) nap();
+    leave_endless_work(daemon);
+    ASSERT_TRUE(eventually([&] {
+        if (stream->state() == StreamState::Ended) return true;
+        if (stream->producer.position() - stream->completed() < 100) {
+            nap();
+            ++naps;
+        }
+        return false;
+    }));
+    const auto told = neighbour.client.next_epoch(*stream);
+    ASSERT_TRUE(told);
+    EXPECT_EQ((*told)->answer_as_StreamEpoch()->state(), StreamState::Running) << text(*told);
+    EXPECT_EQ((*told)->answer_as_StreamEpoch()->completed(), (*told)->answer_as_StreamEpoch()->issued());
+    EXPECT_NE(daemon.executor(), before);
+    EXPECT_TRUE(stream->reaches(stream->producer.position()));
+    ASSERT_TRUE(neighbour.client.next_epoch(*neighbour.side));
+    EXPECT_EQ(neighbour.look(neighbour.count.address), naps) << "each ran once";
+}
+
+TEST(Restart, WhatIsInDoubtBesideAbandonedWorkIsToldWhatHappened) {
+    const Daemon daemon({"driver=host", "close_timeout_ms=100", "drain_timeout_ms=50"});
+    Work neighbour(daemon);
+    const auto stream = neighbour.client.open_stream(OnRestart::Stop, 256, "mine");
+    const auto again = neighbour.client.open_stream(OnRestart::Rerun);
+    const std::uint64_t end = neighbour.hold(*stream);
+    const std::uint64_t other_end = neighbour.hold(*again);
+    ASSERT_TRUE(eventually([&] { return stream->issued() >= end && again->issued() >= other_end; }));
+    leave_endless_work(daemon);
+    const auto told = neighbour.client.next_epoch(*stream);
+    ASSERT_TRUE(told);
+    EXPECT_EQ(why(*told), Status::executor_killed);
+    EXPECT_TRUE(says(text(*told), "stream " + std::to_string(static_cast<std::uint32_t>(stream->id)) +
+                                      " (mine) had work in flight"))
+        << text(*told);
+    EXPECT_TRUE(says(text(*told), "a client left stream ")) << text(*told);
+    EXPECT_TRUE(says(text(*told), "with work that had not ended 100 ms later")) << text(*told);
+    EXPECT_FALSE(says(text(*told), "fault")) << text(*told);
+    // Nobody's fault is looked for: who chose it is rerun at once.
+    const auto next = neighbour.client.next_epoch(*again);
+    ASSERT_TRUE(next);
+    EXPECT_EQ((*next)->answer_as_StreamEpoch()->state(), StreamState::Running);
+    ASSERT_TRUE(neighbour.client.next_epoch(*neighbour.side));
+    neighbour.put(neighbour.gate.address, 1);
+    EXPECT_TRUE(again->reaches(other_end));
+    EXPECT_EQ(neighbour.client.resume(stream->id, true).status(), Status::ok);
+    EXPECT_TRUE(stream->reaches(end));
+}
+
 TEST(Memory, AnAllocationWaitsForTheFreesThatMakeRoomForIt) {
     const Daemon daemon({"driver=host", "max_memory_bytes=8388608"});
     Work work(daemon);  // has one chunk of 2 MiB
