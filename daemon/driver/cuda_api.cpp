@@ -8,6 +8,8 @@ namespace ringlaunch::driver {
 
 namespace {
 
+thread_local CUcontext current_context = nullptr;
+
 CudaApi load() {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr)
@@ -40,12 +42,16 @@ const CudaApi& cuda_api() {
 }
 
 CUresult enter_context(CUcontext context) noexcept {
-    static thread_local CUcontext current = nullptr;
-    if (current == context) [[likely]]
+    if (current_context == context) [[likely]]
         return CUDA_SUCCESS;
     const CUresult result = cuda_api().cuCtxSetCurrent_(context);
-    if (result == CUDA_SUCCESS) current = context;
+    if (result == CUDA_SUCCESS) current_context = context;
     return result;
+}
+
+void leave_context() noexcept {
+    cuda_api().cuCtxSetCurrent_(nullptr);
+    current_context = nullptr;
 }
 
 std::string cuda_error_text(CUresult result) {

@@ -84,6 +84,8 @@ std::string cuda_error_text(CUresult result);
 
 // Makes `context` the calling thread's current one, where it is not yet. Cheap enough for every launch.
 CUresult enter_context(CUcontext context) noexcept;
+// Before a context is released: the calling thread has none then.
+void leave_context() noexcept;
 
 // Throws Error{status, "doing: what CUDA says"} unless `result` is CUDA_SUCCESS.
 void check_cuda(CUresult result, const std::string& doing, Status status = Status::driver_error);

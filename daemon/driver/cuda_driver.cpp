@@ -8,12 +8,13 @@
 #include <mutex>
 #include <vector>
 
+#include "daemon/driver/chunk_table.hpp"
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/cuda_module.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "daemon/driver/cuda_stream.hpp"
+#include "daemon/driver/image_module.hpp"
 #include "schema/error.hpp"
-#include "schema/segment.hpp"
 
 namespace ringlaunch::driver {
 
@@ -23,12 +24,6 @@ namespace {
 // same pointers everywhere.
 constexpr std::uint64_t kRangeBase = 0x200000000000;
 constexpr std::uint64_t kRangeBytes = std::uint64_t{1} << 40;
-
-std::string hex(std::uint64_t value) {
-    char text[20];
-    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
-    return text;
-}
 
 class CudaDriver : public Driver {
   public:
@@ -53,13 +48,16 @@ class CudaDriver : public Driver {
                    "cannot enter the context of device " + std::to_string(info_.ordinal));
     }
     int attribute(CUdevice_attribute which) const;
-    void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) const;
+    void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle);
+    void open(int ordinal);
+    void release() noexcept;
 
     const CudaApi& api_;
     DeviceInfo info_;
     CUdevice device_ = 0;
     CUcontext context_ = nullptr;
     CUstream control_ = nullptr;  // zeroing of new memory
+    std::optional<ChunkTable> chunks_;
     UniqueFd completion_fd_;
 };
 
@@ -70,7 +68,7 @@ int CudaDriver::attribute(CUdevice_attribute which) const {
     return value;
 }
 
-CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
+void CudaDriver::open(int ordinal) {
     // Functions are loaded when a module is, never in the middle of somebody's launch.
     ::setenv("CUDA_MODULE_LOADING", "EAGER", 1);
     check_cuda(api_.cuInit_(0), "cannot start CUDA", Status::unsupported);
@@ -107,16 +105,6 @@ CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
     enter();
     info_.range_base = kRangeBase + static_cast<std::uint64_t>(ordinal) * kRangeBytes;
     info_.range_bytes = kRangeBytes;
-    CUdeviceptr reserved = 0;
-    check_cuda(api_.cuMemAddressReserve_(&reserved, kRangeBytes, 0, info_.range_base, 0),
-               "cannot reserve 1 TiB of addresses at " + hex(info_.range_base));
-    if (reserved != info_.range_base) {
-        api_.cuMemAddressFree_(reserved, kRangeBytes);
-        throw Error(
-            Status::unsupported,
-            "CUDA reserved " + hex(reserved) + " instead of " + hex(info_.range_base) +
-                ": buffers could not keep their addresses across a restart; serve with --driver host");
-    }
     CUmemAllocationProp kind{};
     kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     kind.location = {CU_MEM_LOCATION_TYPE_DEVICE, {ordinal}};
@@ -125,32 +113,66 @@ CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
     check_cuda(api_.cuMemGetAllocationGranularity_(&granularity, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
                "cannot read the granularity of device memory");
     info_.chunk_bytes = std::max<std::uint64_t>(granularity, 2u << 20);
+    CUdeviceptr reserved = 0;
+    check_cuda(api_.cuMemAddressReserve_(&reserved, kRangeBytes, 0, info_.range_base, 0),
+               "cannot reserve 1 TiB of addresses at " + hex_address(info_.range_base));
+    if (reserved != info_.range_base) {
+        api_.cuMemAddressFree_(reserved, kRangeBytes);
+        throw Error(
+            Status::unsupported,
+            "CUDA reserved " + hex_address(reserved) + " instead of " + hex_address(info_.range_base) +
+                ": buffers could not keep their addresses across a restart; serve with --driver host");
+    }
+    chunks_.emplace(info_.range_base, info_.range_bytes, info_.chunk_bytes);
     check_cuda(api_.cuStreamCreateWithPriority_(&control_, CU_STREAM_NON_BLOCKING, 0),
                "cannot make a CUDA stream");
     completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!completion_fd_) throw Error(Status::driver_error, "cannot make the eventfd of completions");
 }
 
-CudaDriver::~CudaDriver() {
-    // The process ends after this; its context, mappings and reservation with it.
-    if (control_ != nullptr) api_.cuStreamDestroy_(control_);
-    if (context_ != nullptr) api_.cuDevicePrimaryCtxRelease_(device_);
+CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
+    try {
+        open(ordinal);
+    } catch (...) {
+        release();
+        throw;
+    }
 }
 
-void CudaDriver::map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) const {
+CudaDriver::~CudaDriver() {
+    release();
+}
+
+// A lost device refuses all of this; the process ends then, and takes everything with it.
+void CudaDriver::release() noexcept {
+    if (context_ == nullptr || enter_context(context_) != CUDA_SUCCESS) return;
+    if (control_ != nullptr) api_.cuStreamDestroy_(control_);
+    if (chunks_) {
+        for (const auto& [address, bytes] : chunks_->chunks()) api_.cuMemUnmap_(address, bytes);
+        api_.cuMemAddressFree_(info_.range_base, info_.range_bytes);
+    }
+    leave_context();
+    api_.cuDevicePrimaryCtxRelease_(device_);
+}
+
+void CudaDriver::map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) {
     check_cuda(api_.cuMemMap_(address, bytes, 0, handle, 0),
-               "cannot map " + std::to_string(bytes) + " bytes at " + hex(address));
+               "cannot map " + std::to_string(bytes) + " bytes at " + hex_address(address));
     CUmemAccessDesc access{};
     access.location = {CU_MEM_LOCATION_TYPE_DEVICE, {info_.ordinal}};
     access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     const CUresult result = api_.cuMemSetAccess_(address, bytes, &access, 1);
-    if (result == CUDA_SUCCESS) return;
+    if (result == CUDA_SUCCESS) {
+        chunks_->add(address, bytes);
+        return;
+    }
     api_.cuMemUnmap_(address, bytes);
-    check_cuda(result, "cannot give the device access to the memory at " + hex(address));
+    check_cuda(result, "cannot give the device access to the memory at " + hex_address(address));
 }
 
 UniqueFd CudaDriver::make_chunk(std::uint64_t address, std::uint64_t bytes) {
     enter();
+    chunks_->check_free(address, bytes);
     CUmemAllocationProp kind{};
     kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     kind.location = {CU_MEM_LOCATION_TYPE_DEVICE, {info_.ordinal}};
@@ -179,19 +201,20 @@ UniqueFd CudaDriver::make_chunk(std::uint64_t address, std::uint64_t bytes) {
     CUresult zeroed = api_.cuMemsetD8Async_(address, 0, bytes, control_);
     if (zeroed == CUDA_SUCCESS) zeroed = api_.cuStreamSynchronize_(control_);
     if (zeroed != CUDA_SUCCESS) {
-        api_.cuMemUnmap_(address, bytes);
-        check_cuda(zeroed, "cannot zero new device memory at " + hex(address));
+        unmap_chunk(address, bytes);
+        check_cuda(zeroed, "cannot zero new device memory at " + hex_address(address));
     }
     return exported;
 }
 
 void CudaDriver::map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
     enter();
+    chunks_->check_free(address, bytes);
     CUmemGenericAllocationHandle handle = 0;
     check_cuda(api_.cuMemImportFromShareableHandle_(
                    &handle, reinterpret_cast<void*>(static_cast<std::intptr_t>(chunk.get())),
                    CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR),
-               "cannot import the memory that belongs at " + hex(address));
+               "cannot import the memory that belongs at " + hex_address(address));
     struct Release {
         const CudaApi& api;
         CUmemGenericAllocationHandle handle;
@@ -202,8 +225,9 @@ void CudaDriver::map_chunk(std::uint64_t address, std::uint64_t bytes, const Uni
 
 void CudaDriver::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
     enter();
-    check_cuda(api_.cuMemUnmap_(address, bytes),
-               "cannot unmap " + std::to_string(bytes) + " bytes at " + hex(address));
+    chunks_->check_mapped(address, bytes);
+    check_cuda(api_.cuMemUnmap_(address, bytes), "cannot unmap " + describe_chunk(address, bytes));
+    chunks_->remove(address);
 }
 
 std::unique_ptr<Staging> CudaDriver::map_staging(const UniqueFd& segment, std::uint64_t bytes) {
@@ -214,7 +238,7 @@ std::unique_ptr<Staging> CudaDriver::map_staging(const UniqueFd& segment, std::u
 std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const UniqueFd& image,
                                                 std::uint64_t bytes, std::span<const Signature> signatures) {
     enter();
-    const Mapping mapping(image, bytes, Mapping::Access::read_only, "the image of module " + name);
+    const Mapping mapping = map_image(name, image, bytes);
     return std::make_unique<CudaModule>(name, std::span<const std::byte>(mapping.data(), bytes), signatures,
                                         info_);
 }

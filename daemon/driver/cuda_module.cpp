@@ -1,7 +1,6 @@
 #include "daemon/driver/cuda_module.hpp"
 
 #include <array>
-#include <cstring>
 
 #include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
@@ -11,11 +10,6 @@ namespace ringlaunch::driver {
 namespace {
 
 constexpr std::size_t kLogBytes = 16 * 1024;
-
-bool is_cubin(std::span<const std::byte> image) {
-    constexpr unsigned char kElf[] = {0x7f, 'E', 'L', 'F'};
-    return image.size() > sizeof kElf && std::memcmp(image.data(), kElf, sizeof kElf) == 0;
-}
 
 void take_signatures(const Image& from, Image& to) {
     for (ImageKernel& kernel : to.kernels)
@@ -28,8 +22,18 @@ void take_signatures(const Image& from, Image& to) {
 CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image,
                        std::span<const Signature> signatures, const DeviceInfo& device)
     : api_(cuda_api()), name_(name) {
-    // A cubin is refused here if it is damaged, with a better text than the loader's.
-    const std::string found = describe_image(image);
+    const std::string loading = "cannot load module '" + name + "': ";
+    const std::string takes = ", but the cuda driver takes cubins, fatbins and PTX for " +
+                              device.architecture + " (" + device.name + ")";
+    // The loader gets nothing to see that it might take for something else, and says less of what is damaged.
+    Image read;
+    try {
+        read = read_image(image);
+    } catch (const Error& error) {
+        throw Error(error.status(), loading + error.what());
+    }
+    if (read.kind != ImageKind::cubin && read.kind != ImageKind::fat_binary && read.kind != ImageKind::ptx)
+        throw Error(Status::bad_image, loading + "it is " + read.found + takes);
     std::vector<char> log(kLogBytes);
     std::array<CUjit_option, 2> options{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
     std::array<void*, 2> values{log.data(), reinterpret_cast<void*>(kLogBytes)};
@@ -41,9 +45,7 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
     if (loaded != CUDA_SUCCESS) {
         const std::string text(log.data());
         throw Error(loaded == CUDA_ERROR_OUT_OF_MEMORY ? Status::out_of_memory : Status::bad_image,
-                    "cannot load module '" + name + "': it is " + found +
-                        ", but the cuda driver takes cubins, fatbins " + "and PTX for " +
-                        device.architecture + " (" + device.name + "): " + cuda_error_text(loaded) +
+                    loading + "it is " + read.found + takes + ": " + cuda_error_text(loaded) +
                         (text.empty() ? "" : "; the loader says: " + text));
     }
     try {
@@ -55,11 +57,11 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
                    "cannot list the kernels of module '" + name + "'");
         Image as_loaded;
         as_loaded.kind = ImageKind::cubin;
-        as_loaded.found = found;
+        as_loaded.found = read.found;
         as_loaded.architecture = device.architecture;
         for (CUfunction function : functions) as_loaded.kernels.push_back(ask(function));
         // A cubin's declarations are local symbols, which only its ELF shows.
-        if (is_cubin(image)) take_signatures(read_image(image), as_loaded);
+        take_signatures(read, as_loaded);
         std::vector<KernelLayout> layouts = make_layouts(name, as_loaded, signatures);
         for (std::size_t i = 0; i < layouts.size(); ++i) {
             allow_shared_memory(functions[i], layouts[i]);

@@ -52,6 +52,7 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int comple
       context_(context),
       id_(config.id),
       completed_(config.completed),
+      issued_(config.position),
       completion_fd_(completion_fd) {
     // The status page begins on a page boundary and `completed` stands in its first page.
     const auto word = reinterpret_cast<std::uintptr_t>(config.completed);
@@ -71,6 +72,8 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int comple
         api_.cuStreamDestroy_(stream_);
         check_cuda(made, "cannot make a CUDA event");
     }
+    // sync: COMPLETED (pairs with clients that wait): nothing of this stream has been issued yet.
+    completed_->store(config.position, std::memory_order_release);
 }
 
 CudaStream::~CudaStream() {
@@ -100,15 +103,21 @@ Status CudaStream::answer(CUresult result) noexcept {
     return result == CUDA_SUCCESS ? Status::ok : Status::driver_failed;
 }
 
+Status CudaStream::issued(CUresult result, std::uint64_t end) noexcept {
+    if (result == CUDA_SUCCESS) issued_ = end;
+    return answer(result);
+}
+
 Status CudaStream::launch(const Launch& launch) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     std::size_t bytes = launch.param_bytes;
     void* packed[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
                       CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
     const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
-    return answer(api_.cuLaunchKernel_(kernel.function(), launch.grid.x, launch.grid.y, launch.grid.z,
-                                       launch.block.x, launch.block.y, launch.block.z, launch.shared_bytes,
-                                       stream_, nullptr, bytes == 0 ? nullptr : packed));
+    const CUresult result = api_.cuLaunchKernel_(
+        kernel.function(), launch.grid.x, launch.grid.y, launch.grid.z, launch.block.x, launch.block.y,
+        launch.block.z, launch.shared_bytes, stream_, nullptr, bytes == 0 ? nullptr : packed);
+    return issued(result, launch.end);
 }
 
 Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {
@@ -122,39 +131,44 @@ Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& t
 Status CudaStream::copy(const Copy& copy) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     if (copy.kind == schema::RecordKind::CopyOnDevice)
-        return answer(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_));
+        return issued(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_), copy.end);
     std::byte* host = static_cast<CudaStaging*>(copy.staging)->data() + copy.offset;
     if (copy.kind == schema::RecordKind::CopyToDevice)
-        return answer(api_.cuMemcpyHtoDAsync_(copy.device, host, copy.bytes, stream_));
-    return answer(api_.cuMemcpyDtoHAsync_(host, copy.device, copy.bytes, stream_));
+        return issued(api_.cuMemcpyHtoDAsync_(copy.device, host, copy.bytes, stream_), copy.end);
+    return issued(api_.cuMemcpyDtoHAsync_(host, copy.device, copy.bytes, stream_), copy.end);
 }
 
 Status CudaStream::fill(const Fill& fill) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
+    CUresult result;
     if (fill.width == 1)
-        return answer(
-            api_.cuMemsetD8Async_(fill.device, static_cast<unsigned char>(fill.value), fill.bytes, stream_));
-    if (fill.width == 2)
-        return answer(api_.cuMemsetD16Async_(fill.device, static_cast<unsigned short>(fill.value),
-                                             fill.bytes / 2, stream_));
-    return answer(api_.cuMemsetD32Async_(fill.device, fill.value, fill.bytes / 4, stream_));
+        result =
+            api_.cuMemsetD8Async_(fill.device, static_cast<unsigned char>(fill.value), fill.bytes, stream_);
+    else if (fill.width == 2)
+        result = api_.cuMemsetD16Async_(fill.device, static_cast<unsigned short>(fill.value), fill.bytes / 2,
+                                        stream_);
+    else
+        result = api_.cuMemsetD32Async_(fill.device, fill.value, fill.bytes / 4, stream_);
+    return issued(result, fill.end);
 }
 
-Status CudaStream::wait(Stream& awaited, std::uint64_t, std::uint64_t) noexcept {
+Status CudaStream::wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept {
+    auto& other = static_cast<CudaStream&>(awaited);
+    if (position > other.issued_) return Status::invalid_argument;
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     // Waits for all that `awaited` was given so far, of which `position` is a part. That adds no cycle: what
     // stands there was issued before this wait, and can itself only wait for what was issued before it.
-    auto& other = static_cast<CudaStream&>(awaited);
     const CUresult recorded = api_.cuEventRecord_(other.tail_, other.stream_);
     if (recorded != CUDA_SUCCESS) return answer(recorded);
-    return answer(api_.cuStreamWaitEvent_(stream_, other.tail_, CU_EVENT_WAIT_DEFAULT));
+    return issued(api_.cuStreamWaitEvent_(stream_, other.tail_, CU_EVENT_WAIT_DEFAULT), end);
 }
 
 Status CudaStream::complete(std::uint64_t position) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     // sync: COMPLETED: the default flag makes everything before it in the stream visible first.
-    return answer(
-        api_.cuStreamWriteValue64_(stream_, completed_on_device_, position, CU_STREAM_WRITE_VALUE_DEFAULT));
+    return issued(
+        api_.cuStreamWriteValue64_(stream_, completed_on_device_, position, CU_STREAM_WRITE_VALUE_DEFAULT),
+        position);
 }
 
 void CudaStream::notify_at(std::uint64_t position) noexcept {

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <unordered_map>
 
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/driver.hpp"
@@ -45,11 +44,14 @@ class CudaStream : public Stream {
 
   private:
     static Status answer(CUresult result) noexcept;
+    // The same for an operation that ends at `end`.
+    Status issued(CUresult result, std::uint64_t end) noexcept;
 
     const CudaApi& api_;
     const CUcontext context_;
     const std::uint64_t id_;
     SharedU64* const completed_;
+    std::uint64_t issued_;  // the end of the last operation, or the completion asked for behind it
     RegisteredMemory page_;
     CUdeviceptr completed_on_device_ = 0;
     CUstream stream_ = nullptr;

@@ -127,9 +127,12 @@ struct Fill {
 };
 
 struct StreamConfig {
-    std::uint64_t id = 0;            // for fault reports
-    SharedU64* completed = nullptr;  // the word of the status page that the device writes
-    std::uint64_t position = 0;      // where the stream begins
+    std::uint64_t id = 0;  // for fault reports
+    // The word of the status page that the device writes. It stands in a page (kPageBytes, on such a
+    // boundary) that is this stream's alone and stays until the stream is destroyed. Opening the stream sets
+    // it to `position`, where the stream begins.
+    SharedU64* completed = nullptr;
+    std::uint64_t position = 0;
     int priority = 0;
     std::uint32_t max_in_flight = 256;
 };
@@ -144,7 +147,7 @@ class Stream {
     // work calls drain().
     virtual ~Stream() = default;
     // Control thread, when the dispatcher no longer knows the stream. Waits until everything issued has
-    // completed; false: it has not within `timeout_ns`.
+    // completed, and all that complete() asked for is visible; false: it has not within `timeout_ns`.
     [[nodiscard]] virtual bool drain(std::uint64_t timeout_ns) noexcept = 0;
     [[nodiscard]] virtual Status launch(const Launch& launch) noexcept = 0;
     // The same as launching each in turn; the driver may do it faster. Sets `taken` to how many it took.
@@ -153,18 +156,20 @@ class Stream {
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
     // What follows runs after `awaited` (same driver) has completed `position`, which was issued to it
-    // before.
+    // before; else invalid_argument.
     [[nodiscard]] virtual Status wait(Stream& awaited, std::uint64_t position,
                                       std::uint64_t end) noexcept = 0;
     // Makes completion up to `position` visible as soon as it is reached. `position` is the end of the last
     // operation issued, or lies after it: records that are no operation (events, padding, a wait that was
     // over) have positions too, and they have completed once all before them has.
     [[nodiscard]] virtual Status complete(std::uint64_t position) noexcept = 0;
-    // Signals Driver::completion_fd() once, as soon as `position` (which was issued) has completed; at once
-    // if it has.
+    // Signals Driver::completion_fd() once, as soon as `position`, which complete() was asked for, is visible
+    // in `completed`; at once if it is.
     virtual void notify_at(std::uint64_t position) noexcept = 0;
 };
 
+// A driver holds what is the process's alone (an address range), so there is one at a time; a destroyed one
+// leaves the process fit for the next, unless a kernel faulted.
 class Driver {
   public:
     virtual ~Driver() = default;

@@ -38,6 +38,9 @@ constexpr std::uint32_t kReservedSharedBytes = 1024;
     throw Error(Status::bad_image, "the image is damaged: " + what);
 }
 
+constexpr std::string_view kFatBinaryMagic = "\x50\xed\x55\xba";
+constexpr const char* kPtxText = "PTX text";
+
 // A range of the image; every read checks its bounds.
 class Bytes {
   public:
@@ -414,6 +417,16 @@ bool looks_like_text(std::span<const std::byte> bytes) {
     });
 }
 
+// The header's own words: magic (4 bytes), version and header's length (2 each), length of what follows (8).
+// A loader that believed a wrong length would read beyond the image.
+void check_fat_binary(const Bytes& image) {
+    const auto header_bytes = image.read<std::uint16_t>(6);
+    const auto content_bytes = image.read<std::uint64_t>(8);
+    if (header_bytes < 16)
+        damaged(image.what() + " has a header of " + std::to_string(header_bytes) + " bytes");
+    (void)image.part(header_bytes, content_bytes, "its content");
+}
+
 std::string describe_elf(const Elf64_Ehdr& header) {
     if (header.e_machine == kMachineCuda) {
         const char* what =
@@ -445,15 +458,16 @@ std::string describe_image(std::span<const std::byte> bytes) {
         return describe_elf(header);
     }
     if (starts_with(bytes, ELFMAG)) return "an ELF file that is cut off, or not 64-bit little-endian";
-    // The magic word of a fat binary and, reversed on disk, of its wrapper.
-    if (starts_with(bytes, "\x50\xed\x55\xba") || starts_with(bytes, "\xb1\x43\x62\x46"))
-        return "a fat binary (nvcc -fatbin)";
+    if (starts_with(bytes, kFatBinaryMagic)) return "a fat binary (nvcc -fatbin)";
+    if (starts_with(bytes, "\xb1\x43\x62\x46"))
+        return "the wrapper of a fat binary, which refers to memory of another process";
     if (starts_with(bytes, "!<arch>\n")) return "a static library (.a)";
     if (starts_with(bytes, "\x7fNVR") || starts_with(bytes, "BC\xc0\xde")) return "compiler bitcode";
-    const std::string_view head(reinterpret_cast<const char*>(bytes.data()),
-                                std::min<std::size_t>(bytes.size(), 4096));
+    std::string_view head(reinterpret_cast<const char*>(bytes.data()),
+                          std::min<std::size_t>(bytes.size(), 4096));
+    head = head.substr(0, head.find_last_not_of('\0') + 1);  // compilers end PTX with a 0
     if (looks_like_text(bytes.first(head.size()))) {
-        if (head.find(".version") != head.npos && head.find(".target") != head.npos) return "PTX text";
+        if (head.find(".version") != head.npos && head.find(".target") != head.npos) return kPtxText;
         if (head.find("__global__") != head.npos || head.find("#include") != head.npos)
             return "source text, not compiled";
         return "text";
@@ -471,6 +485,12 @@ std::string describe_image(std::span<const std::byte> bytes) {
 Image read_image(std::span<const std::byte> bytes) {
     Image image;
     image.found = describe_image(bytes);
+    if (starts_with(bytes, kFatBinaryMagic)) {
+        check_fat_binary(Bytes(bytes, "the fat binary"));
+        image.kind = ImageKind::fat_binary;
+    } else if (image.found == kPtxText) {
+        image.kind = ImageKind::ptx;
+    }
     if (!is_elf64(bytes)) return image;
     const Elf elf(bytes);
     const Elf64_Ehdr& header = elf.header();

@@ -13,6 +13,8 @@ namespace ringlaunch::driver {
 enum class ImageKind {
     host_object,  // an x86-64 shared object
     cubin,        // an ELF for NVIDIA GPUs
+    fat_binary,   // with a header that agrees with its length; not read further
+    ptx,          // text; not read further
     other,        // anything else; Image::found says what
 };
 

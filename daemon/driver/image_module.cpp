@@ -2,20 +2,25 @@
 
 #include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
-#include "schema/segment.hpp"
 
 namespace ringlaunch::driver {
+
+Mapping map_image(const std::string& name, const UniqueFd& image, std::uint64_t bytes) {
+    if (bytes == 0) throw Error(Status::bad_image, "cannot load module '" + name + "': the image is empty");
+    const std::string what = "the image of module '" + name + "'";
+    check_seals(image, Sealing::immutable, bytes, what);
+    return Mapping(image, bytes, Mapping::Access::read_only, what);
+}
 
 ReadModule read_module(const std::string& taker, bool takes_cubins, const std::string& name,
                        const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures) {
     const std::string loading = "cannot load module '" + name + "': ";
-    if (bytes == 0) throw Error(Status::bad_image, loading + "the image is empty");
-    check_seals(image, Sealing::immutable, bytes, "the image of module '" + name + "'");
-    const Mapping mapping(image, bytes, Mapping::Access::read_only, "the image of module '" + name + "'");
+    const Mapping mapping = map_image(name, image, bytes);
     ReadModule read;
     try {
         read.image = read_image({mapping.data(), bytes});
-        if (read.image.kind == ImageKind::other || (read.image.kind == ImageKind::cubin && !takes_cubins))
+        if (read.image.kind != ImageKind::host_object &&
+            !(read.image.kind == ImageKind::cubin && takes_cubins))
             throw Error(Status::bad_image,
                         "it is " + read.image.found + ", but " + taker +
                             (takes_cubins

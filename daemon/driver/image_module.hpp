@@ -1,4 +1,4 @@
-// What the drivers without a device share in taking an image: reading it and refusing what is not theirs.
+// What the drivers share in taking an image: mapping it, reading it and refusing what is not theirs.
 #pragma once
 
 #include <span>
@@ -7,6 +7,7 @@
 
 #include "daemon/driver/driver.hpp"
 #include "daemon/driver/elf.hpp"
+#include "schema/segment.hpp"
 #include "schema/unique_fd.hpp"
 
 namespace ringlaunch::driver {
@@ -30,6 +31,9 @@ class OwningModule : public Module {
     std::vector<std::unique_ptr<Kernel>> owned_;
     std::vector<Kernel*> kernels_;
 };
+
+// Throws Error{bad_image} for an empty image and Error{bad_seals} for one that its sender could still change.
+Mapping map_image(const std::string& name, const UniqueFd& image, std::uint64_t bytes);
 
 struct ReadModule {
     Image image;

@@ -17,18 +17,6 @@ void* pointer(std::uint64_t address) {
     return reinterpret_cast<void*>(address);
 }
 
-std::string hex(std::uint64_t value) {
-    static constexpr char kDigits[] = "0123456789abcdef";
-    std::string text;
-    do text.insert(text.begin(), kDigits[value & 15]);
-    while ((value >>= 4) != 0);
-    return "0x" + text;
-}
-
-std::string describe(std::uint64_t address, std::uint64_t bytes) {
-    return "the chunk of " + std::to_string(bytes) + " bytes at " + hex(address);
-}
-
 // Address space that nobody else of the process gets, and that nothing can reach.
 bool reserve(std::uint64_t address, std::uint64_t bytes, int how) {
     return ::mmap(pointer(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1,
@@ -41,8 +29,8 @@ HostMemory::HostMemory() {
     if (!reserve(kHostRangeBase, kHostRangeBytes, MAP_FIXED_NOREPLACE))
         throw Error(Status::unsupported,
                     "cannot reserve the address range of device memory, " +
-                        std::to_string(kHostRangeBytes >> 30) + " GiB at " + hex(kHostRangeBase) + ": " +
-                        std::strerror(errno) +
+                        std::to_string(kHostRangeBytes >> 30) + " GiB at " + hex_address(kHostRangeBase) +
+                        ": " + std::strerror(errno) +
                         "; something else of this process stands there, or its address space "
                         "is limited (ulimit -v)");
 }
@@ -51,37 +39,17 @@ HostMemory::~HostMemory() {
     ::munmap(pointer(kHostRangeBase), kHostRangeBytes);
 }
 
-void HostMemory::check_free(std::uint64_t address, std::uint64_t bytes) const {
-    if (bytes == 0 || address % kHostChunkBytes != 0 || bytes % kHostChunkBytes != 0 ||
-        address < kHostRangeBase || bytes > kHostRangeBytes ||
-        address - kHostRangeBase > kHostRangeBytes - bytes)
-        throw Error(Status::invalid_argument,
-                    "cannot place " + describe(address, bytes) + ": chunks are multiples of " +
-                        std::to_string(kHostChunkBytes) + " bytes within " + hex(kHostRangeBase) + " to " +
-                        hex(kHostRangeBase + kHostRangeBytes));
-    const auto after = chunks_.lower_bound(address);
-    if (after != chunks_.end() && after->first - address < bytes)
-        throw Error(Status::invalid_argument, "cannot place " + describe(address, bytes) + ": " +
-                                                  describe(after->first, after->second) + " is there");
-    if (after != chunks_.begin()) {
-        const auto before = std::prev(after);
-        if (address - before->first < before->second)
-            throw Error(Status::invalid_argument, "cannot place " + describe(address, bytes) + ": " +
-                                                      describe(before->first, before->second) + " is there");
-    }
-}
-
 void HostMemory::map(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
     // MAP_FIXED replaces the reservation, which only this class maps over.
     if (::mmap(pointer(address), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, chunk.get(), 0) ==
         MAP_FAILED)
         throw Error(Status::out_of_memory,
-                    "cannot map " + describe(address, bytes) + ": " + std::strerror(errno));
-    chunks_.emplace(address, bytes);
+                    "cannot map " + describe_chunk(address, bytes) + ": " + std::strerror(errno));
+    chunks_.add(address, bytes);
 }
 
 UniqueFd HostMemory::make_chunk(std::uint64_t address, std::uint64_t bytes) {
-    check_free(address, bytes);
+    chunks_.check_free(address, bytes);
     UniqueFd chunk = make_memfd("chunk", bytes);
     seal(chunk, Sealing::shared, "chunk");
     map(address, bytes, chunk);
@@ -89,21 +57,18 @@ UniqueFd HostMemory::make_chunk(std::uint64_t address, std::uint64_t bytes) {
 }
 
 void HostMemory::map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
-    check_free(address, bytes);
+    chunks_.check_free(address, bytes);
     // A chunk that could shrink would turn an access into SIGBUS.
-    check_seals(chunk, Sealing::shared, bytes, describe(address, bytes));
+    check_seals(chunk, Sealing::shared, bytes, describe_chunk(address, bytes));
     map(address, bytes, chunk);
 }
 
 void HostMemory::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
-    const auto found = chunks_.find(address);
-    if (found == chunks_.end() || found->second != bytes)
-        throw Error(Status::not_found,
-                    "cannot unmap " + describe(address, bytes) + ": it is not mapped as such");
+    chunks_.check_mapped(address, bytes);
     if (!reserve(address, bytes, MAP_FIXED))
         throw Error(Status::internal_error,
-                    "cannot unmap " + describe(address, bytes) + ": " + std::strerror(errno));
-    chunks_.erase(found);
+                    "cannot unmap " + describe_chunk(address, bytes) + ": " + std::strerror(errno));
+    chunks_.remove(address);
 }
 
 HostStaging::HostStaging(const UniqueFd& segment, std::uint64_t bytes) {

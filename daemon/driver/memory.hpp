@@ -3,9 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 
+#include "daemon/driver/chunk_table.hpp"
 #include "daemon/driver/driver.hpp"
 #include "schema/segment.hpp"
 #include "schema/unique_fd.hpp"
@@ -30,10 +30,9 @@ class HostMemory {
     void unmap_chunk(std::uint64_t address, std::uint64_t bytes);
 
   private:
-    void check_free(std::uint64_t address, std::uint64_t bytes) const;
     void map(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
 
-    std::map<std::uint64_t, std::uint64_t> chunks_;  // address -> bytes
+    ChunkTable chunks_{kHostRangeBase, kHostRangeBytes, kHostChunkBytes};
 };
 
 // Staging as plain memory of this process.

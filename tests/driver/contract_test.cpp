@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <numeric>
+#include <optional>
 #include <random>
 
 #include "harness.hpp"
@@ -27,26 +28,39 @@ void PrintTo(const Case& of, std::ostream* out) {
 
 class DriverContract : public testing::TestWithParam<Case> {
   protected:
-    DriverContract() : rig(GetParam().kind), module(load(*rig.driver, GetParam().image)) {}
+    void SetUp() override {
+        if (GetParam().kind == DriverKind::Cuda) {
+            if (GetParam().image.empty())
+                GTEST_SKIP() << "no nvcc was found when this was built, so there is no cubin of kernels.cu";
+            const std::string missing = no_cuda_device();
+            if (!missing.empty()) GTEST_SKIP() << missing;
+        }
+        rig.emplace(GetParam().kind);
+        const std::string& found = rig->driver->device().architecture;
+        if (GetParam().kind == DriverKind::Cuda && found != TEST_CUDA_ARCHITECTURE)
+            GTEST_SKIP() << "kernels.cu was compiled for " TEST_CUDA_ARCHITECTURE ", this device is "
+                         << found;
+        module = load(*rig->driver, GetParam().image);
+    }
 
     bool runs() const { return GetParam().runs_kernels; }
     Kernel* kernel(const std::string& name) { return find(*module, name); }
     // An address in the chunk.
-    std::uint64_t at(std::uint64_t offset) const { return rig.base + offset; }
+    std::uint64_t at(std::uint64_t offset) const { return rig->base + offset; }
 
-    Rig rig;
+    std::optional<Rig> rig;
     std::unique_ptr<Module> module;
 };
 
 TEST_P(DriverContract, DescribesItsDevice) {
-    const DeviceInfo& device = rig.driver->device();
+    const DeviceInfo& device = rig->driver->device();
     EXPECT_EQ(device.kind, GetParam().kind);
     EXPECT_FALSE(device.name.empty());
     EXPECT_FALSE(device.architecture.empty());
     EXPECT_EQ(device.range_base % device.chunk_bytes, 0u);
     EXPECT_EQ(device.range_bytes % device.chunk_bytes, 0u);
     EXPECT_GE(device.max_param_bytes, kMaxParamBytes);
-    EXPECT_EQ(rig.driver->failure(), std::nullopt);
+    EXPECT_EQ(rig->driver->failure(), std::nullopt);
 }
 
 TEST_P(DriverContract, LayoutsComeFromTheDeclaration) {
@@ -67,78 +81,78 @@ TEST_P(DriverContract, LayoutsComeFromTheDeclaration) {
 }
 
 TEST_P(DriverContract, NewChunksAreZeroAndKeepWhatIsCopiedIn) {
-    TestStream stream(*rig.driver);
-    EXPECT_THAT(rig.read<std::uint64_t>(stream, at(0), Rig::kBytes / 8), Each(0u));
+    TestStream stream(*rig->driver);
+    EXPECT_THAT(rig->read<std::uint64_t>(stream, at(0), Rig::kBytes / 8), Each(0u));
     std::vector<std::uint32_t> values(Rig::kBytes / 4);
     std::iota(values.begin(), values.end(), 1u);
-    rig.write(stream, at(0), values);
-    EXPECT_EQ(rig.read<std::uint32_t>(stream, at(0), values.size()), values);
+    rig->write(stream, at(0), values);
+    EXPECT_EQ(rig->read<std::uint32_t>(stream, at(0), values.size()), values);
 }
 
 TEST_P(DriverContract, AChunkIsMappedAgainFromItsDescriptor) {
-    TestStream stream(*rig.driver);
+    TestStream stream(*rig->driver);
     const std::vector<std::uint64_t> values = {11, 22, 33};
-    rig.write(stream, at(4096), values);
-    rig.driver->unmap_chunk(rig.base, Rig::kBytes);
-    const std::uint64_t elsewhere = rig.base + 8 * Rig::kBytes;
-    rig.driver->map_chunk(elsewhere, Rig::kBytes, rig.chunk);
-    EXPECT_EQ(rig.read<std::uint64_t>(stream, elsewhere + 4096, 3), values);
+    rig->write(stream, at(4096), values);
+    rig->driver->unmap_chunk(rig->base, Rig::kBytes);
+    const std::uint64_t elsewhere = rig->base + 8 * Rig::kBytes;
+    rig->driver->map_chunk(elsewhere, Rig::kBytes, rig->chunk);
+    EXPECT_EQ(rig->read<std::uint64_t>(stream, elsewhere + 4096, 3), values);
     // The place is free again, and what is made there is new.
-    const UniqueFd fresh = rig.driver->make_chunk(rig.base, Rig::kBytes);
-    EXPECT_THAT(rig.read<std::uint64_t>(stream, at(4096), 3), Each(0u));
+    const UniqueFd fresh = rig->driver->make_chunk(rig->base, Rig::kBytes);
+    EXPECT_THAT(rig->read<std::uint64_t>(stream, at(4096), 3), Each(0u));
 }
 
 TEST_P(DriverContract, RefusesChunksThatDoNotFit) {
-    const DeviceInfo& device = rig.driver->device();
+    const DeviceInfo& device = rig->driver->device();
     const auto make = [&](std::uint64_t address, std::uint64_t bytes) {
-        return refusal(Status::invalid_argument, [&] { rig.driver->make_chunk(address, bytes); });
+        return refusal(Status::invalid_argument, [&] { rig->driver->make_chunk(address, bytes); });
     };
-    EXPECT_THAT(make(rig.base, Rig::kBytes), HasSubstr("is there"));
-    EXPECT_THAT(make(rig.base + 4096, Rig::kBytes), HasSubstr("multiples"));
-    EXPECT_THAT(make(rig.base + Rig::kBytes, 4096), HasSubstr("multiples"));
-    EXPECT_THAT(make(rig.base + Rig::kBytes, 0), HasSubstr("multiples"));
-    EXPECT_THAT(make(rig.base - Rig::kBytes, Rig::kBytes), HasSubstr("within"));
+    EXPECT_THAT(make(rig->base, Rig::kBytes), HasSubstr("is there"));
+    EXPECT_THAT(make(rig->base + 4096, Rig::kBytes), HasSubstr("multiples"));
+    EXPECT_THAT(make(rig->base + Rig::kBytes, 4096), HasSubstr("multiples"));
+    EXPECT_THAT(make(rig->base + Rig::kBytes, 0), HasSubstr("multiples"));
+    EXPECT_THAT(make(rig->base - Rig::kBytes, Rig::kBytes), HasSubstr("within"));
     EXPECT_THAT(make(device.range_base + device.range_bytes, Rig::kBytes), HasSubstr("within"));
     EXPECT_THAT(make(device.range_base + Rig::kBytes, device.range_bytes), HasSubstr("within"));
-    const UniqueFd next = rig.driver->make_chunk(rig.base + 2 * Rig::kBytes, Rig::kBytes);
-    EXPECT_THAT(make(rig.base + Rig::kBytes, 2 * Rig::kBytes), HasSubstr("is there"));
-    EXPECT_NE(refusal(Status::not_found, [&] { rig.driver->unmap_chunk(rig.base, 2 * Rig::kBytes); }), "");
+    const UniqueFd next = rig->driver->make_chunk(rig->base + 2 * Rig::kBytes, Rig::kBytes);
+    EXPECT_THAT(make(rig->base + Rig::kBytes, 2 * Rig::kBytes), HasSubstr("is there"));
+    EXPECT_NE(refusal(Status::not_found, [&] { rig->driver->unmap_chunk(rig->base, 2 * Rig::kBytes); }), "");
     EXPECT_NE(
-        refusal(Status::not_found, [&] { rig.driver->unmap_chunk(rig.base + Rig::kBytes, Rig::kBytes); }),
+        refusal(Status::not_found, [&] { rig->driver->unmap_chunk(rig->base + Rig::kBytes, Rig::kBytes); }),
         "");
 }
 
 TEST_P(DriverContract, FillsWithEveryWidth) {
-    TestStream stream(*rig.driver);
+    TestStream stream(*rig->driver);
     stream.fill(at(0), 1000, 0xab, 1);
     stream.fill(at(1000), 1000, 0xabcd, 2);
     stream.fill(at(2000), 1000, 0xdeadbeef, 4);
     stream.fill(at(3000), 4, 0x01020304, 4);
-    EXPECT_THAT(rig.read<std::uint8_t>(stream, at(0), 1000), Each(0xab));
-    EXPECT_THAT(rig.read<std::uint16_t>(stream, at(1000), 500), Each(0xabcd));
-    EXPECT_THAT(rig.read<std::uint32_t>(stream, at(2000), 250), Each(0xdeadbeef));
-    EXPECT_EQ(rig.read<std::uint32_t>(stream, at(3000), 2), (std::vector<std::uint32_t>{0x01020304, 0}));
+    EXPECT_THAT(rig->read<std::uint8_t>(stream, at(0), 1000), Each(0xab));
+    EXPECT_THAT(rig->read<std::uint16_t>(stream, at(1000), 500), Each(0xabcd));
+    EXPECT_THAT(rig->read<std::uint32_t>(stream, at(2000), 250), Each(0xdeadbeef));
+    EXPECT_EQ(rig->read<std::uint32_t>(stream, at(3000), 2), (std::vector<std::uint32_t>{0x01020304, 0}));
 }
 
 TEST_P(DriverContract, CopiesOnTheDevice) {
-    TestStream stream(*rig.driver);
+    TestStream stream(*rig->driver);
     std::vector<std::uint16_t> values(3000);
     std::iota(values.begin(), values.end(), std::uint16_t{5});
-    rig.write(stream, at(128), values);
+    rig->write(stream, at(128), values);
     stream.copy(RecordKind::CopyOnDevice, at(100'000), values.size() * 2, nullptr, 0, at(128));
-    EXPECT_EQ(rig.read<std::uint16_t>(stream, at(100'000), values.size()), values);
+    EXPECT_EQ(rig->read<std::uint16_t>(stream, at(100'000), values.size()), values);
 }
 
 TEST_P(DriverContract, CopiesUseTheirOffsetInTheStaging) {
-    TestStream stream(*rig.driver);
-    rig.write(stream, at(0), std::vector<std::uint8_t>{1, 2, 3, 4, 5, 6, 7, 8});
-    stream.copy(RecordKind::CopyToDevice, at(100), 3, rig.staging.get(), 2);
-    EXPECT_EQ(rig.read<std::uint8_t>(stream, at(100), 4), (std::vector<std::uint8_t>{3, 4, 5, 0}));
+    TestStream stream(*rig->driver);
+    rig->write(stream, at(0), std::vector<std::uint8_t>{1, 2, 3, 4, 5, 6, 7, 8});
+    stream.copy(RecordKind::CopyToDevice, at(100), 3, rig->staging.get(), 2);
+    EXPECT_EQ(rig->read<std::uint8_t>(stream, at(100), 4), (std::vector<std::uint8_t>{3, 4, 5, 0}));
 }
 
 TEST_P(DriverContract, RunsLaunchesInOrder) {
     constexpr unsigned kLaunches = 3000;
-    TestStream stream(*rig.driver);
+    TestStream stream(*rig->driver);
     for (unsigned i = 0; i < kLaunches; ++i)
         stream.launch(kernel("append"), {}, {},
                       pack(device_pointer<unsigned>(at(64)), device_pointer<unsigned>(at(0)), i));
@@ -146,12 +160,12 @@ TEST_P(DriverContract, RunsLaunchesInOrder) {
     EXPECT_EQ(stream.completed(), stream.position());
     std::vector<unsigned> expected(kLaunches);
     if (runs()) std::iota(expected.begin(), expected.end(), 0u);
-    EXPECT_EQ(rig.read<unsigned>(stream, at(64), kLaunches), expected);
-    EXPECT_EQ(rig.read<unsigned>(stream, at(0), 1), std::vector<unsigned>{runs() ? kLaunches : 0});
+    EXPECT_EQ(rig->read<unsigned>(stream, at(64), kLaunches), expected);
+    EXPECT_EQ(rig->read<unsigned>(stream, at(0), 1), std::vector<unsigned>{runs() ? kLaunches : 0});
 }
 
 TEST_P(DriverContract, CompletedNeverRunsAhead) {
-    TestStream stream(*rig.driver, 1000);
+    TestStream stream(*rig->driver, 1000);
     EXPECT_EQ(stream.completed(), 1000u);
     std::uint64_t last = 1000;
     for (int i = 0; i < 2000; ++i) {
@@ -165,7 +179,7 @@ TEST_P(DriverContract, CompletedNeverRunsAhead) {
 }
 
 TEST_P(DriverContract, ChainsDoWhatSinglesDo) {
-    TestStream singles(*rig.driver), chains(*rig.driver);
+    TestStream singles(*rig->driver), chains(*rig->driver);
     std::mt19937 random(1);
     std::vector<std::vector<std::byte>> params_of_singles, params_of_chains;
     constexpr unsigned kLaunches = 500;
@@ -204,15 +218,15 @@ TEST_P(DriverContract, ChainsDoWhatSinglesDo) {
     ASSERT_TRUE(singles.finish());
     ASSERT_TRUE(chains.finish());
     EXPECT_EQ(chains.completed(), singles.completed());
-    const auto expected = rig.read<unsigned>(singles, at(0), kLaunches + 16);
-    EXPECT_EQ(rig.read<unsigned>(chains, at(65536), kLaunches + 16), expected);
+    const auto expected = rig->read<unsigned>(singles, at(0), kLaunches + 16);
+    EXPECT_EQ(rig->read<unsigned>(chains, at(65536), kLaunches + 16), expected);
     EXPECT_EQ(expected[0], runs() ? kLaunches : 0);
 }
 
 TEST_P(DriverContract, WaitsOrderStreams) {
     // Each turn reads what the other stream wrote in the turn before: one word that travels between two
     // streams.
-    TestStream left(*rig.driver), right(*rig.driver);
+    TestStream left(*rig->driver), right(*rig->driver);
     for (int turn = 0; turn < 300; ++turn) {
         left.fill(at(0), 4, static_cast<std::uint32_t>(turn + 1), 4);
         right.wait(left, left.position());
@@ -224,13 +238,13 @@ TEST_P(DriverContract, WaitsOrderStreams) {
     ASSERT_TRUE(right.finish());
     std::vector<std::uint32_t> expected(300);
     std::iota(expected.begin(), expected.end(), 1u);
-    EXPECT_EQ(rig.read<std::uint32_t>(right, at(4096), 300), expected);
+    EXPECT_EQ(rig->read<std::uint32_t>(right, at(4096), 300), expected);
 }
 
 TEST_P(DriverContract, SeveralStreamsWaitForOne) {
-    TestStream first(*rig.driver);
+    TestStream first(*rig->driver);
     std::deque<TestStream> others;
-    for (int i = 0; i < 5; ++i) others.emplace_back(*rig.driver);
+    for (int i = 0; i < 5; ++i) others.emplace_back(*rig->driver);
     first.fill(at(0), 1 << 20, 0x5a, 1);
     for (std::uint64_t i = 0; i < others.size(); ++i) {
         others[i].wait(first, first.position());
@@ -238,18 +252,18 @@ TEST_P(DriverContract, SeveralStreamsWaitForOne) {
                        at((1 << 20) - 4096));
     }
     for (TestStream& other : others) ASSERT_TRUE(other.finish());
-    EXPECT_THAT(rig.read<std::uint8_t>(first, at(1 << 20), 4096 * others.size()), Each(0x5a));
+    EXPECT_THAT(rig->read<std::uint8_t>(first, at(1 << 20), 4096 * others.size()), Each(0x5a));
 }
 
 TEST_P(DriverContract, AWaitForItsOwnPastHoldsNothing) {
-    TestStream stream(*rig.driver);
+    TestStream stream(*rig->driver);
     stream.fill(at(0), 64, 1, 1);
     stream.wait(stream, stream.position());
     EXPECT_TRUE(stream.finish());
 }
 
 TEST_P(DriverContract, RefusesToWaitForWhatWasNotIssued) {
-    TestStream waiter(*rig.driver), awaited(*rig.driver, 10);
+    TestStream waiter(*rig->driver), awaited(*rig->driver, 10);
     awaited.fill(at(0), 4, 1, 4);
     EXPECT_EQ((*waiter).wait(*awaited, 12, 1), Status::invalid_argument);
     EXPECT_EQ((*waiter).wait(*awaited, 11, 1), Status::ok);
@@ -274,8 +288,8 @@ class CompletionFd {
 };
 
 TEST_P(DriverContract, NotifiesOnceForAPositionThatHasCompleted) {
-    TestStream stream(*rig.driver);
-    const CompletionFd wake(rig.driver->completion_fd());
+    TestStream stream(*rig->driver);
+    const CompletionFd wake(rig->driver->completion_fd());
     EXPECT_FALSE(wake.signalled(0));
     stream.fill(at(0), 64, 1, 1);
     ASSERT_TRUE(stream.finish());
@@ -289,10 +303,11 @@ TEST_P(DriverContract, NotifiesOnceForAPositionThatHasCompleted) {
 }
 
 TEST_P(DriverContract, NotifiesForPositionsStillToCome) {
-    TestStream stream(*rig.driver, 0, 256);
-    const CompletionFd wake(rig.driver->completion_fd());
+    TestStream stream(*rig->driver, 0, 256);
+    const CompletionFd wake(rig->driver->completion_fd());
     for (int turn = 0; turn < 200; ++turn) {
         for (int i = 0; i < 3; ++i) stream.fill(at(0), 64, 1, 1);
+        ASSERT_EQ((*stream).complete(stream.position()), Status::ok);
         (*stream).notify_at(stream.position());
         ASSERT_TRUE(wake.signalled(20'000)) << "turn " << turn;
         EXPECT_GE(stream.completed(), stream.position());
@@ -302,7 +317,7 @@ TEST_P(DriverContract, NotifiesForPositionsStillToCome) {
 
 TEST_P(DriverContract, CountsPositionsInSixtyFourBits) {
     const std::uint64_t start = (std::uint64_t{1} << 40) - 3;
-    TestStream stream(*rig.driver, start), other(*rig.driver, (std::uint64_t{1} << 62) - 1);
+    TestStream stream(*rig->driver, start), other(*rig->driver, (std::uint64_t{1} << 62) - 1);
     for (int i = 0; i < 10; ++i) {
         stream.fill(at(0), 64, 1, 1);
         other.wait(stream, stream.position());
@@ -314,7 +329,7 @@ TEST_P(DriverContract, CountsPositionsInSixtyFourBits) {
 }
 
 TEST_P(DriverContract, RecordsMayBeSeveralSlotsLong) {
-    TestStream stream(*rig.driver, 100);
+    TestStream stream(*rig->driver, 100);
     Fill fill;
     fill.position = 100;
     fill.end = 107;
@@ -328,7 +343,7 @@ TEST_P(DriverContract, RecordsMayBeSeveralSlotsLong) {
 
 TEST_P(DriverContract, CompletesPositionsThatNoOperationStandsFor) {
     // Padding and events take positions, too.
-    TestStream stream(*rig.driver, 100), other(*rig.driver);
+    TestStream stream(*rig->driver, 100), other(*rig->driver);
     stream.moved_to(105);
     ASSERT_TRUE(stream.finish());
     EXPECT_EQ(stream.completed(), 105u);
@@ -342,15 +357,16 @@ TEST_P(DriverContract, CompletesPositionsThatNoOperationStandsFor) {
 }
 
 TEST_P(DriverContract, DrainsWhatWasIssued) {
-    TestStream stream(*rig.driver, 0, 256);
+    TestStream stream(*rig->driver, 0, 256);
     for (int i = 0; i < 100; ++i) stream.fill(at(0), 65536, 1, 1);
+    ASSERT_EQ((*stream).complete(stream.position()), Status::ok);
     EXPECT_TRUE((*stream).drain(20'000'000'000));
     EXPECT_EQ(stream.completed(), 100u);
     EXPECT_TRUE((*stream).drain(0)) << "nothing is left";
 }
 
 TEST_P(DriverContract, TheLongestParametersArriveWhole) {
-    TestStream stream(*rig.driver);
+    TestStream stream(*rig->driver);
     struct Long {
         unsigned words[1000];
     } values;
@@ -362,22 +378,24 @@ TEST_P(DriverContract, TheLongestParametersArriveWhole) {
     std::vector<std::uint64_t> expected(40);
     if (runs())
         for (std::uint64_t turn = 0; turn < 40; ++turn) expected[turn] = turn * 999 * 1000 / 2;
-    EXPECT_EQ(rig.read<std::uint64_t>(stream, at(0), 40), expected);
+    EXPECT_EQ(rig->read<std::uint64_t>(stream, at(0), 40), expected);
 }
 
 TEST_P(DriverContract, RefusesWhatIsNotAnImage) {
     const auto refuse = [&](std::vector<std::byte> bytes) {
-        return refusal(Status::bad_image,
-                       [&] { rig.driver->load_module("mine", make_image("mine", bytes), bytes.size(), {}); });
+        return refusal(Status::bad_image, [&] {
+            rig->driver->load_module("mine", make_image("mine", bytes), bytes.size(), {});
+        });
     };
     const auto text = [&](std::string_view from) {
         const auto bytes = std::as_bytes(std::span(from));
         return refuse({bytes.begin(), bytes.end()});
     };
-    EXPECT_THAT(text(".version 8.0\n.target sm_90\n.address_size 64\n"), HasSubstr("PTX text"));
+    EXPECT_THAT(text(".version 8.0\n.target sm_90\n.address_size 64\nnonsense"), HasSubstr("PTX text"));
     EXPECT_THAT(text("extern \"C\" __global__ void f() {}"), HasSubstr("source text"));
     EXPECT_THAT(text("!<arch>\nlib.o/"), HasSubstr("static library"));
     EXPECT_THAT(text("\x50\xed\x55\xba rest of it"), HasSubstr("fat binary"));
+    EXPECT_THAT(text("\xb1\x43\x62\x46 and an address"), HasSubstr("the wrapper of a fat binary"));
     EXPECT_THAT(text("\x01\x02\x03"), HasSubstr("3 bytes of an unknown kind that begin with 01 02 03"));
     const std::string program = refuse(read_file("/proc/self/exe"));
     EXPECT_THAT(program, HasSubstr("for x86-64"));
@@ -386,29 +404,29 @@ TEST_P(DriverContract, RefusesWhatIsNotAnImage) {
     cut.resize(cut.size() / 2);
     EXPECT_THAT(refuse(cut), HasSubstr("damaged"));
     EXPECT_THAT(
-        refusal(Status::bad_image, [&] { rig.driver->load_module("mine", make_memfd("x", 1), 0, {}); }),
+        refusal(Status::bad_image, [&] { rig->driver->load_module("mine", make_memfd("x", 1), 0, {}); }),
         HasSubstr("empty"));
     // An image that its sender could still change.
     EXPECT_THAT(
-        refusal(Status::bad_seals, [&] { rig.driver->load_module("mine", make_memfd("x", 100), 100, {}); }),
+        refusal(Status::bad_seals, [&] { rig->driver->load_module("mine", make_memfd("x", 100), 100, {}); }),
         HasSubstr("sealed"));
 }
 
 TEST_P(DriverContract, TakesSignaturesThatAgreeWithTheImage) {
     const auto given = load(
-        *rig.driver, GetParam().image,
+        *rig->driver, GetParam().image,
         {{"scale", {{Type::Pointer, 0, 8, "x"}, {Type::Float32, 8, 4, "by"}, {Type::Int32, 12, 4, "n"}}}});
     EXPECT_EQ(find(*given, "scale")->layout().params[1].name, "by");
     // Sizes and offsets may be left out.
     const auto natural =
-        load(*rig.driver, GetParam().image,
+        load(*rig->driver, GetParam().image,
              {{"scale", {{Type::Pointer, 0, 0, ""}, {Type::Float32, 0, 0, ""}, {Type::Int32, 0, 0, ""}}}});
     EXPECT_EQ(find(*natural, "scale")->layout().params[2].offset, 12u);
 }
 
 TEST_P(DriverContract, RefusesSignaturesThatContradictTheImage) {
     const auto refuse = [&](const std::string& name, std::vector<Param> params) {
-        return refusal(Status::bad_image, [&] { load(*rig.driver, GetParam().image, {{name, params}}); });
+        return refusal(Status::bad_image, [&] { load(*rig->driver, GetParam().image, {{name, params}}); });
     };
     const std::string size =
         refuse("scale", {{Type::Pointer, 0, 8, ""}, {Type::Float64, 8, 8, ""}, {Type::Int32, 16, 4, ""}});
@@ -424,19 +442,20 @@ TEST_P(DriverContract, RefusesSignaturesThatContradictTheImage) {
 }
 
 TEST_P(DriverContract, OneModuleIsNotAnother) {
-    TestStream stream(*rig.driver);
-    const auto again = load(*rig.driver, GetParam().image);
+    TestStream stream(*rig->driver);
+    const auto again = load(*rig->driver, GetParam().image);
     EXPECT_EQ(again->kernels().size(), module->kernels().size());
     EXPECT_NE(find(*again, "append"), kernel("append"));
     module.reset();
     stream.launch(find(*again, "append"), {}, {},
                   pack(device_pointer<unsigned>(at(64)), device_pointer<unsigned>(at(0)), 5u));
-    EXPECT_EQ(rig.read<unsigned>(stream, at(0), 1), std::vector<unsigned>{runs() ? 1u : 0u});
+    EXPECT_EQ(rig->read<unsigned>(stream, at(0), 1), std::vector<unsigned>{runs() ? 1u : 0u});
 }
 
 INSTANTIATE_TEST_SUITE_P(Drivers, DriverContract,
                          testing::Values(Case{DriverKind::Null, false, TEST_KERNELS},
-                                         Case{DriverKind::Host, true, TEST_KERNELS}),
+                                         Case{DriverKind::Host, true, TEST_KERNELS},
+                                         Case{DriverKind::Cuda, true, TEST_CUDA_KERNELS}),
                          [](const auto& of) { return schema::EnumNameDriverKind(of.param.kind); });
 
 TEST(MakeDriver, SaysWhatIsMissing) {

@@ -1,6 +1,7 @@
 // What the driver tests share: memory, staging and streams of a driver, packed parameters and bounded waits.
 #pragma once
 
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/resource.h>
@@ -87,19 +88,34 @@ inline int in_child(const std::function<void()>& body) {
     return status;
 }
 
+// Why no CUDA device can be used here; empty: one can. Asked without the driver under test, whose own failure
+// must not read as a missing device.
+inline std::string no_cuda_device() {
+    void* const library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) return std::string("there is no libcuda.so.1: ") + ::dlerror();
+    const auto init = reinterpret_cast<int (*)(unsigned)>(::dlsym(library, "cuInit"));
+    const auto count = reinterpret_cast<int (*)(int*)>(::dlsym(library, "cuDeviceGetCount"));
+    if (init == nullptr || count == nullptr) return "libcuda.so.1 lacks cuInit or cuDeviceGetCount";
+    if (const int result = init(0); result != 0) return "cuInit says " + std::to_string(result);
+    int devices = 0;
+    if (const int result = count(&devices); result != 0)
+        return "cuDeviceGetCount says " + std::to_string(result);
+    return devices > 0 ? std::string() : "CUDA shows no device";
+}
+
 template <class T>
 T* device_pointer(std::uint64_t address) {
     return reinterpret_cast<T*>(address);
 }
 
-// A stream and its status word. Every record is one position long.
+// A stream and its status page. Every record is one position long.
 class TestStream {
   public:
     explicit TestStream(Driver& driver, std::uint64_t position = 0, std::uint32_t max_in_flight = 64)
         : position_(position) {
         StreamConfig config;
         config.id = 7;
-        config.completed = &completed_;
+        config.completed = &page_->completed;
         config.position = position;
         config.max_in_flight = max_in_flight;
         stream_ = driver.open_stream(config);
@@ -107,7 +123,7 @@ class TestStream {
 
     Stream& operator*() { return *stream_; }
     std::uint64_t position() const { return position_; }
-    std::uint64_t completed() const { return completed_.load(std::memory_order_acquire); }
+    std::uint64_t completed() const { return page_->completed.load(std::memory_order_acquire); }
     void destroy() { stream_.reset(); }
 
     // Tries once.
@@ -176,7 +192,10 @@ class TestStream {
         ASSERT_EQ(status, Status::ok);
     }
 
-    SharedU64 completed_{~std::uint64_t{0}};
+    struct alignas(kPageBytes) Page {
+        SharedU64 completed{~std::uint64_t{0}};
+    };
+    std::unique_ptr<Page> page_ = std::make_unique<Page>();
     std::uint64_t position_;
     std::unique_ptr<Stream> stream_;
 };

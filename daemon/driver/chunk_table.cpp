@@ -1,0 +1,46 @@
+#include "daemon/driver/chunk_table.hpp"
+
+#include <cstdio>
+#include <iterator>
+
+#include "schema/error.hpp"
+
+namespace ringlaunch::driver {
+
+std::string hex_address(std::uint64_t value) {
+    char text[20];
+    std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+    return text;
+}
+
+std::string describe_chunk(std::uint64_t address, std::uint64_t bytes) {
+    return "the chunk of " + std::to_string(bytes) + " bytes at " + hex_address(address);
+}
+
+void ChunkTable::check_free(std::uint64_t address, std::uint64_t bytes) const {
+    const std::string placing = "cannot place " + describe_chunk(address, bytes) + ": ";
+    if (bytes == 0 || address % chunk_bytes_ != 0 || bytes % chunk_bytes_ != 0 || address < range_base_ ||
+        bytes > range_bytes_ || address - range_base_ > range_bytes_ - bytes)
+        throw Error(Status::invalid_argument,
+                    placing + "chunks are multiples of " + std::to_string(chunk_bytes_) + " bytes within " +
+                        hex_address(range_base_) + " to " + hex_address(range_base_ + range_bytes_));
+    const auto after = chunks_.lower_bound(address);
+    if (after != chunks_.end() && after->first - address < bytes)
+        throw Error(Status::invalid_argument,
+                    placing + describe_chunk(after->first, after->second) + " is there");
+    if (after != chunks_.begin()) {
+        const auto before = std::prev(after);
+        if (address - before->first < before->second)
+            throw Error(Status::invalid_argument,
+                        placing + describe_chunk(before->first, before->second) + " is there");
+    }
+}
+
+void ChunkTable::check_mapped(std::uint64_t address, std::uint64_t bytes) const {
+    const auto found = chunks_.find(address);
+    if (found == chunks_.end() || found->second != bytes)
+        throw Error(Status::not_found,
+                    "cannot unmap " + describe_chunk(address, bytes) + ": it is not mapped as such");
+}
+
+}  // namespace ringlaunch::driver
