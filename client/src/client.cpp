@@ -87,6 +87,21 @@ Buffer Client::alloc(std::size_t bytes) {
     return buffer;
 }
 
+PinnedMemory Client::alloc_pinned(std::size_t bytes) {
+    detail::ClientState& client = open_client(state_, "cannot allocate pinned memory");
+    client.sweep();
+    detail::ClientState::Staging made = client.add_staging(bytes);
+    auto state = std::make_shared<detail::PinnedState>();
+    state->id = made.id;
+    state->segment = std::move(made.segment);
+    state->client = state_;
+    PinnedMemory memory;
+    memory.data_ = state->segment.data();
+    memory.size_ = bytes;
+    memory.state_ = std::move(state);
+    return memory;
+}
+
 Status Client::synchronize(std::optional<std::uint64_t> timeout_ns) noexcept {
     if (!state_) return Status::closed;
     if (const Status status = state_->life(); status != Status::ok) return status;

@@ -164,20 +164,17 @@ std::shared_ptr<StreamState> ClientState::open_stream(std::shared_ptr<ClientStat
     return shared;
 }
 
-std::unique_ptr<StagingRing> ClientState::add_staging() {
-    const std::string doing = "cannot add " + std::to_string(staging_bytes) + " bytes of staging memory";
-    Reply reply = connection->ask({schema::Request::AddStaging, schema::Answer::StagingAdded, 1, doing},
-                                  [&](flatbuffers::FlatBufferBuilder& builder) {
-                                      return schema::CreateAddStaging(builder, staging_bytes);
-                                  });
+ClientState::Staging ClientState::add_staging(std::size_t bytes) {
+    const std::string doing = "cannot add " + std::to_string(bytes) + " bytes of staging memory";
+    Reply reply = connection->ask(
+        {schema::Request::AddStaging, schema::Answer::StagingAdded, 1, doing},
+        [&](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateAddStaging(builder, bytes); });
     const schema::StagingAdded& answer = *reply.view().answer_as_StagingAdded();
-    if (answer.bytes() < staging_bytes)
+    if (answer.bytes() < bytes)
         throw Error(Status::malformed_message, doing + ": the daemon made " + std::to_string(answer.bytes()));
     const UniqueFd& fd = reply.message.fds[0];
-    check_seals(fd, Sealing::shared, staging_bytes, "the staging memory");
-    Mapping segment(fd, staging_bytes, Mapping::Access::read_write, "the staging memory");
-    ::madvise(segment.data(), segment.size(), MADV_DONTFORK);
-    return std::make_unique<StagingRing>(answer.staging(), std::move(segment));
+    check_seals(fd, Sealing::shared, bytes, "the staging memory");
+    return {answer.staging(), Mapping(fd, bytes, Mapping::Access::read_write, "the staging memory")};
 }
 
 std::vector<ClientState::Place> ClientState::places_ahead() {
@@ -242,10 +239,10 @@ void ClientState::on_late_answer(std::uint32_t request, Status status) {
     posted.erase(found);
 }
 
-void ClientState::free_buffer(std::uint64_t id) noexcept {
+void ClientState::free_later(schema::Request kind, std::uint64_t id) noexcept {
     if (life() != Status::ok) return;
     try {
-        Unsent request{schema::Request::FreeBuffer, id, {}};
+        Unsent request{kind, id, {}};
         {
             const std::lock_guard lock(mutex);
             request.after = places_ahead();

@@ -46,10 +46,15 @@ struct ClientState final : ForkGuarded, NoticeSink {
     std::string life_text() const;
 
     std::shared_ptr<StreamState> open_stream(std::shared_ptr<ClientState> self, const StreamOptions& options);
-    std::unique_ptr<StagingRing> add_staging();
+    struct Staging {
+        std::uint64_t id = 0;
+        Mapping segment;
+    };
+    Staging add_staging(std::size_t bytes);
 
     // Never block. What streams may still use goes when they have passed what is published now.
-    void free_buffer(std::uint64_t id) noexcept;
+    void free_buffer(std::uint64_t id) noexcept { free_later(schema::Request::FreeBuffer, id); }
+    void drop_staging(std::uint64_t id) noexcept { free_later(schema::Request::DropStaging, id); }
     void unload_module(std::uint64_t id) noexcept;
     void release_stream(StreamState* stream) noexcept;  // the last handle went
     // Sends what became due. Called by what talks to the daemon anyway.
@@ -97,6 +102,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
 
   private:
     void post(Unsent request);
+    void free_later(schema::Request kind, std::uint64_t id) noexcept;
     void close_stream(StreamState* stream) noexcept;
     void take_epoch(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds);
 };
@@ -109,6 +115,16 @@ struct BufferState {
     std::uint64_t id = 0;
     std::uint64_t address = 0;
     std::uint64_t bytes = 0;
+};
+
+// The mapping goes at once: copies on their way use the daemon's.
+struct PinnedState {
+    ~PinnedState() {
+        if (client) client->drop_staging(id);
+    }
+    std::shared_ptr<ClientState> client;
+    std::uint64_t id = 0;
+    Mapping segment;
 };
 
 }  // namespace ringlaunch::detail

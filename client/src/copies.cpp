@@ -1,5 +1,7 @@
 #include "client/src/copies.hpp"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -16,7 +18,9 @@ Status have_staging(StreamState& stream) noexcept {
     if (const Status status = reserve(stream, 1); status != Status::ok && status != Status::ring_full)
         return status;
     try {
-        stream.staging = stream.client->add_staging();
+        ClientState::Staging made = stream.client->add_staging(stream.client->staging_bytes);
+        ::madvise(made.segment.data(), made.segment.size(), MADV_DONTFORK);
+        stream.staging = std::make_unique<StagingRing>(made.id, std::move(made.segment));
         return Status::ok;
     } catch (const Error& error) {
         remember_error(stream, error.status(), error.what());
@@ -33,17 +37,17 @@ std::uint64_t completed(const StreamState& stream) noexcept {
     return stream.current().completed.load(std::memory_order_acquire);  // sync: COMPLETED
 }
 
-Status enqueue_piece(StreamState& stream, schema::RecordKind kind, std::uint64_t device, std::size_t offset,
-                     std::size_t bytes) noexcept {
+}  // namespace
+
+Status copy_staged(StreamState& stream, schema::RecordKind kind, std::uint64_t device, std::uint64_t staging,
+                   std::size_t offset, std::size_t bytes) noexcept {
     schema::CopyRecord record{};
     record.mutate_device(device);
     record.mutate_other(offset);
     record.mutate_bytes(bytes);
-    record.mutate_staging(stream.staging->id());
+    record.mutate_staging(staging);
     return enqueue(stream, kind, record);
 }
-
-}  // namespace
 
 Status copy_in(StreamState& stream, std::uint64_t device, const std::byte* from, std::size_t bytes) noexcept {
     if (const Status status = have_staging(stream); status != Status::ok) return status;
@@ -66,8 +70,8 @@ Status copy_in(StreamState& stream, std::uint64_t device, const std::byte* from,
             continue;
         }
         std::memcpy(staging.at(region->offset), from + done, piece);
-        const Status status =
-            enqueue_piece(stream, schema::RecordKind::CopyToDevice, device + done, region->offset, piece);
+        const Status status = copy_staged(stream, schema::RecordKind::CopyToDevice, device + done,
+                                          staging.id(), region->offset, piece);
         // Nothing was enqueued: the region is free at once.
         staging.finish(*region, status == Status::ok ? stream.producer.position() : 0);
         if (status != Status::ok) return status;
@@ -94,8 +98,8 @@ Status copy_out(StreamState& stream, std::byte* to, std::uint64_t device, std::s
         if (asked < bytes && next - first < kPieces) {
             const std::size_t size = std::min(bytes - asked, staging.piece_bytes());
             if (const auto region = staging.take(size, completed(stream))) {
-                status = enqueue_piece(stream, schema::RecordKind::CopyToHost, device + asked, region->offset,
-                                       size);
+                status = copy_staged(stream, schema::RecordKind::CopyToHost, device + asked, staging.id(),
+                                     region->offset, size);
                 if (status != Status::ok) {
                     staging.finish(*region, 0);
                     break;

@@ -1,5 +1,5 @@
-// Copies between host memory and device memory, cut into pieces that travel through a stream's staging
-// memory.
+// Copies between host memory and device memory: from and to staging memory as they are, else cut into pieces
+// that travel through the stream's own.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +9,9 @@
 
 namespace ringlaunch::detail {
 
+// One record, between the device and `offset` of a staging segment. Waits only while the ring is full.
+[[nodiscard]] Status copy_staged(StreamState& stream, schema::RecordKind kind, std::uint64_t device,
+                                 std::uint64_t staging, std::size_t offset, std::size_t bytes) noexcept;
 // Returns once `from` was read; the copies may still be on their way.
 [[nodiscard]] Status copy_in(StreamState& stream, std::uint64_t device, const std::byte* from,
                              std::size_t bytes) noexcept;

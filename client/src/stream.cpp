@@ -78,21 +78,23 @@ bool fits(const ArgLayout& arg, const ArgLayout& param) noexcept {
     return Status::ok;
 }
 
-// A range of a buffer, or why it is none.
-Status check_range(const StreamState& stream, const char* doing, const Buffer& buffer, std::size_t offset,
+// A range of a buffer or of pinned memory, or why it is none.
+template <class Memory>
+Status check_range(const StreamState& stream, const char* doing, const Memory& memory, std::size_t offset,
                    std::size_t bytes) noexcept {
-    if (buffer && Access::state(buffer)->client.get() == stream.client && offset <= buffer.size() &&
-        bytes <= buffer.size() - offset)
+    if (memory && Access::state(memory)->client.get() == stream.client && offset <= memory.size() &&
+        bytes <= memory.size() - offset)
         return Status::ok;
     try {
+        const std::string what = std::is_same_v<Memory, Buffer> ? "the buffer" : "the pinned memory";
         std::string text = std::string(doing) + ": ";
-        if (!buffer)
-            text += "the buffer is empty";
-        else if (Access::state(buffer)->client.get() != stream.client)
-            text += "the buffer belongs to another client";
+        if (!memory)
+            text += what + " is empty";
+        else if (Access::state(memory)->client.get() != stream.client)
+            text += what + " belongs to another client";
         else
-            text += std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
-                    " leave the buffer, which has " + std::to_string(buffer.size());
+            text += std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " leave " + what +
+                    ", which has " + std::to_string(memory.size());
         return refuse(stream, Status::invalid_argument, text);
     } catch (...) {  // no memory for the text
         return Status::invalid_argument;
@@ -279,6 +281,28 @@ Status Stream::copy(const Buffer& to, std::size_t to_offset, const Buffer& from,
     record.mutate_other(from.address() + from_offset);
     record.mutate_bytes(bytes);
     return detail::enqueue(*state_, schema::RecordKind::CopyOnDevice, record);
+}
+
+Status Stream::copy(const Buffer& to, std::size_t to_offset, const PinnedMemory& from,
+                    std::size_t from_offset, std::size_t bytes) noexcept {
+    if (!state_) return Status::closed;
+    Status status = detail::check_range(*state_, "cannot copy to the device", to, to_offset, bytes);
+    if (status == Status::ok)
+        status = detail::check_range(*state_, "cannot copy to the device", from, from_offset, bytes);
+    if (status != Status::ok || bytes == 0) return status;
+    return detail::copy_staged(*state_, schema::RecordKind::CopyToDevice, to.address() + to_offset,
+                               Access::state(from)->id, from_offset, bytes);
+}
+
+Status Stream::copy(const PinnedMemory& to, std::size_t to_offset, const Buffer& from,
+                    std::size_t from_offset, std::size_t bytes) noexcept {
+    if (!state_) return Status::closed;
+    Status status = detail::check_range(*state_, "cannot copy to the host", from, from_offset, bytes);
+    if (status == Status::ok)
+        status = detail::check_range(*state_, "cannot copy to the host", to, to_offset, bytes);
+    if (status != Status::ok || bytes == 0) return status;
+    return detail::copy_staged(*state_, schema::RecordKind::CopyToHost, from.address() + from_offset,
+                               Access::state(to)->id, to_offset, bytes);
 }
 
 Status Stream::fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset,

@@ -281,6 +281,7 @@ struct Access {
     static const KernelState* state(const Kernel& kernel) noexcept { return kernel.state_.get(); }
     static ClientState* state(const Client& client) noexcept { return client.state_.get(); }
     static const BufferState* state(const Buffer& buffer) noexcept { return buffer.state_.get(); }
+    static const PinnedState* state(const PinnedMemory& memory) noexcept { return memory.state_.get(); }
     static const std::shared_ptr<StreamState>& share(const Stream& stream) noexcept { return stream.state_; }
 };
 

@@ -124,6 +124,8 @@ class Core final : public FaultDomain::Owner {
     void make_chunk(Session& session, std::uint64_t bytes);
     void free_buffer(Session& session, std::uint32_t request, const schema::FreeBuffer& free);
     void add_staging(Session& session, std::uint32_t request, std::uint64_t bytes);
+    void pump_stagings(Session& session);
+    void make_staging(Session& session, std::uint32_t request, std::uint64_t bytes);
     void drop_staging(Session& session, std::uint32_t request, const schema::DropStaging& drop);
     // Acts on what may be freed now. True: something was.
     bool reclaim(Session& session);

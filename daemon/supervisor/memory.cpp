@@ -1,6 +1,8 @@
 // Buffers and staging: addresses, chunks, limits, and frees that wait for the work that uses them.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "daemon/supervisor/core.hpp"
 
 namespace ringlaunch::supervisor {
@@ -147,12 +149,40 @@ void Core::free_buffer(Session& session, std::uint32_t request, const schema::Fr
 void Core::add_staging(Session& session, std::uint32_t request, std::uint64_t bytes) {
     if (bytes == 0)
         throw Error(Status::invalid_argument, "cannot add a staging segment of 0 bytes; ask for at least 1");
-    const std::uint64_t limit = options_.limits.max_staging_bytes;
-    if (bytes > limit || session.staging_bytes > limit - bytes)
-        throw Error(Status::limit_reached, "cannot add a staging segment of " + std::to_string(bytes) +
-                                               " bytes: this session has " +
-                                               std::to_string(session.staging_bytes) + " of " +
-                                               std::to_string(limit) + " (--max-staging); drop one");
+    request_opened(session);
+    session.stagings.push_back({request, bytes, now_ns() + kAllocPatienceNs});
+    reclaim(session);
+    pump_stagings(session);
+}
+
+void Core::pump_stagings(Session& session) {
+    while (!session.stagings.empty()) {
+        const PendingAlloc asked = session.stagings.front();
+        const std::uint64_t limit = options_.limits.max_staging_bytes;
+        const bool fits = asked.bytes <= limit && session.staging_bytes <= limit - asked.bytes;
+        // Segments that were dropped make room: at the latest when the executor has let go of them.
+        const bool leaving = std::any_of(session.staging.begin(), session.staging.end(),
+                                         [](const auto& entry) { return entry.second.freeing; });
+        if (!fits && asked.bytes <= limit && leaving && now_ns() < asked.deadline_ns)
+            return schedule_reclaim();
+        session.stagings.pop_front();
+        const std::string doing =
+            "cannot add a staging segment of " + std::to_string(asked.bytes) + " bytes: ";
+        if (!fits) {
+            refuse_later(session.id, asked.request, Status::limit_reached,
+                         doing + "this session has " + std::to_string(session.staging_bytes) + " of " +
+                             std::to_string(limit) + " (--max-staging); drop one");
+            continue;
+        }
+        try {
+            make_staging(session, asked.request, asked.bytes);
+        } catch (const std::exception& error) {
+            refuse_later(session.id, asked.request, Status::limit_reached, doing + error.what());
+        }
+    }
+}
+
+void Core::make_staging(Session& session, std::uint32_t request, std::uint64_t bytes) {
     StagingSegment segment;
     segment.bytes = round_up(bytes, kPageBytes);
     segment.fd = make_memfd("staging", segment.bytes);
@@ -161,7 +191,6 @@ void Core::add_staging(Session& session, std::uint32_t request, std::uint64_t by
     const std::uint64_t id = segment.id;
     session.staging_bytes += segment.bytes;
     session.staging.emplace(id, std::move(segment));
-    request_opened(session);
     call(
         session, Call::OnDeath::repeat,
         [id](Call::Wire& wire, Session& in) {
@@ -244,13 +273,13 @@ bool Core::reclaim(Session& session) {
                         wire.request = internal::CreateUnmapStaging(wire.builder, in.id, id).Union();
                         return true;
                     },
-                    [id = entry.id](Session& in, Reply& reply) {
-                        if (reply.status != Status::ok) return;
+                    [this, id = entry.id](Session& in, Reply& reply) {
                         const auto at = in.staging.find(id);
-                        if (at == in.staging.end()) return;
+                        if (reply.status != Status::ok || at == in.staging.end()) return;
                         in.staging_bytes -= at->second.bytes;
                         in.staging_ids.give_back(id);
                         in.staging.erase(at);
+                        pump_stagings(in);
                     });
                 break;
             case DeferredFree::Kind::chunk: {
@@ -308,10 +337,11 @@ void Core::schedule_reclaim() {
         bool waiting = false;
         bool progress = false;
         for (const auto& [id, session] : sessions_) {
-            if (session->deferred.empty() || !session->connection) continue;
+            if ((session->deferred.empty() && session->stagings.empty()) || !session->connection) continue;
             progress |= reclaim(*session);
             pump_allocs(*session);
-            waiting |= !session->deferred.empty();
+            pump_stagings(*session);
+            waiting |= !session->deferred.empty() || !session->stagings.empty();
         }
         reclaim_ms_ = progress || !waiting ? kReclaimFirstMs : std::min(reclaim_ms_ * 2, kReclaimMaxMs);
         if (waiting) schedule_reclaim();

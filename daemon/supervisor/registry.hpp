@@ -141,6 +141,7 @@ struct Session {
     std::uint64_t making_bytes = 0;         // of a chunk that an executor is making
     std::uint32_t unmapping_chunks = 0;     // that an executor is letting go of
     std::deque<PendingAlloc> allocs;
+    std::deque<PendingAlloc> stagings;
     std::deque<DeferredFree> deferred;
 
     std::uint32_t open_requests = 0;  // of the client, unanswered

@@ -116,7 +116,9 @@ class Buffer(_core.BufferHandle):
         part = self._part(start * row, math.prod(shape) * self._dtype.itemsize)
         return part._describe(self._client, shape, self._dtype)
 
-    def numpy(self, stream: Stream | None = None, timeout: float | None = None) -> np.ndarray:
+    def numpy(
+        self, stream: Stream | None = None, timeout: float | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Copies the buffer to the host. Blocks until the copy has completed, releasing the interpreter lock.
 
         Parameters
@@ -125,11 +127,14 @@ class Buffer(_core.BufferHandle):
             After what was enqueued to this stream. Without it: after what was enqueued to any stream of the client.
         timeout : float, optional
             Seconds to wait for the work before the copy.
+        out : numpy.ndarray, optional
+            Where to copy to: of the buffer's shape and dtype, contiguous in C order. One from `client.pinned_empty` is
+            written by the device itself.
 
         Returns
         -------
         numpy.ndarray
-            A new array of the buffer's shape and dtype.
+            `out`, or a new array of the buffer's shape and dtype.
 
         Raises
         ------
@@ -144,13 +149,51 @@ class Buffer(_core.BufferHandle):
         """
         if self.freed:
             raise Closed("reading a buffer that was freed")
-        out = np.empty(self._shape, self._dtype)
+        if out is None:
+            out = np.empty(self._shape, self._dtype)
+        else:
+            self._check_out(out)
         if stream is None:
             synchronize(self._client, timeout)
             stream = default_stream(self._client)
-        if out.nbytes:
-            _core.stream_copy_to_host(stream, out.reshape(-1).view(np.uint8), self, 0, timeout)
+        self._read(out, stream, timeout, wait=True)
         return out
+
+    def copy_to(self, out: np.ndarray, stream: Stream | None = None) -> None:
+        """Copies the buffer to an array.
+
+        Parameters
+        ----------
+        out : numpy.ndarray
+            Of the buffer's shape and dtype, contiguous in C order.
+        stream : Stream, optional
+            After what was enqueued to this stream. An array from `client.pinned_empty` is then not waited for: it is
+            filled once the stream has passed this place (`stream.record()`, `stream.synchronize()`). Any other is
+            filled on return, and without a stream that one is, too.
+
+        Raises
+        ------
+        InvalidArgument
+            Another shape or dtype, not contiguous, or read-only.
+        StreamStopped, Closed, DaemonLost
+
+        Examples
+        --------
+        >>> x, out = client.zeros(3), client.pinned_empty(3)
+        >>> stream = client.stream()
+        >>> x.copy_to(out, stream)
+        >>> stream.synchronize()
+        >>> out
+        array([0., 0., 0.], dtype=float32)
+        """
+        if self.freed:
+            raise Closed("reading a buffer that was freed")
+        self._check_out(out)
+        self._read(out, self._begin(stream), None, wait=stream is None)
+
+    def _read(self, out: np.ndarray, stream: Stream, timeout: float | None, wait: bool) -> None:
+        if out.nbytes:
+            _core.stream_copy_to_host(stream, out.reshape(-1).view(np.uint8), self, 0, timeout, wait)
 
     def copy_from(self, source: npt.ArrayLike | Buffer, stream: Stream | None = None) -> None:
         """Overwrites the buffer.
@@ -159,7 +202,7 @@ class Buffer(_core.BufferHandle):
         ----------
         source : array_like or Buffer
             Of the same shape and dtype (a sequence is converted to the dtype). An array may be changed as soon as
-            this returns.
+            this returns; one from `client.pinned_empty` that is copied on a stream once that has passed this place.
         stream : Stream, optional
             Where to enqueue the copy, which then is not waited for. Without it: after what was enqueued to any stream
             of the client, and it has completed on return.
@@ -234,6 +277,18 @@ class Buffer(_core.BufferHandle):
     def _finish(self, to: Stream, stream: Stream | None) -> None:
         if stream is None:
             to.synchronize()
+
+    def _check_out(self, out: np.ndarray) -> None:
+        if not isinstance(out, np.ndarray):
+            raise ParamTypeError(f"out: expected a numpy array, found {out!r} ({type(out).__name__})")
+        if out.shape != self._shape or out.dtype != self._dtype:
+            raise InvalidArgument(
+                f"copying from a buffer of {self._dtype} {self._shape}: expected the same, "
+                f"found {out.dtype} {out.shape}"
+            )
+        if not out.flags.c_contiguous or not out.flags.writeable:
+            found = "read-only" if out.flags.c_contiguous else "with strides"
+            raise InvalidArgument(f"out: expected an array that is contiguous and writable, found one that is {found}")
 
     def _check_like(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
         if shape != self._shape or dtype != self._dtype:

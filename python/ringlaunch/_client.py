@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import sys
 import sysconfig
@@ -272,7 +273,8 @@ class Client(Scope):
         Parameters
         ----------
         data : array_like
-            May be changed as soon as this returns.
+            May be changed as soon as this returns; one from `pinned_empty` that is copied on a stream once that has
+            passed this place.
         dtype : numpy dtype, optional
             Converts to it first.
         stream : Stream, optional
@@ -293,6 +295,46 @@ class Client(Scope):
         buffer = self.empty(host.shape, host.dtype)
         buffer._write(host, stream)
         return buffer
+
+    def pinned_empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> np.ndarray:
+        """A numpy array in memory that the device reads and writes directly, with unspecified contents.
+
+        Copies from and to it and its contiguous views (`copy_from`, `array`, `numpy(out=)`, `copy_to`) go without a
+        second one on the host. On a stream they are not waited for: write the array again, or read what was copied to
+        it, once the stream has passed the copy (`stream.record()`, `stream.synchronize()`). The memory is given back
+        when the last view is gone and the copies that use it have completed; forked children share it. It counts
+        towards the daemon's `--max-staging`.
+
+        Parameters
+        ----------
+        shape, dtype
+            As of `empty`.
+
+        Returns
+        -------
+        numpy.ndarray
+
+        Raises
+        ------
+        LimitReached, Closed, DaemonLost
+
+        Examples
+        --------
+        >>> batch = client.pinned_empty((2, 3))
+        >>> batch[:] = 1
+        >>> x = client.empty((2, 3))
+        >>> with client.stream() as stream:
+        ...     x.copy_from(batch, stream)
+        >>> batch[:] = 2  # the stream is through
+        >>> x.numpy()
+        array([[1., 1., 1.],
+               [1., 1., 1.]], dtype=float32)
+        """
+        sizes, found = _shape_of(shape), _dtype_of(dtype)
+        nbytes = math.prod(sizes) * found.itemsize
+        if nbytes == 0:
+            return np.empty(sizes, found)
+        return np.ndarray(sizes, found, buffer=self._handle.pinned(nbytes))
 
     def stream(self, name: str = "", ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0) -> Stream:
         """A new stream: a queue of work that runs independently of the others.

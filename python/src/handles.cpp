@@ -26,6 +26,15 @@ void Session::forget_drained() {
     });
 }
 
+std::optional<Session::PinnedRange> Session::find_pinned(const std::byte* data, std::size_t bytes) const {
+    const auto behind = pinned.upper_bound(data);
+    if (behind == pinned.begin()) return std::nullopt;
+    const ringlaunch::PinnedMemory& memory = *std::prev(behind)->second;
+    const auto offset = static_cast<std::size_t>(data - memory.data());
+    if (offset > memory.size() || bytes > memory.size() - offset) return std::nullopt;
+    return PinnedRange{memory, offset};
+}
+
 PyTypeObject* buffer_type = nullptr;
 PyTypeObject* stream_type = nullptr;
 PyTypeObject* usual_buffer_type = nullptr;

@@ -7,7 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
+#include <optional>
 #include <ringlaunch/ringlaunch.hpp>
 #include <vector>
 
@@ -22,7 +24,14 @@ struct Session {
     bool closed = false;
     std::vector<ringlaunch::Stream>
         draining;  // closed with work in flight, which synchronize() still waits for
+    std::map<const std::byte*, const ringlaunch::PinnedMemory*> pinned;  // by where it begins
 
+    struct PinnedRange {
+        ringlaunch::PinnedMemory memory;
+        std::size_t offset = 0;
+    };
+    // The pinned memory of this session in which these bytes stand, if any.
+    std::optional<PinnedRange> find_pinned(const std::byte* data, std::size_t bytes) const;
     // Takes over a stream that its owner lets go of.
     void drain(ringlaunch::Stream stream);
     // Lets go of those whose work has completed or never will.

@@ -222,6 +222,28 @@ class HostBytes {
     Py_buffer view_{};
 };
 
+// Memory for a numpy array, whose base it becomes. Its session knows where it stands, so that copies from and
+// to any view of it are told from others.
+class PinnedHandle {
+  public:
+    PinnedHandle(std::shared_ptr<Session> session, ringlaunch::PinnedMemory memory)
+        : session_(std::move(session)), memory_(std::move(memory)) {
+        session_->pinned.emplace(memory_.data(), &memory_);
+    }
+    PinnedHandle(const PinnedHandle&) = delete;
+    PinnedHandle& operator=(const PinnedHandle&) = delete;
+    ~PinnedHandle() { session_->pinned.erase(memory_.data()); }
+
+    py::buffer_info bytes() const {
+        return {memory_.data(), 1, py::format_descriptor<std::uint8_t>::format(),
+                static_cast<py::ssize_t>(memory_.size())};
+    }
+
+  private:
+    std::shared_ptr<Session> session_;
+    ringlaunch::PinnedMemory memory_;
+};
+
 void stream_copy_to_device(const py::object& self, const py::object& to_object, const py::object& from,
                            std::uint64_t offset) {
     StreamObject* stream = stream_of(self);
@@ -229,17 +251,36 @@ void stream_copy_to_device(const py::object& self, const py::object& to_object, 
     const BufferObject* to = buffer_of(stream, to_object);
     check_range(to, offset, bytes.size());
     const ringlaunch::Buffer kept = to->buffer;  // another thread may free the buffer meanwhile
+    if (const auto pinned = stream->session->find_pinned(bytes.data(), bytes.size())) {
+        const std::uint64_t at = to->offset + offset;
+        check(await_turn_and_room(stream, kRecordSlots, "copying to the device"));
+        stream_status_check(stream,
+                            stream->stream.copy(kept, at, pinned->memory, pinned->offset, bytes.size()),
+                            "copying to the device");
+        return;
+    }
     check(copy_to_device(stream, kept, to->offset + offset, bytes.data(), bytes.size()));
 }
 
 void stream_copy_to_host(const py::object& self, const py::object& to, const py::object& from_object,
-                         std::uint64_t offset, const std::optional<double>& timeout) {
+                         std::uint64_t offset, const std::optional<double>& timeout, bool wait) {
+    constexpr const char* kDoing = "copying to the host";
     StreamObject* stream = stream_of(self);
     const HostBytes bytes(to, PyBUF_WRITABLE);
     const BufferObject* from = buffer_of(stream, from_object);
     check_range(from, offset, bytes.size());
     const ringlaunch::Buffer kept = from->buffer;
-    check(copy_to_host(stream, bytes.data(), kept, from->offset + offset, bytes.size(), timeout_ns(timeout)));
+    const std::uint64_t at = from->offset + offset;
+    const auto pinned = stream->session->find_pinned(bytes.data(), bytes.size());
+    if (!pinned) {
+        check(copy_to_host(stream, bytes.data(), kept, at, bytes.size(), timeout_ns(timeout)));
+        return;
+    }
+    if (wait) stream_record(self).wait(timeout);
+    check(await_turn_and_room(stream, kRecordSlots, kDoing));
+    stream_status_check(stream, stream->stream.copy(pinned->memory, pinned->offset, kept, at, bytes.size()),
+                        kDoing);
+    if (wait) stream_record(self).wait(std::nullopt);
 }
 
 void stream_synchronize(const py::object& self, const std::optional<double>& timeout) {
@@ -382,6 +423,13 @@ class ClientHandle {
             make_buffer(reinterpret_cast<PyTypeObject*>(type.ptr()), session_, std::move(buffer), 0, bytes));
     }
 
+    std::unique_ptr<PinnedHandle> pinned(std::uint64_t bytes) const {
+        check_open(*session_, "allocating pinned memory");
+        return std::make_unique<PinnedHandle>(session_, control_call([session = session_, bytes] {
+                                                  return session->client.alloc_pinned(bytes);
+                                              }));
+    }
+
     void synchronize(const std::optional<double>& timeout) const {
         check_open(*session_, "synchronizing");
         session_->forget_drained();
@@ -492,11 +540,13 @@ PYBIND11_MODULE(_core, module) {
     py::class_<ModuleHandle>(module, "ModuleHandle")
         .def("kernel", &ModuleHandle::kernel, py::arg("type"), py::arg("name"), py::arg("stream"))
         .def("kernels", &ModuleHandle::kernels);
+    py::class_<PinnedHandle>(module, "PinnedHandle", py::buffer_protocol()).def_buffer(&PinnedHandle::bytes);
     py::class_<ClientHandle>(module, "ClientHandle")
         .def("load", &ClientHandle::load, py::arg("image"), py::arg("name"), py::arg("signatures"))
         .def("stream", &ClientHandle::stream, py::arg("type"), py::arg("ring_slots"), py::arg("rerun"),
              py::arg("priority"), py::arg("name"))
         .def("alloc", &ClientHandle::alloc, py::arg("type"), py::arg("bytes"))
+        .def("pinned", &ClientHandle::pinned, py::arg("bytes"))
         .def("synchronize", &ClientHandle::synchronize, py::arg("timeout"))
         .def("synchronize_closed", &ClientHandle::synchronize_closed, py::arg("timeout"))
         .def("daemon", &ClientHandle::daemon)
@@ -519,7 +569,7 @@ PYBIND11_MODULE(_core, module) {
     module.def("stream_copy_to_device", &stream_copy_to_device, py::arg("stream"), py::arg("to"),
                py::arg("from_"), py::arg("offset"));
     module.def("stream_copy_to_host", &stream_copy_to_host, py::arg("stream"), py::arg("to"),
-               py::arg("from_"), py::arg("offset"), py::arg("timeout"));
+               py::arg("from_"), py::arg("offset"), py::arg("timeout"), py::arg("wait"));
     module.def("stream_synchronize", &stream_synchronize, py::arg("stream"), py::arg("timeout"));
     module.def("stream_status", &stream_status, py::arg("stream"));
     module.def("stream_resume", &stream_resume, py::arg("stream"), py::arg("rerun"));

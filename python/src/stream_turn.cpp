@@ -15,12 +15,16 @@ namespace ringlaunch::python {
 
 namespace {
 
-// A copy is cut so that its piece in flight is short, and no more is in flight than the stream's staging
-// memory holds: then the library never waits for staging memory inside a piece, where no signal could be
-// answered.
+// A copy to the device is cut so that its piece in flight is short, and no more is in flight than the
+// stream's staging memory holds: then the library never waits for staging memory inside a piece, where no
+// signal could be answered.
 constexpr std::size_t kPieceBytes = 256 << 10;
 constexpr std::size_t kMaxStagedBytes = 2 << 20;  // half of ConnectOptions::staging_bytes
 constexpr std::size_t kMaxStagedCopies = 32;      // half of the regions of a staging ring
+
+// A copy to the host begins on an idle stream, so that the library waits for nothing but the piece itself,
+// whose parts it pipelines: some milliseconds.
+constexpr std::size_t kReadPieceBytes = 16 << 20;
 
 constexpr std::uint64_t kTurnPollNs = 100'000;
 
@@ -156,14 +160,14 @@ bool copy_to_host(StreamObject* stream, std::byte* to, const ringlaunch::Buffer&
     constexpr const char* kDoing = "copying to the host";
     const std::uint64_t begin = monotonic_ns();
     for (std::size_t done = 0; done < bytes;) {
-        // What stands before the piece is waited for here, in slices; the piece itself is short.
+        // What stands before the piece is waited for here, in slices.
         if (!await_turn_and_room(stream, 4, kDoing)) return false;
         const ringlaunch::Event before = stream->stream.record();
         std::optional<std::uint64_t> left = timeout_ns;
         if (left) left = *left - std::min(*left, monotonic_ns() - begin);
         if (!await_event(stream, before, left, kDoing) || !await_turn_and_room(stream, 4, kDoing))
             return false;
-        const std::size_t piece = std::min(kPieceBytes, bytes - done);
+        const std::size_t piece = std::min(kReadPieceBytes, bytes - done);
         if (!with_turn(stream, kDoing, [&](ringlaunch::Stream& source) {
                 return source.copy_to_host(to + done, from, piece, offset + done);
             }))

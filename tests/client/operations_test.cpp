@@ -194,6 +194,47 @@ TEST_F(Host, copies_more_than_its_staging_memory_holds) {
     EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
 }
 
+TEST_F(Host, copies_between_pinned_memory_and_the_device) {
+    constexpr std::size_t kBytes = 3'000'001;
+    const PinnedMemory from = client_.alloc_pinned(kBytes), to = client_.alloc_pinned(kBytes + 5);
+    ASSERT_EQ(to.size(), kBytes + 5);
+    for (std::size_t i = 0; i < kBytes; ++i) from.data()[i] = static_cast<std::byte>(i * 7 >> 3);
+    const Buffer buffer = client_.alloc(kBytes);
+    ASSERT_EQ(stream_.copy(buffer, 1, from, 1, kBytes - 1), Status::ok) << stream_.last_error();
+    ASSERT_EQ(stream_.copy(buffer, 0, from, 0, 1), Status::ok) << stream_.last_error();
+    ASSERT_EQ(stream_.copy(to, 5, buffer, 0, kBytes), Status::ok) << stream_.last_error();
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    EXPECT_EQ(std::memcmp(to.data() + 5, from.data(), kBytes), 0);
+    EXPECT_EQ(stream_.copy(to, 0, buffer, 0, 0), Status::ok);
+}
+
+TEST_F(Host, pinned_memory_may_go_with_its_copies_in_flight) {
+    const Buffer log = words(64);
+    for (unsigned i = 0; i < 64; ++i) {
+        const PinnedMemory memory = client_.alloc_pinned(4);
+        std::memcpy(memory.data(), &i, 4);
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 1u), Status::ok);
+        ASSERT_EQ(stream_.copy(log, i * 4, memory, 0, 4), Status::ok) << stream_.last_error();
+    }
+    const std::vector<unsigned> found = read(log, 64);
+    for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(found[i], i);
+}
+
+TEST_F(Host, a_range_outside_pinned_memory_is_refused_where_it_is_made) {
+    const Buffer a = words(8);
+    const PinnedMemory memory = client_.alloc_pinned(32);
+    EXPECT_EQ(stream_.copy(a, 0, memory, 30, 4), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("30"), HasSubstr("leave the pinned memory")));
+    EXPECT_EQ(stream_.copy(memory, 0, a, 30, 4), Status::invalid_argument);
+    EXPECT_EQ(stream_.copy(memory, ~std::size_t{0}, a, 0, 4), Status::invalid_argument);
+    EXPECT_EQ(stream_.copy(PinnedMemory(), 0, a, 0, 4), Status::invalid_argument);
+    Client other = daemon_->connect();
+    EXPECT_EQ(stream_.copy(other.alloc_pinned(8), 0, a, 0, 4), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("another client"));
+    EXPECT_THROW(client_.alloc_pinned(0), Error);
+    EXPECT_THROW(client_.alloc_pinned(std::size_t{1} << 50), Error);
+}
+
 TEST_F(Host, what_was_copied_from_may_be_reused_at_once) {
     const Buffer count = words(1), log = words(256);
     const Buffer value = client_.alloc(4);

@@ -43,6 +43,7 @@ struct BufferState;
 struct ClientState;
 struct KernelState;
 struct ModuleState;
+struct PinnedState;
 struct StreamState;
 }  // namespace detail
 
@@ -164,6 +165,24 @@ class Buffer {
     friend struct detail::Access;
     std::shared_ptr<detail::BufferState> state_;
     std::uint64_t address_ = 0;
+    std::size_t size_ = 0;
+};
+
+// Host memory that the device reads and writes directly: copies from and to it go without a second one.
+// Shared with the daemon, and with forked children. Given back when the last copy of the handle goes and the
+// copies that were enqueued before have completed; whoever keeps data() keeps the handle.
+class PinnedMemory {
+  public:
+    PinnedMemory() = default;
+    std::byte* data() const noexcept { return data_; }
+    std::size_t size() const noexcept { return size_; }
+    explicit operator bool() const { return state_ != nullptr; }
+
+  private:
+    friend class Client;
+    friend struct detail::Access;
+    std::shared_ptr<detail::PinnedState> state_;
+    std::byte* data_ = nullptr;
     std::size_t size_ = 0;
 };
 
@@ -384,6 +403,12 @@ class Stream {
     Status copy_to_host(void* to, const Buffer& from, std::size_t bytes, std::size_t offset = 0) noexcept;
     Status copy(const Buffer& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
                 std::size_t bytes) noexcept;
+    // Copies from and to pinned memory wait for nothing: `from` may be written again, and `to` be read, once
+    // the stream has passed them (record() and wait, or synchronize()).
+    Status copy(const Buffer& to, std::size_t to_offset, const PinnedMemory& from, std::size_t from_offset,
+                std::size_t bytes) noexcept;
+    Status copy(const PinnedMemory& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
+                std::size_t bytes) noexcept;
     // `width` is 1, 2 or 4 bytes; `offset` and `bytes` are multiples of it.
     Status fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset,
                 std::size_t bytes) noexcept;
@@ -456,6 +481,7 @@ class Client {
     Module load_file(const std::string& path, std::span<const KernelSignature> signatures = {});
     Stream stream(const StreamOptions& options = {});
     Buffer alloc(std::size_t bytes);
+    PinnedMemory alloc_pinned(std::size_t bytes);  // of the session's --max-staging
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;  // all streams of this client
     const DaemonInfo& daemon() const;
     // What the daemon last warned this session of (it kills executors again and again); empty: nothing.
