@@ -12,6 +12,21 @@
 
 namespace ringlaunch::bench {
 
+// The benchmarks' kernels as a file: a cubin for "sm_90" and its like, else the host's object.
+inline std::string kernel_image(const std::string& architecture) {
+    if (architecture.rfind("sm_", 0) != 0) return RINGLAUNCH_BENCH_KERNELS;
+    const int number = std::stoi(architecture.substr(3));
+    // A cubin serves its own minor version and later ones of the same major one.
+    for (int one = number; one >= number / 10 * 10; --one) {
+        const std::string path = RINGLAUNCH_BENCH_CUBINS "/kernels_sm_" + std::to_string(one) + ".cubin";
+        if (std::filesystem::exists(path)) return path;
+    }
+    throw std::runtime_error("there is no cubin of the benchmarks' kernels for " + architecture +
+                             " in " RINGLAUNCH_BENCH_CUBINS
+                             ": build with an nvcc that compiles for it (-DRINGLAUNCH_BENCH_CUDA=" +
+                             std::to_string(number) + ")");
+}
+
 class PrivateDaemon {
   public:
     explicit PrivateDaemon(const std::string& driver) {
@@ -37,13 +52,28 @@ class PrivateDaemon {
     Client& client() { return first_; }
     const std::string& socket() const { return options_.socket; }
     int pid() const { return first_.daemon().pid; }
-    static std::string kernels() { return RINGLAUNCH_BENCH_KERNELS; }
+    // The benchmarks' kernels for the daemon's driver.
+    std::string kernels() const { return kernel_image(first_.daemon().architecture); }
 
   private:
     std::string folder_;
     ConnectOptions options_;
     Client first_;
 };
+
+// Exit code of a benchmark that can measure nothing here.
+inline constexpr int kSkipped = 77;
+
+// main() of a benchmark, with what it throws as a message.
+template <class Body>
+int run_benchmark(Body body) {
+    try {
+        return body();
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s\n", error.what());
+        return 1;
+    }
+}
 
 // Ends the program with a message when a call that must succeed did not.
 inline void must(Status status, const char* doing) {

@@ -91,7 +91,7 @@ int main(int argc, char** argv) {
     CLI11_PARSE(app, argc, argv);
 
     PrivateDaemon daemon(driver);
-    Kernel five = daemon.client().load_file(PrivateDaemon::kernels()).kernel("five");
+    Kernel five = daemon.client().load_file(daemon.kernels()).kernel("five");
     Stream stream = daemon.client().stream();
     Buffer x = daemon.client().alloc(4096), y = daemon.client().alloc(4096), z = daemon.client().alloc(4096);
 

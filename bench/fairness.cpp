@@ -28,7 +28,7 @@ class Session {
   public:
     Session(const PrivateDaemon& daemon, const std::string& name)
         : client_(daemon.connect()),
-          module_(client_.load_file(PrivateDaemon::kernels())),
+          module_(client_.load_file(daemon.kernels())),
           step_(module_.kernel("step")),
           busy_(module_.kernel("busy")),
           stream_(client_.stream({kFloodSlots, OnRestart::stop, 0, name})),

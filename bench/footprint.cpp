@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bench/daemon.hpp"
+#include "bench/gpu_memory.hpp"
 #include "bench/report.hpp"
 
 using namespace ringlaunch;
@@ -49,6 +50,8 @@ double processor_seconds(int pid) {
     return ticks / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
+constexpr int kClients = 32;
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -63,38 +66,52 @@ int main(int argc, char** argv) {
         ->capture_default_str();
     app.add_option("--csv", csv, "Write the table to this file");
     CLI11_PARSE(app, argc, argv);
+    return run_benchmark([&] {
+        const bool gpu = driver == "cuda";
+        const double nobody_mib = gpu ? gpu_memory_mib() : 0;
+        PrivateDaemon daemon(driver);
+        const double daemon_mib = gpu ? gpu_memory_mib() - nobody_mib : 0;
+        std::vector<double> first_launch_ms;
+        for (int i = 0; i < connects; ++i) {
+            const std::uint64_t begin = now_ns();
+            Client client = daemon.connect();
+            Kernel step = client.load_file(daemon.kernels()).kernel("step");
+            Stream stream = client.stream();
+            Buffer word = client.alloc(4);
+            must(stream.launch(step, {1}, {1}, word, 3u, 1u), "launching");
+            must(stream.synchronize(), "waiting for the first launch");
+            first_launch_ms.push_back(static_cast<double>(now_ns() - begin) * 1e-6);
+        }
 
-    PrivateDaemon daemon(driver);
-    std::vector<double> first_launch_ms;
-    for (int i = 0; i < connects; ++i) {
-        const std::uint64_t begin = now_ns();
-        Client client = daemon.connect();
-        Kernel step = client.load_file(PrivateDaemon::kernels()).kernel("step");
-        Stream stream = client.stream();
-        Buffer word = client.alloc(4);
-        must(stream.launch(step, {1}, {1}, word, 3u, 1u), "launching");
-        must(stream.synchronize(), "waiting for the first launch");
-        first_launch_ms.push_back(static_cast<double>(now_ns() - begin) * 1e-6);
-    }
+        std::this_thread::sleep_for(std::chrono::seconds(1));
+        const double idle_mib = resident_mib(daemon.pid());
+        const double before = processor_seconds(daemon.pid());
+        std::this_thread::sleep_for(std::chrono::duration<double>(idle_seconds));
+        const double idle_percent = (processor_seconds(daemon.pid()) - before) / idle_seconds * 100;
 
-    std::this_thread::sleep_for(std::chrono::seconds(1));
-    const double idle_mib = resident_mib(daemon.pid());
-    const double before = processor_seconds(daemon.pid());
-    std::this_thread::sleep_for(std::chrono::duration<double>(idle_seconds));
-    const double idle_percent = (processor_seconds(daemon.pid()) - before) / idle_seconds * 100;
+        std::vector<Stream> open;
+        for (int i = 0; i < streams; ++i) open.push_back(daemon.client().stream());
+        std::this_thread::sleep_for(std::chrono::milliseconds(200));
+        const double stream_kib = (resident_mib(daemon.pid()) - idle_mib) * 1024 / streams;
 
-    std::vector<Stream> open;
-    for (int i = 0; i < streams; ++i) open.push_back(daemon.client().stream());
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
-    const double stream_kib = (resident_mib(daemon.pid()) - idle_mib) * 1024 / streams;
+        std::vector<Client> clients;
+        const double before_mib = gpu ? gpu_memory_mib() : 0;
+        for (int i = 0; gpu && i < kClients; ++i) clients.push_back(daemon.connect());
+        const double client_mib = gpu ? (gpu_memory_mib() - before_mib) / kClients : 0;
 
-    Report report("What a daemon costs (" + driver + " driver)", {"figure"});
-    report.add("connect to first launch done, p50, ms", {quantile(first_launch_ms, 0.5)});
-    report.add("connect to first launch done, p99, ms", {quantile(first_launch_ms, 0.99)});
-    report.add("idle: resident memory of supervisor and executor, MiB", {idle_mib});
-    report.add("idle: processor time, % of a core", {idle_percent});
-    report.add("resident memory a stream, in the daemon, KiB", {stream_kib});
-    report.note(
-        "connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs already");
-    return report.finish(csv);
+        Report report("What a daemon costs (" + driver + " driver)", {"figure"});
+        report.add("connect to first launch done, p50, ms", {quantile(first_launch_ms, 0.5)});
+        report.add("connect to first launch done, p99, ms", {quantile(first_launch_ms, 0.99)});
+        report.add("idle: resident memory of supervisor and executor, MiB", {idle_mib});
+        report.add("idle: processor time, % of a core", {idle_percent});
+        report.add("resident memory a stream, in the daemon, KiB", {stream_kib});
+        if (gpu) {
+            report.add("GPU memory of the daemon, no client has allocated, MiB", {daemon_mib});
+            report.add("GPU memory a further client, MiB", {client_mib});
+        }
+        report.note(
+            "connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs "
+            "already");
+        return report.finish(csv);
+    });
 }

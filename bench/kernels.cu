@@ -41,3 +41,24 @@ RINGLAUNCH_EXPORT(busy)
 
 extern "C" __global__ void nothing() {}
 RINGLAUNCH_EXPORT(nothing)
+
+// The same with five parameters, all of which may change: which words, which of them, how.
+extern "C" __global__ void mix(unsigned* words, unsigned a, unsigned b, int at, float more) {
+    words[at] = words[at] * a + b + static_cast<unsigned>(more);
+}
+RINGLAUNCH_EXPORT(mix)
+
+// What a benchmark changes in the image's bytes to have many modules that differ.
+__device__ unsigned long long mark[1] = {0x6b72616d206e6c72};
+extern "C" __global__ void marked(unsigned long long* out) {
+    *out = *static_cast<volatile unsigned long long*>(mark);
+}
+RINGLAUNCH_EXPORT(marked)
+
+#if defined(__CUDACC__)
+// Seen by a CPU that polls memory of the host.
+extern "C" __global__ void raise_flag(volatile unsigned* flag, unsigned value) {
+    *flag = value;
+    __threadfence_system();
+}
+#endif

@@ -40,32 +40,33 @@ int main(int argc, char** argv) {
     app.add_option("--driver", drivers, "Drivers to measure")->capture_default_str();
     app.add_option("--csv", csv, "Write the table to this file");
     CLI11_PARSE(app, argc, argv);
-
-    Report report("Completed launches a second, one client",
-                  {"sustained/s", "sleeping/s", "spinning/s", "spin/sleep"});
-    for (const std::string& driver : drivers) {
-        PrivateDaemon daemon(driver);
-        Kernel five = daemon.client().load_file(PrivateDaemon::kernels()).kernel("five");
-        Stream stream = daemon.client().stream();
-        Buffer x = daemon.client().alloc(1 << 20);
-        std::vector<double> free, sleeping, spinning, ratio;
-        for (int round = 0; round < rounds; ++round) {
-            free.push_back(rate(stream, five, x, seconds, 512, [](Stream&) {}));
-            sleeping.push_back(
-                rate(stream, five, x, seconds, 512, [](Stream& s) { must(s.synchronize(), "waiting"); }));
-            spinning.push_back(rate(stream, five, x, seconds, 512, [](Stream& s) {
-                const Event event = s.record();
-                while (!event.done()) {
-                }
-            }));
-            ratio.push_back(spinning.back() / sleeping.back());
+    return run_benchmark([&] {
+        Report report("Completed launches a second, one client",
+                      {"sustained/s", "sleeping/s", "spinning/s", "spin/sleep"});
+        for (const std::string& driver : drivers) {
+            PrivateDaemon daemon(driver);
+            Kernel five = daemon.client().load_file(daemon.kernels()).kernel("five");
+            Stream stream = daemon.client().stream();
+            Buffer x = daemon.client().alloc(1 << 20);
+            std::vector<double> free, sleeping, spinning, ratio;
+            for (int round = 0; round < rounds; ++round) {
+                free.push_back(rate(stream, five, x, seconds, 512, [](Stream&) {}));
+                sleeping.push_back(
+                    rate(stream, five, x, seconds, 512, [](Stream& s) { must(s.synchronize(), "waiting"); }));
+                spinning.push_back(rate(stream, five, x, seconds, 512, [](Stream& s) {
+                    const Event event = s.record();
+                    while (!event.done()) {
+                    }
+                }));
+                ratio.push_back(spinning.back() / sleeping.back());
+            }
+            report.add(driver + " driver", {quantile(free, 0.5), quantile(sleeping, 0.5),
+                                            quantile(spinning, 0.5), quantile(ratio, 0.5)});
         }
-        report.add(driver + " driver", {quantile(free, 0.5), quantile(sleeping, 0.5), quantile(spinning, 0.5),
-                                        quantile(ratio, 0.5)});
-    }
-    report.note(
-        "sustained: the ring is never drained on purpose; sleeping and spinning: every 512 launches the "
-        "client waits for them,");
-    report.note("through synchronize() or by reading the event without a pause");
-    return report.finish(csv);
+        report.note(
+            "sustained: the ring is never drained on purpose; sleeping and spinning: every 512 launches the "
+            "client waits for them,");
+        report.note("through synchronize() or by reading the event without a pause");
+        return report.finish(csv);
+    });
 }

@@ -1,6 +1,6 @@
 // Holds the include rules of DESIGN.md ("Where things stand") by reading every source of schema/, client/,
-// daemon/ and python/: what one part includes of another, and where the heavy or fenced-in libraries may
-// appear.
+// daemon/, python/ and bench/: what one part includes of another, and where the heavy or fenced-in libraries
+// may appear.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -49,7 +49,7 @@ const std::vector<std::string>& sources() {
     static const std::vector<std::string> files = [] {
         std::vector<std::string> list;
         const fs::path root = RINGLAUNCH_SOURCE_DIR;
-        for (const char* part : {"schema", "client", "daemon", "python"})
+        for (const char* part : {"schema", "client", "daemon", "python", "bench"})
             for (const auto& entry : fs::recursive_directory_iterator(root / part))
                 if (entry.is_regular_file() && is_source(entry.path()))
                     list.push_back(fs::relative(entry.path(), root).generic_string());
@@ -92,6 +92,9 @@ const std::vector<Layer>& layers() {
          {"client/", "python/", "ringlaunch/ringlaunch"},
          "the daemon knows clients by the contract only"},
         {"python/", {"daemon/", "executor_control_generated"}, "the bindings stand on the client"},
+        {"bench/",
+         {"daemon/", "python/", "executor_control_generated"},
+         "a benchmark knows the daemon as clients and operators do"},
         {"daemon/driver/",
          {"daemon/executor/", "daemon/supervisor/", "daemon/cli/"},
          "a driver is what an executor launches on, and knows nobody above it"},
@@ -120,8 +123,9 @@ bool is_cuda(const std::string& what) {
 }
 
 std::string broken_fence(const Include& include) {
-    if (is_cuda(include.what) && !begins(include.file, "daemon/driver/cuda"))
-        return "CUDA headers belong to daemon/driver/cuda*";
+    if (is_cuda(include.what) && !begins(include.file, "daemon/driver/cuda") &&
+        !begins(include.file, "bench/cuda_peer"))
+        return "CUDA headers belong to daemon/driver/cuda*, and to bench/cuda_peer*";
     if ((begins(include.what, "pybind11/") || include.what == "Python.h") && !begins(include.file, "python/"))
         return "Python's headers belong to python/";
     return "";
@@ -163,7 +167,7 @@ std::vector<std::string> broken(Rule rule) {
 TEST(IncludeRules, ReadTheSourcesAtAll) {
     EXPECT_GT(sources().size(), 20u);
     EXPECT_GT(all_includes().size(), 100u);
-    for (const char* part : {"schema/", "client/", "daemon/", "python/"})
+    for (const char* part : {"schema/", "client/", "daemon/", "python/", "bench/"})
         EXPECT_TRUE(std::any_of(sources().begin(), sources().end(),
                                 [&](const auto& file) { return begins(file, part); }))
             << "no source in " << part;
@@ -210,6 +214,9 @@ TEST(IncludeRules, WouldSeeWhatTheyForbid) {
     EXPECT_NE(broken_fence(one("daemon/executor/dispatcher.cpp", "cuda.h")), "");
     EXPECT_NE(broken_fence(one("client/src/client.cpp", "cuda_runtime_api.h")), "");
     EXPECT_EQ(broken_fence(one("daemon/driver/cuda_driver.cpp", "cuda.h")), "");
+    EXPECT_NE(broken_fence(one("bench/gpu_launch.cpp", "cuda.h")), "");
+    EXPECT_EQ(broken_fence(one("bench/cuda_peer.hpp", "cuda.h")), "");
+    EXPECT_NE(broken_layer(one("bench/throughput.cpp", "daemon/executor/dispatcher.hpp")), "");
     EXPECT_NE(broken_fence(one("client/src/client.cpp", "pybind11/pybind11.h")), "");
     EXPECT_NE(broken_lightness(one("schema/error.hpp", "spdlog/spdlog.h")), "");
     EXPECT_EQ(broken_lightness(one("daemon/cli/log.hpp", "spdlog/spdlog.h")), "");
