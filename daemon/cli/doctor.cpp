@@ -22,6 +22,8 @@
 #include "daemon/cli/table.hpp"
 #include "daemon/cli/text.hpp"
 #include "daemon/driver/cuda_probe.hpp"
+#include "daemon/supervisor/descriptors.hpp"
+#include "daemon/supervisor/supervisor.hpp"
 #include "schema/error.hpp"
 #include "schema/pages.hpp"
 #include "schema/segment.hpp"
@@ -152,17 +154,16 @@ Finding check_memlock() {
 Finding check_open_files() {
     rlimit limit{};
     ::getrlimit(RLIMIT_NOFILE, &limit);
-    const auto hard = static_cast<std::uint64_t>(limit.rlim_max);
-    // A stream takes 3 descriptors in the supervisor and as many in the executor; buffers and modules one
-    // each.
+    const supervisor::Descriptors room(limit.rlim_max);
+    const std::uint64_t wanted = supervisor::Limits().max_streams;
     const std::string found =
-        "limit " + (limit.rlim_max == RLIM_INFINITY ? "unlimited" : std::to_string(hard)) +
-        " (serve takes all of it): " +
-        (limit.rlim_max == RLIM_INFINITY ? "any number of" : "about " + std::to_string(hard / 4)) +
-        " streams";
-    if (hard >= 1024) return {Verdict::ok, "open files", found, ""};
+        "limit " + (limit.rlim_max == RLIM_INFINITY ? "unlimited" : std::to_string(limit.rlim_max)) +
+        " (serve takes all of it): about " + std::to_string(room.streams_in_all()) + " streams in all, " +
+        std::to_string(std::min(wanted, room.streams_a_session())) + " in a session";
+    if (room.streams_a_session() >= wanted) return {Verdict::ok, "open files", found, ""};
     return {Verdict::warn, "open files", found,
-            "raise it: ulimit -Hn 65536, or LimitNOFILE=65536 in the unit"};
+            "raise it, for " + std::to_string(wanted) +
+                " in a session: ulimit -Hn 65536, or LimitNOFILE=65536 in the unit"};
 }
 
 Finding check_shm() {

@@ -1,11 +1,11 @@
 #include "daemon/supervisor/connection.hpp"
 
+#include <fcntl.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <boost/asio/post.hpp>
-#include <system_error>
 
 namespace ringlaunch::supervisor {
 
@@ -19,13 +19,14 @@ constexpr int kSendBufferBytes = 192 << 10;
 }  // namespace
 
 Connection::Connection(boost::asio::io_context& io, UniqueFd socket, Peer peer,
-                       std::uint64_t max_pending_bytes)
+                       std::uint64_t max_pending_bytes, const Descriptors& descriptors)
     : io_(io),
       socket_(io),
       process_(io),
       pause_timer_(io),
       peer_(std::move(peer)),
-      max_pending_bytes_(max_pending_bytes) {
+      max_pending_bytes_(max_pending_bytes),
+      descriptors_(descriptors) {
     ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof kSendBufferBytes);
     socket_.assign(boost::asio::generic::seq_packet_protocol(AF_UNIX, 0), socket.release());
     process_.assign(peer_.process.release());
@@ -55,6 +56,7 @@ void Connection::take_messages() {
         switch (receive_message(socket_.native_handle(), incoming_, false)) {
             case Transfer::done:
                 events_.message(incoming_);
+                incoming_.fds.clear();  // what nobody wanted
                 break;
             case Transfer::would_block:
                 return wait_readable();
@@ -107,14 +109,10 @@ void Connection::send(std::span<const std::byte> bytes, std::span<const int> fds
     }
     Waiting entry{{bytes.begin(), bytes.end()}, {}, coalesce};
     for (const int fd : fds) {
-        UniqueFd borrowed(fd);
-        try {
-            entry.fds.push_back(borrowed.duplicate());
-        } catch (const std::system_error&) {
-            borrowed.release();
-            return close("the daemon has no descriptors left for its answers");
-        }
-        borrowed.release();
+        UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+        if (!copy || !descriptors_.is_for_requests(copy.get()))
+            return close("it does not read its answers, and the daemon has no descriptors left to keep them");
+        entry.fds.push_back(std::move(copy));
     }
     if (coalesce != 0) {
         for (Waiting& other : waiting_) {

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "daemon/supervisor/descriptors.hpp"
 #include "daemon/supervisor/peer.hpp"
 #include "schema/message.hpp"
 
@@ -28,7 +29,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
         std::function<void()> malformed;  // something arrived that is no message; close() follows
     };
 
-    Connection(boost::asio::io_context& io, UniqueFd socket, Peer peer, std::uint64_t max_pending_bytes);
+    Connection(boost::asio::io_context& io, UniqueFd socket, Peer peer, std::uint64_t max_pending_bytes,
+               const Descriptors& descriptors);
 
     void start(Events events);
     const Peer& peer() const { return peer_; }
@@ -69,6 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     boost::asio::steady_timer pause_timer_;
     Peer peer_;
     std::uint64_t max_pending_bytes_;
+    const Descriptors& descriptors_;
     Events events_;
     Message incoming_;
     std::deque<Waiting> waiting_;

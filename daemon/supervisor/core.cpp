@@ -3,11 +3,11 @@
 
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <csignal>
 #include <system_error>
@@ -22,11 +22,10 @@ constexpr std::size_t kMaxUngreeted = 64;
 constexpr std::chrono::milliseconds kOverRateRest{20};
 constexpr std::chrono::milliseconds kDrainPoll{5};
 
-void raise_descriptor_limit() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
-    limit.rlim_cur = limit.rlim_max;
-    ::setrlimit(RLIMIT_NOFILE, &limit);
+// What a session holds of the daemon's descriptors.
+std::uint64_t descriptors_of(const Session& session) {
+    return Descriptors::kSession + Descriptors::kStream * session.streams.size() + session.staging.size() +
+           session.chunks.size() + (session.making_bytes != 0 ? 1 : 0) + session.modules.size();
 }
 
 // Descriptors that a request brings.
@@ -50,7 +49,8 @@ std::string id_text(std::uint64_t id) {
     return id >> 32 == 1 ? index : index + "." + std::to_string(id >> 32);
 }
 
-Core::Core(const SupervisorOptions& options) : options_(options), own_uid_(::geteuid()) {}
+Core::Core(const SupervisorOptions& options)
+    : options_(options), own_uid_(::geteuid()), descriptors_(Descriptors::of_this_process()) {}
 
 Core::~Core() {
     for (auto& [pointer, client] : clients_) client.connection->close("the daemon leaves");
@@ -75,6 +75,14 @@ int Core::run() {
     domain->start();
     listener_->start([this](UniqueFd socket) { accept(std::move(socket)); });
     watch_idle();
+    if (max_streams() < options_.limits.max_streams)
+        spdlog::warn(
+            "this process may open {} descriptors: a session gets at most {} streams, not {}; raise its hard "
+            "limit "
+            "(ulimit -Hn, or LimitNOFILE= in the unit)",
+            descriptors_.limit(), max_streams(), options_.limits.max_streams);
+    spdlog::info("descriptors: {}, room for {} streams in all and {} in a session", descriptors_.limit(),
+                 descriptors_.streams_in_all(), max_streams());
     spdlog::info("serving {} (process {}, user {})", options_.socket_path, ::getpid(), own_uid_);
     io_.run();
     return exit_;
@@ -83,13 +91,28 @@ int Core::run() {
 // ---- connections
 
 void Core::accept(UniqueFd socket) {
+    if (descriptors_.is_for_restarts(socket.get())) {
+        const std::string text =
+            "the daemon has " + std::to_string(descriptors_.limit()) +
+            " descriptors, and the last of them are kept for restarts; close a session, or start "
+            "it with a higher limit (ulimit -Hn)";
+        spdlog::warn("a connection was refused: {}", text);
+        flatbuffers::FlatBufferBuilder builder;
+        const auto error = builder.CreateString(text);
+        builder.Finish(schema::CreateServerMessage(builder, 0,
+                                                   static_cast<std::uint32_t>(Status::limit_reached), error));
+        send_message(socket.get(),
+                     {reinterpret_cast<const std::byte*>(builder.GetBufferPointer()), builder.GetSize()}, {},
+                     false);
+        return;
+    }
     std::shared_ptr<Connection> connection;
     try {
         Peer peer = identify(socket.get());
         std::size_t ungreeted = 0;
         for (const auto& [pointer, client] : clients_) ungreeted += client.greeted ? 0 : 1;
         connection = std::make_shared<Connection>(io_, std::move(socket), std::move(peer),
-                                                  options_.limits.max_pending_bytes);
+                                                  options_.limits.max_pending_bytes, descriptors_);
         if (ungreeted >= kMaxUngreeted) {
             refuse(*connection, 0, Status::limit_reached,
                    std::to_string(ungreeted) + " connections have not said Hello yet; try again in a moment");
@@ -177,6 +200,30 @@ Session& Core::session_of(Client& client) {
             Status::permission_denied,
             "this connection has no session (it observes), so it owns nothing; say Hello without `observer`");
     return *session;
+}
+
+void Core::require_descriptors(const Session& session, unsigned more, const std::string& doing) const {
+    const std::uint64_t held = descriptors_of(session);
+    if (held + more > descriptors_.a_session())
+        throw Error(Status::limit_reached,
+                    doing + ": this session holds " + std::to_string(held) +
+                        " of the daemon's descriptors (" + std::to_string(session.streams.size()) +
+                        " streams, " + std::to_string(session.modules.size()) + " modules, " +
+                        std::to_string(session.staging.size()) + " staging segments, " +
+                        std::to_string(session.chunks.size()) +
+                        " chunks of memory), and one session may hold " +
+                        std::to_string(descriptors_.a_session()) +
+                        "; close some, or start the daemon with a higher limit (ulimit -Hn)");
+    if (!descriptors_.room(more))
+        throw Error(Status::limit_reached,
+                    doing + ": the daemon's sessions hold all of the " +
+                        std::to_string(descriptors_.for_requests()) + " descriptors that are for them (of " +
+                        std::to_string(descriptors_.limit()) +
+                        "); close something, or start the daemon with a higher limit (ulimit -Hn)");
+}
+
+std::uint64_t Core::max_streams() const {
+    return std::min<std::uint64_t>(options_.limits.max_streams, descriptors_.streams_a_session());
 }
 
 void Core::dispatch(Client& client, const schema::ClientMessage& request, Message& message) {
@@ -270,7 +317,13 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     const std::string program = printable(hello.program());
     const bool membarrier = hello.membarrier();
     const bool observer = hello.observer();
-    if (device_ || observer) return welcome(client, request, program, membarrier, observer);
+    if (device_ || observer) {
+        try {
+            return welcome(client, request, program, membarrier, observer);
+        } catch (const Error& error) {
+            return hang_up(error.status(), error.what());
+        }
+    }
     // Held until the first executor says what the device is; or says why there is none.
     connection.pause();
     waiting_for_device_.push_back([this, weak = std::weak_ptr<Connection>(client.connection), request,
@@ -285,6 +338,9 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
         if (at == clients_.end()) return;
         try {
             welcome(at->second, request, program, membarrier, false);
+        } catch (const Error& error) {
+            refuse(*alive, request, error.status(), error.what());
+            alive->close(error.what());
         } catch (const std::exception& error) {
             refuse(*alive, request, Status::internal_error, error.what());
             alive->close(error.what());
@@ -309,13 +365,13 @@ void Core::welcome(Client& client, std::uint32_t request, const std::string& pro
             const auto name = builder.CreateString(device.name);
             const auto architecture = builder.CreateString(device.architecture);
             return {schema::Answer::Welcome,
-                    schema::CreateWelcome(builder, kProtocolVersion, session == nullptr ? 0 : session->id,
-                                          ::getpid(), version, options_.driver, options_.device, name,
-                                          architecture, session == nullptr || session->fences,
-                                          device.max_param_bytes, device.max_grid_x, device.max_grid_y,
-                                          device.max_grid_z, device.max_threads_per_block,
-                                          options_.limits.max_streams, options_.limits.max_modules, memory,
-                                          device.max_block_x, device.max_block_y, device.max_block_z)
+                    schema::CreateWelcome(
+                        builder, kProtocolVersion, session == nullptr ? 0 : session->id, ::getpid(), version,
+                        options_.driver, options_.device, name, architecture,
+                        session == nullptr || session->fences, device.max_param_bytes, device.max_grid_x,
+                        device.max_grid_y, device.max_grid_z, device.max_threads_per_block,
+                        static_cast<std::uint32_t>(max_streams()), options_.limits.max_modules, memory,
+                        device.max_block_x, device.max_block_y, device.max_block_z)
                         .Union()};
         },
         fds);
@@ -440,7 +496,6 @@ int run_supervisor(const SupervisorOptions& options) {
     // A process of the same user could reach every ring and every session's memory through /proc otherwise.
     ::prctl(PR_SET_DUMPABLE, 0);
     ::signal(SIGPIPE, SIG_IGN);
-    raise_descriptor_limit();
     try {
         Core core(options);
         return core.run();

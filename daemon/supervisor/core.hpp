@@ -15,6 +15,7 @@
 
 #include "daemon/supervisor/clock.hpp"
 #include "daemon/supervisor/connection.hpp"
+#include "daemon/supervisor/descriptors.hpp"
 #include "daemon/supervisor/fault_domain.hpp"
 #include "daemon/supervisor/listener.hpp"
 #include "daemon/supervisor/registry.hpp"
@@ -50,6 +51,9 @@ class Core final : public FaultDomain::Owner {
     void welcome(Client& client, std::uint32_t request, const std::string& program, bool membarrier,
                  bool observer);
     Session& session_of(Client& client);
+    // Throws where this session, or all of them, hold what they may. `doing` begins the text.
+    void require_descriptors(const Session& session, unsigned more, const std::string& doing) const;
+    std::uint64_t max_streams() const;  // a session, as the descriptors allow
 
     template <class Build>
     void answer(Connection& connection, std::uint32_t request, Build build, std::span<const int> fds = {},
@@ -171,6 +175,7 @@ class Core final : public FaultDomain::Owner {
 
     const SupervisorOptions options_;
     const uid_t own_uid_;
+    const Descriptors descriptors_;
     boost::asio::io_context io_{1};
     boost::asio::signal_set signals_{io_};
     std::optional<Listener> listener_;

@@ -62,7 +62,17 @@ void Core::pump_allocs(Session& session) {
         const std::uint64_t least = round_up(round_up(alloc.bytes, kBufferAlignment), range_->unit());
         if ((limit != 0 && have + wanted > limit) || range_->largest() < wanted) wanted = least;
         const bool over_limit = limit != 0 && have + wanted > limit;
-        if (!over_limit && range_->largest() >= wanted) return make_chunk(session, wanted);
+        if (!over_limit && range_->largest() >= wanted) {
+            try {
+                require_descriptors(session, 1,
+                                    "cannot allocate a buffer of " + std::to_string(alloc.bytes) + " bytes");
+            } catch (const Error& error) {
+                session.allocs.pop_front();
+                refuse_later(session.id, alloc.request, error.status(), error.what());
+                continue;
+            }
+            return make_chunk(session, wanted);
+        }
         // Chunks in which nothing lies count too: let them go before saying no.
         if (!session.heap.idle_chunks(0).empty()) {
             for (const std::uint64_t chunk : session.heap.idle_chunks(0)) unmap_chunk(session, chunk);
@@ -175,7 +185,10 @@ void Core::pump_stagings(Session& session) {
             continue;
         }
         try {
+            require_descriptors(session, 1, "cannot add a staging segment");
             make_staging(session, asked.request, asked.bytes);
+        } catch (const Error& error) {
+            refuse_later(session.id, asked.request, error.status(), error.what());
         } catch (const std::exception& error) {
             refuse_later(session.id, asked.request, Status::limit_reached, doing + error.what());
         }

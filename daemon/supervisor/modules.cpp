@@ -12,6 +12,7 @@ namespace {
 
 // A message's envelope and what the verifier's alignment may add.
 constexpr std::size_t kAnswerBytes = kMaxControlBytes - 1024;
+constexpr std::size_t kMaxCachedImages = 64;  // each holds a descriptor
 
 }  // namespace
 
@@ -24,6 +25,7 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
                                                std::to_string(options_.limits.max_modules) +
                                                " (--max-modules); unload one");
     const std::string name = printable(load.name());
+    require_descriptors(session, 1, "cannot load module " + name);
     if (load.bytes() == 0 || load.bytes() > options_.limits.max_image_bytes)
         throw Error(load.bytes() == 0 ? Status::bad_image : Status::limit_reached,
                     "cannot load module " + name + ": its image has " + std::to_string(load.bytes()) +
@@ -237,13 +239,17 @@ void Core::release_module(std::uint64_t key) {
 void Core::evict_modules() {
     for (;;) {
         std::uint64_t unused_bytes = 0;
+        std::size_t unused = 0;
         Module* oldest = nullptr;
         for (auto& [key, module] : modules_) {
             if (module.users != 0) continue;
             unused_bytes += module.bytes;
+            ++unused;
             if (oldest == nullptr || module.unused_since < oldest->unused_since) oldest = &module;
         }
-        if (oldest == nullptr || unused_bytes <= options_.limits.max_cached_image_bytes) return;
+        if (oldest == nullptr ||
+            (unused <= kMaxCachedImages && unused_bytes <= options_.limits.max_cached_image_bytes))
+            return;
         const std::uint64_t key = oldest->key;
         for (auto& [where, domain] : domains_) {
             if (domain->loaded.erase(key) == 0) continue;

@@ -140,11 +140,15 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             ended.push_back(culprit_session->id);
         } else if (culprit_session->deaths_caused >= options_.restart.own_executor_at) {
             const bool shared = domain.key().kind != DomainKey::Kind::session;
-            move_alone(*culprit_session);
-            if (shared)
-                domains_.at(culprit_session->domain)->start_after(own_delay);
-            else
-                delay = own_delay;
+            if (shared && !descriptors_.room(Descriptors::kExecutor)) {
+                delay = own_delay;  // it stays where it is, and all wait with it
+            } else {
+                move_alone(*culprit_session);
+                if (shared)
+                    domains_.at(culprit_session->domain)->start_after(own_delay);
+                else
+                    delay = own_delay;
+            }
         }
         domain.deaths_without_culprit = 0;
     } else {

@@ -22,6 +22,10 @@ Session* Core::living(std::uint64_t id) {
 }
 
 Session& Core::open_session(Client& client, const std::string& program, bool membarrier) {
+    // Where each session has an executor of its own, that one's too.
+    const bool own_executor = options_.isolate == Isolate::session;
+    require_descriptors(Session{}, Descriptors::kSession + (own_executor ? Descriptors::kExecutor : 0),
+                        "cannot open a session");
     UniqueFd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!doorbell)
         throw std::system_error(errno, std::generic_category(), "cannot make a session's doorbell");
@@ -39,6 +43,7 @@ Session& Core::open_session(Client& client, const std::string& program, bool mem
     sessions_.emplace(opened.id, std::move(session));
     idle_armed_ = false;
     idle_timer_.cancel();
+    if (own_executor) domain_of(opened);
     spdlog::info("session {} opened by {} (process {}, user {})", id_text(opened.id), program, opened.pid,
                  opened.uid);
     return opened;

@@ -65,11 +65,16 @@ std::string Core::kernel_name(const Session& session, std::uint64_t kernel) cons
 
 void Core::open_stream(Session& session, std::uint32_t request, const schema::OpenStream& open) {
     if (draining_) throw Error(Status::stopping, "cannot open a stream: the daemon is leaving");
-    if (session.streams.size() >= options_.limits.max_streams)
-        throw Error(Status::limit_reached, "cannot open a stream: this session has " +
-                                               std::to_string(session.streams.size()) + ", its limit is " +
-                                               std::to_string(options_.limits.max_streams) +
-                                               " (--max-streams); close one");
+    if (session.streams.size() >= max_streams())
+        throw Error(Status::limit_reached,
+                    "cannot open a stream: this session has " + std::to_string(session.streams.size()) +
+                        ", its limit is " + std::to_string(max_streams()) +
+                        (max_streams() == options_.limits.max_streams
+                             ? " (--max-streams)"
+                             : " (as many as the daemon's " + std::to_string(descriptors_.limit()) +
+                                   " descriptors allow; ulimit -Hn)") +
+                        "; close one");
+    require_descriptors(session, Descriptors::kStream, "cannot open a stream");
     const std::uint32_t slots = open.ring_slots() == 0 ? kDefaultRingSlots : open.ring_slots();
     if (!std::has_single_bit(slots) || slots < kMinRingSlots || slots > options_.limits.max_ring_slots)
         throw Error(Status::invalid_argument, "cannot open a stream with a ring of " + std::to_string(slots) +

@@ -80,6 +80,25 @@ def test_too_little_address_space_for_the_host_driver_is_missing(cli):
     assert "ulimit -v" in findings(result)["host driver"]["found"]
 
 
+def test_few_descriptors_are_said_with_what_they_allow_and_serve_keeps_to_it(cli):
+    def limited(*words: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            ["sh", "-c", 'ulimit -n 200; exec "$0" "$@"', cli.binary, *words],
+            env=cli.env,
+            text=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    finding = findings(limited("doctor", "--json"))["open files"]
+    assert finding["verdict"] == "warn"
+    assert "20 in a session" in finding["found"]
+    assert "64 in a session" in finding["advice"]
+    served = limited("serve", "--driver", "null", "--exit-when-idle", "0.1")
+    assert served.returncode == 0
+    assert "at most 20 streams, not 64" in served.stderr
+
+
 class TestSocketFolder:
     """The default folder stands in $XDG_RUNTIME_DIR here, so that the real one is left alone."""
 

@@ -2,6 +2,7 @@
 // itself as.
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -58,6 +59,11 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"close_timeout_ms", [&] { u64(options.close_timeout_ms); }},
         {"drain_timeout_ms", [&] { u64(options.drain_timeout_ms); }},
         {"max_in_flight", [&] { u32(options.max_in_flight); }},
+        {"nofile",
+         [&] {
+             const rlimit limit{number(value), number(value)};
+             ::setrlimit(RLIMIT_NOFILE, &limit);
+         }},
         {"executor_path", [&] { options.executor_path = value; }},
     };
     const auto setter = setters.find(name);

@@ -276,7 +276,7 @@ TEST(Close, OfAStreamWhoseKernelNeverEndsEndsTheExecutorAndIsItsSessionsDeath) {
         return schema::CreateGetStatus(builder).Union();
     });
     const std::string death = status->answer_as_DaemonStatus()->executors()->Get(0)->last_death()->str();
-    EXPECT_NE(death.find("does not end"), std::string::npos) << death;
+    EXPECT_NE(death.find("had not ended"), std::string::npos) << death;
     EXPECT_NE(death.find("300 ms"), std::string::npos) << death;
 
     // It is gone: nothing of it can be asked, and another is opened in its place.

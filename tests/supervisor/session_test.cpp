@@ -153,6 +153,125 @@ TEST(Limits, OfSessionsAreSaidAndComeBack) {
     EXPECT_TRUE(eventually([&] { return RawClient(daemon.socket()).hello().status() == Status::ok; }));
 }
 
+// What a session may ask for until it is refused; the refusal.
+Answer until_refused(const std::function<Answer()>& ask) {
+    for (int i = 0; i < 2000; ++i) {
+        Answer answer = ask();
+        if (answer.status() != Status::ok) return answer;
+    }
+    throw std::runtime_error("nothing was refused");
+}
+
+TEST(Descriptors, OneSessionGetsAShareAndLeavesTheOthersTheirs) {
+    const Daemon daemon({"nofile=256", "max_streams=200", "messages_per_second=100000"});
+    SessionClient greedy(daemon.socket());
+    const Answer streams = until_refused([&] { return greedy.try_open_stream(64); });
+    EXPECT_EQ(streams.status(), Status::limit_reached);
+    EXPECT_NE(streams.text().find("descriptors allow"), std::string::npos) << streams.text();
+    const Answer staging = until_refused([&] {
+        return greedy.ask(schema::Request::AddStaging, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateAddStaging(builder, 4096).Union();
+        });
+    });
+    EXPECT_EQ(staging.status(), Status::limit_reached);
+    EXPECT_NE(staging.text().find("one session may hold"), std::string::npos) << staging.text();
+    const Answer memory = until_refused([&] { return greedy.try_alloc(2u << 20); });
+    EXPECT_EQ(memory.status(), Status::limit_reached);
+
+    SessionClient other(daemon.socket());
+    const auto stream = other.open_stream();
+    EXPECT_EQ(other.try_alloc(100).status(), Status::ok);
+    // And what it holds comes back for others.
+    greedy = SessionClient(daemon.socket());
+    EXPECT_TRUE(eventually([&] { return greedy.try_open_stream(64).status() == Status::ok; }));
+}
+
+TEST(Descriptors, WhereAllAreTakenAConnectionIsStillAnsweredAndAnExecutorRestarted) {
+    const Daemon daemon({"nofile=256", "messages_per_second=100000"});
+    std::vector<std::unique_ptr<SessionClient>> sessions;
+    std::vector<std::unique_ptr<TestStream>> streams;
+    Answer refused;
+    for (bool full = false; !full;) {
+        ASSERT_LT(sessions.size(), 100u);
+        RawClient probe(daemon.socket());
+        refused = probe.hello();
+        if (refused.status() != Status::ok) break;
+        sessions.push_back(std::make_unique<SessionClient>(daemon.socket()));
+        streams.push_back(sessions.back()->open_stream(schema::OnRestart::Stop, 64));
+        for (int i = 0; i < 8 && !full; ++i) {
+            refused = sessions.back()->try_open_stream(64);
+            full = refused.status() != Status::ok;
+        }
+    }
+    EXPECT_EQ(refused.status(), Status::limit_reached) << refused.text();
+    EXPECT_NE(refused.text().find("descriptors that are for them"), std::string::npos) << refused.text();
+
+    RawClient operators(daemon.socket());
+    EXPECT_EQ(operators.hello(kProtocolVersion, true).status(), Status::ok);
+    const pid_t before = daemon.executor();
+    ASSERT_EQ(::kill(before, SIGKILL), 0);
+    for (std::size_t i = 0; i < sessions.size(); ++i) {
+        const auto told = sessions[i]->next_epoch(*streams[i]);
+        ASSERT_TRUE(told);
+        EXPECT_EQ((*told)->answer_as_StreamEpoch()->state(), schema::StreamState::Running);
+    }
+    EXPECT_NE(daemon.executor(), before);
+
+    // Whoever comes when connections have used up theirs is told, and the sessions are left alone.
+    std::vector<std::unique_ptr<RawClient>> crowd;
+    std::optional<Answer> told;
+    for (int i = 0; i < 30 && !told; ++i) {
+        crowd.push_back(std::make_unique<RawClient>(daemon.socket()));
+        crowd.back()->send(schema::Request::Hello, [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateHello(builder, kHelloMagic, kProtocolVersion, 0, 0, false, true).Union();
+        });
+        auto answer = crowd.back()->receive();
+        ASSERT_TRUE(answer);
+        if (answer->status() != Status::ok) told = std::move(answer);
+    }
+    ASSERT_TRUE(told);
+    EXPECT_EQ(told->status(), Status::limit_reached);
+    EXPECT_NE(told->text().find("kept for restarts"), std::string::npos) << told->text();
+    ASSERT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+    for (std::size_t i = 0; i < sessions.size(); ++i) ASSERT_TRUE(sessions[i]->next_epoch(*streams[i]));
+}
+
+TEST(Descriptors, ImagesThatNobodyUsesDoNotHoldThemAll) {
+    const Daemon daemon({"nofile=256", "messages_per_second=100000"});
+    SessionClient client(daemon.socket());
+    std::uint64_t bytes = 0;
+    const UniqueFd file = image_of_file(TEST_KERNELS, bytes);
+    const Mapping whole(file, bytes, Mapping::Access::read_only, "an image");
+    std::string content(whole.as<char>(), bytes);
+    for (int i = 0; i < 300; ++i) {
+        const std::string variant = content + std::to_string(i);
+        const Answer loaded =
+            client.try_load(make_image("image", std::as_bytes(std::span(variant))), variant.size());
+        ASSERT_EQ(loaded.status(), Status::ok) << i << ": " << loaded.text();
+        const Answer gone =
+            client.ask(schema::Request::UnloadModule, [&](flatbuffers::FlatBufferBuilder& builder) {
+                return schema::CreateUnloadModule(builder, loaded->answer_as_ModuleLoaded()->module_id())
+                    .Union();
+            });
+        ASSERT_EQ(gone.status(), Status::ok) << gone.text();
+    }
+}
+
+TEST(Descriptors, ThoseOfAMessageThatIsRefusedAreNotKept) {
+    const Daemon daemon({"nofile=256"});
+    std::vector<std::unique_ptr<SessionClient>> sessions;
+    for (int i = 0; i < 8; ++i) {
+        sessions.push_back(std::make_unique<SessionClient>(daemon.socket()));
+        const std::vector<int> many(30, sessions.back()->fd());
+        const Answer refused = sessions.back()->answer(sessions.back()->send(
+            schema::Request::GetStatus,
+            [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); },
+            many));
+        EXPECT_EQ(refused.status(), Status::malformed_message) << refused.text();
+    }
+    EXPECT_EQ(sessions.front()->try_open_stream().status(), Status::ok);
+}
+
 TEST(Limits, OfMessagesASecondAreRefusedAndHarmNobodyElse) {
     const Daemon daemon({"messages_per_second=50"});
     SessionClient flood(daemon.socket()), other(daemon.socket());
