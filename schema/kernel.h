@@ -16,7 +16,8 @@
 // `ringlaunch_kernel_scale`, through which the host driver runs the kernel.
 //
 // On the host the threads of a launch run one after another, so there is no __shared__ memory, no
-// __syncthreads, no warp intrinsic and no launch from within a kernel: these do not compile there. Streams
+// __syncthreads, no warp intrinsic and no launch from within a kernel: these do not compile there. CUDA's
+// other intrinsics (__ldg, __expf, __float2int_rn, __popc, ...) stand in kernel_intrinsics.h. Streams
 // run beside each other, and the atomics hold between them. A kernel must not throw, nor leave by exit().
 //
 // Needs C++17. With RINGLAUNCH_KERNEL_ABI_ONLY defined it declares the layouts and nothing of CUDA's
@@ -204,8 +205,7 @@ struct KernelType<void (*)(Params...)> {
 
 #else  // the host
 
-#include <math.h>
-
+#include <ringlaunch/kernel_intrinsics.h>
 #include <utility>
 
 #define __global__ __attribute__((visibility("hidden")))
@@ -213,6 +213,9 @@ struct KernelType<void (*)(Params...)> {
 #define __host__
 #define __constant__ static
 #define __launch_bounds__(...)
+#define __maxnreg__(...)
+#define __grid_constant__
+#define __align__(bytes) __attribute__((aligned(bytes)))
 #define __forceinline__ inline __attribute__((always_inline))
 
 #define __shared__ \
@@ -264,6 +267,33 @@ T atomicCAS(T* at, T expected, T value) {
     return expected;
 }
 template <class T>
+T atomicAnd(T* at, T value) {
+    return __atomic_fetch_and(at, value, __ATOMIC_RELAXED);
+}
+template <class T>
+T atomicOr(T* at, T value) {
+    return __atomic_fetch_or(at, value, __ATOMIC_RELAXED);
+}
+template <class T>
+T atomicXor(T* at, T value) {
+    return __atomic_fetch_xor(at, value, __ATOMIC_RELAXED);
+}
+// Up to `last`, then 0 again; and down to 0, then `last`.
+inline unsigned atomicInc(unsigned* at, unsigned last) {
+    unsigned seen = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(at, &seen, seen >= last ? 0 : seen + 1, true, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED)) {
+    }
+    return seen;
+}
+inline unsigned atomicDec(unsigned* at, unsigned last) {
+    unsigned seen = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(at, &seen, seen == 0 || seen > last ? last : seen - 1, true,
+                                        __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return seen;
+}
+template <class T>
 T atomicMin(T* at, T value) {
     T seen = __atomic_load_n(at, __ATOMIC_RELAXED);
     while (value < seen &&
@@ -279,72 +309,6 @@ T atomicMax(T* at, T value) {
     }
     return seen;
 }
-inline void __threadfence() {
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
-#define RINGLAUNCH_MIN_MAX(type)      \
-    inline type min(type a, type b) { \
-        return b < a ? b : a;         \
-    }                                 \
-    inline type max(type a, type b) { \
-        return a < b ? b : a;         \
-    }
-RINGLAUNCH_MIN_MAX(int)
-RINGLAUNCH_MIN_MAX(unsigned)
-RINGLAUNCH_MIN_MAX(long)
-RINGLAUNCH_MIN_MAX(unsigned long)
-RINGLAUNCH_MIN_MAX(long long)
-RINGLAUNCH_MIN_MAX(unsigned long long)
-#undef RINGLAUNCH_MIN_MAX
-inline float min(float a, float b) {
-    return fminf(a, b);
-}
-inline float max(float a, float b) {
-    return fmaxf(a, b);
-}
-inline double min(double a, double b) {
-    return fmin(a, b);
-}
-inline double max(double a, double b) {
-    return fmax(a, b);
-}
-inline float rsqrtf(float x) {
-    return 1.0f / sqrtf(x);
-}
-
-// What the host cannot do: a call does not compile, wherever it stands.
-#define RINGLAUNCH_NOT_ON_HOST(function)                                                              \
-    template <class... Arguments>                                                                     \
-    int function(Arguments...) {                                                                      \
-        static_assert(                                                                                \
-            sizeof...(Arguments) == ~0u, #function                                                    \
-            " does not work in kernels compiled for the host driver: the threads of a block run one " \
-            "after another there");                                                                   \
-        return 0;                                                                                     \
-    }
-RINGLAUNCH_NOT_ON_HOST(__syncthreads)
-RINGLAUNCH_NOT_ON_HOST(__syncthreads_count)
-RINGLAUNCH_NOT_ON_HOST(__syncthreads_and)
-RINGLAUNCH_NOT_ON_HOST(__syncthreads_or)
-RINGLAUNCH_NOT_ON_HOST(__syncwarp)
-RINGLAUNCH_NOT_ON_HOST(__activemask)
-RINGLAUNCH_NOT_ON_HOST(__shfl_sync)
-RINGLAUNCH_NOT_ON_HOST(__shfl_up_sync)
-RINGLAUNCH_NOT_ON_HOST(__shfl_down_sync)
-RINGLAUNCH_NOT_ON_HOST(__shfl_xor_sync)
-RINGLAUNCH_NOT_ON_HOST(__ballot_sync)
-RINGLAUNCH_NOT_ON_HOST(__any_sync)
-RINGLAUNCH_NOT_ON_HOST(__all_sync)
-RINGLAUNCH_NOT_ON_HOST(__match_any_sync)
-RINGLAUNCH_NOT_ON_HOST(__match_all_sync)
-RINGLAUNCH_NOT_ON_HOST(__reduce_add_sync)
-RINGLAUNCH_NOT_ON_HOST(__reduce_min_sync)
-RINGLAUNCH_NOT_ON_HOST(__reduce_max_sync)
-RINGLAUNCH_NOT_ON_HOST(__reduce_and_sync)
-RINGLAUNCH_NOT_ON_HOST(__reduce_or_sync)
-RINGLAUNCH_NOT_ON_HOST(__reduce_xor_sync)
-#undef RINGLAUNCH_NOT_ON_HOST
 
 namespace ringlaunch::kernel_abi {
 

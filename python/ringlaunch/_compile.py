@@ -2,7 +2,7 @@
 
 The host driver's kernels are compiled by g++ with the package's <ringlaunch/kernel.h>, the cuda driver's by NVRTC
 (_nvrtc.py), which is quick enough to need no cache. The cache's key is all that the
-image depends on: the source, its name, the options, the header and the compiler.
+image depends on: the source, its name, the options, the headers and the compiler.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _key(source: str, name: str, options: Sequence[str], compiler: str) -> str:
     found = os.stat(compiler)
     parts = [
         _compiler_identity(compiler, found.st_mtime_ns, found.st_size),
-        (INCLUDE / "ringlaunch" / "kernel.h").read_text(),
+        *(header.read_text() for header in sorted((INCLUDE / "ringlaunch").iterdir())),
         name,
         source,
         *_FLAGS,

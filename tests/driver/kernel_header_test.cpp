@@ -58,6 +58,10 @@ TEST(KernelHeader, TakesPlainKernels) {
     expect_taken(
         "template <class T> __device__ T twice(T v) { return v + v; }\nextern \"C\" __global__ void "
         "__launch_bounds__(128, 2) k(double* x) { *x = twice(*x); }\nRINGLAUNCH_EXPORT(k)");
+    expect_taken(
+        kernel("float* x", "*x = __expf(__ldg(x)) + __int2float_rn(__popc(3u)); __threadfence_block();"));
+    expect_taken("struct __align__(16) Four { float x[4]; };\n" +
+                 kernel("const __grid_constant__ Four by, Four* x", "*x = by;"));
     expect_taken("namespace mine { " + kernel("int* x", "*x = 1;") + "\n}");
     expect_taken("enum class E : short { a };\n" + kernel("E* x, E by", "*x = by;"));
     for (const char* standard : {"-std=c++17", "-std=c++20", "-std=gnu++20"})
@@ -75,7 +79,8 @@ TEST(KernelHeader, RefusesWhatTheHostCannotDo) {
     for (const std::string call :
          {"__syncthreads()", "__syncwarp()", "__syncwarp(0xffu)", "__shfl_sync(~0u, 1, 0)",
           "__shfl_down_sync(~0u, 1.0f, 16)", "__ballot_sync(~0u, 1)", "__activemask()",
-          "__syncthreads_count(1)", "__reduce_add_sync(~0u, 1)"}) {
+          "__syncthreads_count(1)", "__reduce_add_sync(~0u, 1)", "__nanosleep(1)", "clock64()",
+          "__fadd_rz(1.0f, 2.0f)", "__dmul_ru(1.0, 2.0)"}) {
         calls += "if (false) " + call + ";\n";
         names.push_back(call.substr(0, call.find('(')));
     }
@@ -83,13 +88,17 @@ TEST(KernelHeader, RefusesWhatTheHostCannotDo) {
     const std::string said = compile(kernel("", calls), compiled);
     EXPECT_FALSE(compiled);
     for (const std::string& name : names)
-        EXPECT_THAT(said, HasSubstr(name + " does not work in kernels compiled for the host driver"));
-    // No words of ours are possible for these; but they never compile.
-    for (const char* body : {"k<<<1, 1>>>();", "int w = warpSize; (void)w;", "__nanosleep(1);"}) {
-        compiled = true;
-        (void)compile(kernel("", body), compiled);
-        EXPECT_FALSE(compiled) << body;
-    }
+        EXPECT_THAT(said,
+                    HasSubstr(name + " exists only on a GPU: it does not work in kernels compiled for the "
+                                     "host driver"));
+    expect_refused(kernel("int* x", "*x = threadIdx.x % warpSize;"),
+                   "warpSize exists only on a GPU: the host driver has no warps");
+    expect_refused("extern \"C\" __global__ void __cluster_dims__(2, 1, 1) k() {}\nRINGLAUNCH_EXPORT(k)",
+                   "__cluster_dims__ exists only on a GPU");
+    // No words of ours are possible for this; but it never compiles.
+    compiled = true;
+    (void)compile(kernel("", "k<<<1, 1>>>();"), compiled);
+    EXPECT_FALSE(compiled);
 }
 
 TEST(KernelHeader, RefusesWhatItCannotDeclare) {

@@ -16,7 +16,8 @@ def include(tmp_path):
     """An include folder in which the kernel header stands as it does once installed."""
     folder = tmp_path / "include"
     (folder / "ringlaunch").mkdir(parents=True)
-    shutil.copy(ROOT / "schema" / "kernel.h", folder / "ringlaunch")
+    for header in ("kernel.h", "kernel_intrinsics.h"):
+        shutil.copy(ROOT / "schema" / header, folder / "ringlaunch")
     return folder
 
 

@@ -1,8 +1,10 @@
 """Compiling in the client's process, and the cache of what was compiled."""
 
+import math
 import os
 import stat
 
+import numpy as np
 import pytest
 
 import ringlaunch as rl
@@ -119,9 +121,43 @@ def test_the_compilers_log_is_in_the_error(cache):
     assert not list(cache.iterdir())
 
 
-def test_what_the_host_cannot_do_does_not_compile(cache):
-    with pytest.raises(rl.CompileError, match="__shared__"):
-        build('#include <ringlaunch/kernel.h>\nextern "C" __global__ void k() { __shared__ int x; }')
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ("__shared__ int x;", "__shared__ memory does not exist in kernels compiled for the host driver"),
+        ("int x = warpSize; (void)x;", "warpSize exists only on a GPU"),
+        ("__syncthreads();", "__syncthreads exists only on a GPU"),
+        ("__shfl_down_sync(~0u, 1.0f, 16);", "__shfl_down_sync exists only on a GPU"),
+        ("__fadd_rz(1.0f, 2.0f);", "__fadd_rz exists only on a GPU"),
+    ],
+)
+def test_what_the_host_cannot_do_does_not_compile(cache, body, text):
+    with pytest.raises(rl.CompileError, match=text):
+        build(f'#include <ringlaunch/kernel.h>\nextern "C" __global__ void k() {{ {body} }}')
+
+
+INTRINSICS = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void intrinsics(float* out, const float* in) {
+    out[0] = __expf(__ldg(in));
+    out[1] = __fmaf_rn(in[0], in[1], 1.0f);
+    out[2] = __int2float_rz(__float2int_rn(in[1]));
+    out[3] = __popc(0xffu) + __clz(1) + __ffs(8);
+    out[4] = __uint_as_float(__brev(__brev(__float_as_uint(in[0]))));
+    out[5] = max(min(in[0], 1.0f), __fdividef(in[0], in[1]));
+}
+RINGLAUNCH_EXPORT(intrinsics)
+"""
+
+
+def test_intrinsics_compute_on_the_host(client):
+    out = client.zeros(6)
+    client.compile(INTRINSICS)["intrinsics"][1, 1](out, client.array([2.0, 2.5], np.float32))
+    assert out.numpy().tolist() == [np.float32(math.exp(2)), 6, 2, 8 + 31 + 4, 2, 1]
+
+
+def test_the_same_intrinsics_compile_for_a_gpu(nvrtc):
+    assert _compile.compile_source(INTRINSICS, "k.cu", (), "cuda", "sm_90")[:4] == b"\x7fELF"
 
 
 def test_an_unknown_function_does_not_link(cache):

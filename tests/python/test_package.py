@@ -28,7 +28,13 @@ def test_the_kernel_header_is_in_the_package():
 
 def test_the_wheel_has_all_of_it():
     files = installed_files()
-    for name in ("__init__.py", "py.typed", "_core.pyi", "include/ringlaunch/kernel.h"):
+    for name in (
+        "__init__.py",
+        "py.typed",
+        "_core.pyi",
+        "include/ringlaunch/kernel.h",
+        "include/ringlaunch/kernel_intrinsics.h",
+    ):
         assert f"ringlaunch/{name}" in files
     assert any(name.startswith("ringlaunch/_core.") and name.endswith(".so") for name in files)
     assert Path(sysconfig.get_path("scripts"), "ringlaunchd").resolve() in files.values()
