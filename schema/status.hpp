@@ -55,7 +55,9 @@ enum class Status : std::uint32_t {
     bad_fill_width = 64,
     bad_awaited_stream = 65,
     awaited_stream_stopped = 66,
-    wait_cycle = 67,  // streams that wait for each other for ever
+    wait_cycle = 67,      // streams that wait for each other for ever
+    bad_cluster = 68,     // a grid that is not whole clusters, or clusters that the device cannot place
+    grid_too_large = 69,  // a cooperative grid whose blocks do not fit onto the device at once
 
     // Why a stream stopped without a fault of its record.
     kernel_faulted = 80,     // this stream's launch killed the executor; the text names kernel and record

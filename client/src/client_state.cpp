@@ -342,9 +342,9 @@ void ClientState::close() noexcept {
     if (!forked.load(std::memory_order_relaxed)) connection->close();
 }
 
-void ClientState::name_kernels(const ModuleState& module) {
+void ClientState::name_kernels(std::span<const KernelState> kernels) {
     const std::lock_guard lock(mutex);
-    for (const KernelState& kernel : module.kernels) kernel_names[kernel.id] = kernel.name;
+    for (const KernelState& kernel : kernels) kernel_names[kernel.id] = kernel.name;
 }
 
 std::string ClientState::kernel_name(std::uint64_t id) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -63,7 +64,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
     std::vector<std::shared_ptr<StreamState>> open_streams();
     void close() noexcept;
 
-    void name_kernels(const ModuleState& module);
+    void name_kernels(std::span<const KernelState> kernels);
     std::string kernel_name(std::uint64_t id);
 
     void on_notice(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds) override;

@@ -15,4 +15,7 @@ std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, co
                                   std::size_t bytes, const std::string& name,
                                   std::span<const KernelSignature> signatures);
 
+// The same kernel, launched with these attributes. Throws Error.
+std::shared_ptr<KernelState> configure(const KernelState& kernel, const KernelAttributes& wanted);
+
 }  // namespace ringlaunch::detail

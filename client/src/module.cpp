@@ -23,8 +23,17 @@ namespace detail {
 
 namespace {
 
-KernelState take_kernel(const schema::KernelInfo& info, const ClientState& client) {
+KernelState take_kernel(const schema::KernelInfo& info, ModuleState& module) {
+    const ClientState& client = *module.client;
     KernelState kernel;
+    kernel.module = &module;
+    kernel.registers = info.registers();
+    kernel.local_bytes = info.local_bytes();
+    kernel.static_shared_bytes = info.static_shared_bytes();
+    if (const schema::KernelAttributes* attributes = info.attributes())
+        kernel.attributes = {{attributes->cluster_x(), attributes->cluster_y(), attributes->cluster_z()},
+                             attributes->cooperative(),
+                             attributes->programmatic()};
     kernel.id = info.id();
     kernel.set_param_bytes(info.param_bytes());
     kernel.max_threads = info.max_threads();
@@ -86,9 +95,29 @@ std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, co
     module->client = client;
     if (answer.kernels() != nullptr)
         for (const schema::KernelInfo* info : *answer.kernels())
-            module->kernels.push_back(take_kernel(*info, *client));
-    client->name_kernels(*module);
+            module->kernels.push_back(take_kernel(*info, *module));
+    client->name_kernels(module->kernels);
     return module;
+}
+
+std::shared_ptr<KernelState> configure(const KernelState& kernel, const KernelAttributes& wanted) {
+    auto made = std::make_shared<ConfiguredKernel>();
+    made->module = kernel.module->shared_from_this();
+    const std::shared_ptr<ClientState>& client = made->module->client;
+    const std::string doing = "cannot configure kernel " + kernel.name;
+    client->require_life(doing.c_str());
+    const Reply reply = client->connection->ask(
+        {schema::Request::ConfigureKernel, schema::Answer::KernelConfigured, 0, doing},
+        [&](flatbuffers::FlatBufferBuilder& builder) {
+            const auto attributes =
+                schema::CreateKernelAttributes(builder, wanted.cluster.x, wanted.cluster.y, wanted.cluster.z,
+                                               wanted.cooperative, wanted.programmatic);
+            return schema::CreateConfigureKernel(builder, kernel.id, attributes);
+        });
+    made->kernel = take_kernel(*reply.view().answer_as_KernelConfigured()->kernel(), *made->module);
+    client->name_kernels({&made->kernel, 1});
+    KernelState* state = &made->kernel;
+    return {std::move(made), state};
 }
 
 }  // namespace detail
@@ -157,6 +186,27 @@ Dim3 Kernel::default_block() const {
 }
 std::uint32_t Kernel::max_threads() const {
     return loaded(state_).max_threads;
+}
+std::uint32_t Kernel::registers() const {
+    return loaded(state_).registers;
+}
+std::uint32_t Kernel::local_bytes() const {
+    return loaded(state_).local_bytes;
+}
+std::uint32_t Kernel::static_shared_bytes() const {
+    return loaded(state_).static_shared_bytes;
+}
+std::uint32_t Kernel::max_dynamic_shared_bytes() const {
+    return loaded(state_).max_shared_bytes;
+}
+const KernelAttributes& Kernel::attributes() const {
+    return loaded(state_).attributes;
+}
+
+Kernel Kernel::with_attributes(const KernelAttributes& attributes) const {
+    Kernel made;
+    made.state_ = detail::configure(loaded(state_), attributes);
+    return made;
 }
 
 }  // namespace ringlaunch

@@ -39,15 +39,25 @@ struct KernelState {
     std::vector<Param> params;
     std::vector<ArgLayout> layout;  // the same, as a launch's arguments are compared with it
     std::uint64_t digest = 0;       // of `layout`
+
+    std::uint32_t registers = 0, local_bytes = 0, static_shared_bytes = 0;
+    KernelAttributes attributes;
+    ModuleState* module = nullptr;  // which a handle keeps
 };
 
-struct ModuleState {
+struct ModuleState : std::enable_shared_from_this<ModuleState> {
     ~ModuleState();
 
     std::shared_ptr<ClientState> client;
     std::uint64_t id = 0;
     std::string name;
     std::vector<KernelState> kernels;  // never changes size: handles point into it
+};
+
+// A kernel with attributes of its own, and the module that it is of.
+struct ConfiguredKernel {
+    std::shared_ptr<ModuleState> module;
+    KernelState kernel;
 };
 
 }  // namespace ringlaunch::detail

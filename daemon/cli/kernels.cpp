@@ -12,6 +12,14 @@ namespace ringlaunch::cli {
 
 namespace {
 
+// Null: the usual ones.
+nlohmann::json attributes(const schema::KernelAttributes* own) {
+    if (own == nullptr) return {{"cluster", {1, 1, 1}}, {"cooperative", false}, {"programmatic", false}};
+    return {{"cluster", {own->cluster_x(), own->cluster_y(), own->cluster_z()}},
+            {"cooperative", own->cooperative()},
+            {"programmatic", own->programmatic()}};
+}
+
 nlohmann::json to_json(const schema::KernelInfo& kernel) {
     nlohmann::json params = nlohmann::json::array();
     if (kernel.params() != nullptr)
@@ -28,7 +36,9 @@ nlohmann::json to_json(const schema::KernelInfo& kernel) {
             {"max_threads", kernel.max_threads()},
             {"static_shared_bytes", kernel.static_shared_bytes()},
             {"max_dynamic_shared_bytes", kernel.max_dynamic_shared_bytes()},
-            {"registers", kernel.registers()}};
+            {"registers", kernel.registers()},
+            {"local_bytes", kernel.local_bytes()},
+            {"attributes", attributes(kernel.attributes())}};
 }
 
 nlohmann::json to_json(const schema::LoadedModule& module) {
@@ -57,6 +67,14 @@ void print(const schema::LoadedModule& module, const Terminal& terminal) {
         if (kernel->block_x() != 0)
             notes += "  [block " + std::to_string(kernel->block_x()) + " " +
                      std::to_string(kernel->block_y()) + " " + std::to_string(kernel->block_z()) + "]";
+        if (const schema::KernelAttributes* own = kernel->attributes())
+            notes += "  [clusters of " + std::to_string(own->cluster_x()) + " " +
+                     std::to_string(own->cluster_y()) + " " + std::to_string(own->cluster_z()) + " blocks]";
+        if (kernel->registers() != 0)
+            notes += "  [" + plural(kernel->registers(), "register") +
+                     (kernel->local_bytes() == 0 ? std::string()
+                                                 : ", " + format_bytes(kernel->local_bytes()) + " of stack") +
+                     "]";
         const std::string line = "  " + signature(*kernel) + notes;
         std::puts((terminal.width() ? cut(line, *terminal.width()) : line).c_str());
     }

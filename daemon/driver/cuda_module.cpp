@@ -1,5 +1,6 @@
 #include "daemon/driver/cuda_module.hpp"
 
+#include <algorithm>
 #include <array>
 
 #include "daemon/driver/signature.hpp"
@@ -11,6 +12,10 @@ namespace {
 
 constexpr std::size_t kLogBytes = 16 * 1024;
 
+std::string text_of(const Dim3& dim) {
+    return std::to_string(dim.x) + " x " + std::to_string(dim.y) + " x " + std::to_string(dim.z);
+}
+
 void take_signatures(const Image& from, Image& to) {
     for (ImageKernel& kernel : to.kernels)
         for (const ImageKernel& read : from.kernels)
@@ -18,6 +23,26 @@ void take_signatures(const Image& from, Image& to) {
 }
 
 }  // namespace
+
+CudaKernel::CudaKernel(KernelLayout layout, CUfunction function, bool compiled_cluster)
+    : Kernel(std::move(layout)), function_(function), compiled_cluster_(compiled_cluster) {
+    const LaunchAttributes& wanted = layout_.attributes;
+    if (wanted.cluster != Dim3{} && !compiled_cluster_) {
+        CUlaunchAttributeValue& value = add(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
+        value.clusterDim.x = wanted.cluster.x;
+        value.clusterDim.y = wanted.cluster.y;
+        value.clusterDim.z = wanted.cluster.z;
+    }
+    if (wanted.cooperative) add(CU_LAUNCH_ATTRIBUTE_COOPERATIVE).cooperative = 1;
+    if (wanted.programmatic)
+        add(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION).programmaticStreamSerializationAllowed = 1;
+}
+
+CUlaunchAttributeValue& CudaKernel::add(CUlaunchAttributeID id) {
+    CUlaunchAttribute& next = attributes_[attribute_count_++];
+    next.id = id;
+    return next.value;
+}
 
 CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image,
                        std::span<const Signature> signatures, const DeviceInfo& device)
@@ -65,8 +90,9 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
         std::vector<KernelLayout> layouts = make_layouts(name, as_loaded, signatures);
         for (std::size_t i = 0; i < layouts.size(); ++i) {
             allow_shared_memory(functions[i], layouts[i]);
-            kernels_.push_back(std::make_unique<CudaKernel>(std::move(layouts[i]), functions[i]));
-            pointers_.push_back(kernels_.back().get());
+            read_resources(functions[i], layouts[i]);
+            const bool compiled_cluster = layouts[i].attributes.cluster != Dim3{};
+            add(std::make_unique<CudaKernel>(std::move(layouts[i]), functions[i], compiled_cluster));
         }
     } catch (...) {
         api_.cuModuleUnload_(module_);
@@ -112,14 +138,60 @@ ImageKernel CudaModule::ask(CUfunction function) const {
     return kernel;
 }
 
+// What a kernel takes of the device, and the cluster that it was compiled with (__cluster_dims__).
+void CudaModule::read_resources(CUfunction function, KernelLayout& layout) const {
+    layout.local_bytes = attribute(function, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, layout.name);
+    const Dim3 cluster{attribute(function, CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH, layout.name),
+                       attribute(function, CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT, layout.name),
+                       attribute(function, CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH, layout.name)};
+    if (cluster.x != 0 && cluster.y != 0 && cluster.z != 0) layout.attributes.cluster = cluster;
+}
+
+std::unique_ptr<Kernel> CudaModule::configured(const Kernel& kernel, KernelLayout layout) {
+    const auto& plain = static_cast<const CudaKernel&>(kernel);
+    const LaunchAttributes& wanted = layout.attributes;
+    const Dim3 own = plain.layout().attributes.cluster;
+    // Left alone, the cluster is the image's.
+    if (plain.compiled_cluster() && wanted.cluster == Dim3{}) layout.attributes.cluster = own;
+    if (plain.compiled_cluster() && wanted.cluster != own)
+        refuse_attributes(layout, "it was compiled with clusters of " + text_of(own) +
+                                      " blocks (__cluster_dims__), not " + text_of(wanted.cluster));
+    if (wanted.cluster != Dim3{} && !plain.compiled_cluster()) check_cluster(plain.function(), layout);
+    if (wanted.cooperative && device_attribute(CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH) == 0)
+        refuse_attributes(layout, "this device has no cooperative launches", Status::unsupported);
+    if (wanted.programmatic && device_attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) < 9)
+        refuse_attributes(layout, "programmatic launches need a device of sm_90 or later",
+                          Status::unsupported);
+    return std::make_unique<CudaKernel>(std::move(layout), plain.function(), plain.compiled_cluster());
+}
+
+void CudaModule::check_cluster(CUfunction function, const KernelLayout& layout) const {
+    constexpr int kPortableBlocks = 8;
+    constexpr std::uint32_t kFar = 1u << 10;  // further than any device goes: keeps the product small
+    const Dim3& cluster = layout.attributes.cluster;
+    if (device_attribute(CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH) == 0)
+        refuse_attributes(layout, "this device has no thread block clusters", Status::unsupported);
+    const std::uint64_t blocks =
+        std::uint64_t{std::min(cluster.x, kFar)} * std::min(cluster.y, kFar) * std::min(cluster.z, kFar);
+    int most = kPortableBlocks;
+    if (blocks > kPortableBlocks) {
+        check_cuda(api_.cuFuncSetAttribute_(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
+                   "cannot allow kernel " + layout.name + " large clusters");
+        // Of the smallest block: what a larger one cannot have is refused when it is launched.
+        CUlaunchConfig smallest{};
+        smallest.gridDimX = smallest.gridDimY = smallest.gridDimZ = 1;
+        smallest.blockDimX = smallest.blockDimY = smallest.blockDimZ = 1;
+        check_cuda(api_.cuOccupancyMaxPotentialClusterSize_(&most, function, &smallest),
+                   "cannot find out how large the clusters of kernel " + layout.name + " can be");
+    }
+    if (blocks > static_cast<std::uint64_t>(most))
+        refuse_attributes(layout, "a cluster of " + text_of(cluster) + " blocks, at most " +
+                                      std::to_string(most) + " in all are possible");
+}
+
 // All that the device has beyond what the kernel takes statically: above 48 KiB a kernel must ask for it.
 void CudaModule::allow_shared_memory(CUfunction function, KernelLayout& layout) const {
-    CUdevice device = 0;
-    int most = 0;
-    check_cuda(api_.cuCtxGetDevice_(&device), "cannot find the current device");
-    check_cuda(
-        api_.cuDeviceGetAttribute_(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device),
-        "cannot read the device's shared memory");
+    const int most = device_attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
     layout.max_dynamic_shared_bytes = static_cast<std::uint32_t>(most) - layout.static_shared_bytes;
     check_cuda(api_.cuFuncSetAttribute_(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
                                         static_cast<int>(layout.max_dynamic_shared_bytes)),
@@ -132,6 +204,14 @@ std::uint32_t CudaModule::attribute(CUfunction function, CUfunction_attribute wh
     check_cuda(api_.cuFuncGetAttribute_(&value, which, function),
                "cannot read an attribute of kernel " + kernel);
     return static_cast<std::uint32_t>(value);
+}
+
+int CudaModule::device_attribute(CUdevice_attribute which) const {
+    CUdevice device = 0;
+    int value = 0;
+    check_cuda(api_.cuCtxGetDevice_(&device), "cannot find the current device");
+    check_cuda(api_.cuDeviceGetAttribute_(&value, which, device), "cannot read an attribute of the device");
+    return value;
 }
 
 }  // namespace ringlaunch::driver

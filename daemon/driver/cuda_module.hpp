@@ -1,44 +1,56 @@
 // Modules of the cuda driver: cubin, fatbin and PTX, their kernels, loaded eagerly.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/driver.hpp"
 #include "daemon/driver/elf.hpp"
+#include "daemon/driver/image_module.hpp"
 
 namespace ringlaunch::driver {
 
 class CudaKernel : public Kernel {
   public:
-    CudaKernel(KernelLayout layout, CUfunction function) : Kernel(std::move(layout)), function_(function) {}
+    // `compiled_cluster`: the cluster is the image's own, which a launch need not name.
+    CudaKernel(KernelLayout layout, CUfunction function, bool compiled_cluster);
     CUfunction function() const { return function_; }
+    bool compiled_cluster() const { return compiled_cluster_; }
+    // What a launch names; empty: an ordinary launch.
+    std::span<const CUlaunchAttribute> attributes() const { return {attributes_.data(), attribute_count_}; }
 
   private:
+    CUlaunchAttributeValue& add(CUlaunchAttributeID id);
+
     CUfunction function_;
+    bool compiled_cluster_;
+    std::array<CUlaunchAttribute, 3> attributes_{};
+    std::size_t attribute_count_ = 0;
 };
 
-class CudaModule : public Module {
+class CudaModule : public OwningModule {
   public:
     // Throws Error{bad_image} with what was found and the loader's log.
     CudaModule(const std::string& name, std::span<const std::byte> image,
                std::span<const Signature> signatures, const DeviceInfo& device);
     ~CudaModule() override;
-    std::span<Kernel* const> kernels() const override { return pointers_; }
 
   private:
+    std::unique_ptr<Kernel> configured(const Kernel& kernel, KernelLayout layout) override;
+    void check_cluster(CUfunction function, const KernelLayout& layout) const;
     ImageKernel ask(CUfunction function) const;
+    void read_resources(CUfunction function, KernelLayout& layout) const;
     void allow_shared_memory(CUfunction function, KernelLayout& layout) const;
     std::uint32_t attribute(CUfunction function, CUfunction_attribute which, const std::string& kernel) const;
+
+    int device_attribute(CUdevice_attribute which) const;
 
     const CudaApi& api_;
     std::string name_;
     CUmodule module_ = nullptr;
-    std::vector<std::unique_ptr<CudaKernel>> kernels_;
-    std::vector<Kernel*> pointers_;
 };
 
 }  // namespace ringlaunch::driver

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdio>
 #include <thread>
 #include <utility>
 
@@ -100,7 +101,14 @@ bool CudaStream::drain(std::uint64_t timeout_ns) noexcept {
 }
 
 Status CudaStream::answer(CUresult result) noexcept {
-    return result == CUDA_SUCCESS ? Status::ok : Status::driver_failed;
+    if (result == CUDA_SUCCESS) [[likely]]
+        return Status::ok;
+    const char* name = nullptr;
+    const char* text = nullptr;
+    if (api_.cuGetErrorName_(result, &name) != CUDA_SUCCESS) name = "an unknown CUDA error";
+    if (api_.cuGetErrorString_(result, &text) != CUDA_SUCCESS) text = "no text";
+    std::snprintf(why_, sizeof why_, "%s: %s", name, text);
+    return Status::driver_failed;
 }
 
 Status CudaStream::issued(CUresult result, std::uint64_t end) noexcept {
@@ -114,10 +122,51 @@ Status CudaStream::launch(const Launch& launch) noexcept {
     void* packed[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
                       CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
     const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
-    const CUresult result = api_.cuLaunchKernel_(
-        kernel.function(), launch.grid.x, launch.grid.y, launch.grid.z, launch.block.x, launch.block.y,
-        launch.block.z, launch.shared_bytes, stream_, nullptr, bytes == 0 ? nullptr : packed);
-    return issued(result, launch.end);
+    void** const extra = bytes == 0 ? nullptr : packed;
+    const std::span<const CUlaunchAttribute> attributes = kernel.attributes();
+    CUresult result;
+    if (attributes.empty()) {
+        result = api_.cuLaunchKernel_(kernel.function(), launch.grid.x, launch.grid.y, launch.grid.z,
+                                      launch.block.x, launch.block.y, launch.block.z, launch.shared_bytes,
+                                      stream_, nullptr, extra);
+    } else {
+        CUlaunchConfig config{};
+        config.gridDimX = launch.grid.x;
+        config.gridDimY = launch.grid.y;
+        config.gridDimZ = launch.grid.z;
+        config.blockDimX = launch.block.x;
+        config.blockDimY = launch.block.y;
+        config.blockDimZ = launch.block.z;
+        config.sharedMemBytes = launch.shared_bytes;
+        config.hStream = stream_;
+        config.attrs = const_cast<CUlaunchAttribute*>(attributes.data());  // CUDA reads them
+        config.numAttrs = static_cast<unsigned>(attributes.size());
+        result = api_.cuLaunchKernelEx_(&config, kernel.function(), nullptr, extra);
+    }
+    if (result != CUDA_SUCCESS) [[unlikely]]
+        return refused_launch(launch, result);
+    issued_ = launch.end;
+    return Status::ok;
+}
+
+// The launch did not happen. Where that is the record's own doing the status says so.
+Status CudaStream::refused_launch(const Launch& launch, CUresult result) noexcept {
+    const Status status = answer(result);
+    if (result == CUDA_ERROR_INVALID_CLUSTER_SIZE) return Status::bad_cluster;
+    if (result != CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE) return status;
+    CUdevice device = 0;
+    int processors = 0, blocks = 0;
+    const auto threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
+    const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
+    if (api_.cuCtxGetDevice_(&device) == CUDA_SUCCESS &&
+        api_.cuDeviceGetAttribute_(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device) ==
+            CUDA_SUCCESS &&
+        api_.cuOccupancyMaxActiveBlocksPerMultiprocessor_(&blocks, kernel.function(), threads,
+                                                          launch.shared_bytes) == CUDA_SUCCESS)
+        std::snprintf(why_, sizeof why_,
+                      "at most %d blocks are on the device at once, %d on each of its %d multiprocessors",
+                      blocks * processors, blocks, processors);
+    return Status::grid_too_large;
 }
 
 Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {

@@ -38,12 +38,14 @@ class CudaStream : public Stream {
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
     Status complete(std::uint64_t position) noexcept override;
     void notify_at(std::uint64_t position) noexcept override;
+    const char* why() const noexcept override { return why_; }
 
     // Dispatch thread: CUDA_SUCCESS, CUDA_ERROR_NOT_READY, or what the device died of.
     CUresult query() const noexcept;
 
   private:
-    static Status answer(CUresult result) noexcept;
+    Status answer(CUresult result) noexcept;
+    Status refused_launch(const Launch& launch, CUresult result) noexcept;
     // The same for an operation that ends at `end`.
     Status issued(CUresult result, std::uint64_t end) noexcept;
 
@@ -57,6 +59,7 @@ class CudaStream : public Stream {
     CUstream stream_ = nullptr;
     CUevent tail_ = nullptr;  // recorded anew for each stream that waits for this one
     const int completion_fd_;
+    char why_[256] = "";
 };
 
 }  // namespace ringlaunch::driver

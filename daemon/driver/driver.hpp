@@ -31,6 +31,7 @@ using schema::ParamType;
 
 struct Dim3 {
     std::uint32_t x = 1, y = 1, z = 1;
+    bool operator==(const Dim3&) const = default;
 };
 
 struct DeviceInfo {
@@ -54,6 +55,19 @@ struct Param {
     std::string name;
 };
 
+// How a kernel is launched, beside grid and block. What a driver cannot do for its kernels it refuses where
+// they are configured. cuda: all of it. null: takes all of it, for it runs nothing. host runs the blocks of a
+// grid one after another: `programmatic` it honours, for it permits and demands nothing; clusters of more
+// than one block and `cooperative` it refuses, for blocks could not wait for each other.
+struct LaunchAttributes {
+    Dim3 cluster;              // blocks of a thread block cluster; the grid is whole clusters
+    bool cooperative = false;  // all blocks are on the device at once, so that the grid may synchronize
+    // May begin before the launch ahead of it in its stream has ended. Such a kernel waits itself for what it
+    // needs of it (cudaGridDependencySynchronize), and before it ends.
+    bool programmatic = false;
+    bool operator==(const LaunchAttributes&) const = default;
+};
+
 // What a kernel takes: declared types, confirmed against the offsets and sizes that the image says.
 struct KernelLayout {
     std::string name;
@@ -64,7 +78,9 @@ struct KernelLayout {
     Dim3 default_block{0, 0, 0};
     std::uint32_t static_shared_bytes = 0;
     std::uint32_t max_dynamic_shared_bytes = 0;
-    std::uint32_t registers = 0;
+    std::uint32_t registers = 0;    // of a thread; 0: not known
+    std::uint32_t local_bytes = 0;  // of a thread: its stack, and registers that were spilled
+    LaunchAttributes attributes;
 };
 
 // A declaration that came from outside the image (load(..., signatures=)).
@@ -88,6 +104,9 @@ class Module {
     virtual ~Module() = default;
     // In the image's order; the module owns them.
     virtual std::span<Kernel* const> kernels() const = 0;
+    // The same kernel, launched with these attributes; the module owns it, and makes it once. Throws
+    // Error{unsupported} or Error{invalid_argument} that names the kernel, the attribute and the bound.
+    virtual Kernel& configure(const Kernel& kernel, const LaunchAttributes& attributes) = 0;
 };
 
 // Staging memory as the executor has it mapped.
@@ -155,6 +174,8 @@ class Stream {
                                               std::size_t& taken) noexcept = 0;
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
+    // What the driver says of the last operation that it refused, in words; empty: nothing.
+    virtual const char* why() const noexcept { return ""; }
     // What follows runs after `awaited` (same driver) has completed `position`, which was issued to it
     // before; else invalid_argument.
     [[nodiscard]] virtual Status wait(Stream& awaited, std::uint64_t position,

@@ -55,6 +55,17 @@ class HostModule final : public OwningModule {
     ~HostModule() override { close(); }
 
   private:
+    std::unique_ptr<Kernel> configured(const Kernel& kernel, KernelLayout layout) override {
+        const LaunchAttributes& wanted = layout.attributes;
+        constexpr const char* kWhy = ": the host driver runs the blocks of a grid one after another";
+        if (wanted.cluster != Dim3{})
+            refuse_attributes(layout, std::string("clusters of more than one block cannot be had") + kWhy,
+                              Status::unsupported);
+        if (wanted.cooperative)
+            refuse_attributes(layout, std::string("a cooperative launch cannot be had") + kWhy,
+                              Status::unsupported);
+        return std::make_unique<HostKernel>(std::move(layout), static_cast<const HostKernel&>(kernel).run());
+    }
     void add_kernel(const std::string& module, KernelLayout layout) {
         const std::string symbol = "ringlaunch_kernel_" + layout.name;
         const auto* kernel = static_cast<const kernel_abi::HostKernel*>(::dlsym(library_, symbol.c_str()));

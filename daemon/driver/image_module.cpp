@@ -5,6 +5,22 @@
 
 namespace ringlaunch::driver {
 
+void refuse_attributes(const KernelLayout& layout, const std::string& what, Status status) {
+    throw Error(status, "cannot configure kernel '" + layout.name + "': " + what);
+}
+
+Kernel& OwningModule::configure(const Kernel& kernel, const LaunchAttributes& attributes) {
+    const Dim3& cluster = attributes.cluster;
+    if (cluster.x == 0 || cluster.y == 0 || cluster.z == 0)
+        refuse_attributes(kernel.layout(), "a cluster has at least one block in each direction");
+    for (const Configured& each : configured_)
+        if (each.of == &kernel && each.wanted == attributes) return *each.made;
+    KernelLayout layout = kernel.layout();
+    layout.attributes = attributes;
+    configured_.push_back({&kernel, attributes, configured(kernel, std::move(layout))});
+    return *configured_.back().made;
+}
+
 Mapping map_image(const std::string& name, const UniqueFd& image, std::uint64_t bytes) {
     if (bytes == 0) throw Error(Status::bad_image, "cannot load module '" + name + "': the image is empty");
     const std::string what = "the image of module '" + name + "'";

@@ -16,8 +16,11 @@ namespace ringlaunch::driver {
 class OwningModule : public Module {
   public:
     std::span<Kernel* const> kernels() const override { return kernels_; }
+    Kernel& configure(const Kernel& kernel, const LaunchAttributes& attributes) override;
 
   protected:
+    // `layout` is the kernel's with the new attributes. May throw, see configure().
+    virtual std::unique_ptr<Kernel> configured(const Kernel& kernel, KernelLayout layout) = 0;
     void add(std::unique_ptr<Kernel> kernel) {
         kernels_.push_back(kernel.get());
         owned_.push_back(std::move(kernel));
@@ -25,12 +28,23 @@ class OwningModule : public Module {
     // They stay until the process ends: something may still refer to them.
     void leave_kernels() {
         for (std::unique_ptr<Kernel>& kernel : owned_) (void)kernel.release();
+        for (Configured& each : configured_) (void)each.made.release();
     }
 
   private:
     std::vector<std::unique_ptr<Kernel>> owned_;
     std::vector<Kernel*> kernels_;
+    struct Configured {
+        const Kernel* of;
+        LaunchAttributes wanted;
+        std::unique_ptr<Kernel> made;
+    };
+    std::vector<Configured> configured_;
 };
+
+// Throws Error: "cannot configure kernel 'f': what".
+[[noreturn]] void refuse_attributes(const KernelLayout& layout, const std::string& what,
+                                    Status status = Status::invalid_argument);
 
 // Throws Error{bad_image} for an empty image and Error{bad_seals} for one that its sender could still change.
 Mapping map_image(const std::string& name, const UniqueFd& image, std::uint64_t bytes);

@@ -30,6 +30,11 @@ class NullModule final : public OwningModule {
             add(std::make_unique<NullKernel>(std::move(layout)));
         }
     }
+
+  private:
+    std::unique_ptr<Kernel> configured(const Kernel&, KernelLayout layout) override {
+        return std::make_unique<NullKernel>(std::move(layout));
+    }
 };
 
 // Everything completes where it is issued, on the dispatch thread.

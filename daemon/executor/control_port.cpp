@@ -56,6 +56,13 @@ fb::Offset<schema::KernelInfo> describe(fb::FlatBufferBuilder& builder, const dr
                                              param.name.empty() ? 0 : builder.CreateString(param.name)));
     const auto name = builder.CreateString(layout.name);
     const auto listed = builder.CreateVector(params);
+    const driver::LaunchAttributes& own = layout.attributes;
+    // The usual ones are left out: a module's list of kernels has to fit into a message.
+    const auto attributes =
+        own == driver::LaunchAttributes{}
+            ? fb::Offset<schema::KernelAttributes>()
+            : schema::CreateKernelAttributes(builder, own.cluster.x, own.cluster.y, own.cluster.z,
+                                             own.cooperative, own.programmatic);
     schema::KernelInfoBuilder info(builder);
     info.add_name(name);
     info.add_declared(layout.declared);
@@ -68,6 +75,8 @@ fb::Offset<schema::KernelInfo> describe(fb::FlatBufferBuilder& builder, const dr
     info.add_static_shared_bytes(layout.static_shared_bytes);
     info.add_max_dynamic_shared_bytes(layout.max_dynamic_shared_bytes);
     info.add_registers(layout.registers);
+    info.add_local_bytes(layout.local_bytes);
+    if (!attributes.IsNull()) info.add_attributes(attributes);
     return info.Finish();
 }
 
@@ -162,6 +171,7 @@ void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) 
         case ExecutorRequest::LoadModule:
         case ExecutorRequest::UnloadModule:
         case ExecutorRequest::BindModule:
+        case ExecutorRequest::BindKernel:
         case ExecutorRequest::UnbindKernels:
             return handle_module(message, fds);
         case ExecutorRequest::MakeChunk:
@@ -301,6 +311,21 @@ void ControlPort::handle_module(const ToExecutor& message, std::vector<UniqueFd>
             const auto& request = *message.request_as_BindModule();
             held.bind_module(request.session(), request.module_key(), ids_of(request.kernel_ids()));
             break;
+        }
+        case ExecutorRequest::BindKernel: {
+            const auto& request = *message.request_as_BindKernel();
+            const schema::KernelAttributes& wanted = *request.attributes();
+            const driver::LaunchAttributes attributes{
+                {wanted.cluster_x(), wanted.cluster_y(), wanted.cluster_z()},
+                wanted.cooperative(),
+                wanted.programmatic()};
+            const driver::KernelLayout& bound = held.bind_kernel(
+                request.session(), request.module_key(), request.index(), attributes, request.kernel_id());
+            fb::FlatBufferBuilder builder;
+            const std::vector<fb::Offset<schema::KernelInfo>> kernels{describe(builder, bound)};
+            const auto layout = internal::CreateModuleLayoutDirect(builder, &kernels);
+            return send(builder, internal::CreateFromExecutor(builder, message.id(), 0, 0,
+                                                              ExecutorAnswer::ModuleLayout, layout.Union()));
         }
         default: {
             const auto& request = *message.request_as_UnbindKernels();

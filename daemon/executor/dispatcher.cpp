@@ -183,7 +183,7 @@ Dispatcher::Step Dispatcher::flush(StreamPort& stream, std::uint32_t wanted) noe
     stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
     stream.consumer.advance_to(launches_[taken].position);
     if (status == Status::ring_full) return Step::retry;
-    driver_refused(stream, launches_[taken].position, launches_[taken].kernel_id, "launch", status);
+    driver_refused(stream, launches_[taken].position, &launches_[taken], "launch", status);
     return Step::ended;
 }
 
@@ -239,7 +239,7 @@ Dispatcher::Step Dispatcher::issue(StreamPort& stream, const RecordCopy& copy, s
     }
     stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
     if (status == Status::ring_full) return Step::retry;
-    driver_refused(stream, copy.position, 0, kind_name(kind_of(copy)), status);
+    driver_refused(stream, copy.position, nullptr, kind_name(kind_of(copy)), status);
     return Step::ended;
 }
 
@@ -317,15 +317,26 @@ void Dispatcher::refuse(StreamPort& stream, const RecordCopy& copy, Status statu
     stop(stream, status, copy.position, launch ? copy.as<schema::LaunchRecord>().kernel() : 0);
 }
 
-void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, std::uint64_t kernel,
+void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, const driver::Launch* launch,
                                 const char* what, Status status) noexcept {
     // A dead device refuses everything: that is not this stream's doing, and the process ends here.
     look_at_device();
+    char kernel[256] = "";
+    if (launch != nullptr)
+        std::snprintf(
+            kernel, sizeof kernel,
+            "kernel '%.100s', grid %u x %u x %u, block %u x %u x %u, %u bytes of dynamic shared memory: ",
+            launch->kernel->layout().name.c_str(), launch->grid.x, launch->grid.y, launch->grid.z,
+            launch->block.x, launch->block.y, launch->block.z, launch->shared_bytes);
     const std::string_view name = status_name(status);
+    const char* const why = stream.driver_stream->why();
     std::snprintf(stream.page->error_text, sizeof stream.page->error_text,
-                  "%s at position %" PRIu64 ": the driver refused it with %.*s", what, position,
-                  static_cast<int>(name.size()), name.data());
-    stop(stream, Status::driver_failed, position, kernel);
+                  "%s at position %" PRIu64 ": %sthe driver refused it with %.*s%s%s", what, position, kernel,
+                  static_cast<int>(name.size()), name.data(), *why == 0 ? "" : ": ", why);
+    // What a driver finds wrong with a record has its own reason, as what the dispatcher does.
+    const bool reason = status == Status::bad_cluster || status == Status::grid_too_large;
+    stop(stream, reason ? status : Status::driver_failed, position,
+         launch != nullptr ? launch->kernel_id : 0);
 }
 
 // The text is there already.

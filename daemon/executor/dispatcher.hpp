@@ -147,8 +147,9 @@ class Dispatcher {
 
     void refuse(StreamPort& stream, const RecordCopy& copy, Status status,
                 const char* detail = nullptr) noexcept;
-    void driver_refused(StreamPort& stream, std::uint64_t position, std::uint64_t kernel, const char* what,
-                        Status status) noexcept;
+    // `launch` null: it was no launch.
+    void driver_refused(StreamPort& stream, std::uint64_t position, const driver::Launch* launch,
+                        const char* what, Status status) noexcept;
     void stop(StreamPort& stream, Status status, std::uint64_t position, std::uint64_t kernel) noexcept;
     Bounds bounds(const StreamPort& stream) const noexcept { return {stream.session, memory_, limits_}; }
 

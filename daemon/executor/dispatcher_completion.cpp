@@ -69,7 +69,7 @@ void Dispatcher::settle(StreamPort& stream) noexcept {
     stream.records_since_complete = 0;
     stream.force_complete = false;
     if (status != Status::ok && stream.phase != Phase::stopped)
-        driver_refused(stream, stream.handed, 0, "completion", status);
+        driver_refused(stream, stream.handed, nullptr, "completion", status);
 }
 
 std::uint32_t Dispatcher::room(const StreamPort& stream) const noexcept {

@@ -6,7 +6,7 @@ namespace ringlaunch::executor {
 
 KernelCache::Loaded& KernelCache::add(std::uint64_t key, const std::string& name,
                                       std::unique_ptr<driver::Module> module) {
-    Loaded fresh{name, std::move(module), {}, 0};
+    Loaded fresh{name, std::move(module), {}, 0, {}};
     for (driver::Kernel* kernel : fresh.module->kernels())
         fresh.kernels.push_back(std::make_unique<const KernelEntry>(*kernel));
     const auto [at, inserted] = loaded_.try_emplace(key, std::move(fresh));
@@ -15,6 +15,18 @@ KernelCache::Loaded& KernelCache::add(std::uint64_t key, const std::string& name
                                                   std::to_string(key) + " is taken by module '" +
                                                   at->second.name + "'");
     return at->second;
+}
+
+const KernelEntry& KernelCache::Loaded::configure(std::size_t index,
+                                                  const driver::LaunchAttributes& attributes) {
+    if (index >= kernels.size())
+        throw Error(Status::invalid_argument, "module '" + name + "' has " + std::to_string(kernels.size()) +
+                                                  " kernels, and none with the index " +
+                                                  std::to_string(index));
+    driver::Kernel& made = module->configure(*kernels[index]->kernel, attributes);
+    std::unique_ptr<const KernelEntry>& entry = configured[&made];
+    if (!entry) entry = std::make_unique<const KernelEntry>(made);
+    return *entry;
 }
 
 KernelCache::Loaded& KernelCache::get(std::uint64_t key) {

@@ -20,6 +20,11 @@ class KernelCache {
         std::unique_ptr<driver::Module> module;
         std::vector<std::unique_ptr<const KernelEntry>> kernels;  // in the module's order
         std::uint64_t bindings = 0;                               // ids that sessions have for its kernels
+        // Of kernels with attributes of their own, by what the module made of them; they stay as long as it.
+        std::unordered_map<const driver::Kernel*, std::unique_ptr<const KernelEntry>> configured;
+
+        // Throws what Module::configure() does, and Error{invalid_argument} for an index that is none.
+        const KernelEntry& configure(std::size_t index, const driver::LaunchAttributes& attributes);
     };
 
     // Throws Error{invalid_argument} for a key that is taken.

@@ -81,6 +81,11 @@ void launch_details(Sentence& say, Status status, const RecordCopy& copy, const 
             say.add("grid %u x %u x %u, allowed is 1 to %u x %u x %u", record.grid_x(), record.grid_y(),
                     record.grid_z(), grid.x, grid.y, grid.z);
             break;
+        case Status::bad_cluster:
+            say.add("grid %u x %u x %u is not whole clusters of %u x %u x %u blocks", record.grid_x(),
+                    record.grid_y(), record.grid_z(), kernel->cluster.x, kernel->cluster.y,
+                    kernel->cluster.z);
+            break;
         case Status::bad_block:
             if ((record.block_x() | record.block_y() | record.block_z()) == 0)
                 say.add("block 0 x 0 x 0, and the kernel has no default block; name one");

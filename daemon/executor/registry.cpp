@@ -176,6 +176,18 @@ void Registry::bind_module(std::uint64_t session_id, std::uint64_t key, std::spa
         if (owner.kernel_modules.try_emplace(id, key).second) ++module.bindings;
 }
 
+const driver::KernelLayout& Registry::bind_kernel(std::uint64_t session_id, std::uint64_t key,
+                                                  std::uint32_t index,
+                                                  const driver::LaunchAttributes& attributes,
+                                                  std::uint64_t id) {
+    Session& owner = session(session_id);
+    KernelCache::Loaded& module = modules_.get(key);
+    const KernelEntry& entry = module.configure(index, attributes);
+    change_kernels(owner, [&](IdTable<const KernelEntry>& table) { table.set(id, &entry); });
+    if (owner.kernel_modules.try_emplace(id, key).second) ++module.bindings;
+    return entry.kernel->layout();
+}
+
 void Registry::unbind_kernels(std::uint64_t session_id, std::span<const std::uint64_t> ids) {
     Session& owner = session(session_id);
     change_kernels(owner, [&](IdTable<const KernelEntry>& table) {

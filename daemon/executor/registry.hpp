@@ -49,6 +49,9 @@ class Registry {
                                            std::span<const driver::Signature> signatures);
     void unload_module(std::uint64_t key, Answer answer);
     void bind_module(std::uint64_t session, std::uint64_t key, std::span<const std::uint64_t> ids);
+    // One kernel with attributes of its own; answers what that is.
+    const driver::KernelLayout& bind_kernel(std::uint64_t session, std::uint64_t key, std::uint32_t index,
+                                            const driver::LaunchAttributes& attributes, std::uint64_t id);
     void unbind_kernels(std::uint64_t session, std::span<const std::uint64_t> ids);
 
     UniqueFd make_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes);

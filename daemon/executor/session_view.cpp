@@ -13,6 +13,8 @@ KernelEntry::KernelEntry(driver::Kernel& of) : kernel(&of) {
     max_threads = layout.max_threads;
     max_dynamic_shared_bytes = layout.max_dynamic_shared_bytes;
     default_block = layout.default_block;
+    cluster = layout.attributes.cluster;
+    clustered = cluster != driver::Dim3{};
     for (const driver::Param& param : layout.params)
         if (param.type == driver::ParamType::Pointer) {
             if (param.offset + sizeof(std::uint64_t) > param_bytes) declared = false;

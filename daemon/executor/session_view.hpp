@@ -62,6 +62,8 @@ struct KernelEntry {
     std::uint32_t max_threads;
     std::uint32_t max_dynamic_shared_bytes;
     driver::Dim3 default_block;
+    driver::Dim3 cluster;
+    bool clustered;
     std::vector<std::uint32_t> pointer_offsets;
 };
 

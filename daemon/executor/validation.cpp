@@ -47,6 +47,9 @@ Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch
     const driver::Dim3& most = bounds.device.max_grid;
     if (!within(grid.x, most.x) || !within(grid.y, most.y) || !within(grid.z, most.z))
         return Status::bad_grid;
+    if (kernel->clustered && (grid.x % kernel->cluster.x != 0 || grid.y % kernel->cluster.y != 0 ||
+                              grid.z % kernel->cluster.z != 0))
+        return Status::bad_cluster;
 
     driver::Dim3 block{record.block_x(), record.block_y(), record.block_z()};
     if ((block.x | block.y | block.z) == 0) block = kernel->default_block;

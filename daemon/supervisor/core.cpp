@@ -255,6 +255,8 @@ void Core::dispatch(Client& client, const schema::ClientMessage& request, Messag
                                std::move(message.fds[0]));
         case Request::UnloadModule:
             return unload_module(session_of(client), id, request.request_as_UnloadModule()->module_id());
+        case Request::ConfigureKernel:
+            return configure_kernel(session_of(client), id, *request.request_as_ConfigureKernel());
         case Request::AllocBuffer:
             return alloc_buffer(session_of(client), id, request.request_as_AllocBuffer()->bytes());
         case Request::FreeBuffer:

@@ -112,6 +112,11 @@ class Core final : public FaultDomain::Owner {
 
     // ---- modules.cpp
     void load_module(Session& session, std::uint32_t request, const schema::LoadModule& load, UniqueFd image);
+    void configure_kernel(Session& session, std::uint32_t request, const schema::ConfigureKernel& configure);
+    void bind_configured(Session& session, std::uint32_t request, std::uint64_t use, std::uint64_t kernel);
+    void answer_configured(Session& session, std::uint32_t request, const ModuleUse::Configured& kernel);
+    static bool make_bind_kernel(Call::Wire& wire, const Session& session, const ModuleUse& use,
+                                 const ModuleUse::Configured& kernel);
     void unload_module(Session& session, std::uint32_t request, std::uint64_t id);
     void ensure_loaded(Session& session, std::uint64_t key, std::function<void(Session&, Reply&)> done);
     void bind_module(Session& session, std::uint32_t request, std::uint64_t use, bool cached);

@@ -39,8 +39,21 @@ std::vector<KernelDescription> read_kernels(
                         read_params(kernel->params()), kernel->param_bytes(), kernel->block_x(),
                         kernel->block_y(), kernel->block_z(), kernel->max_threads(),
                         kernel->static_shared_bytes(), kernel->max_dynamic_shared_bytes(),
-                        kernel->registers()});
+                        kernel->registers(), kernel->local_bytes(), read_attributes(kernel->attributes())});
     return read;
+}
+
+KernelAttributes read_attributes(const schema::KernelAttributes* attributes) {
+    if (attributes == nullptr) return {};
+    return {attributes->cluster_x(), attributes->cluster_y(), attributes->cluster_z(),
+            attributes->cooperative(), attributes->programmatic()};
+}
+
+flatbuffers::Offset<schema::KernelAttributes> write_attributes(Builder& builder,
+                                                               const KernelAttributes& attributes) {
+    return schema::CreateKernelAttributes(builder, attributes.cluster_x, attributes.cluster_y,
+                                          attributes.cluster_z, attributes.cooperative,
+                                          attributes.programmatic);
 }
 
 std::vector<DeclaredSignature> read_signatures(
@@ -70,20 +83,26 @@ std::vector<DeclaredSignature> read_signatures(
     return read;
 }
 
+flatbuffers::Offset<schema::KernelInfo> write_kernel(Builder& builder, const KernelDescription& kernel,
+                                                     std::uint64_t id, Detail detail) {
+    const auto name = builder.CreateString(kernel.name);
+    const auto params =
+        detail == Detail::none ? 0 : write_params(builder, kernel.params, detail == Detail::names);
+    // The usual ones are left out: a module's list of kernels has to fit into a message.
+    const auto attributes =
+        kernel.attributes == KernelAttributes{} ? 0 : write_attributes(builder, kernel.attributes);
+    return schema::CreateKernelInfo(builder, id, name, kernel.declared, params, kernel.param_bytes,
+                                    kernel.block_x, kernel.block_y, kernel.block_z, kernel.max_threads,
+                                    kernel.static_shared_bytes, kernel.max_dynamic_shared_bytes,
+                                    kernel.registers, kernel.local_bytes, attributes);
+}
+
 flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>> write_kernels(
     Builder& builder, const std::vector<KernelDescription>& kernels, const std::vector<std::uint64_t>* ids,
     Detail detail) {
     std::vector<flatbuffers::Offset<schema::KernelInfo>> written;
-    for (std::size_t i = 0; i < kernels.size(); ++i) {
-        const KernelDescription& kernel = kernels[i];
-        const auto name = builder.CreateString(kernel.name);
-        const auto params =
-            detail == Detail::none ? 0 : write_params(builder, kernel.params, detail == Detail::names);
-        written.push_back(schema::CreateKernelInfo(
-            builder, ids == nullptr ? 0 : (*ids)[i], name, kernel.declared, params, kernel.param_bytes,
-            kernel.block_x, kernel.block_y, kernel.block_z, kernel.max_threads, kernel.static_shared_bytes,
-            kernel.max_dynamic_shared_bytes, kernel.registers));
-    }
+    for (std::size_t i = 0; i < kernels.size(); ++i)
+        written.push_back(write_kernel(builder, kernels[i], ids == nullptr ? 0 : (*ids)[i], detail));
     return builder.CreateVector(written);
 }
 

@@ -13,6 +13,7 @@ namespace {
 // A message's envelope and what the verifier's alignment may add.
 constexpr std::size_t kAnswerBytes = kMaxControlBytes - 1024;
 constexpr std::size_t kMaxCachedImages = 64;  // each holds a descriptor
+constexpr std::size_t kMaxConfigured = 4096;
 
 }  // namespace
 
@@ -186,6 +187,106 @@ void Core::answer_loaded(Session& session, std::uint32_t request, const ModuleUs
     unload_module(session, 0, use.id);
 }
 
+// ---- kernels with attributes of their own
+
+void Core::configure_kernel(Session& session, std::uint32_t request,
+                            const schema::ConfigureKernel& configure) {
+    if (draining_) throw Error(Status::stopping, "cannot configure a kernel: the daemon is leaving");
+    const KernelAttributes wanted = read_attributes(configure.attributes());
+    ModuleUse* use = nullptr;
+    std::uint32_t index = 0;
+    std::size_t configured = 0;
+    for (auto& [id, each] : session.modules) {
+        configured += each.configured.size();
+        if (!each.bound) continue;
+        for (std::size_t i = 0; i < each.kernel_ids.size(); ++i)
+            if (each.kernel_ids[i] == configure.kernel()) {
+                use = &each;
+                index = static_cast<std::uint32_t>(i);
+            }
+        for (const ModuleUse::Configured& other : each.configured)
+            if (other.id == configure.kernel()) {
+                use = &each;
+                index = other.index;
+            }
+    }
+    if (use == nullptr)
+        throw Error(Status::not_found, "cannot configure kernel " + id_text(configure.kernel()) +
+                                           ": this session has no such kernel");
+    for (const ModuleUse::Configured& other : use->configured)
+        if (other.bound && other.index == index && other.wanted == wanted) {
+            request_opened(session);
+            return answer_configured(session, request, other);
+        }
+    if (configured >= kMaxConfigured)
+        throw Error(Status::limit_reached, "cannot configure a kernel: this session has " +
+                                               std::to_string(configured) +
+                                               " kernels with attributes of their own, which is the limit; "
+                                               "unload a module");
+    const std::uint64_t id = session.kernel_ids.take();
+    use->configured.push_back({id, index, wanted, {}, false});
+    request_opened(session);
+    bind_configured(session, request, use->id, id);
+}
+
+bool Core::make_bind_kernel(Call::Wire& wire, const Session& session, const ModuleUse& use,
+                            const ModuleUse::Configured& kernel) {
+    const auto attributes = write_attributes(wire.builder, kernel.wanted);
+    wire.kind = internal::ExecutorRequest::BindKernel;
+    wire.request =
+        internal::CreateBindKernel(wire.builder, session.id, use.key, kernel.index, kernel.id, attributes)
+            .Union();
+    return true;
+}
+
+void Core::bind_configured(Session& session, std::uint32_t request, std::uint64_t use_id, std::uint64_t id) {
+    const auto find_in = [use_id, id](Session& in) -> ModuleUse::Configured* {
+        const auto use = in.modules.find(use_id);
+        if (use == in.modules.end() || !use->second.bound) return nullptr;
+        for (ModuleUse::Configured& each : use->second.configured)
+            if (each.id == id) return &each;
+        return nullptr;
+    };
+    call(
+        session, Call::OnDeath::repeat,
+        [this, use_id, find_in](Call::Wire& wire, Session& in) {
+            const ModuleUse::Configured* kernel = find_in(in);
+            if (kernel == nullptr) return false;
+            const ModuleUse& use = in.modules.at(use_id);
+            // Moved to another executor meanwhile: the module has to come first.
+            const FaultDomain* domain = existing_domain(in);
+            if (domain == nullptr || !domain->loaded.contains(use.key))
+                throw Error(Status::executor_lost, "the executor was restarted meanwhile");
+            return make_bind_kernel(wire, in, use, *kernel);
+        },
+        [this, request, use_id, id, find_in](Session& in, Reply& reply) {
+            ModuleUse::Configured* kernel = find_in(in);
+            if (kernel == nullptr)
+                return refuse_later(in.id, request, Status::not_found,
+                                    "cannot configure a kernel: its module was unloaded meanwhile");
+            const auto* layout = reply.message == nullptr ? nullptr : reply.message->answer_as_ModuleLayout();
+            std::vector<KernelDescription> described =
+                layout == nullptr ? std::vector<KernelDescription>() : read_kernels(layout->kernels());
+            if (reply.status == Status::ok && described.size() == 1) {
+                kernel->kernel = std::move(described.front());
+                kernel->bound = true;
+                return answer_configured(in, request, *kernel);
+            }
+            std::erase_if(in.modules.at(use_id).configured,
+                          [id](const ModuleUse::Configured& each) { return each.id == id; });
+            in.kernel_ids.give_back(id);
+            refuse_later(in.id, request, reply.status == Status::ok ? Status::internal_error : reply.status,
+                         reply.error);
+        });
+}
+
+void Core::answer_configured(Session& session, std::uint32_t request, const ModuleUse::Configured& kernel) {
+    answer_later(session.id, request, [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
+        const auto info = write_kernel(builder, kernel.kernel, kernel.id, Detail::names);
+        return {schema::Answer::KernelConfigured, schema::CreateKernelConfigured(builder, info).Union()};
+    });
+}
+
 void Core::unload_module(Session& session, std::uint32_t request, std::uint64_t id) {
     const auto at = session.modules.find(id);
     if (at == session.modules.end() || !at->second.bound)
@@ -198,7 +299,7 @@ void Core::unload_module(Session& session, std::uint32_t request, std::uint64_t 
         [id](Call::Wire& wire, Session& in) {
             const auto use = in.modules.find(id);
             if (use == in.modules.end()) return false;
-            const auto ids = wire.builder.CreateVector(use->second.kernel_ids);
+            const auto ids = wire.builder.CreateVector(use->second.all_ids());
             wire.kind = internal::ExecutorRequest::UnbindKernels;
             wire.request = internal::CreateUnbindKernels(wire.builder, in.id, ids).Union();
             return true;
@@ -216,7 +317,7 @@ void Core::drop_use(Session& session, std::uint64_t id) {
     const auto at = session.modules.find(id);
     if (at == session.modules.end()) return;
     const std::uint64_t key = at->second.key;
-    for (const std::uint64_t kernel : at->second.kernel_ids) session.kernel_ids.give_back(kernel);
+    for (const std::uint64_t kernel : at->second.all_ids()) session.kernel_ids.give_back(kernel);
     session.module_ids.give_back(id);
     session.modules.erase(at);
     release_module(key);

@@ -29,13 +29,20 @@ struct ParamInfo {
     std::uint32_t offset = 0, size = 0;
     std::string name;
 };
+struct KernelAttributes {
+    std::uint32_t cluster_x = 1, cluster_y = 1, cluster_z = 1;
+    bool cooperative = false, programmatic = false;
+    bool operator==(const KernelAttributes&) const = default;
+};
 struct KernelDescription {
     std::string name;
     bool declared = false;
     std::vector<ParamInfo> params;
     std::uint32_t param_bytes = 0;
     std::uint32_t block_x = 0, block_y = 0, block_z = 0;
-    std::uint32_t max_threads = 0, static_shared_bytes = 0, max_dynamic_shared_bytes = 0, registers = 0;
+    std::uint32_t max_threads = 0, static_shared_bytes = 0, max_dynamic_shared_bytes = 0, registers = 0,
+                  local_bytes = 0;
+    KernelAttributes attributes;
 };
 struct DeclaredSignature {
     std::string kernel;
@@ -101,6 +108,22 @@ struct ModuleUse {
     std::uint64_t id = 0, key = 0;
     std::vector<std::uint64_t> kernel_ids;
     bool bound = false;  // an executor has answered
+    // Kernels with attributes of their own.
+    struct Configured {
+        std::uint64_t id = 0;
+        std::uint32_t index = 0;  // of the kernel in the module
+        KernelAttributes wanted;
+        KernelDescription kernel;  // as the executor answered
+        bool bound = false;        // it has
+    };
+    std::vector<Configured> configured;
+
+    // Of all kernels that an executor may know.
+    std::vector<std::uint64_t> all_ids() const {
+        std::vector<std::uint64_t> ids = kernel_ids;
+        for (const Configured& each : configured) ids.push_back(each.id);
+        return ids;
+    }
 };
 // Acts once every stream named has completed its position.
 struct DeferredFree {

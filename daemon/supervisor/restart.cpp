@@ -378,6 +378,13 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
                     internal::CreateBindModule(wire.builder, in.id, at->second.key, kernels).Union();
                 return true;
             });
+    for (const auto& [id, use] : session.modules)
+        for (const ModuleUse::Configured& kernel : use.configured)
+            if (use.bound && kernel.bound)
+                restore([id = id, kernel](Call::Wire& wire, Session& in) {
+                    const auto at = in.modules.find(id);
+                    return at != in.modules.end() && make_bind_kernel(wire, in, at->second, kernel);
+                });
     for (const auto& [id, stream] : session.streams)
         if (stream->phase == Stream::Phase::open) restore_stream(domain, session, *stream);
     // All of them stand before any begins: one may wait for an event of another.

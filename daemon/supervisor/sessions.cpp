@@ -246,7 +246,7 @@ void Core::release_all(Session& session,
             });
     for (const auto& [use, module] : session.modules)
         if (module.bound)
-            ask([kernels = module.kernel_ids](Call::Wire& wire, Session& in) {
+            ask([kernels = module.all_ids()](Call::Wire& wire, Session& in) {
                 wire.kind = internal::ExecutorRequest::UnbindKernels;
                 const auto ids = wire.builder.CreateVector(kernels);
                 wire.request = internal::CreateUnbindKernels(wire.builder, in.id, ids).Union();

@@ -53,13 +53,16 @@ Stream& Core::stream_of(Session& session, std::uint64_t id, const char* doing) {
 }
 
 std::string Core::kernel_name(const Session& session, std::uint64_t kernel) const {
-    for (const auto& [id, use] : session.modules)
+    for (const auto& [id, use] : session.modules) {
+        for (const ModuleUse::Configured& each : use.configured)
+            if (each.id == kernel) return each.kernel.name;
         for (std::size_t i = 0; i < use.kernel_ids.size(); ++i)
             if (use.kernel_ids[i] == kernel) {
                 const auto module = modules_.find(use.key);
                 if (module != modules_.end() && i < module->second.kernels.size())
                     return module->second.kernels[i].name;
             }
+    }
     return {};
 }
 

@@ -22,7 +22,7 @@ from ringlaunch import errors
 from ringlaunch._buffer import Buffer
 from ringlaunch._client import Client, DaemonInfo, connect
 from ringlaunch._core import Launcher, __version__
-from ringlaunch._module import Kernel, Module, Param
+from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._stream import Event, Stream, StreamStatus
 from ringlaunch.errors import (
     BadImage,
@@ -66,6 +66,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "Kernel",
+    "KernelAttributes",
     "KernelFault",
     "Launcher",
     "LimitReached",

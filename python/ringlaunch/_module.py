@@ -76,6 +76,14 @@ def signature_list(signatures: Mapping[str, Declaration] | None) -> list[tuple[s
     return [(kernel, layout(declared)) for kernel, declared in (signatures or {}).items()]
 
 
+class KernelAttributes(NamedTuple):
+    """How a kernel is launched, beside grid and block: `Kernel.with_attributes` says what each means."""
+
+    cluster: tuple[int, int, int]
+    cooperative: bool
+    programmatic: bool
+
+
 class Kernel(_core.Kernel):
     """A kernel of a loaded module. `kernel[grid, block](*args, stream=None, shared=0)` launches it.
 
@@ -165,6 +173,81 @@ class Kernel(_core.Kernel):
         array([1000], dtype=int32)
         """
         return self._bind(grid, block, stream, shared)
+
+    def with_attributes(self, cluster: Dim = 1, cooperative: bool = False, programmatic: bool = False) -> Kernel:
+        """The same kernel, launched with these attributes instead of its own. Blocks until the daemon has answered.
+
+        Parameters
+        ----------
+        cluster : int or tuple of int
+            Blocks of a thread block cluster in x, y, z. A launch's grid is whole clusters.
+        cooperative : bool
+            All blocks are on the device at once, so that the kernel may synchronize its grid.
+        programmatic : bool
+            A launch may begin before the one ahead of it in its stream has ended. The kernel itself waits for what it
+            needs of that (cudaGridDependencySynchronize), and before it ends.
+
+        Returns
+        -------
+        Kernel
+            A launch of it whose grid is not whole clusters, or is cooperative and does not fit onto the device at
+            once, stops its stream with an error that says so.
+
+        Raises
+        ------
+        Unsupported
+            The daemon's driver cannot launch a kernel so: host runs blocks one after another, and has neither clusters
+            nor cooperative launches.
+        InvalidArgument
+            The device has no clusters so large, or the kernel was compiled with others.
+        LimitReached, Closed, DaemonLost
+
+        Examples
+        --------
+        >>> module = client.compile('''
+        ... #include <ringlaunch/kernel.h>
+        ... extern "C" __global__ void increment(int* x) { *x += 1; }
+        ... RINGLAUNCH_EXPORT(increment)
+        ... ''')
+        >>> eager = module["increment"].with_attributes(programmatic=True)
+        >>> eager.attributes
+        KernelAttributes(cluster=(1, 1, 1), cooperative=False, programmatic=True)
+        """
+        sides = tuple(cluster) if isinstance(cluster, tuple | list) else (cluster,)
+        if not 1 <= len(sides) <= 3 or not all(isinstance(side, int) and 1 <= side < 1 << 31 for side in sides):
+            raise InvalidArgument(f"cluster: expected 1 to 3 numbers of blocks, each at least 1, found {cluster!r}")
+        x, y, z = (*sides, 1, 1)[:3]
+        return _core.kernel_configure(self, (x, y, z), cooperative, programmatic)
+
+    @property
+    def attributes(self) -> KernelAttributes:
+        """What it is launched with; a cluster that it was compiled with counts."""
+        return KernelAttributes(*_core.kernel_attributes(self))
+
+    @property
+    def registers(self) -> int:
+        """Registers of a thread; 0 where the driver does not know."""
+        return _core.kernel_resources(self)[0]
+
+    @property
+    def local_bytes(self) -> int:
+        """Local memory of a thread: its stack, and registers that were spilled."""
+        return _core.kernel_resources(self)[1]
+
+    @property
+    def static_shared_bytes(self) -> int:
+        """Shared memory of a block that the kernel declares itself."""
+        return _core.kernel_resources(self)[2]
+
+    @property
+    def max_dynamic_shared_bytes(self) -> int:
+        """The most that `shared` may ask for."""
+        return _core.kernel_resources(self)[3]
+
+    @property
+    def max_threads(self) -> int:
+        """Threads that a block may have."""
+        return _core.kernel_resources(self)[4]
 
     def __repr__(self) -> str:
         params = ", ".join(f"{param.type} {param.name}".rstrip() for param in self.params)

@@ -87,4 +87,12 @@ PyObject* make_stream(PyTypeObject* type, const std::shared_ptr<Session>& sessio
 PyObject* make_kernel(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Kernel kernel,
                       PyObject* stream);
 
+// What a _core.Kernel is of. Borrowed.
+struct KernelView {
+    const std::shared_ptr<Session>& session;
+    const ringlaunch::Kernel& kernel;
+    PyObject* stream;
+};
+KernelView view_kernel(PyObject* kernel);
+
 }  // namespace ringlaunch::python

@@ -551,6 +551,11 @@ PyObject* make_kernel(PyTypeObject* type, const std::shared_ptr<Session>& sessio
     return object;
 }
 
+KernelView view_kernel(PyObject* object) {
+    const KernelObject* kernel = as_kernel(object);
+    return {kernel->plan->session, kernel->plan->kernel, kernel->stream};
+}
+
 bool add_launcher_types(PyObject* module) {
     name_stream = PyUnicode_InternFromString("stream");
     name_shared = PyUnicode_InternFromString("shared");

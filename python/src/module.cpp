@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -367,6 +368,38 @@ class ModuleHandle {
     ringlaunch::Module module_;
 };
 
+KernelView kernel_of(const py::object& object) {
+    if (PyObject_TypeCheck(object.ptr(), kernel_type) == 0)
+        throw_named("ParamTypeError", "expected a Kernel, found " + short_repr(object.ptr()) + " (" +
+                                          type_name(object.ptr()) + ")");
+    return view_kernel(object.ptr());
+}
+
+// The same kernel with attributes of its own: of the same class, for the same default stream.
+py::object kernel_configure(const py::object& self, const std::array<std::uint32_t, 3>& cluster,
+                            bool cooperative, bool programmatic) {
+    const KernelView view = kernel_of(self);
+    check_open(*view.session, "configuring a kernel");
+    const KernelAttributes attributes{{cluster[0], cluster[1], cluster[2]}, cooperative, programmatic};
+    ringlaunch::Kernel made =
+        control_call([kernel = view.kernel, attributes] { return kernel.with_attributes(attributes); });
+    return steal(make_kernel(Py_TYPE(self.ptr()), view.session, std::move(made), view.stream));
+}
+
+// (cluster, cooperative, programmatic)
+py::tuple kernel_attributes(const py::object& self) {
+    const KernelAttributes& own = kernel_of(self).kernel.attributes();
+    return py::make_tuple(py::make_tuple(own.cluster.x, own.cluster.y, own.cluster.z), own.cooperative,
+                          own.programmatic);
+}
+
+// (registers, local_bytes, static_shared_bytes, max_dynamic_shared_bytes, max_threads)
+py::tuple kernel_resources(const py::object& self) {
+    const ringlaunch::Kernel& kernel = kernel_of(self).kernel;
+    return py::make_tuple(kernel.registers(), kernel.local_bytes(), kernel.static_shared_bytes(),
+                          kernel.max_dynamic_shared_bytes(), kernel.max_threads());
+}
+
 class ClientHandle {
   public:
     explicit ClientHandle(std::shared_ptr<Session> session) : session_(std::move(session)) {}
@@ -576,6 +609,11 @@ PYBIND11_MODULE(_core, module) {
     module.def("stream_close", &stream_close, py::arg("stream"));
     module.def("stream_wake_fd", &stream_wake_fd, py::arg("stream"));
     module.def("stream_on_wake", &stream_on_wake, py::arg("stream"));
+
+    module.def("kernel_configure", &kernel_configure, py::arg("kernel"), py::arg("cluster"),
+               py::arg("cooperative"), py::arg("programmatic"));
+    module.def("kernel_attributes", &kernel_attributes, py::arg("kernel"));
+    module.def("kernel_resources", &kernel_resources, py::arg("kernel"));
 
     module.def("_pack", &pack_for_tests, py::arg("kernel"), py::arg("params"));
     module.def("_ring_bytes", &ring_bytes_for_tests, py::arg("stream"), py::arg("position"),

@@ -381,6 +381,104 @@ TEST_P(DriverContract, TheLongestParametersArriveWhole) {
     EXPECT_EQ(rig->read<std::uint64_t>(stream, at(0), 40), expected);
 }
 
+TEST_P(DriverContract, AConfiguredKernelIsMadeOnceAndRunsInOrderWithItsPlainSelf) {
+    LaunchAttributes programmatic;
+    programmatic.programmatic = true;
+    Kernel* const plain = kernel("append");
+    if (GetParam().kind == DriverKind::Cuda)
+        GTEST_SKIP() << "append does not wait for the launch ahead of it";
+    Kernel& made = module->configure(*plain, programmatic);
+    EXPECT_EQ(&module->configure(*plain, programmatic), &made);
+    EXPECT_NE(&made, plain);
+    EXPECT_EQ(made.layout().attributes, programmatic);
+    EXPECT_EQ(plain->layout().attributes, LaunchAttributes{});
+    EXPECT_EQ(made.layout().params.size(), plain->layout().params.size());
+    TestStream stream(*rig->driver);
+    for (unsigned i = 0; i < 100; ++i)
+        stream.launch(i % 2 == 0 ? plain : &made, {}, {},
+                      pack(device_pointer<unsigned>(at(64)), device_pointer<unsigned>(at(0)), i));
+    std::vector<unsigned> expected(100);
+    if (runs()) std::iota(expected.begin(), expected.end(), 0u);
+    EXPECT_EQ(rig->read<unsigned>(stream, at(64), 100), expected);
+}
+
+TEST_P(DriverContract, ClustersAndCooperativeLaunchesWorkOrAreRefusedWhereTheyAreConfigured) {
+    LaunchAttributes clusters, cooperative;
+    clusters.cluster = {2, 1, 1};
+    cooperative.cooperative = true;
+    Kernel& plain = *kernel("indices");
+    if (GetParam().kind == DriverKind::Host) {
+        for (const LaunchAttributes& each : {clusters, cooperative})
+            EXPECT_THAT(refusal(Status::unsupported, [&] { module->configure(plain, each); }),
+                        HasSubstr("kernel 'indices'"));
+        return;
+    }
+    TestStream stream(*rig->driver);
+    std::vector<unsigned> expected(4 * 32);
+    if (runs()) std::iota(expected.begin(), expected.end(), 1u);
+    for (const LaunchAttributes& each : {clusters, cooperative}) {
+        stream.fill(at(0), 4096, 0, 4);
+        stream.launch(&module->configure(plain, each), {4, 1, 1}, {32, 1, 1},
+                      pack(device_pointer<unsigned>(at(0))));
+        EXPECT_EQ(rig->read<unsigned>(stream, at(0), expected.size()), expected);
+    }
+}
+
+TEST_P(DriverContract, RefusesAttributesThatCannotBe) {
+    const auto refuse = [&](Dim3 cluster) {
+        LaunchAttributes attributes;
+        attributes.cluster = cluster;
+        return refusal(Status::invalid_argument, [&] { module->configure(*kernel("nothing"), attributes); });
+    };
+    EXPECT_THAT(refuse({1, 0, 1}), HasSubstr("at least one block"));
+    if (GetParam().kind == DriverKind::Cuda) {
+        EXPECT_THAT(refuse({64, 1, 1}), HasSubstr("a cluster of 64 x 1 x 1 blocks, at most"));
+        EXPECT_THAT(refuse({~0u, ~0u, ~0u}), HasSubstr("at most"));
+    }
+}
+
+TEST_P(DriverContract, ALaunchThatIsRefusedHarmsNothing) {
+    if (GetParam().kind != DriverKind::Cuda)
+        GTEST_SKIP() << "what has come so far fits everywhere on this driver";
+    TestStream stream(*rig->driver), other(*rig->driver);
+    LaunchAttributes cooperative;
+    cooperative.cooperative = true;
+    Kernel& together = module->configure(*kernel("nothing"), cooperative);
+    EXPECT_EQ(stream.try_launch(&together, {1u << 20, 1, 1}, {1024, 1, 1}), Status::grid_too_large);
+    EXPECT_THAT((*stream).why(), HasSubstr("at most"));
+    const std::vector<std::byte> none;
+    Launch wide = TestStream::make_launch(kernel("nothing"), {}, {2048, 1, 1}, none, stream.position());
+    EXPECT_EQ((*stream).launch(wide), Status::driver_failed);
+    EXPECT_THAT((*stream).why(), HasSubstr("CUDA_ERROR_INVALID_VALUE"));
+    Launch greedy = TestStream::make_launch(kernel("nothing"), {}, {}, none, stream.position());
+    greedy.shared_bytes = 1u << 20;
+    EXPECT_EQ((*stream).launch(greedy), Status::driver_failed);
+    EXPECT_EQ(rig->driver->failure(), std::nullopt);
+    for (TestStream* each : {&stream, &other}) {
+        each->fill(at(0), 64, 7, 1);
+        EXPECT_TRUE(each->finish());
+    }
+}
+
+TEST_P(DriverContract, AKernelMayHaveMoreThan48KiBOfDynamicSharedMemory) {
+    if (GetParam().kind != DriverKind::Cuda) GTEST_SKIP() << "kernels of this driver have no shared memory";
+    constexpr std::uint32_t kBytes = 100 * 1024;
+    const auto gpu_kernels = load(*rig->driver, TEST_GPU_KERNELS);
+    Kernel* const through = find(*gpu_kernels, "through_shared");
+    ASSERT_GE(through->layout().max_dynamic_shared_bytes, kBytes);
+    EXPECT_GT(through->layout().registers, 0u);
+    TestStream stream(*rig->driver);
+    const std::vector<std::byte> params =
+        pack(device_pointer<unsigned>(at(0)), static_cast<unsigned>(kBytes / 4));
+    Launch launch = TestStream::make_launch(through, {}, {256, 1, 1}, params, stream.position());
+    launch.shared_bytes = kBytes;
+    ASSERT_EQ((*stream).launch(launch), Status::ok);
+    stream.moved_to(stream.position() + 1);
+    std::vector<unsigned> expected(kBytes / 4);
+    std::iota(expected.rbegin(), expected.rend(), 0u);
+    EXPECT_EQ(rig->read<unsigned>(stream, at(0), expected.size()), expected);
+}
+
 TEST_P(DriverContract, RefusesWhatIsNotAnImage) {
     const auto refuse = [&](std::vector<std::byte> bytes) {
         return refusal(Status::bad_image, [&] {

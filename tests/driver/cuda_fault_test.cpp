@@ -50,7 +50,7 @@ int run_alone(const std::string& test) {
 // In the new process: the kernel ends the device, the driver says of what, and nothing of it hangs.
 void expect_lost(const Fault& fault) {
     Rig rig(DriverKind::Cuda);
-    const auto module = load(*rig.driver, TEST_CUDA_FAULT_KERNELS);
+    const auto module = load(*rig.driver, TEST_GPU_KERNELS);
     TestStream stream(*rig.driver), other(*rig.driver);
     const auto word = pack(device_pointer<unsigned>(rig.base), 3u);
     other.launch(find(*module, "add"), {}, {}, word);
@@ -71,9 +71,8 @@ void expect_lost(const Fault& fault) {
 
 TEST_P(CudaFault, IsReportedAndHangsNothing) {
     if (std::getenv(kInside) != nullptr) return expect_lost(GetParam());
-    if (std::string(TEST_CUDA_FAULT_KERNELS).empty())
-        GTEST_SKIP()
-            << "no nvcc was found when this was built, so there is no cubin of cuda_fault_kernels.cu";
+    if (std::string(TEST_GPU_KERNELS).empty())
+        GTEST_SKIP() << "no nvcc was found when this was built, so there is no cubin of gpu_kernels.cu";
     const std::string missing = no_cuda_device();
     if (!missing.empty()) GTEST_SKIP() << missing;
     EXPECT_EQ(run_alone(std::string("Drivers/CudaFault.IsReportedAndHangsNothing/") + GetParam().name), 0);

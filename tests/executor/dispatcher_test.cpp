@@ -555,6 +555,27 @@ TEST_F(DispatcherTest, ARefusalOfTheDriverStopsTheStreamAtThatRecord) {
     EXPECT_EQ(client.completed(), 4u);
 }
 
+TEST_F(DispatcherTest, ARefusalOfTheDriverNamesKernelShapeAndReason) {
+    driver.refuse_with = Status::grid_too_large;
+    driver.refuse_text = "at most 3 blocks are on the device at once";
+    driver.refuse_at = 2;
+    ClientStream client(kSession, make_id(0)), other(kSession, make_id(1));
+    open(client);
+    open(other);
+    put_saxpy(client);
+    put_saxpy(client);
+    work();
+    EXPECT_EQ(client.error(), Status::grid_too_large);
+    EXPECT_EQ(client.page->error_position, 2u);
+    EXPECT_NE(client.page->error_kernel, 0u);
+    EXPECT_NE(client.text().find("launch at position 2: kernel 'saxpy', grid "), std::string::npos)
+        << client.text();
+    EXPECT_NE(client.text().find(driver.refuse_text), std::string::npos) << client.text();
+    put_saxpy(other, 1);
+    work();
+    EXPECT_EQ(other.state(), schema::StreamState::Running);
+}
+
 TEST_F(DispatcherTest, ADeviceThatIsLostIsReportedBeforeAnyStreamIsBlamed) {
     std::string lost;
     schema::StreamState state_then{};

@@ -101,6 +101,7 @@ class ScriptedDriver final : public driver::Driver {
     std::size_t room = ~std::size_t{0};  // operations a stream takes before it says ring_full
     Status refuse_with = Status::ok;     // the answer to the operation at refuse_at
     std::uint64_t refuse_at = 0;
+    const char* refuse_text = "";
     std::optional<std::string> failed;
 
   private:
@@ -114,6 +115,7 @@ class ScriptedStream final : public driver::Stream {
     ScriptedStream(const driver::StreamConfig& config, ScriptedDriver& driver)
         : config_(config), driver_(driver) {}
 
+    const char* why() const noexcept override { return driver_.refuse_text; }
     Status launch(const driver::Launch& launch) noexcept override {
         std::uint32_t word = 0;
         if (launch.param_bytes >= 4) std::memcpy(&word, launch.params + launch.param_bytes - 4, 4);

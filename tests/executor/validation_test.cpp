@@ -146,6 +146,30 @@ TEST_F(ValidationTest, LaunchWithWrongParameters) {
     expect_refusal(check_launch(copy, bounds(), launch), Status::bad_slot_count, copy, {"3 slots", "take 2"});
 }
 
+TEST_F(ValidationTest, LaunchOfAGridThatIsNotWholeClusters) {
+    driver::KernelLayout layout = saxpy_layout();
+    layout.attributes.cluster = {2, 1, 3};
+    HandKernel clustered(layout);
+    const KernelEntry entry(clustered);
+    view.kernels.set(make_id(2), &entry);
+    const auto grid = [](std::uint32_t x, std::uint32_t y, std::uint32_t z) {
+        return [=](schema::LaunchRecord& r) {
+            r.mutate_kernel(make_id(2));
+            r.mutate_grid_x(x);
+            r.mutate_grid_y(y);
+            r.mutate_grid_z(z);
+        };
+    };
+    expect_launch(Status::bad_cluster, grid(3, 1, 3), {"saxpy", "3 x 1 x 3", "2 x 1 x 3 blocks"});
+    expect_launch(Status::bad_cluster, grid(4, 1, 4), {"4 x 1 x 4"});
+    RecordCopy copy = launch_copy();
+    grid(4, 5, 6)(in<schema::LaunchRecord>(copy));
+    driver::Launch launch;
+    EXPECT_EQ(check_launch(copy, bounds(), launch), Status::ok);
+    EXPECT_EQ(launch.kernel, &clustered);
+    view.kernels.erase(make_id(2));
+}
+
 TEST_F(ValidationTest, LaunchOutsideTheDevicesLimits) {
     expect_launch(Status::bad_grid, [](auto& r) { r.mutate_grid_x(0); },
                   {"grid 0 x 1 x 1", "1000 x 100 x 10"});

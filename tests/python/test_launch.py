@@ -5,7 +5,7 @@ import gc
 
 import numpy as np
 import pytest
-from support import ROOT
+from support import KERNELS, ROOT
 
 import ringlaunch as rl
 
@@ -328,6 +328,74 @@ def test_launching_makes_no_object(client, kernels):
     before = sys.getallocatedblocks()
     loop()
     assert abs(sys.getallocatedblocks() - before) < 50
+
+
+def test_a_kernel_with_attributes_is_the_same_kernel_and_runs_in_order(client, kernels):
+    append = kernels["append"]
+    eager = append.with_attributes(programmatic=True)
+    assert type(eager) is rl.Kernel
+    assert (eager.name, eager.params) == (append.name, append.params)
+    assert append.attributes == ((1, 1, 1), False, False)
+    assert eager.attributes == rl.KernelAttributes(cluster=(1, 1, 1), cooperative=False, programmatic=True)
+    assert eager.with_attributes().attributes == append.attributes
+    values = client.zeros(101, np.int32)
+    for i in range(100):
+        (eager if i % 2 else append)[1, 1](values, i)
+    assert list(values.numpy()) == [100, *range(100)]
+
+
+def test_a_kernel_with_attributes_keeps_its_module(host):
+    with host.connect() as client:
+        increment = client.compile(KERNELS, name="kernels.cu")["increment"].with_attributes(programmatic=True)
+        x = client.zeros(1, np.int32)
+        increment[1, 1](x)
+        assert x.numpy()[0] == 1
+
+
+@pytest.mark.parametrize("attributes", [{"cluster": 2}, {"cluster": (1, 1, 2)}, {"cooperative": True}])
+def test_attributes_that_the_driver_does_not_have_are_refused(kernels, attributes):
+    with pytest.raises(rl.Unsupported, match=r"kernel 'increment'.*one after another"):
+        kernels["increment"].with_attributes(**attributes)
+
+
+@pytest.mark.parametrize("cluster", [0, (1, 0), (), (1, 1, 1, 1), "2", 1.5])
+def test_a_cluster_that_is_none_is_refused(kernels, cluster):
+    with pytest.raises(rl.InvalidArgument, match="1 to 3 numbers of blocks"):
+        kernels["increment"].with_attributes(cluster=cluster)
+
+
+def test_a_grid_that_is_not_whole_clusters_stops_its_stream_only(null):
+    with null.connect() as client:
+        increment = client.compile(KERNELS, name="kernels.cu")["increment"]
+        clustered = increment.with_attributes(cluster=(2, 1, 1), cooperative=True)
+        assert clustered.attributes.cluster == (2, 1, 1)
+        x = client.zeros(1, np.int32)
+        stream = client.stream()
+        clustered[4, 1](x, stream=stream)
+        stream.synchronize()
+        clustered[3, 1](x, stream=stream)
+        with pytest.raises(rl.RecordRefused, match=r"increment.*3 x 1 x 1 is not whole clusters of 2 x 1 x 1"):
+            stream.synchronize()
+        stream.resume()
+        increment[3, 1](x)
+        client.synchronize()
+
+
+def test_a_kernel_with_attributes_survives_a_restart(own_host):
+    with own_host.connect() as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        eager = kernels["increment"].with_attributes(programmatic=True)
+        x = client.zeros(1, np.int32)
+        eager[1, 1](x)
+        client.synchronize()
+        stream = client.stream()
+        kernels["crash"][1, 1](x, stream=stream)
+        with pytest.raises(rl.KernelFault):
+            stream.synchronize()
+        stream.resume()
+        eager[1, 1](x)
+        kernels["increment"].with_attributes(programmatic=True)[1, 1](x)
+        assert x.numpy()[0] == 3
 
 
 def test_a_kernel_with_too_many_parameters_refuses_itself_and_not_its_module(null):

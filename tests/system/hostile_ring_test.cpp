@@ -567,9 +567,11 @@ TEST(HostileRing, ReachesEveryRefusalAndItsNeighbourNeverNotices) {
     std::cout << "the neighbour: " << neighbour.launches() << " launches in " << neighbour.rounds()
               << " rounds, each with the right result\n";
     EXPECT_GT(neighbour.rounds(), 10u);
-    EXPECT_EQ(all_reasons().back(), Status::wait_cycle);
+    EXPECT_EQ(all_reasons().back(), Status::grid_too_large);
     for (const Status reason : all_reasons())
-        EXPECT_GT(attacker.crafted_count(reason), 0) << status_name(reason);
+        // Kernels with clusters or cooperative launches alone meet these, and the host driver has none.
+        if (reason != Status::bad_cluster && reason != Status::grid_too_large)
+            EXPECT_GT(attacker.crafted_count(reason), 0) << status_name(reason);
     EXPECT_GT(attacker.random_refusals(), random_records() / 4);
     const auto executors = daemon.run({"status", "--json"}).json().at("executors");
     ASSERT_EQ(executors.size(), 1u);

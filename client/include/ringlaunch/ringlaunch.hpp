@@ -191,6 +191,15 @@ struct DevicePointer {
     std::uint64_t address = 0;
 };
 
+// How a kernel is launched, beside grid and block.
+struct KernelAttributes {
+    Dim3 cluster;              // blocks of a thread block cluster; a grid is whole clusters
+    bool cooperative = false;  // all blocks are on the device at once, so that the grid may synchronize
+    // May begin before the launch ahead of it in its stream has ended: the kernel itself waits for what it
+    // needs of it (cudaGridDependencySynchronize), and before it ends.
+    bool programmatic = false;
+};
+
 class Kernel {
   public:
     Kernel() = default;
@@ -200,6 +209,16 @@ class Kernel {
     bool declared() const;       // false: no declaration of its parameters was found, so a launch is refused
     Dim3 default_block() const;  // 0 0 0: none
     std::uint32_t max_threads() const;
+    std::uint32_t registers() const;    // of a thread; 0: not known
+    std::uint32_t local_bytes() const;  // of a thread: its stack, and registers that were spilled
+    std::uint32_t static_shared_bytes() const;
+    std::uint32_t max_dynamic_shared_bytes() const;
+    const KernelAttributes& attributes() const;
+    // The same kernel, launched with these attributes instead of its own. Asks the daemon; throws
+    // Error{unsupported} or Error{invalid_argument} where its driver cannot launch this kernel so. A grid
+    // that is not whole clusters, or a cooperative one that does not fit onto the device at once, stops its
+    // stream.
+    Kernel with_attributes(const KernelAttributes& attributes) const;
     explicit operator bool() const { return state_ != nullptr; }
 
   private:

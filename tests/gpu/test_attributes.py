@@ -1,0 +1,196 @@
+"""Clusters, cooperative and programmatic launches and large shared memory on a GPU: results are compared."""
+
+import numpy as np
+import pytest
+from gpu_support import WATCHDOG_S
+
+import ringlaunch as rl
+
+# cooperative_groups comes with the toolkit's headers, which NVRTC alone does not have: the few instructions that its
+# cluster.sync() and grid.sync() stand for are written out here.
+KERNELS = """
+#include <ringlaunch/kernel.h>
+__device__ unsigned cluster_rank() {
+    unsigned rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+__device__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+
+// Each block hands its number to the next one of its cluster, in that one's shared memory.
+extern "C" __global__ void around(unsigned* out, unsigned blocks) {
+    __shared__ unsigned mine;
+    const unsigned next = (cluster_rank() + 1) % blocks;
+    cluster_sync();
+    if (threadIdx.x == 0) {
+        unsigned here = static_cast<unsigned>(__cvta_generic_to_shared(&mine)), there;
+        asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(here), "r"(next));
+        asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(there), "r"(blockIdx.x) : "memory");
+    }
+    cluster_sync();
+    if (threadIdx.x == 0) out[blockIdx.x] = mine;
+}
+RINGLAUNCH_EXPORT(around)
+
+// A barrier of the whole grid, `rounds` times: in each every block adds what all blocks wrote in the one before.
+extern "C" __global__ void rounds(unsigned* words, unsigned* arrived, unsigned count) {
+    for (unsigned round = 0; round < count; ++round) {
+        const unsigned* from = words + (round % 2) * gridDim.x;
+        unsigned sum = 0;
+        for (unsigned i = 0; i < gridDim.x; ++i) sum += *(const volatile unsigned*)(from + i);
+        words[((round + 1) % 2) * gridDim.x + blockIdx.x] = sum + blockIdx.x;
+        __threadfence();
+        atomicAdd(arrived, 1u);
+        while (*(volatile unsigned*)arrived < (round + 1) * gridDim.x) {
+        }
+        __threadfence();
+    }
+}
+RINGLAUNCH_EXPORT(rounds)
+
+// A pair: the second may begin while the first is still at work, and waits for what it reads.
+extern "C" __global__ void first(unsigned* x, unsigned value) {
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;");
+    x[blockIdx.x * blockDim.x + threadIdx.x] = value + threadIdx.x;
+}
+RINGLAUNCH_EXPORT(first)
+extern "C" __global__ void second(const unsigned* x, unsigned* y) {
+    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    y[i] = y[i] * 3 + x[i];
+}
+RINGLAUNCH_EXPORT(second)
+
+// out[i] = n - 1 - i, by way of n words of dynamic shared memory; one block.
+extern "C" __global__ void through_shared(unsigned* out, unsigned n) {
+    extern __shared__ unsigned words[];
+    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) words[i] = i;
+    __syncthreads();
+    for (unsigned i = threadIdx.x; i < n; i += blockDim.x) out[i] = words[n - 1 - i];
+}
+RINGLAUNCH_EXPORT(through_shared)
+"""
+
+
+@pytest.fixture
+def kernels(client):
+    return client.compile(KERNELS, name="attributes.cu")
+
+
+@pytest.mark.parametrize("blocks", [2, 4, 8])
+def test_the_blocks_of_a_cluster_reach_each_others_shared_memory(client, kernels, blocks):
+    grid = 8 * blocks
+    out = client.zeros(grid, np.uint32)
+    kernels["around"].with_attributes(cluster=blocks)[grid, 64](out, blocks)
+    numbers = np.arange(grid, dtype=np.uint32).reshape(-1, blocks)
+    assert np.array_equal(out.numpy(), np.roll(numbers, 1, axis=1).ravel())
+
+
+def test_a_kernel_runs_with_and_without_clusters_in_turn(client, kernels):
+    plain = kernels["around"]
+    clustered = plain.with_attributes(cluster=(2, 1, 1))
+    assert clustered.attributes == ((2, 1, 1), False, False)
+    out = client.zeros(8, np.uint32)
+    for _ in range(100):
+        plain[8, 32](out, 1)
+        clustered[8, 32](out, 2)
+    assert list(out.numpy()) == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+def test_a_grid_that_is_not_whole_clusters_stops_its_stream_only(client, kernels):
+    clustered = kernels["around"].with_attributes(cluster=2)
+    out = client.zeros(8, np.uint32)
+    client.synchronize()
+    stream = client.stream()
+    clustered[3, 32](out, 2, stream=stream)
+    with pytest.raises(rl.RecordRefused, match=r"'around'.*3 x 1 x 1 is not whole clusters of 2 x 1 x 1"):
+        stream.synchronize(timeout=WATCHDOG_S)
+    stream.resume()
+    clustered[8, 32](out, 2)
+    assert list(out.numpy()) == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+@pytest.mark.parametrize("cluster", [64, (4, 4, 4), (1 << 30, 1, 1)])
+def test_a_cluster_that_the_device_does_not_have_is_refused(kernels, cluster):
+    with pytest.raises(rl.InvalidArgument, match=r"'around'.*at most \d+ in all"):
+        kernels["around"].with_attributes(cluster=cluster)
+
+
+def test_the_blocks_of_a_cooperative_grid_wait_for_each_other(client, kernels):
+    blocks, count = 64, 50
+    words, arrived = client.zeros(2 * blocks, np.uint32), client.zeros(1, np.uint32)
+    kernels["rounds"].with_attributes(cooperative=True)[blocks, 1](words, arrived, count)
+    client.default_stream.synchronize(timeout=WATCHDOG_S)
+    expected = np.zeros(blocks, dtype=np.uint32)
+    for _ in range(count):
+        expected = expected.sum(dtype=np.uint32) + np.arange(blocks, dtype=np.uint32)
+    assert np.array_equal(words.numpy()[(count % 2) * blocks :][:blocks], expected)
+
+
+def test_a_cooperative_grid_that_does_not_fit_stops_its_stream_only(client, kernels):
+    together = kernels["rounds"].with_attributes(cooperative=True)
+    words, arrived = client.zeros(128, np.uint32), client.zeros(1, np.uint32)
+    client.synchronize()
+    stream = client.stream()
+    together[1 << 20, 1024](words, arrived, 1, stream=stream)
+    with pytest.raises(rl.RecordRefused, match=r"'rounds'.*at most \d+ blocks are on the device at once"):
+        stream.synchronize(timeout=WATCHDOG_S)
+    stream.resume()
+    together[64, 1](words, arrived, 1)
+    assert list(words.numpy()[64:]) == list(range(64))
+
+
+def test_programmatic_launches_give_what_ordinary_ones_give(client, kernels):
+    blocks, turns = 64, 500
+    n = blocks * 128
+    first = kernels["first"].with_attributes(programmatic=True)
+    second = kernels["second"].with_attributes(programmatic=True)
+    x, y = client.zeros(n, np.uint32), client.zeros(n, np.uint32)
+    expected = np.zeros(n, dtype=np.uint32)
+    threads = np.tile(np.arange(128, dtype=np.uint32), blocks)
+    for turn in range(turns):
+        first[blocks, 128](x, turn)
+        second[blocks, 128](x, y)
+        expected = expected * np.uint32(3) + (threads + np.uint32(turn))
+    assert np.array_equal(y.numpy(), expected)
+
+
+def test_a_hundred_kib_of_dynamic_shared_memory(client, kernels):
+    through = kernels["through_shared"]
+    assert through.max_dynamic_shared_bytes >= 100 * 1024
+    n = 100 * 1024 // 4
+    out = client.zeros(n, np.uint32)
+    through[1, 256](out, n, shared=4 * n)
+    assert np.array_equal(out.numpy(), np.arange(n, dtype=np.uint32)[::-1])
+
+
+def test_a_kernel_says_what_it_takes_of_the_device(kernels):
+    around = kernels["around"]
+    assert 0 < around.registers <= 255
+    assert around.static_shared_bytes >= 4
+    assert around.max_threads == 1024
+    assert around.attributes == ((1, 1, 1), False, False)
+
+
+def test_attributes_survive_a_restart(gpu_socket):
+    with rl.connect(socket=gpu_socket, start=False) as client:
+        kernels = client.compile(KERNELS, name="attributes.cu")
+        clustered = kernels["around"].with_attributes(cluster=2)
+        out = client.zeros(8, np.uint32)
+        client.synchronize()
+        with rl.connect(socket=gpu_socket, start=False) as culprit:
+            source = """
+                #include <ringlaunch/kernel.h>
+                extern "C" __global__ void trap(int n) { if (n) asm volatile("trap;"); }
+                RINGLAUNCH_EXPORT(trap)"""
+            stream = culprit.stream()
+            culprit.compile(source, name="trap.cu")["trap"][1, 1](1, stream=stream)
+            with pytest.raises(rl.StreamStopped):
+                stream.synchronize(timeout=WATCHDOG_S)
+        clustered[8, 32](out, 2)
+        assert list(out.numpy()) == [1, 0, 3, 2, 5, 4, 7, 6]
