@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include "schema/version.hpp"
 
@@ -55,7 +56,7 @@ Transfer receive_message(int socket, Message& out, bool wait) {
     out.bytes.resize(kMaxControlBytes);
     iovec part{out.bytes.data(), out.bytes.size()};
     alignas(cmsghdr) char control[CMSG_SPACE(kMaxMessageFds * sizeof(int))];
-    for (;;) {
+    for (bool reset = false;;) {
         msghdr header{};
         header.msg_iov = &part;
         header.msg_iovlen = 1;
@@ -64,6 +65,8 @@ Transfer receive_message(int socket, Message& out, bool wait) {
         const ssize_t got = ::recvmsg(socket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
         if (got < 0) {
             if (errno == EINTR) continue;
+            // Said once, of a peer that left without reading all: before what it sent, which comes next.
+            if (errno == ECONNRESET && !std::exchange(reset, true)) continue;
             if (errno == EAGAIN || errno == EWOULDBLOCK) {
                 if (!wait) return Transfer::would_block;
                 wait_for(socket, POLLIN);
@@ -82,12 +85,14 @@ Transfer receive_message(int socket, Message& out, bool wait) {
             }
         }
         if (got == 0) return Transfer::closed;
-        if (header.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) {
-            out.fds.clear();
-            return Transfer::malformed;
-        }
+        const bool whole = (header.msg_flags & MSG_TRUNC) == 0;
+        const bool cut_off = (header.msg_flags & MSG_CTRUNC) != 0;
+        // Cut off with room left in `control`: the OS could not give this process another number.
+        const bool out_of_numbers = cut_off && out.fds.size() < kMaxMessageFds;
+        if (!whole || cut_off) out.fds.clear();
+        if (!whole || (cut_off && !out_of_numbers)) return Transfer::malformed;
         out.bytes.resize(static_cast<std::size_t>(got));
-        return Transfer::done;
+        return out_of_numbers ? Transfer::no_descriptors : Transfer::done;
     }
 }
 

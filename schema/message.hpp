@@ -18,7 +18,9 @@ struct Message {
 enum class Transfer {
     done,
     would_block,
-    closed,     // the peer is gone
+    closed,          // the peer is gone
+    no_descriptors,  // the bytes are whole, but those that came with them are lost: this process may open no
+                     // more
     malformed,  // truncated bytes or descriptors: longer than kMaxControlBytes, or more than kMaxMessageFds
 };
 

@@ -112,7 +112,7 @@ std::shared_ptr<StreamState> ClientState::open_stream(std::shared_ptr<ClientStat
         }
     } const opening_now{*this};
 
-    Reply reply = connection->ask(
+    Reply reply = ask_for_descriptors(
         {schema::Request::OpenStream, schema::Answer::StreamOpened, 3, doing},
         [&](flatbuffers::FlatBufferBuilder& builder) {
             return schema::CreateOpenStream(
@@ -166,7 +166,7 @@ std::shared_ptr<StreamState> ClientState::open_stream(std::shared_ptr<ClientStat
 
 ClientState::Staging ClientState::add_staging(std::size_t bytes) {
     const std::string doing = "cannot add " + std::to_string(bytes) + " bytes of staging memory";
-    Reply reply = connection->ask(
+    Reply reply = ask_for_descriptors(
         {schema::Request::AddStaging, schema::Answer::StagingAdded, 1, doing},
         [&](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateAddStaging(builder, bytes); });
     const schema::StagingAdded& answer = *reply.view().answer_as_StagingAdded();
@@ -226,6 +226,19 @@ void ClientState::post(Unsent request) {
     const std::lock_guard lock(mutex);
     posted.erase(number);
     unsent.push_back(std::move(request));
+}
+
+// Sent by the next sweep: nothing is sent from here.
+void ClientState::on_orphan(const schema::ServerMessage& answer) {
+    const std::lock_guard lock(mutex);
+    if (const auto* stream = answer.answer_as_StreamOpened())
+        unsent.push_back({schema::Request::CloseStream, stream->stream(), {}});
+    else if (const auto* staging = answer.answer_as_StagingAdded())
+        unsent.push_back({schema::Request::DropStaging, staging->staging(), {}});
+    else if (const auto* buffer = answer.answer_as_BufferAllocated())
+        unsent.push_back({schema::Request::FreeBuffer, buffer->buffer(), {}});
+    else if (const auto* module = answer.answer_as_ModuleLoaded())
+        unsent.push_back({schema::Request::UnloadModule, module->module_id(), {}});
 }
 
 void ClientState::on_late_answer(std::uint32_t request, Status status) {

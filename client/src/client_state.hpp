@@ -17,6 +17,7 @@
 #include "client/src/connection.hpp"
 #include "client/src/fork_guard.hpp"
 #include "client/src/stream_state.hpp"
+#include "schema/error.hpp"
 #include "schema/unique_fd.hpp"
 
 namespace ringlaunch::detail {
@@ -69,6 +70,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
 
     void on_notice(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds) override;
     void on_late_answer(std::uint32_t request, Status status) override;
+    void on_orphan(const schema::ServerMessage& answer) override;
     void on_lost() noexcept override;
     void after_fork_in_child() noexcept override;
 
@@ -103,6 +105,16 @@ struct ClientState final : ForkGuarded, NoticeSink {
 
   private:
     void post(Unsent request);
+    // As Connection::ask(); what the daemon made and cannot hand over is let go of at once.
+    template <class Build>
+    Reply ask_for_descriptors(const Connection::Ask& what, Build&& build) {
+        try {
+            return connection->ask(what, build);
+        } catch (const Error&) {
+            sweep();
+            throw;
+        }
+    }
     void free_later(schema::Request kind, std::uint64_t id) noexcept;
     void close_stream(StreamState* stream) noexcept;
     void take_epoch(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds);

@@ -1,7 +1,9 @@
 #include "client/src/connection.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -21,6 +23,14 @@ namespace {
 
 constexpr int kRateRestMs = 5;
 
+std::string no_descriptors_text() {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    return "cannot receive the descriptors of the daemon's answer: this process may open " +
+           std::to_string(limit.rlim_cur) +
+           " and has all of them open; close some or raise its limit (ulimit -n)";
+}
+
 }  // namespace
 
 Connection::Connection(UniqueFd socket, std::string peer, NoticeSink& sink)
@@ -30,6 +40,11 @@ Connection::Connection(UniqueFd socket, std::string peer, NoticeSink& sink)
       sink_(sink) {
     if (!kick_)
         throw std::system_error(errno, std::generic_category(), "cannot make an eventfd for " + peer_);
+    keep_spare();
+}
+
+void Connection::keep_spare() noexcept {
+    if (!spare_) spare_.reset(::fcntl(kick_.get(), F_DUPFD_CLOEXEC, 0));
 }
 
 std::uint32_t Connection::next_id() noexcept {
@@ -164,6 +179,7 @@ Reply Connection::exchange_once(const Ask& what, std::uint32_t id, std::span<con
         }
     }
     if (!pending.done) fail(what);
+    if (!pending.whole) throw Error(Status::limit_reached, what.doing + ": " + no_descriptors_text());
 
     return std::move(pending.reply);
 }
@@ -214,15 +230,17 @@ void Connection::take_in(std::unique_lock<std::mutex>&) {
     while (!lost()) {
         try {
             Message message;
+            spare_.reset();
             const Transfer got = receive_message(socket_.get(), message, false);
             if (got == Transfer::would_block) break;
             if (got == Transfer::closed) {
-                lose(Status::daemon_lost, "the daemon at " + peer_ + " is gone: it hung up");
+                lose(Status::daemon_lost, "the daemon at " + peer_ + " is gone: it hung up" +
+                                              (farewell_.empty() ? "" : ": " + farewell_));
             } else if (got == Transfer::malformed) {
                 lose(Status::malformed_message,
                      "the daemon at " + peer_ + " sent a message that is too long");
             } else {
-                deliver(std::move(message));
+                deliver(std::move(message), got == Transfer::done);
                 answered = true;
             }
         } catch (const std::exception& error) {
@@ -230,13 +248,14 @@ void Connection::take_in(std::unique_lock<std::mutex>&) {
                  "the client could not take in a message of the daemon at " + peer_ + ": " + error.what());
         }
     }
+    keep_spare();
     if (answered || lost()) {
         changed_.notify_all();
         if (has_reader_) signal(kick_);
     }
 }
 
-void Connection::deliver(Message message) {
+void Connection::deliver(Message message, bool whole) {
     flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(message.bytes.data()),
                                    message.bytes.size());
     if (!verifier.VerifyBuffer<schema::ServerMessage>(nullptr)) {
@@ -247,12 +266,22 @@ void Connection::deliver(Message message) {
     }
     Reply reply{std::move(message)};
     if (reply.view().id() == 0) {
-        sink_.on_notice(reply.view(), reply.message.fds);
+        if (reply.view().answer_type() == schema::Answer::NONE) {
+            if (reply.view().error() != nullptr) farewell_ = reply.view().error()->str();
+        } else if (whole) {
+            sink_.on_notice(reply.view(), reply.message.fds);
+        } else {
+            // A stream without its page cannot be waited for.
+            lose(Status::daemon_lost, no_descriptors_text());
+        }
         return;
     }
     const auto found = pending_.find(reply.view().id());
+    const bool made = reply.view().status() == 0;
+    if (made && (found == pending_.end() || !whole)) sink_.on_orphan(reply.view());
     if (found == pending_.end())
         return sink_.on_late_answer(reply.view().id(), static_cast<Status>(reply.view().status()));
+    found->second->whole = whole;
     found->second->reply = std::move(reply);
     found->second->done = true;
 }

@@ -37,8 +37,10 @@ inline constexpr int kHookSliceMs = 50;
 class NoticeSink {
   public:
     virtual void on_notice(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds) = 0;
-    // The answer to a post, or to a request that was given up.
+    // The answer to a post.
     virtual void on_late_answer(std::uint32_t id, Status status) = 0;
+    // What the daemon made for a request whose asker has given up, or cannot use it: it is to be let go of.
+    virtual void on_orphan(const schema::ServerMessage& answer) = 0;
     virtual void on_lost() noexcept = 0;
 
   protected:
@@ -110,6 +112,7 @@ class Connection {
     struct Pending {
         Reply reply;
         bool done = false;
+        bool whole = true;  // else its descriptors could not be received
     };
 
     static void finish(flatbuffers::FlatBufferBuilder& builder, std::uint32_t id, schema::Request kind,
@@ -121,7 +124,8 @@ class Connection {
     bool send_now(std::span<const std::byte> bytes);
     void wait_as_reader(int timeout_ms) const noexcept;
     void take_in(std::unique_lock<std::mutex>& lock);
-    void deliver(Message message);
+    void deliver(Message message, bool whole);
+    void keep_spare() noexcept;
     void lose(Status status, const std::string& text) noexcept;
     [[noreturn]] void fail(const Ask& what) const;
 
@@ -139,6 +143,10 @@ class Connection {
     std::unordered_map<std::uint32_t, Pending*> pending_;
     bool has_reader_ = false;
     std::string lost_text_;
+    std::string farewell_;  // an error that answers no request: mostly why the daemon hangs up
+    // Given up while something is received, so that a notice's one descriptor arrives in a process that has
+    // all its numbers in use. A new status page needs one only until it is mapped.
+    UniqueFd spare_;
     WaitHook hook_;
 };
 

@@ -162,6 +162,11 @@ Answer ControlClient::receive(std::uint32_t id, Clock::time_point deadline) {
             continue;
         }
         if (got == Transfer::closed) gone();
+        if (got == Transfer::no_descriptors)
+            throw CommandError(
+                ExitCode::failure,
+                "cannot receive the descriptors of the daemon's answer: this process has all that it may "
+                "open in use; raise its limit (ulimit -n)");
         flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(answer.message.bytes.data()),
                                        answer.message.bytes.size());
         if (got != Transfer::done || !verifier.VerifyBuffer<schema::ServerMessage>(nullptr))

@@ -122,6 +122,7 @@ bool ControlPort::settle() {
 // One message, if there is one. False: the conversation is over.
 bool ControlPort::serve_one(End& end) {
     Message message;
+    bool whole = true;
     switch (receive_message(socket_.get(), message, false)) {
         case Transfer::would_block:
             return true;
@@ -131,6 +132,9 @@ bool ControlPort::serve_one(End& end) {
         case Transfer::malformed:
             end = End::malformed;
             return false;
+        case Transfer::no_descriptors:
+            whole = false;
+            break;
         case Transfer::done:
             break;
     }
@@ -142,6 +146,11 @@ bool ControlPort::serve_one(End& end) {
     }
     const auto& request = *fb::GetRoot<ToExecutor>(message.bytes.data());
     try {
+        if (!whole)
+            throw Error(
+                Status::limit_reached,
+                "the executor has no descriptors left to receive those of this request; raise its limit "
+                "(ulimit -n)");
         handle(request, message.fds);
     } catch (const Error& error) {
         answer_error(request.id(), error.status(), error.what());

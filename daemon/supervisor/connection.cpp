@@ -55,8 +55,11 @@ void Connection::take_messages() {
         if (paused_ || resting_ || closing_) return;
         switch (receive_message(socket_.native_handle(), incoming_, false)) {
             case Transfer::done:
-                events_.message(incoming_);
+                events_.message(incoming_, true);
                 incoming_.fds.clear();  // what nobody wanted
+                break;
+            case Transfer::no_descriptors:
+                events_.message(incoming_, false);
                 break;
             case Transfer::would_block:
                 return wait_readable();
@@ -104,6 +107,7 @@ void Connection::send(std::span<const std::byte> bytes, std::span<const int> fds
             case Transfer::closed:
                 return close("it left");
             case Transfer::malformed:
+            case Transfer::no_descriptors:
                 return close("an answer to it was too long");
         }
     }
@@ -163,6 +167,7 @@ void Connection::flush() {
             }
             case Transfer::closed:
             case Transfer::malformed:
+            case Transfer::no_descriptors:
                 return close("it left");
         }
     }

@@ -23,7 +23,8 @@ namespace ringlaunch::supervisor {
 class Connection : public std::enable_shared_from_this<Connection> {
   public:
     struct Events {
-        std::function<void(Message&)> message;
+        // `whole`: with the descriptors that it brought.
+        std::function<void(Message&, bool whole)> message;
         // Once, and last. `why`: "left", "its process ended", "sent a message that is no message", ...
         std::function<void(const std::string& why)> gone;
         std::function<void()> malformed;  // something arrived that is no message; close() follows

@@ -133,9 +133,9 @@ void Core::accept(UniqueFd socket) {
         if (error) return;
         if (const auto alive = weak.lock()) alive->close("it never said Hello");
     });
-    connection->start({[this, pointer](Message& message) {
+    connection->start({[this, pointer](Message& message, bool whole) {
                            const auto at = clients_.find(pointer);
-                           if (at != clients_.end()) on_message(at->second, message);
+                           if (at != clients_.end()) on_message(at->second, message, whole);
                        },
                        [this, pointer](const std::string& why) { on_gone(pointer, why); },
                        [this, pointer] {
@@ -159,7 +159,7 @@ void Core::on_gone(Connection* connection, const std::string& why) {
     watch_idle();
 }
 
-void Core::on_message(Client& client, Message& message) {
+void Core::on_message(Client& client, Message& message, bool whole) {
     Connection& connection = *client.connection;
     flatbuffers::Verifier verifier(reinterpret_cast<const std::uint8_t*>(message.bytes.data()),
                                    message.bytes.size());
@@ -182,6 +182,11 @@ void Core::on_message(Client& client, Message& message) {
         return connection.pause_for(kOverRateRest);
     }
     try {
+        if (!whole)
+            throw Error(Status::limit_reached,
+                        "the daemon has no descriptors left to receive those of this message: close "
+                        "something, or start "
+                        "it with a higher limit (ulimit -Hn)");
         dispatch(client, request, message);
     } catch (const Error& error) {
         refuse(connection, request.id(), error.status(), error.what());

@@ -44,7 +44,7 @@ class Core final : public FaultDomain::Owner {
 
     // ---- core.cpp: connections, greetings, answers
     void accept(UniqueFd socket);
-    void on_message(Client& client, Message& message);
+    void on_message(Client& client, Message& message, bool whole);
     void on_gone(Connection* connection, const std::string& why);
     void dispatch(Client& client, const schema::ClientMessage& request, Message& message);
     void hello(Client& client, std::uint32_t request, const schema::Hello& hello);

@@ -115,6 +115,7 @@ bool ExecutorProcess::take_messages(std::size_t at_most) {
                 return true;
             case Transfer::closed:
             case Transfer::malformed:
+            case Transfer::no_descriptors:
                 // It is dying, or talks nonsense: either way it has to go. One that leaves in order gets a
                 // moment, so that its exit status is its own.
                 hung_up_ = true;

@@ -180,6 +180,7 @@ bool FaultDomain::send(Call& call, std::uint32_t id) {
         case Transfer::would_block:
             return false;
         case Transfer::malformed:
+        case Transfer::no_descriptors:
             answer(call, Status::invalid_argument,
                    "the request is longer than a control message may be (" +
                        std::to_string(kMaxControlBytes) +

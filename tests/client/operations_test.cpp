@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 
 #include <numeric>
 #include <random>
@@ -97,6 +98,66 @@ TEST_F(Host, passes_every_kind_of_argument_at_its_place) {
     put(4, Pair{4, 5});
     ASSERT_EQ(stream_.launch_packed(five, {1}, {1}, 0, params), Status::ok) << stream_.last_error();
     EXPECT_EQ(read(out, 5), (std::vector<unsigned>{1, 2, 3, 4, 5}));
+}
+
+// Opens descriptors until this process has all that it may have; gives them back.
+class NoDescriptors {
+  public:
+    NoDescriptors() {
+        ::getrlimit(RLIMIT_NOFILE, &before_);
+        const rlimit low{128, before_.rlim_max};
+        ::setrlimit(RLIMIT_NOFILE, &low);
+        for (int fd; (fd = ::dup(0)) >= 0;) taken_.emplace_back(fd);
+    }
+    ~NoDescriptors() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+
+  private:
+    rlimit before_{};
+    std::vector<UniqueFd> taken_;
+};
+
+TEST(Descriptors, a_process_without_any_left_is_told_and_keeps_its_session) {
+    Daemon daemon("host", {"--max-streams", "2"});
+    Client client = daemon.connect();
+    const Module module = client.load_file(TEST_KERNELS);
+    Stream stream = client.stream();
+    const Buffer buffer = client.alloc(64);
+    ASSERT_EQ(stream.fill(buffer, 0, 4, 0, 64), Status::ok);
+    ASSERT_EQ(stream.synchronize(kPatienceNs), Status::ok);
+    const int executor = daemon.executor();
+    {
+        const NoDescriptors none;
+        for (int i = 0; i < 3; ++i) {
+            Status status = Status::ok;
+            std::string text;
+            // The daemon may still be closing the one before.
+            ASSERT_TRUE(eventually([&] {
+                try {
+                    client.stream();
+                } catch (const Error& error) {
+                    status = error.status();
+                    text = error.what();
+                }
+                return text.find("--max-streams") == std::string::npos;
+            }));
+            EXPECT_EQ(status, Status::limit_reached) << text;
+            EXPECT_THAT(text,
+                        AllOf(HasSubstr("cannot open a stream"), HasSubstr("cannot receive the descriptors"),
+                              HasSubstr("may open 128"), HasSubstr("ulimit -n")));
+        }
+        // A new status page needs a descriptor for a moment only.
+        ASSERT_EQ(::kill(executor, SIGKILL), 0);
+        ASSERT_EQ(stream.fill(buffer, 1, 4, 0, 64), Status::ok) << stream.last_error();
+        EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok) << stream.last_error();
+    }
+    // What the daemon made for the streams that could not be handed over has gone.
+    EXPECT_TRUE(eventually([&] {
+        try {
+            return static_cast<bool>(client.stream());
+        } catch (const Error&) {
+            return false;
+        }
+    }));
 }
 
 TEST_F(Host, a_kernel_without_parameters_is_launched_too) {

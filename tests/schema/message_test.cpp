@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -123,6 +124,30 @@ TEST(Messages, LeakNoDescriptorOfAMalformedOne) {
     }
 }
 
+TEST(Messages, ArriveWithoutTheirDescriptorsWhereTheProcessHasNoneLeft) {
+    Pair pair;
+    const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+    Message message;
+    rlimit before{};
+    ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    for (const std::size_t left : {0u, 1u, 3u}) {
+        send_raw(pair.here.get(), 7, {null.get(), null.get(), null.get()});
+        {
+            const rlimit low{64, before.rlim_max};
+            ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+            std::vector<UniqueFd> taken;
+            for (int fd; (fd = ::dup(null.get())) >= 0;) taken.emplace_back(fd);
+            ASSERT_GE(taken.size(), left);
+            taken.resize(taken.size() - left);
+            EXPECT_EQ(receive_message(pair.there.get(), message, true),
+                      left == 3 ? Transfer::done : Transfer::no_descriptors);
+            EXPECT_EQ(message.fds.size(), left == 3 ? 3u : 0u);
+        }
+        ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+        EXPECT_EQ(message.bytes, bytes_of(7, 1));
+    }
+}
+
 TEST(Messages, ForgetTheDescriptorsOfTheMessageBefore) {
     Pair pair;
     const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -146,6 +171,17 @@ TEST(Messages, SayThatThePeerIsGone) {
 
 TEST(Messages, AlreadySentArriveAfterThePeersDeath) {
     Pair pair;
+    ASSERT_EQ(send_message(pair.here.get(), bytes_of(9, 3), {}, true), Transfer::done);
+    pair.here.reset();
+    Message message;
+    ASSERT_EQ(receive_message(pair.there.get(), message, true), Transfer::done);
+    EXPECT_EQ(message.bytes, bytes_of(9, 3));
+    EXPECT_EQ(receive_message(pair.there.get(), message, true), Transfer::closed);
+}
+
+TEST(Messages, AlreadySentArriveFromAPeerThatLeftWithoutReading) {
+    Pair pair;
+    ASSERT_EQ(send_message(pair.there.get(), bytes_of(3, 4), {}, true), Transfer::done);
     ASSERT_EQ(send_message(pair.here.get(), bytes_of(9, 3), {}, true), Transfer::done);
     pair.here.reset();
     Message message;
