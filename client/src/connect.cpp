@@ -109,8 +109,8 @@ void check_driver(const ClientState& client, const ConnectOptions& options) {
 [[noreturn]] void nobody_listens(const SocketPlace& place) {
     throw Error(Status::daemon_lost,
                 "cannot connect: no daemon listens at " + place.path +
-                    "; start one with `ringlaunchd serve`, let connect start a private one "
-                    "(start_private), or name another socket with $RINGLAUNCH_SOCKET");
+                    "; start one with `ringlaunchd serve`, have connect() start a private one, or name "
+                    "another socket with $RINGLAUNCH_SOCKET");
 }
 
 std::string with_log(const StartingDaemon& daemon) {

@@ -104,7 +104,7 @@ std::string find_daemon(const std::string& option) {
                                                ", which is not a program that can be executed");
         return path;
     };
-    if (!option.empty()) return named(option, "the option daemon_path");
+    if (!option.empty()) return named(option, "the caller");
     if (const char* path = std::getenv("RINGLAUNCHD"); path != nullptr && *path != 0)
         return named(path, "$RINGLAUNCHD");
 
@@ -132,9 +132,8 @@ std::string find_daemon(const std::string& option) {
             begin = end + 1;
         }
     }
-    throw Error(Status::not_found,
-                "cannot start a daemon: no program ringlaunchd in " + looked +
-                    " or on PATH; install it, or name it with $RINGLAUNCHD or daemon_path");
+    throw Error(Status::not_found, "cannot start a daemon: no program ringlaunchd in " + looked +
+                                       " or on PATH; install it, or name it with $RINGLAUNCHD");
 }
 
 StartingDaemon::StartingDaemon(const std::string& program, const SocketPlace& place,

@@ -7,14 +7,53 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ringlaunch import _core
+from ringlaunch import _check, _core
 from ringlaunch._stream import Stream, default_stream, synchronize
-from ringlaunch.errors import Closed, InvalidArgument, ParamTypeError
+from ringlaunch.errors import Closed, InvalidArgument, OutOfRange, ParamTypeError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 _FILL_WIDTHS = (1, 2, 4)
+
+
+# Of the kinds of numbers of numpy, the wider behind the narrower.
+_RANKS = {"b": 0, "u": 0, "i": 0, "f": 1, "c": 2}
+
+
+def host_array(what: str, data: object, dtype: np.dtype | None) -> np.ndarray:
+    """What is to be copied, as numpy sees it."""
+    try:
+        return np.asarray(data, dtype=dtype)
+    except OverflowError as error:
+        raise OutOfRange(f"{what}: {error}") from None
+    except (TypeError, ValueError) as error:
+        expected = "data that numpy takes as an array" if dtype is None else f"data that numpy converts to {dtype}"
+        raise InvalidArgument(f"{what}: expected {expected}, found {_check.shown(data)}: {error}") from None
+
+
+def _element(value: object, dtype: np.dtype) -> np.ndarray:
+    """A value of `Buffer.fill` as one element: a number may widen, never narrow, and is in range."""
+    if value is None:
+        raise _check.refused("value", f"one that fits {dtype}", value)
+    found = host_array("value", value, None)
+    if found.ndim != 0:
+        raise _check.refused("value", f"one element of {dtype}", value)
+    if dtype.kind not in _RANKS:
+        return host_array("value", value, dtype)
+    kind = "i" if isinstance(value, int) else found.dtype.kind  # numpy has no kind for an int beyond 64 bits
+    if kind not in _RANKS or _RANKS[kind] > _RANKS[dtype.kind]:
+        raise _check.refused("value", f"one that fits {dtype}", value)
+    if dtype.kind == "b":
+        return np.asarray(_check.integer("value", int(found), 0, 1), dtype)
+    if dtype.kind in "ui":
+        info = np.iinfo(dtype)
+        return np.asarray(_check.integer("value", int(found), int(info.min), int(info.max)), dtype)
+    with np.errstate(over="ignore"):
+        element = host_array("value", value, dtype)
+    if not np.isfinite(element) and (kind == "i" or np.isfinite(found)):
+        raise OutOfRange(f"value: expected one that fits {dtype}, found {_check.shown(value)}")
+    return element
 
 
 class Buffer(_core.BufferHandle):
@@ -105,12 +144,20 @@ class Buffer(_core.BufferHandle):
         """
         length = len(self)
         if isinstance(key, slice):
-            start, stop, step = key.indices(length)
+            try:
+                start, stop, step = key.indices(length)
+            except (TypeError, ValueError):  # ValueError: a step of 0
+                raise _check.refused("a part of a buffer", "a slice of integers whose step is 1", key) from None
             if step != 1:
                 raise InvalidArgument(f"a part of a buffer is contiguous: expected a step of 1, found {step}")
             shape = (max(stop - start, 0), *self._shape[1:])
         else:
-            start = range(length)[key]  # IndexError, as of a list
+            try:
+                start = range(length)[key]
+            except TypeError:
+                raise _check.refused("a part of a buffer", "an integer or a slice", key) from None
+            except IndexError:  # which ends a loop over the buffer
+                raise IndexError(f"a part of a buffer: {_check.shown(key)} is no index of {length} elements") from None
             shape = self._shape[1:]
         row = math.prod(self._shape[1:]) * self._dtype.itemsize
         part = self._part(start * row, math.prod(shape) * self._dtype.itemsize)
@@ -225,7 +272,7 @@ class Buffer(_core.BufferHandle):
         if isinstance(source, Buffer | np.ndarray):
             self._check_like(source.shape, source.dtype)
         else:
-            source = np.asarray(source, dtype=self._dtype)
+            source = host_array("source", source, self._dtype)
             self._check_like(source.shape, source.dtype)
         self._write(source, stream)
 
@@ -258,10 +305,11 @@ class Buffer(_core.BufferHandle):
         """
         if self.freed:
             raise Closed("writing to a buffer that was freed")
-        element = np.asarray(value, dtype=self._dtype).tobytes()
+        one = _element(value, self._dtype)
+        element = one.tobytes()
         width = next((w for w in _FILL_WIDTHS if element == element[:w] * (len(element) // w)), None)
         if width is None:  # wider than the daemon fills, and no repetition of something shorter
-            self._write(np.full(self._shape, value, self._dtype), stream)
+            self._write(np.full(self._shape, one, self._dtype), stream)
             return
         to = self._begin(stream)
         if self.nbytes:
@@ -280,7 +328,7 @@ class Buffer(_core.BufferHandle):
 
     def _check_out(self, out: np.ndarray) -> None:
         if not isinstance(out, np.ndarray):
-            raise ParamTypeError(f"out: expected a numpy array, found {out!r} ({type(out).__name__})")
+            raise _check.refused("out", "a numpy array", out)
         if out.shape != self._shape or out.dtype != self._dtype:
             raise InvalidArgument(
                 f"copying from a buffer of {self._dtype} {self._shape}: expected the same, "

@@ -5,31 +5,35 @@ from __future__ import annotations
 import atexit
 import contextlib
 import math
+import operator
 import os
 import sys
 import sysconfig
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from ringlaunch import _core
-from ringlaunch._buffer import Buffer
+from ringlaunch import _check, _core
+from ringlaunch._buffer import Buffer, host_array
 from ringlaunch._compile import compile_source
 from ringlaunch._module import Module, signature_list
 from ringlaunch._scope import Scope
 from ringlaunch._stream import Stream, default_stream, open_stream, synchronize
-from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
+from ringlaunch.errors import Error, InvalidArgument, OutOfRange, ParamTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import numpy.typing as npt
 
     from ringlaunch._module import Declaration
 
 _DRIVERS = ("auto", "host", "null", "cuda")
+_MOST_BYTES = 2**63 - 1
+_MOST_DIMENSIONS = 32  # every numpy holds as many
 
 
 class DaemonInfo(NamedTuple):
@@ -89,10 +93,19 @@ def connect(
     ...     mine.daemon.driver
     'host'
     """
-    if driver is not None and driver not in _DRIVERS:
-        raise InvalidArgument(f"driver: expected one of {', '.join(_DRIVERS)}, found {driver!r}")
-    path = "" if socket is None else os.fspath(socket)
-    return Client(_core.connect(path, device, start, _daemon_path(), driver or "", timeout))
+    path = "" if socket is None else _socket_path(socket)
+    device = _check.integer("device", device, 0, 2**31 - 1)
+    named = "" if driver is None else _check.choice("driver", driver, _DRIVERS)
+    return Client(_core.connect(path, device, _check.flag("start", start), _daemon_path(), named, timeout))
+
+
+def _socket_path(socket: object) -> str:
+    if not isinstance(socket, str | os.PathLike):
+        raise _check.refused("socket", "None or a path", socket)
+    path = _check.text("socket", os.fspath(socket))
+    if not path:
+        raise InvalidArgument("socket: expected None or a path, found an empty one")
+    return path
 
 
 def _daemon_path() -> str:
@@ -123,7 +136,9 @@ class Client(Scope):
     <ringlaunch.Client of host daemon ...>
     """
 
-    def __init__(self, handle: _core.ClientHandle) -> None:
+    def __init__(self, handle: _core.ClientHandle | None = None) -> None:
+        if not isinstance(handle, _core.ClientHandle):
+            raise ParamTypeError("ringlaunch.Client is made by ringlaunch.connect(), not called")
         self._handle = handle
         handle.streams = weakref.WeakSet()
         self._daemon = DaemonInfo(*handle.daemon())
@@ -179,11 +194,11 @@ class Client(Scope):
             The file cannot be read.
         """
         if isinstance(image, str | os.PathLike):
-            path = Path(image)
+            path = Path(_check.text("image", os.fspath(image)))
             image, name = path.read_bytes(), name or path.name
         elif not isinstance(image, bytes | bytearray | memoryview):
-            raise ParamTypeError(f"load: expected bytes or a path, found {image!r} ({type(image).__name__})")
-        handle = self._handle.load(bytes(image), name, signature_list(signatures))
+            raise _check.refused("image", "bytes or a path", image)
+        handle = self._handle.load(bytes(image), _check.text("name", name), signature_list(signatures))
         return Module(self._handle, handle, name)
 
     def compile(self, source: str, name: str = "kernels.cu", options: Sequence[str] = ()) -> Module:
@@ -219,9 +234,14 @@ class Client(Scope):
             ...
         ringlaunch.errors.CompileError: compiling 'wrong.cu': ...
         """
-        return self.load(
-            compile_source(source, name, options, self._daemon.driver, self._daemon.architecture), name=name
+        image = compile_source(
+            _check.text("source", source),
+            _check.text("name", name),
+            options,
+            self._daemon.driver,
+            self._daemon.architecture,
         )
+        return self.load(image, name=name)
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
         """A buffer with unspecified contents.
@@ -245,7 +265,7 @@ class Client(Scope):
         >>> client.empty((2, 3), np.int8).nbytes
         6
         """
-        return Buffer._allocate(self._handle, _shape_of(shape), _dtype_of(dtype))
+        return Buffer._allocate(self._handle, *_layout_of(shape, dtype))
 
     def zeros(
         self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32, stream: Stream | None = None
@@ -291,7 +311,9 @@ class Client(Scope):
         array([[1., 2.],
                [3., 4.]], dtype=float16)
         """
-        host = np.asarray(data, dtype=dtype)
+        if isinstance(data, Buffer):
+            raise ParamTypeError("data: expected host data, found a Buffer; copy_from copies one to another")
+        host = host_array("data", data, None if dtype is None else _dtype_of(dtype))
         buffer = self.empty(host.shape, host.dtype)
         buffer._write(host, stream)
         return buffer
@@ -330,11 +352,11 @@ class Client(Scope):
         array([[1., 1., 1.],
                [1., 1., 1.]], dtype=float32)
         """
-        sizes, found = _shape_of(shape), _dtype_of(dtype)
+        sizes, found = _layout_of(shape, dtype)
         nbytes = math.prod(sizes) * found.itemsize
         if nbytes == 0:
             return np.empty(sizes, found)
-        return np.ndarray(sizes, found, buffer=self._handle.pinned(nbytes))
+        return np.ndarray(sizes, found, buffer=memoryview(self._handle.pinned(nbytes)))
 
     def stream(self, name: str = "", ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0) -> Stream:
         """A new stream: a queue of work that runs independently of the others.
@@ -385,18 +407,35 @@ class Client(Scope):
         return f"<ringlaunch.Client of {info.driver} daemon {info.pid} at {info.socket}{closed}>"
 
 
-def _shape_of(shape: int | Sequence[int]) -> tuple[int, ...]:
+def _layout_of(shape: object, dtype: object) -> tuple[tuple[int, ...], np.dtype]:
+    sizes, found = _shape_of(shape), _dtype_of(dtype)
+    nbytes = math.prod(sizes) * found.itemsize
+    if nbytes > _MOST_BYTES:
+        raise OutOfRange(f"shape: expected at most {_MOST_BYTES} bytes, found {nbytes} for {_check.shown(shape)}")
+    return sizes, found
+
+
+def _shape_of(shape: object) -> tuple[int, ...]:
     try:
-        sizes = tuple(int(size) for size in shape) if not hasattr(shape, "__index__") else (shape.__index__(),)
-    except TypeError:
-        raise ParamTypeError(f"shape: expected integers, found {shape!r} ({type(shape).__name__})") from None
+        # A scalar of numpy has the methods of an array, but no length.
+        given: Any = shape if isinstance(shape, Sequence | np.ndarray) and np.ndim(shape) else (shape,)
+        sizes = tuple(operator.index(size) for size in given)
+    except (TypeError, ValueError):
+        raise _check.refused("shape", "an integer or a sequence of integers", shape) from None
     if any(size < 0 for size in sizes):
-        raise InvalidArgument(f"shape: expected sizes of 0 or more, found {shape!r}")
+        raise InvalidArgument(f"shape: expected sizes of 0 or more, found {_check.shown(shape)}")
+    if len(sizes) > _MOST_DIMENSIONS:
+        raise InvalidArgument(f"shape: expected at most {_MOST_DIMENSIONS} dimensions, found {len(sizes)}")
     return sizes
 
 
-def _dtype_of(dtype: npt.DTypeLike) -> np.dtype:
-    found = np.dtype(dtype)
+def _dtype_of(dtype: object) -> np.dtype:
+    try:
+        found: np.dtype | None = None if dtype is None else np.dtype(cast("npt.DTypeLike", dtype))
+    except (TypeError, ValueError):
+        found = None
+    if found is None:
+        raise _check.refused("dtype", "a numpy dtype", dtype)
     if found.hasobject or found.itemsize == 0:
         raise ParamTypeError(f"dtype: expected one of fixed size without Python objects, found {found}")
     return found

@@ -15,9 +15,11 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ringlaunch._check import refused, text
 from ringlaunch._nvrtc import compile_cubin
 from ringlaunch.errors import CompileError, InvalidArgument, Unsupported
 
@@ -33,8 +35,7 @@ _DRIVERS_OF_HOST_OBJECTS = ("host", "null")
 
 def compile_source(source: str, name: str, options: Sequence[str], driver: str, architecture: str = "") -> bytes:
     """The image of a source for a driver; a host object comes from the cache where it is there."""
-    if isinstance(options, str):
-        raise InvalidArgument(f"options: expected a sequence of strings, found {options!r}; write [{options!r}]")
+    options = _options_list(options)
     if driver == "cuda":
         return compile_cubin(source, name, options, architecture, INCLUDE)
     if driver not in _DRIVERS_OF_HOST_OBJECTS:
@@ -48,6 +49,15 @@ def compile_source(source: str, name: str, options: Sequence[str], driver: str, 
     if folder is not None:
         _write_cached(folder, f"{key}.so", image)
     return image
+
+
+def _options_list(options: object) -> list[str]:
+    """`options` of `Client.compile`."""
+    if isinstance(options, str):
+        raise InvalidArgument(f"options: expected a sequence of strings, found {options!r}; write [{options!r}]")
+    if not isinstance(options, Iterable) or isinstance(options, bytes):
+        raise refused("options", "a sequence of strings", options)
+    return [text(f"options[{i}]", option) for i, option in enumerate(options)]
 
 
 def cache_folder() -> Path | None:

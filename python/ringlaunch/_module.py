@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ringlaunch import _core
+from ringlaunch._check import refused, text
 from ringlaunch._stream import Stream, default_stream
-from ringlaunch.errors import InvalidArgument, ParamTypeError
+from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
     Dim = int | tuple[int, ...] | list[int]
     Declaration = Sequence[str | tuple[str, str]]
@@ -31,6 +33,7 @@ _BYTES = {
     "float32": 4,
     "float64": 8,
 }
+_MOST_BYTES = 4096
 _STRUCT = re.compile(r"bytes\[(\d+)(?:, *(\d+))?\]")
 
 
@@ -55,7 +58,13 @@ def layout(declared: Declaration) -> list[Param]:
     params: list[Param] = []
     end = 0
     for item in declared:
-        name, kind = ("", item) if isinstance(item, str) else item
+        match item:
+            case str(kind):
+                name = ""
+            case (str(name), str(kind)):
+                text("name of a parameter", name)
+            case _:
+                raise refused("a parameter", "its type as 'int32', or ('n', 'int32')", item)
         if (struct := _STRUCT.fullmatch(kind)) is not None:
             kind, size, alignment = "bytes", int(struct[1]), int(struct[2] or 1)
         elif kind in _BYTES:
@@ -66,6 +75,8 @@ def layout(declared: Declaration) -> list[Param]:
         if alignment < 1 or alignment & (alignment - 1):
             raise InvalidArgument(f"{item!r}: an alignment is a power of two")
         offset = (end + alignment - 1) // alignment * alignment
+        if size < 1 or offset + size > _MOST_BYTES:
+            raise InvalidArgument(f"{item!r}: a kernel's parameters have 1 to {_MOST_BYTES} bytes")
         params.append(Param(name, kind, offset, size))
         end = offset + size
     return params
@@ -73,7 +84,20 @@ def layout(declared: Declaration) -> list[Param]:
 
 def signature_list(signatures: Mapping[str, Declaration] | None) -> list[tuple[str, list[Param]]]:
     """`signatures` of `Client.load` as the binding takes them."""
-    return [(kernel, layout(declared)) for kernel, declared in (signatures or {}).items()]
+    if signatures is None:
+        return []
+    if not isinstance(signatures, Mapping):
+        raise refused("signatures", "a mapping of kernels to their parameters' types", signatures)
+    listed = []
+    for kernel, declared in signatures.items():
+        what = f"signatures[{text('signatures: a kernel', kernel)!r}]"
+        if not isinstance(declared, Sequence) or isinstance(declared, str | bytes):
+            raise refused(what, "a sequence of parameter types", declared)
+        try:
+            listed.append((kernel, layout(declared)))
+        except Error as error:
+            raise type(error)(f"{what}: {error}") from None
+    return listed
 
 
 class KernelAttributes(NamedTuple):
@@ -92,8 +116,9 @@ class Kernel(_core.Kernel):
     full, releasing the interpreter lock and answering Ctrl-C.
 
     Arguments are converted by the declared parameter types (`params`): a value may widen (bool to integer to float),
-    never narrow, and must be in range. A pointer takes a `Buffer` or None (null); a struct passed by value an object
-    with the buffer protocol of just its size.
+    never narrow, and must be in range. What a floating type cannot hold exactly (0.1, or 2**24 + 1 for a float32) is
+    rounded to the nearest that it can, as by numpy and ctypes. A pointer takes a `Buffer` or None (null); a struct
+    passed by value an object with the buffer protocol of just its size.
 
     Keywords: `stream`, a `Stream` (default: the client's default stream), and `shared`, dynamic shared memory of a
     block in bytes.
@@ -274,7 +299,14 @@ class Module:
 
     __slots__ = ("_client", "_handle", "_kernels", "_name")
 
-    def __init__(self, client: _core.ClientHandle, handle: _core.ModuleHandle, name: str) -> None:
+    def __init__(
+        self,
+        client: _core.ClientHandle | None = None,
+        handle: _core.ModuleHandle | None = None,
+        name: str = "",
+    ) -> None:
+        if not isinstance(client, _core.ClientHandle) or not isinstance(handle, _core.ModuleHandle):
+            raise ParamTypeError("ringlaunch.Module is made by client.load() or client.compile(), not called")
         self._client = client
         self._handle = handle
         self._name = name
@@ -310,7 +342,7 @@ class Module:
         Closed
         """
         if not isinstance(name, str):
-            raise ParamTypeError(f"name of a kernel: expected a str, found {name!r} ({type(name).__name__})")
+            raise refused("name of a kernel", "a str", name)
         found = self._kernels.get(name)
         if found is None:
             found = self._handle.kernel(Kernel, name, default_stream(self._client))

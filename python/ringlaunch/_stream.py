@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ringlaunch import _core
+from ringlaunch import _check, _core
 from ringlaunch._scope import Scope
 from ringlaunch._waiter import Waiter
 from ringlaunch.errors import InvalidArgument, ParamTypeError, StreamStopped
@@ -74,7 +74,9 @@ class Event:
 
     __slots__ = ("_handle", "_stream")
 
-    def __init__(self, stream: Stream, handle: _core.EventHandle) -> None:
+    def __init__(self, stream: Stream | None = None, handle: _core.EventHandle | None = None) -> None:
+        if not isinstance(stream, Stream) or not isinstance(handle, _core.EventHandle):
+            raise ParamTypeError("ringlaunch.Event is made by stream.record(), not called")
         self._stream = stream
         self._handle = handle
 
@@ -171,7 +173,7 @@ class Stream(_core.StreamHandle, Scope):
         >>> second.synchronize()
         """
         if not isinstance(event, Event):
-            raise ParamTypeError(f"wait_event: expected an Event, found {event!r} ({type(event).__name__})")
+            raise _check.refused("event", "an Event", event)
         _core.stream_wait_event(self, event._handle)
 
     def barrier(self) -> None:
@@ -215,7 +217,7 @@ class Stream(_core.StreamHandle, Scope):
         Error
             The stream is not stopped, or cannot go on.
         """
-        _core.stream_resume(self, rerun)
+        _core.stream_resume(self, _check.flag("rerun", rerun))
 
     def close(self) -> None:
         """Gives the stream back. Waits for nothing: what was enqueued still runs. Closing twice does nothing."""
@@ -233,11 +235,12 @@ def open_stream(
     client: _core.ClientHandle, ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0, name: str = ""
 ) -> Stream:
     """A new stream of a client."""
-    if on_restart not in ("stop", "rerun"):
-        raise InvalidArgument(f"on_restart: expected 'stop' or 'rerun', found {on_restart!r}")
+    _check.choice("on_restart", on_restart, ("stop", "rerun"))
+    ring_slots = _check.integer("ring_slots", ring_slots, 0, 2**31 - 1)
     if not 64 <= ring_slots <= 65536 or ring_slots & (ring_slots - 1):
-        raise InvalidArgument(f"ring_slots: expected a power of two from 64 to 65536, found {ring_slots!r}")
-    stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, name)
+        raise InvalidArgument(f"ring_slots: expected a power of two from 64 to 65536, found {ring_slots}")
+    priority = _check.integer("priority", priority, -(2**31), 2**31 - 1)
+    stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, _check.text("name", name))
     client.streams.add(stream)
     return stream._describe(name)
 

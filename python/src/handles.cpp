@@ -56,8 +56,7 @@ void remember(PyTypeObject*& usual, PyTypeObject* type) {
 }
 
 PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
-    PyErr_Format(PyExc_TypeError, "%s is made by a client, not called", type->tp_name);
-    return nullptr;
+    return set_named_error("ParamTypeError", std::string(type->tp_name) + " is made by a client, not called");
 }
 
 void free_object(PyObject* self) {

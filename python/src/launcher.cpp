@@ -352,8 +352,8 @@ PyMemberDef launcher_members[] = {
 };
 
 PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
-    PyErr_Format(PyExc_TypeError, "%s is made by a module or a kernel, not called", type->tp_name);
-    return nullptr;
+    return set_named_error("ParamTypeError",
+                           std::string(type->tp_name) + " is made by a module or a kernel, not called");
 }
 
 PyType_Slot launcher_slots[] = {

@@ -52,14 +52,28 @@ py::object steal(PyObject* object) {
     return py::reinterpret_steal<py::object>(object);
 }
 
-// None, or seconds as ns.
-std::optional<std::uint64_t> timeout_ns(const std::optional<double>& seconds) {
-    if (!seconds || *seconds == HUGE_VAL) return std::nullopt;
-    if (!(*seconds >= 0))
-        throw_named("InvalidArgument", "timeout: expected None or seconds, 0 or more, found " +
-                                           std::string(py::str(py::float_(*seconds))));
+// Seconds as ns; none: without end.
+std::optional<std::uint64_t> seconds_ns(const py::object& given, const char* expected) {
+    const auto refuse = [&](const char* error) {
+        PyErr_Clear();
+        throw_named(error, std::string("timeout: expected ") + expected + ", found " +
+                               short_repr(given.ptr()) + " (" + type_name(given.ptr()) + ")");
+    };
+    const double seconds = PyFloat_AsDouble(given.ptr());
+    if (seconds == -1 && PyErr_Occurred() != nullptr) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError) != 0) refuse("ParamTypeError");
+        if (PyErr_ExceptionMatches(PyExc_OverflowError) != 0) refuse("OutOfRange");
+        throw py::error_already_set();
+    }
+    if (seconds == HUGE_VAL) return std::nullopt;
+    if (!(seconds >= 0)) refuse("InvalidArgument");
     constexpr double kLongestSeconds = 1e9;
-    return static_cast<std::uint64_t>(std::min(*seconds, kLongestSeconds) * 1e9);
+    return static_cast<std::uint64_t>(std::min(seconds, kLongestSeconds) * 1e9);
+}
+
+std::optional<std::uint64_t> timeout_ns(const py::object& given) {
+    if (given.is_none()) return std::nullopt;
+    return seconds_ns(given, "None or seconds, 0 or more");
 }
 
 PyTypeObject* derived_type(const py::type& type, PyTypeObject* base) {
@@ -71,7 +85,7 @@ PyTypeObject* derived_type(const py::type& type, PyTypeObject* base) {
 
 StreamObject* stream_of(const py::object& object) {
     if (!is_stream(object.ptr()))
-        throw_named("ParamTypeError", "expected a Stream, found " + short_repr(object.ptr()) + " (" +
+        throw_named("ParamTypeError", "stream: expected a Stream, found " + short_repr(object.ptr()) + " (" +
                                           type_name(object.ptr()) + ")");
     return reinterpret_cast<StreamObject*>(object.ptr());
 }
@@ -124,7 +138,7 @@ class EventHandle {
     const ringlaunch::Event& event() const { return event_; }
     const StreamObject* stream() const { return reinterpret_cast<const StreamObject*>(stream_.ptr()); }
 
-    void wait(const std::optional<double>& timeout) const {
+    void wait(const py::object& timeout) const {
         Status status = Status::ok;
         check(wait_in_slices([this](std::uint64_t slice_ns) { return event_.wait(slice_ns); },
                              timeout_ns(timeout), status));
@@ -264,7 +278,7 @@ void stream_copy_to_device(const py::object& self, const py::object& to_object, 
 }
 
 void stream_copy_to_host(const py::object& self, const py::object& to, const py::object& from_object,
-                         std::uint64_t offset, const std::optional<double>& timeout, bool wait) {
+                         std::uint64_t offset, const py::object& timeout, bool wait) {
     constexpr const char* kDoing = "copying to the host";
     StreamObject* stream = stream_of(self);
     const HostBytes bytes(to, PyBUF_WRITABLE);
@@ -281,10 +295,10 @@ void stream_copy_to_host(const py::object& self, const py::object& to, const py:
     check(await_turn_and_room(stream, kRecordSlots, kDoing));
     stream_status_check(stream, stream->stream.copy(pinned->memory, pinned->offset, kept, at, bytes.size()),
                         kDoing);
-    if (wait) stream_record(self).wait(std::nullopt);
+    if (wait) stream_record(self).wait(py::none());
 }
 
-void stream_synchronize(const py::object& self, const std::optional<double>& timeout) {
+void stream_synchronize(const py::object& self, const py::object& timeout) {
     StreamObject* stream = stream_of(self);
     if (stream->state == nullptr) stream_status_check(stream, Status::closed, "synchronizing");
     ringlaunch::Stream keeper = stream->stream;
@@ -405,14 +419,17 @@ class ClientHandle {
     explicit ClientHandle(std::shared_ptr<Session> session) : session_(std::move(session)) {}
 
     static ClientHandle connect(const std::string& socket, int device, bool start_private,
-                                const std::string& daemon_path, const std::string& driver, double timeout) {
+                                const std::string& daemon_path, const std::string& driver,
+                                const py::object& timeout) {
         ConnectOptions options;
         options.socket = socket;
         options.device = device;
         options.start_private = start_private;
         options.daemon_path = daemon_path;
         options.driver = driver;
-        options.timeout_ms = static_cast<std::uint32_t>(*timeout_ns(std::min(timeout, 1e6)) / 1'000'000);
+        constexpr std::uint64_t kLongestMs = 1'000'000'000;
+        const std::uint64_t ns = seconds_ns(timeout, "seconds, 0 or more").value_or(kLongestMs * 1'000'000);
+        options.timeout_ms = static_cast<std::uint32_t>(std::min(ns / 1'000'000, kLongestMs));
         auto session = std::make_shared<Session>();
         session->client = control_call([options] { return ringlaunch::Client::connect(options); });
         session->pid = ::getpid();
@@ -463,7 +480,7 @@ class ClientHandle {
                                               }));
     }
 
-    void synchronize(const std::optional<double>& timeout) const {
+    void synchronize(const py::object& timeout) const {
         check_open(*session_, "synchronizing");
         session_->forget_drained();
         Status status = Status::ok;
@@ -475,7 +492,7 @@ class ClientHandle {
 
     // Closed streams whose work is in flight. One that stops has no owner who could resume it: it is let go
     // of.
-    void synchronize_closed(const std::optional<double>& timeout) const {
+    void synchronize_closed(const py::object& timeout) const {
         check_open(*session_, "synchronizing");
         for (const ringlaunch::Stream& stream : std::vector(session_->draining)) {
             Status status = Status::ok;

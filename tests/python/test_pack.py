@@ -197,6 +197,12 @@ def test_an_integer_widens_to_a_float(value):
     assert pack_one("float16", value) == struct.pack("<e", 5.0)
 
 
+@pytest.mark.parametrize("value", [2**24 + 1, -(2**24) - 1, 2**24 + 3, 2**53 + 1, 10**30])
+def test_an_integer_that_a_float_cannot_hold_is_rounded_as_by_numpy_and_ctypes(value):
+    assert pack_one("float32", value) == np.float32(value).tobytes() == bytes(ctypes.c_float(value))
+    assert pack_one("float64", value) == np.float64(value).tobytes() == bytes(ctypes.c_double(value))
+
+
 def test_an_integer_beyond_a_double_is_out_of_range():
     with pytest.raises(rl.OutOfRange, match="float64"):
         pack_one("float64", 10**400)

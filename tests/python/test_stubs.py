@@ -17,6 +17,7 @@ ALLOWED = r"""
 ringlaunch\._core\.\w+Handle
 ringlaunch\._core\.\w+Handle\.__init__
 ringlaunch\._core\.EmptyCall
+ringlaunch\._core\.PinnedHandle\.__(release_)?buffer__
 """
 
 PROGRAM = """

@@ -1,0 +1,63 @@
+"""What the package's functions are given: each check returns the value to use, or raises what names the parameter."""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+
+from ringlaunch.errors import InvalidArgument, OutOfRange, ParamTypeError
+
+_LONGEST = 60
+
+
+def shown(value: object) -> str:
+    """The value and its type, for messages: on one line, cut where it is long."""
+    text = " ".join(repr(value).split())
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST - 3] + "..."
+    return f"{text} ({type(value).__name__})"
+
+
+def refused(what: str, expected: str, value: object) -> ParamTypeError:
+    """The exception for a value of the wrong type."""
+    return ParamTypeError(f"{what}: expected {expected}, found {shown(value)}")
+
+
+def integer(what: str, value: object, least: int, most: int) -> int:
+    """Anything with `__index__`, in its range."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise refused(what, f"an integer from {least} to {most}", value) from None
+    if not least <= number <= most:
+        raise OutOfRange(f"{what}: expected an integer from {least} to {most}, found {shown(value)}")
+    return number
+
+
+def flag(what: str, value: object) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise refused(what, "True or False", value)
+    return bool(value)
+
+
+def text(what: str, value: object) -> str:
+    """A string that the daemon, or a compiler, can be given."""
+    if not isinstance(value, str):
+        raise refused(what, "a str", value)
+    if "\0" in value:
+        raise InvalidArgument(f"{what}: expected text without NUL characters, found {shown(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgument(f"{what}: expected text that UTF-8 can encode, found {shown(value)}") from None
+    return value
+
+
+def choice(what: str, value: object, choices: tuple[str, ...]) -> str:
+    spelled = f"{', '.join(repr(one) for one in choices[:-1])} or {choices[-1]!r}"
+    if not isinstance(value, str):
+        raise refused(what, spelled, value)
+    if value not in choices:
+        raise InvalidArgument(f"{what}: expected {spelled}, found {shown(value)}")
+    return value
