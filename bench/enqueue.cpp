@@ -36,7 +36,7 @@ class RawWriter {
         head.mutate_block_x(32);
         head.mutate_block_y(1);
         head.mutate_block_z(1);
-        std::memcpy(head.mutable_params(), params.data(), kHeadParamBytes);
+        std::memcpy(head.mutable_params()->data(), params.data(), kHeadParamBytes);
         std::memcpy(head_, reinterpret_cast<const std::byte*>(&head) + sizeof(SharedU64), sizeof head_);
         std::memcpy(rest_, params.data() + kHeadParamBytes, params.size() - kHeadParamBytes);
     }

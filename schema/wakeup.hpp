@@ -32,8 +32,8 @@
 
 #include <cstdint>
 
-#include "schema/pages.hpp"
-#include "schema/ring.hpp"
+#include "pages.hpp"  // beside this file, as in include/ringlaunch/
+#include "ring_producer.hpp"
 
 namespace ringlaunch {
 
@@ -59,12 +59,14 @@ class RungSleep {
 
 // After publish(): must the doorbell be rung? The hot path's last step. Who hears true rings.
 template <class Memory = StdMemory>
-[[nodiscard]] inline bool producer_must_ring(const SharedU64& need_wakeup, RungSleep& rung,
-                                             bool must_fence) noexcept {
+[[nodiscard, gnu::always_inline]] inline bool producer_must_ring(const SharedU64& need_wakeup,
+                                                                 RungSleep& rung, bool must_fence) noexcept {
     Memory::after_stamp(must_fence);
     // relaxed: it decides only about the doorbell; nothing is read on the strength of it. W1 orders it.
     const std::uint64_t sleep = Memory::load_relaxed(need_wakeup);
-    return sleep != 0 && rung.rings_for(need_wakeup, sleep);
+    if (sleep == 0) [[likely]]
+        return false;
+    return rung.rings_for(need_wakeup, sleep);
 }
 
 // A waiter, in this order: drain the wake eventfd; announce_wait(lowest position awaited); look at

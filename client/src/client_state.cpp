@@ -61,7 +61,9 @@ void ClientState::opened(const schema::Welcome& welcome, UniqueFd doorbell_fd) {
     info.architecture = text_of(welcome.architecture());
     info.session = welcome.session();
     max_grid = {welcome.max_grid_x(), welcome.max_grid_y(), welcome.max_grid_z()};
-    const auto bound = [](std::uint32_t said) { return said == 0 ? kMaxBlockSide : said; };
+    const auto bound = [](std::uint32_t said) {
+        return said == 0 ? kMaxBlockSide : std::min(said, kMaxBlockSide);
+    };
     max_block = {bound(welcome.max_block_x()), bound(welcome.max_block_y()), bound(welcome.max_block_z())};
     max_param_bytes = welcome.max_param_bytes();
     must_fence = must_fence || welcome.producer_must_fence();

@@ -162,50 +162,50 @@ std::vector<std::string> Module::kernels() const {
 
 namespace {
 
-const detail::KernelState& loaded(const std::shared_ptr<detail::KernelState>& state) {
-    if (!state) throw Error(Status::closed, "this Kernel is empty; make one with Module::kernel()");
-    return *state;
+const detail::KernelState& loaded(const Kernel& kernel) {
+    if (!kernel) throw Error(Status::closed, "this Kernel is empty; make one with Module::kernel()");
+    return *detail::Access::state(kernel);
 }
 
 }  // namespace
 
 const std::string& Kernel::name() const {
-    return loaded(state_).name;
+    return loaded(*this).name;
 }
 std::span<const Param> Kernel::params() const {
-    return loaded(state_).params;
+    return loaded(*this).params;
 }
 std::uint32_t Kernel::param_bytes() const {
-    return loaded(state_).param_bytes;
+    return loaded(*this).param_bytes;
 }
 bool Kernel::declared() const {
-    return loaded(state_).declared;
+    return loaded(*this).declared;
 }
 Dim3 Kernel::default_block() const {
-    return loaded(state_).default_block;
+    return loaded(*this).default_block;
 }
 std::uint32_t Kernel::max_threads() const {
-    return loaded(state_).max_threads;
+    return loaded(*this).max_threads;
 }
 std::uint32_t Kernel::registers() const {
-    return loaded(state_).registers;
+    return loaded(*this).registers;
 }
 std::uint32_t Kernel::local_bytes() const {
-    return loaded(state_).local_bytes;
+    return loaded(*this).local_bytes;
 }
 std::uint32_t Kernel::static_shared_bytes() const {
-    return loaded(state_).static_shared_bytes;
+    return loaded(*this).static_shared_bytes;
 }
 std::uint32_t Kernel::max_dynamic_shared_bytes() const {
-    return loaded(state_).max_shared_bytes;
+    return loaded(*this).max_shared_bytes;
 }
 const KernelAttributes& Kernel::attributes() const {
-    return loaded(state_).attributes;
+    return loaded(*this).attributes;
 }
 
 Kernel Kernel::with_attributes(const KernelAttributes& attributes) const {
     Kernel made;
-    made.state_ = detail::configure(loaded(state_), attributes);
+    made.state_ = detail::configure(loaded(*this), attributes);
     return made;
 }
 

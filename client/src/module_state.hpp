@@ -15,30 +15,20 @@ namespace ringlaunch::detail {
 inline constexpr std::uint32_t kMaxBlockSide = 0xffff;
 
 // Immutable once loaded, so any thread may read it.
-struct KernelState {
+struct KernelState : HotKernel {
     // What `param_bytes` decides.
     void set_param_bytes(std::uint32_t bytes) {
         param_bytes = bytes;
         slots = launch_slots(bytes);
         padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(bytes));
-        first_word = static_cast<std::uint64_t>(schema::RecordKind::Launch) | std::uint64_t{slots} << 16 |
-                     std::uint64_t{bytes} << 32;
+        first_word = ringlaunch::first_word(kLaunchKind, slots, bytes);
     }
 
-    std::uint64_t id = 0;
-    std::uint64_t first_word = 0;  // of a launch record, behind the stamp: kind, slots and parameter bytes
     std::uint32_t param_bytes = 0;
-    std::uint32_t slots = 1;          // of a launch record
     std::uint32_t padded_bytes = 16;  // of the parameters in whole slots
-    std::uint32_t max_threads = 0;
-    std::uint32_t max_shared_bytes = 0;  // dynamic
-    Dim3 default_block{0, 0, 0};
-    Dim3 max_grid, max_block;  // of the device
-    bool declared = false;
     std::string name;
     std::vector<Param> params;
     std::vector<ArgLayout> layout;  // the same, as a launch's arguments are compared with it
-    std::uint64_t digest = 0;       // of `layout`
 
     std::uint32_t registers = 0, local_bytes = 0, static_shared_bytes = 0;
     KernelAttributes attributes;

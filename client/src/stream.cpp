@@ -78,6 +78,22 @@ bool fits(const ArgLayout& arg, const ArgLayout& param) noexcept {
     return Status::ok;
 }
 
+Status refuse_empty_kernel(const StreamState& stream) noexcept {
+    return refuse(stream, Status::closed,
+                  "cannot launch: the Kernel is empty; make one with Module::kernel()");
+}
+
+Status refuse_empty_buffer(const StreamState& stream, const KernelState& kernel, int index) noexcept {
+    try {
+        return refuse(stream, Status::invalid_argument,
+                      "cannot launch: " + param_text(kernel, static_cast<std::size_t>(index)) +
+                          " was given an empty Buffer; make one with Client::alloc(), or pass nullptr for a "
+                          "null pointer");
+    } catch (...) {  // no memory for the text
+        return Status::invalid_argument;
+    }
+}
+
 // A range of a buffer or of pinned memory, or why it is none.
 template <class Memory>
 Status check_range(const StreamState& stream, const char* doing, const Memory& memory, std::size_t offset,
@@ -151,7 +167,7 @@ Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, 
                               std::to_string(kernel.max_shared_bytes));
         if ((block.x | block.y | block.z) == 0)
             return refuse(stream, Status::invalid_argument, doing + "it has no default block; give one");
-        if (!block_fits(kernel, block))
+        if (block.x > kernel.max_block.x || block.y > kernel.max_block.y || block.z > kernel.max_block.z)
             return refuse(stream, Status::invalid_argument,
                           doing + "a block of " + dim_text(block) + " threads; each side is at most " +
                               dim_text(kernel.max_block));
@@ -166,61 +182,25 @@ Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, 
 }  // namespace detail
 
 using detail::Access;
-
-namespace {
-
 using detail::KernelState;
-using detail::LaunchHead;
 
-Dim3 grid_of(const LaunchHead& head) noexcept {
-    return {static_cast<std::uint32_t>(head.grid_xy), static_cast<std::uint32_t>(head.grid_xy >> 32),
-            static_cast<std::uint32_t>(head.grid_z_block_x)};
-}
-Dim3 block_of(const LaunchHead& head) noexcept {
-    return {static_cast<std::uint32_t>(head.grid_z_block_x >> 32), static_cast<std::uint32_t>(head.block_yz),
-            static_cast<std::uint32_t>(head.block_yz >> 32)};
-}
-const std::byte* params_of(const LaunchHead& head) noexcept {
-    return reinterpret_cast<const std::byte*>(&head + 1);
-}
-bool takes(const KernelState& kernel, const detail::ArgShape& shape) noexcept {
-    return shape.digest == kernel.digest && shape.padded_bytes >= kernel.padded_bytes;
-}
-
-}  // namespace
-
-template <bool kWait>
-Status Stream::launch_image(const Kernel& kernel, const detail::ArgShape& shape,
-                            const LaunchHead& head) noexcept {
-    if (state_ && kernel) [[likely]] {
-        const KernelState& of = *Access::state(kernel);
-        if (takes(of, shape) && detail::launchable(of, grid_of(head), block_of(head), 0) &&
-            detail::try_enqueue_launch<true>(*state_, of, grid_of(head), block_of(head), 0, params_of(head)))
-            [[likely]]
-            return Status::ok;
-    }
-    return launch_image_slowly<kWait>(kernel, shape, head);
-}
-
-template <bool kWait>
-[[gnu::noinline]] Status Stream::launch_image_slowly(const Kernel& kernel, const detail::ArgShape& shape,
-                                                     const LaunchHead& head) noexcept {
-    if (!state_ || !kernel) return Status::closed;
+Status Stream::launch_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, const detail::ArgShape& args,
+                             int empty_buffer, const std::uint64_t* params, bool wait) noexcept {
+    if (!state_) return Status::closed;
+    detail::StreamState& stream = *Access::state(*this);
+    if (!kernel) return detail::refuse_empty_kernel(stream);
     const KernelState& of = *Access::state(kernel);
-    if (!takes(of, shape)) {
-        if (const Status status = detail::check_args(*state_, of, shape.args); status != Status::ok)
+    if (args.digest != of.digest) {
+        if (const Status status = detail::check_args(stream, of, args.args); status != Status::ok)
             return status;
-        if (shape.padded_bytes < of.padded_bytes)
-            return detail::refuse(*state_, Status::invalid_argument,
-                                  "the kernel takes more bytes than its parameters");
     }
-    return detail::launch_slowly<true>(*state_, of, grid_of(head), block_of(head), 0, params_of(head), kWait);
+    if (empty_buffer >= 0) return detail::refuse_empty_buffer(stream, of, empty_buffer);
+    if (args.padded_bytes < of.padded_bytes)
+        return detail::refuse(stream, Status::invalid_argument,
+                              "the kernel takes more bytes than its parameters");
+    return detail::launch_slowly<true>(stream, of, grid, block, 0, reinterpret_cast<const std::byte*>(params),
+                                       wait);
 }
-
-template Status Stream::launch_image<true>(const Kernel&, const detail::ArgShape&,
-                                           const LaunchHead&) noexcept;
-template Status Stream::launch_image<false>(const Kernel&, const detail::ArgShape&,
-                                            const LaunchHead&) noexcept;
 
 Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
                              std::span<const std::byte> params, bool wait) noexcept {
@@ -237,11 +217,13 @@ Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::u
 [[gnu::noinline]] Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
                                                       std::uint32_t shared_bytes,
                                                       std::span<const std::byte> params, bool wait) noexcept {
-    if (!state_ || !kernel) return Status::closed;
+    if (!state_) return Status::closed;
+    detail::StreamState& stream = *Access::state(*this);
+    if (!kernel) return detail::refuse_empty_kernel(stream);
     const KernelState& of = *Access::state(kernel);
     if (params.size() != of.param_bytes) {
         try {
-            return detail::refuse(*state_, Status::invalid_argument,
+            return detail::refuse(stream, Status::invalid_argument,
                                   "cannot launch kernel " + of.name + ": it takes " +
                                       std::to_string(of.param_bytes) + " bytes of parameters, but " +
                                       std::to_string(params.size()) + " were given");
@@ -249,69 +231,75 @@ Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::u
             return Status::invalid_argument;
         }
     }
-    return detail::launch_slowly<false>(*state_, of, grid, block, shared_bytes, params.data(), wait);
+    return detail::launch_slowly<false>(stream, of, grid, block, shared_bytes, params.data(), wait);
 }
 
 Status Stream::copy_to_device(const Buffer& to, const void* from, std::size_t bytes,
                               std::size_t offset) noexcept {
     if (!state_) return Status::closed;
-    if (const Status status = detail::check_range(*state_, "cannot copy to the device", to, offset, bytes);
+    detail::StreamState& stream = *Access::state(*this);
+    if (const Status status = detail::check_range(stream, "cannot copy to the device", to, offset, bytes);
         status != Status::ok)
         return status;
-    return detail::copy_in(*state_, to.address() + offset, static_cast<const std::byte*>(from), bytes);
+    return detail::copy_in(stream, to.address() + offset, static_cast<const std::byte*>(from), bytes);
 }
 
 Status Stream::copy_to_host(void* to, const Buffer& from, std::size_t bytes, std::size_t offset) noexcept {
     if (!state_) return Status::closed;
-    if (const Status status = detail::check_range(*state_, "cannot copy to the host", from, offset, bytes);
+    detail::StreamState& stream = *Access::state(*this);
+    if (const Status status = detail::check_range(stream, "cannot copy to the host", from, offset, bytes);
         status != Status::ok)
         return status;
-    return detail::copy_out(*state_, static_cast<std::byte*>(to), from.address() + offset, bytes);
+    return detail::copy_out(stream, static_cast<std::byte*>(to), from.address() + offset, bytes);
 }
 
 Status Stream::copy(const Buffer& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
                     std::size_t bytes) noexcept {
     if (!state_) return Status::closed;
-    Status status = detail::check_range(*state_, "cannot copy: the destination", to, to_offset, bytes);
+    detail::StreamState& stream = *Access::state(*this);
+    Status status = detail::check_range(stream, "cannot copy: the destination", to, to_offset, bytes);
     if (status == Status::ok)
-        status = detail::check_range(*state_, "cannot copy: the source", from, from_offset, bytes);
+        status = detail::check_range(stream, "cannot copy: the source", from, from_offset, bytes);
     if (status != Status::ok || bytes == 0) return status;
     schema::CopyRecord record{};
     record.mutate_device(to.address() + to_offset);
     record.mutate_other(from.address() + from_offset);
     record.mutate_bytes(bytes);
-    return detail::enqueue(*state_, schema::RecordKind::CopyOnDevice, record);
+    return detail::enqueue(stream, schema::RecordKind::CopyOnDevice, record);
 }
 
 Status Stream::copy(const Buffer& to, std::size_t to_offset, const PinnedMemory& from,
                     std::size_t from_offset, std::size_t bytes) noexcept {
     if (!state_) return Status::closed;
-    Status status = detail::check_range(*state_, "cannot copy to the device", to, to_offset, bytes);
+    detail::StreamState& stream = *Access::state(*this);
+    Status status = detail::check_range(stream, "cannot copy to the device", to, to_offset, bytes);
     if (status == Status::ok)
-        status = detail::check_range(*state_, "cannot copy to the device", from, from_offset, bytes);
+        status = detail::check_range(stream, "cannot copy to the device", from, from_offset, bytes);
     if (status != Status::ok || bytes == 0) return status;
-    return detail::copy_staged(*state_, schema::RecordKind::CopyToDevice, to.address() + to_offset,
+    return detail::copy_staged(stream, schema::RecordKind::CopyToDevice, to.address() + to_offset,
                                Access::state(from)->id, from_offset, bytes);
 }
 
 Status Stream::copy(const PinnedMemory& to, std::size_t to_offset, const Buffer& from,
                     std::size_t from_offset, std::size_t bytes) noexcept {
     if (!state_) return Status::closed;
-    Status status = detail::check_range(*state_, "cannot copy to the host", from, from_offset, bytes);
+    detail::StreamState& stream = *Access::state(*this);
+    Status status = detail::check_range(stream, "cannot copy to the host", from, from_offset, bytes);
     if (status == Status::ok)
-        status = detail::check_range(*state_, "cannot copy to the host", to, to_offset, bytes);
+        status = detail::check_range(stream, "cannot copy to the host", to, to_offset, bytes);
     if (status != Status::ok || bytes == 0) return status;
-    return detail::copy_staged(*state_, schema::RecordKind::CopyToHost, from.address() + from_offset,
+    return detail::copy_staged(stream, schema::RecordKind::CopyToHost, from.address() + from_offset,
                                Access::state(to)->id, to_offset, bytes);
 }
 
 Status Stream::fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset,
                     std::size_t bytes) noexcept {
     if (!state_) return Status::closed;
-    const Status status = detail::check_range(*state_, "cannot fill", to, offset, bytes);
+    detail::StreamState& stream = *Access::state(*this);
+    const Status status = detail::check_range(stream, "cannot fill", to, offset, bytes);
     if (status != Status::ok) return status;
     if ((width != 1 && width != 2 && width != 4) || offset % width != 0 || bytes % width != 0)
-        return detail::refuse(*state_, Status::invalid_argument,
+        return detail::refuse(stream, Status::invalid_argument,
                               "cannot fill: the width is 1, 2 or 4 bytes and divides offset and length");
     if (bytes == 0) return Status::ok;
     schema::FillRecord record{};
@@ -319,56 +307,60 @@ Status Stream::fill(const Buffer& to, std::uint32_t value, std::uint32_t width, 
     record.mutate_device(to.address() + offset);
     record.mutate_bytes(bytes);
     record.mutate_value(width == 4 ? value : value & ((1u << (8 * width)) - 1));
-    return detail::enqueue(*state_, schema::RecordKind::Fill, record);
+    return detail::enqueue(stream, schema::RecordKind::Fill, record);
 }
 
 Event Stream::record() noexcept {
     Event event;
     event.failure_ = Status::closed;
     if (!state_) return event;
-    event.stream_ = state_;
+    detail::StreamState& stream = *Access::state(*this);
+    event.stream_ = Access::share(*this);
     schema::EventRecord record{};
-    record.mutate_event(state_->next_event);
-    event.failure_ = detail::enqueue(*state_, schema::RecordKind::EventRecord, record);
+    record.mutate_event(stream.next_event);
+    event.failure_ = detail::enqueue(stream, schema::RecordKind::EventRecord, record);
     if (event.failure_ == Status::ok) {
-        ++state_->next_event;
-        event.position_ = state_->producer.position();
+        ++stream.next_event;
+        event.position_ = stream.producer.position();
     }
     return event;
 }
 
 Status Stream::wait(const Event& event) noexcept {
     if (!state_) return Status::closed;
+    detail::StreamState& stream = *Access::state(*this);
     if (!event.stream_)
-        return detail::refuse(*state_, Status::invalid_argument, "cannot wait: the event is empty");
+        return detail::refuse(stream, Status::invalid_argument, "cannot wait: the event is empty");
     if (event.failure_ != Status::ok)
-        return detail::refuse(*state_, Status::invalid_argument, "cannot wait: the event was not recorded");
-    if (event.stream_->client != state_->client)
-        return detail::refuse(*state_, Status::invalid_argument,
+        return detail::refuse(stream, Status::invalid_argument, "cannot wait: the event was not recorded");
+    if (event.stream_->client != stream.client)
+        return detail::refuse(stream, Status::invalid_argument,
                               "cannot wait: the event belongs to another client");
     // In a stream everything runs in order, and what has completed stays so.
-    if (event.stream_ == state_ || event.done()) return Status::ok;
+    if (event.stream_.get() == &stream || event.done()) return Status::ok;
     schema::WaitRecord record{};
     record.mutate_stream(event.stream_->id);
     record.mutate_position(event.position_);
-    return detail::enqueue(*state_, schema::RecordKind::EventWait, record);
+    return detail::enqueue(stream, schema::RecordKind::EventWait, record);
 }
 
 Status Stream::barrier() noexcept {
     if (!state_) return Status::closed;
+    detail::StreamState& stream = *Access::state(*this);
     schema::EventRecord record{};
     record.mutate_flags(schema::RecordFlag::ForceCompletion);
-    record.mutate_event(state_->next_event);
-    const Status status = detail::enqueue(*state_, schema::RecordKind::EventRecord, record);
-    if (status == Status::ok) ++state_->next_event;
+    record.mutate_event(stream.next_event);
+    const Status status = detail::enqueue(stream, schema::RecordKind::EventRecord, record);
+    if (status == Status::ok) ++stream.next_event;
     return status;
 }
 
 Status Stream::synchronize(std::optional<std::uint64_t> timeout_ns) noexcept {
     if (!state_) return Status::closed;
+    detail::StreamState& stream = *Access::state(*this);
     const Status status = detail::wait_completed(
-        *state_, state_->published(), timeout_ns ? detail::deadline_in(*timeout_ns) : detail::kForever);
-    if (status != Status::ok) detail::remember_error(*state_, status);
+        stream, stream.published(), timeout_ns ? detail::deadline_in(*timeout_ns) : detail::kForever);
+    if (status != Status::ok) detail::remember_error(stream, status);
     return status;
 }
 
@@ -379,7 +371,7 @@ StreamStatus Stream::status() const {
         out.text = "this Stream is empty; make one with Client::stream()";
         return out;
     }
-    detail::StreamState& stream = *state_;
+    detail::StreamState& stream = *Access::state(*this);
     const bool forked = stream.client->forked.load(std::memory_order_relaxed);
     if (!forked) stream.client->connection->pump();
     // In a child the lock may be another thread's for ever, and nobody else is there.
@@ -414,25 +406,25 @@ StreamStatus Stream::status() const {
 
 void Stream::resume(bool rerun) {
     if (!state_) throw Error(Status::closed, "cannot resume: this Stream is empty");
-    detail::ClientState& client = *state_->client;
+    detail::StreamState& stream = *Access::state(*this);
+    detail::ClientState& client = *stream.client;
     client.require_life("cannot resume a stream");
-    client.connection->ask(
-        {schema::Request::ResumeStream, schema::Answer::Done, 0,
-         "cannot resume stream " +
-             (state_->name.empty() ? std::to_string(state_->id & 0xffffffff) : state_->name)},
-        [&](flatbuffers::FlatBufferBuilder& builder) {
-            return schema::CreateResumeStream(builder, state_->id, rerun);
-        });
+    client.connection->ask({schema::Request::ResumeStream, schema::Answer::Done, 0,
+                            "cannot resume stream " +
+                                (stream.name.empty() ? std::to_string(stream.id & 0xffffffff) : stream.name)},
+                           [&](flatbuffers::FlatBufferBuilder& builder) {
+                               return schema::CreateResumeStream(builder, stream.id, rerun);
+                           });
 }
 
 std::string Stream::last_error() const {
-    return state_ ? detail::remembered_error(*state_) : "this Stream is empty";
+    return state_ ? detail::remembered_error(*Access::state(*this)) : "this Stream is empty";
 }
 int Stream::wake_fd() const noexcept {
-    return state_ ? detail::loop_fd(*state_) : -1;
+    return state_ ? detail::loop_fd(*Access::state(*this)) : -1;
 }
 void Stream::on_wake() const noexcept {
-    if (state_) detail::on_wake(*state_);
+    if (state_) detail::on_wake(*Access::state(*this));
 }
 
 bool Event::done() const noexcept {

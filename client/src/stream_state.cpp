@@ -34,9 +34,7 @@ LastError& last_error() {
 }  // namespace
 
 StreamState::StreamState(std::shared_ptr<ClientState> owner, OpenedStream opened)
-    : page(opened.page.as<const StatusPage>()),
-      must_fence(owner->must_fence),
-      id(opened.id),
+    : id(opened.id),
       ring_slots(opened.ring_slots),
       name(std::move(opened.name)),
       spin_ns(longest_spin_ns()),
@@ -44,6 +42,8 @@ StreamState::StreamState(std::shared_ptr<ClientState> owner, OpenedStream opened
       keeper(std::move(owner)),
       wake(std::move(opened.wake)),
       ring(std::move(opened.ring)) {
+    page.store(opened.page.as<const StatusPage>(), std::memory_order_release);  // sync: EPOCH
+    must_fence = client->must_fence;
     header = ring.as<RingHeader>();
     producer = RingProducer<>(header, ring.as<Slot>(kRingHeaderBytes), ring_slots, current().start_position);
     pages.push_back(std::move(opened.page));
@@ -89,14 +89,14 @@ Status StreamState::looks_full() noexcept {
     return Status::ring_full;
 }
 
-void StreamState::ring_doorbell() noexcept {
-    if (client->forked.load(std::memory_order_relaxed)) return;
-    signal(client->doorbell);
-    client->connection->pump();
+void HotStream::ring_doorbell() noexcept {
+    ClientState& client = *static_cast<StreamState*>(this)->client;
+    if (client.forked.load(std::memory_order_relaxed)) return;
+    signal(client.doorbell);
+    client.connection->pump();
 }
 
 void StreamState::take_sample() noexcept {
-    records_to_sample = kRecordsPerSample;
     // One sample at a time: a deep ring would otherwise move it on before the dispatcher comes by.
     // relaxed: a late look skips one sample.
     if (current().issued.load(std::memory_order_relaxed) < last_sample) return;

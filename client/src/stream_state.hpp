@@ -1,11 +1,11 @@
-// A stream as the client holds it, and the hot path: enqueuing a launch.
+// A stream as the client holds it, and how every record is enqueued.
 //
 // Who touches what
-//   the producer   `producer`, `must_fence`, `rung`, `sample`, `staging`, `next_event`: one thread at a time,
-//   ordered by the
-//                  caller (in Python by the interpreter lock)
+//   the producer   HotStream (but for `page`), `last_sample`, `staging`, `next_event`: one thread at a time,
+//                  ordered by the caller (in Python by the interpreter lock)
 //   anybody        reads `page`; whoever takes in the daemon's notices (ClientState) replaces it, under
-//   `mutex` sleepers       everything below `mutex`, under it
+//                  `mutex`
+//   sleepers       everything below `mutex`, under it
 //
 // The status page. `page` is where the stream's epoch stands. The producer and the waiters load it anew for
 // each record and each look, and never keep it. A page that was replaced stays mapped until the stream is
@@ -17,8 +17,8 @@
 // A record has two steps: reserve() (may answer that the ring is full; position_with_room() says what to wait
 // for) and its publishing, which cannot fail. Between a reserve() that said ok and its publish nothing else
 // may be enqueued: whoever runs foreign code (a Python object's __index__, a finalizer) runs it before
-// reserve(). The hot path, enqueue_launch(), does both where nothing stands in the way, and else goes to
-// enqueue_launch_slowly(). It allocates, throws and locks nothing and calls the OS only to wake the daemon.
+// reserve(). The hot path (<ringlaunch/hot_path.hpp>) does both where nothing stands in the way; else comes
+// enqueue_launch_slowly().
 #pragma once
 
 #include <atomic>
@@ -46,8 +46,8 @@ namespace ringlaunch::detail {
 
 struct Sleeper;
 
-// One record in so many is timed.
-inline constexpr std::uint32_t kRecordsPerSample = 64;
+static_assert(static_cast<int>(schema::StreamState::Running) == 0, "nothing_in_the_way() says so");
+
 // A deadline that never comes.
 inline constexpr std::uint64_t kForever = ~std::uint64_t{0};
 
@@ -62,17 +62,11 @@ struct OpenedStream {
     std::string name;
 };
 
-struct alignas(kCacheLine) StreamState final : ForkGuarded {
+struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
     StreamState(std::shared_ptr<ClientState> owner, OpenedStream opened);
     ~StreamState();
 
     // ---- the producer's
-    RingProducer<> producer;
-    // sync: EPOCH (pairs with replace_page): the page's mapping is there before its address.
-    std::atomic<const StatusPage*> page;
-    bool must_fence = false;
-    RungSleep rung;
-    std::uint32_t records_to_sample = 1;
     std::uint64_t last_sample = 0;  // the position last timed
     std::uint64_t next_event = 1;
     std::unique_ptr<StagingRing> staging;  // made at the first copy
@@ -108,7 +102,6 @@ struct alignas(kCacheLine) StreamState final : ForkGuarded {
     // Cold halves of the hot path.
     [[gnu::cold]] Status not_running() noexcept;  // ok: enqueuing may go on
     [[gnu::cold]] Status looks_full() noexcept;   // ring_full, or why it will never be less full
-    [[gnu::cold]] void ring_doorbell() noexcept;
     [[gnu::cold]] void take_sample() noexcept;
 
     // Notices, from whoever reads the socket.
@@ -116,9 +109,6 @@ struct alignas(kCacheLine) StreamState final : ForkGuarded {
     void end() noexcept;  // daemon lost or client closed
     void after_fork_in_child() noexcept override;
 
-    const StatusPage& current() const noexcept {
-        return *page.load(std::memory_order_acquire);
-    }  // sync: EPOCH
     // relaxed: a caller who needs a position that another thread published was ordered behind it by the
     // program.
     std::uint64_t published() const noexcept {
@@ -147,47 +137,28 @@ struct alignas(kCacheLine) StreamState final : ForkGuarded {
 // of its turn meanwhile; then reserve() again.
 [[nodiscard]] std::uint64_t position_with_room(const StreamState& stream, std::uint32_t slots) noexcept;
 
-// The last step of every record, after it was published.
-inline void after_publish(StreamState& stream) noexcept {
-    if (producer_must_ring(stream.page.load(std::memory_order_acquire)->need_wakeup, stream.rung,
-                           stream.must_fence)) [[unlikely]]
-        stream.ring_doorbell();
+// Before a record of `slots` is published at the producer's position.
+inline void sample_if_due(StreamState& stream, std::uint32_t slots) noexcept {
+    if (sample_is_due(stream.producer.position(), slots)) [[unlikely]]
+        stream.take_sample();
 }
 
 template <class Record>
 inline void publish_record(StreamState& stream, const Record& record) noexcept {
-    if (--stream.records_to_sample == 0) [[unlikely]]
-        stream.take_sample();
+    sample_if_due(stream, record.slots());
     stream.producer.publish(record);
-    after_publish(stream);
+    wake_reader(stream, stream.current());
 }
 
-struct LaunchWords {
-    std::uint64_t all[8];
-};
-
-// Writes the continuation slots of a launch, and makes its head: a schema::LaunchRecord as words.
+// Writes and publishes a launch; there is room. `params` are kernel.param_bytes long; with `kPadded` the
+// caller's buffer has kernel.padded_bytes, and zeros behind the parameters, which spares the last slot's
+// bytes a closer look.
 template <bool kPadded>
-[[nodiscard]] inline LaunchWords write_launch(RingProducer<>& producer, const KernelState& kernel, Dim3 grid,
-                                              Dim3 block, std::uint32_t shared_bytes,
-                                              const std::byte* params) noexcept {
+[[gnu::always_inline]] inline void publish_launch(RingProducer<>& producer, const KernelState& kernel,
+                                                  Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                                                  const std::byte* params) noexcept {
     static_assert(std::endian::native == std::endian::little, "records are little-endian");
-    const auto wide = [](std::uint32_t value) { return std::uint64_t{value}; };
     const std::uint32_t bytes = kernel.param_bytes;
-    LaunchWords words;
-    words.all[0] = 0;  // the stamp's
-    words.all[1] = kernel.first_word;
-    words.all[2] = kernel.id;
-    words.all[3] = wide(grid.x) | wide(grid.y) << 32;
-    words.all[4] = wide(grid.z) | wide(block.x & 0xffff) << 32 | wide(block.y & 0xffff) << 48;
-    words.all[5] = wide(block.z & 0xffff) | wide(shared_bytes) << 32;
-    if (kPadded || bytes >= kHeadParamBytes) {
-        words.all[6] = load_word(params);
-        words.all[7] = load_word(params + 8);
-    } else {
-        words.all[6] = words.all[7] = 0;
-        if (bytes != 0) std::memcpy(&words.all[6], params, bytes);
-    }
     for (std::uint32_t i = 1; i < kernel.slots; ++i) {
         const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
         if (kPadded || bytes - offset >= kContinuationParamBytes)
@@ -195,56 +166,38 @@ template <bool kPadded>
         else
             producer.write_continuation(i, params + offset, bytes - offset);
     }
-    return words;
+    producer.publish_head(
+        kernel.slots, [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
+                          __attribute__((always_inline))
+                              ->std::uint64_t {
+                                  if constexpr (kWord < 6)
+                                      return head_word<kWord>(kernel, grid, block, shared_bytes);
+                                  else if (kPadded || bytes >= kHeadParamBytes)
+                                      return load_word(params + 8 * (kWord - 6));
+                                  else
+                                      return bytes <= 8 * (kWord - 6) ? 0
+                                                                      : first_bytes(params + 8 * (kWord - 6),
+                                                                                    bytes - 8 * (kWord - 6));
+                              });
 }
 
-// Could the dispatcher take this launch? Its own checks are the ones that count; these spare the stream the
-// stop.
-[[nodiscard]] inline bool launchable(const KernelState& kernel, Dim3 grid, Dim3 block,
-                                     std::uint32_t shared_bytes) noexcept {
-    const std::uint64_t threads =
-        (block.x | block.y | block.z) == 0
-            ? std::uint64_t{kernel.default_block.x} * kernel.default_block.y * kernel.default_block.z
-            : std::uint64_t{block.x} * block.y * block.z;
-    return grid.x - 1 < kernel.max_grid.x && grid.y - 1 < kernel.max_grid.y &&
-           grid.z - 1 < kernel.max_grid.z && threads - 1 < kernel.max_threads &&
-           (block.x | block.y | block.z) <= 0xffff && shared_bytes <= kernel.max_shared_bytes &&
-           kernel.declared;
-}
-// Is no side of the block longer than the device's? Apart from launchable(), which is on the way of each
-// launch.
-[[nodiscard]] inline bool block_fits(const KernelState& kernel, Dim3 block) noexcept {
-    return block.x <= kernel.max_block.x && block.y <= kernel.max_block.y && block.z <= kernel.max_block.z;
-}
-// Why it could not: leaves a text for last_error() and answers its status.
+// Why launchable() said no: leaves a text for last_error() and answers its status.
 [[gnu::cold]] Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                                    std::uint32_t shared_bytes) noexcept;
 
-// The hot path: enqueues a launch if nothing stands in its way, else answers false and has done nothing
-// (another epoch, a sample that is due, the end of the ring, a ring that looks full: enqueue_launch_slowly()
-// knows what to do). Checks nothing of the launch (see launchable()). `params` are kernel.param_bytes long;
-// with `kPadded` the caller's buffer has kernel.padded_bytes, and zeros behind the parameters, which spares
-// the last slot's bytes a closer look. A caller that hands all that it was given to its own slow path makes
-// the compiler save nothing.
+// Enqueues a launch if nothing stands in its way, else answers false and has done nothing. Checks nothing of
+// the launch (see launchable()). A caller that hands all that it was given to its own slow path makes the
+// compiler save nothing.
 template <bool kPadded>
-[[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch(StreamState& stream,
-                                                                 const KernelState& kernel, Dim3 grid,
-                                                                 Dim3 block, std::uint32_t shared_bytes,
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch(HotStream& stream, const KernelState& kernel,
+                                                                 Dim3 grid, Dim3 block,
+                                                                 std::uint32_t shared_bytes,
                                                                  const std::byte* params) noexcept {
     const StatusPage& page = stream.current();
-    // relaxed: only whether it is Running matters here
-    if (page.state.load(std::memory_order_relaxed) !=
-            static_cast<std::uint32_t>(schema::StreamState::Running) ||
-        stream.records_to_sample <= 1 || !stream.producer.has_room(kernel.slots)) [[unlikely]]
+    if (!nothing_in_the_way(stream, page, kernel.slots)) [[unlikely]]
         return false;
-    --stream.records_to_sample;
-    const LaunchWords words =
-        write_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
-    stream.producer.publish_words(words.all, kernel.slots);
-    // The same page: had its epoch ended before this look, it is marked, and the mark came before the next
-    // epoch's first sleep.
-    if (producer_must_ring(page.need_wakeup, stream.rung, stream.must_fence)) [[unlikely]]
-        stream.ring_doorbell();
+    publish_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
+    wake_reader(stream, page);
     return true;
 }
 
@@ -254,11 +207,9 @@ template <bool kPadded>
     StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
     const std::byte* params) noexcept {
     if (const Status status = reserve(stream, kernel.slots); status != Status::ok) return status;
-    const LaunchWords words =
-        write_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
-    if (--stream.records_to_sample == 0) stream.take_sample();
-    stream.producer.publish_words(words.all, kernel.slots);
-    after_publish(stream);
+    sample_if_due(stream, kernel.slots);
+    publish_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
+    wake_reader(stream, stream.current());
     return Status::ok;
 }
 
@@ -277,12 +228,18 @@ std::string remembered_error(const StreamState& stream);
 
 // The states behind the public handles, for the bindings.
 struct Access {
-    static StreamState* state(const Stream& stream) noexcept { return stream.state_.get(); }
-    static const KernelState* state(const Kernel& kernel) noexcept { return kernel.state_.get(); }
+    static StreamState* state(const Stream& stream) noexcept {
+        return static_cast<StreamState*>(stream.state_.get());
+    }
+    static const KernelState* state(const Kernel& kernel) noexcept {
+        return static_cast<const KernelState*>(kernel.state_.get());
+    }
     static ClientState* state(const Client& client) noexcept { return client.state_.get(); }
     static const BufferState* state(const Buffer& buffer) noexcept { return buffer.state_.get(); }
     static const PinnedState* state(const PinnedMemory& memory) noexcept { return memory.state_.get(); }
-    static const std::shared_ptr<StreamState>& share(const Stream& stream) noexcept { return stream.state_; }
+    static std::shared_ptr<StreamState> share(const Stream& stream) noexcept {
+        return std::static_pointer_cast<StreamState>(stream.state_);
+    }
 };
 
 }  // namespace ringlaunch::detail

@@ -197,8 +197,7 @@ bool check_stream(const Plan& plan, PyObject* stream) {
 }
 
 bool within_bounds(const Plan& plan, const Shape& shape, std::uint32_t shared_bytes) {
-    return detail::launchable(*plan.state, shape.grid, shape.block, shared_bytes) &&
-           detail::block_fits(*plan.state, shape.block);
+    return detail::launchable(*plan.state, shape.grid, shape.block, shared_bytes);
 }
 
 // ---- the call ----

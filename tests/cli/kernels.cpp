@@ -1,5 +1,5 @@
 // The kernels of the daemon's tests, as a module for the host driver.
-#include "schema/kernel.h"
+#include <ringlaunch/kernel.h>
 
 extern "C" __global__ void scale(float* x, float by, int n) {
     const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "client/src/stream_state.hpp"
@@ -31,9 +32,8 @@ void compare(std::uint32_t param_bytes) {
     std::vector<std::byte> params(kPadded ? padded_param_bytes(param_bytes) : param_bytes);
     for (std::uint32_t i = 0; i < param_bytes; ++i) params[i] = static_cast<std::byte>(random());
     ASSERT_EQ(ring.producer.reserve(kernel.slots, ring.page.completed), Status::ok);
-    const auto words = write_launch<kPadded>(ring.producer, kernel, {1, 0x20003, 0x40005}, {7, 1000, 64},
-                                             0x60008, params.data());
-    ring.producer.publish_words(words.all, kernel.slots);
+    publish_launch<kPadded>(ring.producer, kernel, {1, 0x20003, 0x40005}, {7, 1000, 64}, 0x60008,
+                            params.data());
 
     ASSERT_TRUE(ring.reader.peek());
     RecordCopy copy;
@@ -70,10 +70,17 @@ TEST(LaunchRecord, is_the_struct_of_the_schema_for_every_length_of_parameters) {
 template <class... Args>
 void expect_packed(const std::vector<unsigned char>& expected, const Args&... args) {
     using Pack = ArgPack<Args...>;
-    constexpr std::size_t kWords = Pack::kShape.padded_bytes / 8;
-    std::uint64_t words[kWords];
-    std::fill_n(words, kWords, 0x5a5a5a5a5a5a5a5a);
+    std::uint64_t words[Pack::kWords];
+    std::fill_n(words, Pack::kWords, 0x5a5a5a5a5a5a5a5a);
     Pack::store(words, args...);
+    if constexpr (Pack::kWithinWords) {
+        // Word by word, as the hot path asks for them, they are the same.
+        const auto each = [&]<std::size_t... kWord>(std::index_sequence<kWord...>) {
+            return std::vector<std::uint64_t>{Pack::template word<kWord>(args...)...};
+        };
+        EXPECT_EQ(std::vector<std::uint64_t>(words, words + Pack::kWords),
+                  each(std::make_index_sequence<Pack::kWords>()));
+    }
     std::vector<unsigned char> packed(sizeof words);
     std::memcpy(packed.data(), words, sizeof words);
     ASSERT_EQ(Pack::bytes(), expected.size());

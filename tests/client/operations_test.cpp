@@ -188,6 +188,12 @@ TEST_F(Host, a_wrong_argument_names_the_parameter_and_enqueues_nothing) {
                 AllOf(HasSubstr("parameter 0"), HasSubstr("pointer"), HasSubstr("int32")));
     EXPECT_EQ(stream_.launch(kernel("scale"), {1}, {1}, x, 2.0f, 4u), Status::invalid_argument);
     EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("parameter 2"), HasSubstr("uint32")));
+    EXPECT_EQ(stream_.launch(kernel("scale"), {1}, {1}, Buffer(), 2.0f, 4), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), AllOf(HasSubstr("parameter 0"), HasSubstr("empty Buffer")));
+    EXPECT_EQ(stream_.launch(Kernel(), {1}, {1}, x, 2.0f, 4), Status::closed);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("the Kernel is empty"));
+    EXPECT_EQ(stream_.launch_packed(Kernel(), {1}, {1}, 0, {}), Status::closed);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("the Kernel is empty"));
     EXPECT_EQ(stream_.launch_packed(kernel("scale"), {1}, {1}, 0, {}), Status::invalid_argument);
     EXPECT_EQ(stream_.status().published, before);
     EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);

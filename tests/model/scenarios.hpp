@@ -83,18 +83,23 @@ struct Scenario {
         if (producer.position() != starts[i]) world.fail("the producer stands elsewhere than its records");
         std::uint64_t params[7];
         for (std::uint64_t k = 0; k < 7; ++k) params[k] = 1000 * i + k;
-        if (slots_of(i) == 2) producer.write_continuation(1, params);
         schema::LaunchRecord record{};
         record.mutate_kind(schema::RecordKind::Launch);
         record.mutate_slots(static_cast<std::uint16_t>(slots_of(i)));
         record.mutate_kernel(0x1000 + i);
         record.mutate_grid_x(static_cast<std::uint32_t>(77 * i));
+        // Both ways of writing a record.
         if (i % 2 == 0) {
+            if (slots_of(i) == 2) producer.write_continuation(1, reinterpret_cast<const std::byte*>(params));
             producer.publish(record);
         } else {
-            std::uint64_t words[8];
-            std::memcpy(words, &record, sizeof words);
-            producer.publish_words(words, slots_of(i));
+            const auto word = [&]<std::size_t k>(std::integral_constant<std::size_t, k>) {
+                return k < 8 ? load_word(reinterpret_cast<const std::byte*>(&record) + 8 * k) : params[k - 9];
+            };
+            if (slots_of(i) == 2)
+                producer.publish_each<2>(word);
+            else
+                producer.publish_each<1>(word);
         }
     }
 

@@ -43,22 +43,39 @@ struct Sample {
         for (std::size_t i = 0; i < bytes; ++i) params[i] = static_cast<std::byte>(mix(sequence, i) & 0xff);
         std::memcpy(head.mutable_params()->data(), params.data(), kHeadParamBytes);
     }
+    const std::byte* continuation(std::uint32_t i) const {
+        return params.data() + kHeadParamBytes + (i - 1) * kContinuationParamBytes;
+    }
+};
+
+// A sample's words as the hot path gives them.
+struct WordsOf {
+    const Sample& sample;
+    template <std::size_t kWord>
+    std::uint64_t operator()(std::integral_constant<std::size_t, kWord>) const {
+        static_assert(kWord % 8 != 0, "the stamp's place is the ring's");
+        return load_word(kWord < 8 ? reinterpret_cast<const std::byte*>(&sample.head) + 8 * kWord
+                                   : sample.continuation(kWord / 8) + 8 * (kWord % 8 - 1));
+    }
 };
 
 // Reserves and publishes; ok, ring_full or record_too_long.
 template <class Memory>
 Status send(RingProducer<Memory>& producer, const SharedU64& completed, const Sample& sample) {
     if (const Status status = producer.reserve(sample.slots, completed); status != Status::ok) return status;
-    for (std::uint32_t i = 1; i < sample.slots; ++i)
-        producer.write_continuation(
-            i, sample.params.data() + kHeadParamBytes + (i - 1) * kContinuationParamBytes);
-    // The two ways of publishing write the same bytes; every other record takes the other.
-    if (sample.head.kernel() % 2 == 0) {
-        producer.publish(sample.head);
+    // All ways of publishing write the same bytes; the records take them in turn.
+    const std::uint64_t way = sample.head.kernel() % 3;
+    if (way == 2 && sample.slots == 1) {
+        producer.template publish_each<1>(WordsOf{sample});
+    } else if (way == 2 && sample.slots == 3) {
+        producer.template publish_each<3>(WordsOf{sample});
     } else {
-        std::uint64_t words[8];
-        std::memcpy(words, &sample.head, sizeof words);
-        producer.publish_words(words, sample.slots);
+        for (std::uint32_t i = 1; i < sample.slots; ++i)
+            producer.write_continuation(i, sample.continuation(i));
+        if (way == 0)
+            producer.publish(sample.head);
+        else
+            producer.publish_head(sample.slots, WordsOf{sample});
     }
     return Status::ok;
 }

@@ -262,18 +262,23 @@ TEST(RingProducer, FillsTheRestOfAContinuationWithZero) {
 
 TEST(RingProducer, WritesTheSameBytesFromAStructAndFromWords) {
     const Sample sample(4, 3);
-    Ring one(kSlots, 7), other(kSlots, 7);
-    ASSERT_EQ(one.producer.reserve(3, one.completed), Status::ok);
-    ASSERT_EQ(other.producer.reserve(3, other.completed), Status::ok);
-    std::uint64_t words[8];
-    std::memcpy(words, &sample.head, sizeof words);
-    words[0] = 0xdeadbeef;  // the stamp's place: not theirs
-    EXPECT_EQ(one.producer.publish(sample.head), other.producer.publish_words(words, 3));
-    EXPECT_EQ(one.producer.position(), other.producer.position());
-    EXPECT_EQ(one.header->published, other.header->published);
-    EXPECT_EQ(
-        std::memcmp(static_cast<const void*>(&one.at(7)), static_cast<const void*>(&other.at(7)), kSlotBytes),
-        0);
+    Ring one(kSlots, 7), other(kSlots, 7), third(kSlots, 7);
+    for (Ring* ring : {&one, &other, &third})
+        ASSERT_EQ(ring->producer.reserve(3, ring->completed), Status::ok);
+    for (std::uint32_t i = 1; i < 3; ++i) one.producer.write_continuation(i, sample.continuation(i));
+    for (std::uint32_t i = 1; i < 3; ++i) other.producer.write_continuation(i, sample.continuation(i));
+    one.producer.publish(sample.head);
+    other.producer.publish_head(3, testing::WordsOf{sample});
+    third.producer.publish_each<3>(testing::WordsOf{sample});
+    for (Ring* ring : {&other, &third}) {
+        EXPECT_EQ(one.producer.position(), ring->producer.position());
+        EXPECT_EQ(one.header->published, ring->header->published);
+        for (std::uint64_t at = 7; at < 10; ++at)
+            EXPECT_EQ(std::memcmp(static_cast<const void*>(&one.at(at)),
+                                  static_cast<const void*>(&ring->at(at)), kSlotBytes),
+                      0)
+                << at;
+    }
 }
 
 TEST(RingProducer, RefusesWhatIsLongerThanAQuarter) {

@@ -27,7 +27,9 @@
 #include <cstring>
 #include <memory>
 #include <optional>
+#include <ringlaunch/dim3.hpp>
 #include <ringlaunch/error.hpp>
+#include <ringlaunch/hot_path.hpp>
 #include <ringlaunch/status.hpp>
 #include <span>
 #include <string>
@@ -46,10 +48,6 @@ struct ModuleState;
 struct PinnedState;
 struct StreamState;
 }  // namespace detail
-
-struct Dim3 {
-    std::uint32_t x = 1, y = 1, z = 1;
-};
 
 // The numbers are those of the protocol.
 enum class ParamType : std::uint8_t {
@@ -225,7 +223,7 @@ class Kernel {
     friend class Module;
     friend class Stream;
     friend struct detail::Access;
-    std::shared_ptr<detail::KernelState> state_;
+    std::shared_ptr<const detail::HotKernel> state_;  // a detail::KernelState
 };
 
 namespace detail {
@@ -310,16 +308,6 @@ struct ArgShape {
     std::size_t padded_bytes;
 };
 
-// A launch as words, on its way into the library: two of them stored are two loaded.
-struct LaunchHead {
-    std::uint64_t grid_xy, grid_z_block_x, block_yz;
-};
-template <std::size_t kWords>
-struct LaunchImage {
-    LaunchHead head;
-    std::uint64_t params[kWords];  // padded_bytes of them
-};
-
 // The arguments of one launch at CUDA's natural offsets.
 template <class... Args>
 struct ArgPack {
@@ -350,45 +338,71 @@ struct ArgPack {
     static_assert(bytes() <= 4096, "a kernel takes at most 4096 bytes of parameters");
     static constexpr ArgShape kShape{kLayout, layout_digest(kLayout), padded_param_bytes(bytes())};
 
-    // `to` has kShape.padded_bytes. What stands between the arguments and behind them becomes zero.
-    static void store(std::uint64_t* to, const Args&... args) {
-        constexpr std::size_t kWords = kShape.padded_bytes / 8;
-        std::uint64_t words[kWords] = {};
-        std::size_t i = 0;
-        if constexpr (within_words())
-            (add_bits(words, kLayout[i++].offset, args), ...);
-        else
-            (store_one(reinterpret_cast<std::byte*>(words) + kLayout[i++].offset, args), ...);
-        static_cast<void>(i);
-        for (std::size_t k = 0; k < kWords; ++k) {
-            std::uint64_t word = words[k];
-            // Keeps the compiler from putting two words together on the stack to copy them at once: that load
-            // waits until both have left the store buffer, behind every earlier store to the ring.
-            asm volatile("" : "+r"(word));
-            to[k] = word;
-        }
-    }
-
-  private:
+    static constexpr std::size_t kWords = kShape.padded_bytes / 8;
+    static constexpr std::uint32_t kSlots = launch_slots(bytes());
     // Does no argument reach from one word into the next? Scalars never do; a struct may.
-    static constexpr bool within_words() {
+    static constexpr bool kWithinWords = [] {
         for (const ArgLayout& arg : kLayout)
             if (arg.offset % 8 + arg.size > 8) return false;
         return true;
+    }();
+
+    // Which argument is an empty Buffer; -1: none.
+    [[gnu::always_inline]] static int empty_buffer(const Args&... args) noexcept {
+        int found = -1;
+        int i = 0;
+        ((found = is_empty_buffer(args) ? i : found, ++i), ...);
+        static_cast<void>(i);
+        return found;
+    }
+
+    // Word kWord of the parameters; what stands between the arguments and behind them is zero.
+    template <std::size_t kWord>
+    [[gnu::always_inline]] static std::uint64_t word(const Args&... args) noexcept {
+        static_assert(kWithinWords);
+        return [&]<std::size_t... kArg>(std::index_sequence<kArg...>) __attribute__((always_inline)) {
+            return (std::uint64_t{0} | ... | part<kWord, kArg>(args));
+        }
+        (std::index_sequence_for<Args...>());
+    }
+
+    // All of them.
+    [[gnu::always_inline]] static void store(std::uint64_t (&words)[kWords], const Args&... args) noexcept {
+        std::memset(words, 0, sizeof words);
+        std::size_t i = 0;
+        (store_one(reinterpret_cast<std::byte*>(words) + kLayout[i++].offset, args), ...);
+        static_cast<void>(i);
+    }
+
+  private:
+    template <class T>
+    [[gnu::always_inline]] static bool is_empty_buffer(const T& arg) noexcept {
+        if constexpr (std::is_same_v<T, Buffer>)
+            return arg.address() == 0;
+        else
+            return false;
     }
     template <class T>
-    static void add_bits(std::uint64_t* words, std::size_t offset, const T& arg) {
-        std::uint64_t bits = 0;
-        store_one(reinterpret_cast<std::byte*>(&bits), arg);
-        words[offset / 8] |= bits << (8 * (offset % 8));
-    }
-    template <class T>
-    static void store_one(std::byte* to, const T& arg) {
+    [[gnu::always_inline]] static void store_one(std::byte* to, const T& arg) noexcept {
         if constexpr (kIsAddress<T>) {
             const std::uint64_t address = arg_address(arg);
             std::memcpy(to, &address, 8);
         } else {
             std::memcpy(to, &arg, sizeof arg);
+        }
+    }
+    // What argument kArg gives to word kWord.
+    template <std::size_t kWord, std::size_t kArg, class T>
+    [[gnu::always_inline]] static std::uint64_t part(const T& arg) noexcept {
+        if constexpr (kLayout[kArg].offset / 8 != kWord) {
+            return 0;
+        } else {
+            std::uint64_t bits = 0;
+            if constexpr (kIsAddress<T>)
+                bits = arg_address(arg);
+            else
+                std::memcpy(&bits, &arg, sizeof arg);
+            return bits << (8 * (kLayout[kArg].offset % 8));
         }
     }
 };
@@ -404,11 +418,13 @@ class Stream {
     // declared ones; a mismatch answers invalid_argument and last_error() names the parameter. Waits while
     // the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
     template <class... Args>
-    Status launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
+    [[gnu::always_inline]] Status launch(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                         const Args&... args) noexcept {
         return launch_args<true>(kernel, grid, block, args...);
     }
     template <class... Args>
-    Status try_launch(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
+    [[gnu::always_inline]] Status try_launch(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                             const Args&... args) noexcept {
         return launch_args<false>(kernel, grid, block, args...);
     }
     // The same with parameters already packed at the kernel's offsets; `params` is copied.
@@ -454,27 +470,47 @@ class Stream {
     friend struct detail::Access;
 
     template <bool kWait, class... Args>
-    Status launch_args(const Kernel& kernel, Dim3 grid, Dim3 block, const Args&... args) noexcept {
+    [[gnu::always_inline]] Status launch_args(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                              const Args&... args) noexcept {
         using Pack = detail::ArgPack<Args...>;
-        detail::LaunchImage<Pack::kShape.padded_bytes / 8> image;
-        image.head.grid_xy = grid.x | std::uint64_t{grid.y} << 32;
-        image.head.grid_z_block_x = grid.z | std::uint64_t{block.x} << 32;
-        image.head.block_yz = block.y | std::uint64_t{block.z} << 32;
-        Pack::store(image.params, args...);
-        return launch_image<kWait>(kernel, Pack::kShape, image.head);
+        if (state_ && kernel && Pack::empty_buffer(args...) < 0) [[likely]] {
+            const detail::HotKernel& of = *kernel.state_;
+            if (of.digest == Pack::kShape.digest && of.slots == Pack::kSlots &&
+                detail::launchable(of, grid, block, 0)) [[likely]] {
+                if constexpr (Pack::kWithinWords) {
+                    if (detail::try_enqueue<Pack::kSlots>(
+                            *state_, of, grid, block, 0,
+                            [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>) __attribute__((
+                                always_inline)) { return Pack::template word<kWord>(args...); })) [[likely]]
+                        return Status::ok;
+                } else {
+                    std::uint64_t params[Pack::kWords];
+                    Pack::store(params, args...);
+                    if (detail::try_enqueue<Pack::kSlots>(
+                            *state_, of, grid, block, 0,
+                            [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
+                                __attribute__((always_inline)) { return load_word(params + kWord); }))
+                        [[likely]]
+                        return Status::ok;
+                }
+            }
+        }
+        // Copies, made here: what the slow path takes the address of would be stored for every launch.
+        std::uint64_t params[Pack::kWords];
+        Pack::store(params, args...);
+        return launch_slowly(kernel, Dim3{grid.x, grid.y, grid.z}, Dim3{block.x, block.y, block.z},
+                             Pack::kShape, Pack::empty_buffer(args...), params, kWait);
     }
-    template <bool kWait>
-    Status launch_image(const Kernel& kernel, const detail::ArgShape& shape,
-                        const detail::LaunchHead& head) noexcept;
-
-    template <bool kWait>
-    [[gnu::cold]] Status launch_image_slowly(const Kernel& kernel, const detail::ArgShape& shape,
-                                             const detail::LaunchHead& head) noexcept;
+    // Whatever stood in the way of a launch with these words as parameters. `empty_buffer`: the argument that
+    // is one, or -1.
+    [[gnu::cold]] Status launch_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                       const detail::ArgShape& args, int empty_buffer,
+                                       const std::uint64_t* params, bool wait) noexcept;
     [[gnu::cold]] Status launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
                                               std::uint32_t shared_bytes, std::span<const std::byte> params,
                                               bool wait) noexcept;
 
-    std::shared_ptr<detail::StreamState> state_;
+    std::shared_ptr<detail::HotStream> state_;  // a detail::StreamState
 };
 
 class Module {

@@ -1,0 +1,128 @@
+// The hot path: what a launch reads of its stream and kernel, and the launch itself where nothing stands in
+// its way. Not for programs to call: Stream::launch() does.
+//
+// It is compiled into the caller. The ring's lines are shared with the daemon, so their stores wait for other
+// processors, and each further store of the caller waits behind them (2 to 4 ns each, measured): through a
+// call into the library, with an image of the launch on the stack, there were three times as many.
+//
+// It allocates, throws and locks nothing, and calls the OS only to wake the daemon.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <ringlaunch/dim3.hpp>
+#include <ringlaunch/pages.hpp>
+#include <ringlaunch/ring_producer.hpp>
+#include <ringlaunch/wakeup.hpp>
+
+namespace ringlaunch::detail {
+
+// About one record in each so many slots is timed.
+inline constexpr std::uint64_t kSlotsPerSample = 128;
+
+// Immutable once loaded, so any thread may read it.
+struct HotKernel {
+    std::uint64_t id = 0;
+    std::uint64_t first_word = 0;  // of its launch records
+    std::uint64_t digest = 0;      // of its parameters, see layout_digest()
+    std::uint32_t slots = 1;       // of a launch record
+    std::uint32_t max_threads = 0;
+    std::uint32_t max_shared_bytes = 0;  // dynamic
+    Dim3 default_block{0, 0, 0};
+    Dim3 max_grid, max_block;  // of the device; a side of max_block is at most 0xffff
+    bool declared = false;
+};
+
+// The producer's part of a stream: one thread at a time, ordered by the caller (in Python by the interpreter
+// lock).
+struct HotStream {
+    RingProducer<> producer;
+    // Where the stream's epoch stands: loaded anew for each record and never kept. See
+    // client/src/stream_state.hpp.
+    // sync: EPOCH (pairs with replace_page): the page's mapping is there before its address.
+    std::atomic<const StatusPage*> page{nullptr};
+    RungSleep rung;
+    bool must_fence = false;
+
+    [[gnu::cold]] void ring_doorbell() noexcept;
+
+    const StatusPage& current() const noexcept {
+        return *page.load(std::memory_order_acquire);
+    }  // sync: EPOCH
+};
+
+// Could the dispatcher take this launch? Its own checks are the ones that count; these spare the stream the
+// stop.
+[[nodiscard, gnu::always_inline]] inline bool launchable(const HotKernel& kernel, Dim3 grid, Dim3 block,
+                                                         std::uint32_t shared_bytes) noexcept {
+    const std::uint64_t threads =
+        (block.x | block.y | block.z) == 0
+            ? std::uint64_t{kernel.default_block.x} * kernel.default_block.y * kernel.default_block.z
+            : std::uint64_t{block.x} * block.y * block.z;
+    return grid.x - 1 < kernel.max_grid.x && grid.y - 1 < kernel.max_grid.y &&
+           grid.z - 1 < kernel.max_grid.z && threads - 1 < kernel.max_threads &&
+           block.x <= kernel.max_block.x && block.y <= kernel.max_block.y && block.z <= kernel.max_block.z &&
+           shared_bytes <= kernel.max_shared_bytes && kernel.declared;
+}
+
+// Is a record of `slots` that begins at `position` the one to be timed?
+[[nodiscard]] constexpr bool sample_is_due(std::uint64_t position, std::uint32_t slots) noexcept {
+    return position / kSlotsPerSample != (position + slots) / kSlotsPerSample;
+}
+
+// May a record of `slots` be written as things stand: the epoch runs, there is room in one piece, and no
+// sample is due? Where not, Stream's slow path knows what to do.
+[[nodiscard, gnu::always_inline]] inline bool nothing_in_the_way(const HotStream& stream,
+                                                                 const StatusPage& page,
+                                                                 std::uint32_t slots) noexcept {
+    // relaxed: only whether it is Running (0) matters here
+    return page.state.load(std::memory_order_relaxed) == 0 && stream.producer.has_room(slots) &&
+           !sample_is_due(stream.producer.position(), slots);
+}
+
+// Word kWord of a launch's head slot, up to its parameters.
+template <std::size_t kWord>
+[[gnu::always_inline]] inline std::uint64_t head_word(const HotKernel& kernel, Dim3 grid, Dim3 block,
+                                                      std::uint32_t shared_bytes) noexcept {
+    static_assert(kWord >= 1 && kWord < 6);
+    if constexpr (kWord == 1) return kernel.first_word;
+    if constexpr (kWord == 2) return kernel.id;
+    if constexpr (kWord == 3) return grid.x | std::uint64_t{grid.y} << 32;
+    if constexpr (kWord == 4)
+        return grid.z | std::uint64_t{block.x & 0xffff} << 32 | std::uint64_t{block.y & 0xffff} << 48;
+    if constexpr (kWord == 5) return (block.z & 0xffff) | std::uint64_t{shared_bytes} << 32;
+}
+
+// After a record was published. `page` is the one that nothing_in_the_way() looked at: had its epoch ended
+// before this look, it is marked, and the mark came before the next epoch's first sleep.
+[[gnu::always_inline]] inline void wake_reader(HotStream& stream, const StatusPage& page) noexcept {
+    if (producer_must_ring(page.need_wakeup, stream.rung, stream.must_fence)) [[unlikely]]
+        stream.ring_doorbell();
+}
+
+// Enqueues a launch of a kernel of kSlots. `param(k)` gives the words of its parameters for k from
+// std::integral_constant<0> on, 2 of them in the head and 7 in each further slot. False: something is in the
+// way, and nothing was done.
+template <std::uint32_t kSlots, class Param>
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue(HotStream& stream, const HotKernel& kernel,
+                                                          Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                                                          const Param& param) noexcept {
+    const StatusPage& page = stream.current();
+    if (!nothing_in_the_way(stream, page, kSlots)) [[unlikely]]
+        return false;
+    stream.producer
+        .publish_each<kSlots>([&]<std::size_t kWord>(
+                                  std::integral_constant<std::size_t, kWord>) __attribute__((always_inline))
+                                  ->std::uint64_t {
+                                      if constexpr (kWord < 6)
+                                          return head_word<kWord>(kernel, grid, block, shared_bytes);
+                                      else
+                                          return param(
+                                              std::integral_constant<std::size_t, kWord - 6 - (kWord / 8)>());
+                                  });
+    wake_reader(stream, page);
+    return true;
+}
+
+}  // namespace ringlaunch::detail

@@ -1,0 +1,249 @@
+// The writing half of the ring, and what both halves share; schema/ring.hpp says what the ring guarantees.
+// It needs the standard library alone, since programs compile it into each of their launches: it is installed
+// as <ringlaunch/ring_producer.hpp>.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "pages.hpp"  // beside this file, as in include/ringlaunch/
+#include "status.hpp"
+
+namespace ringlaunch {
+
+// Of schema::RecordKind, which needs flatbuffers; schema/ring.hpp compares them.
+inline constexpr std::uint64_t kLaunchKind = 1;
+inline constexpr std::uint64_t kPaddingKind = 8;
+
+inline constexpr std::uint64_t kContinuation = std::uint64_t{1} << 63;
+inline constexpr std::size_t kHeadParamBytes = 16;
+inline constexpr std::size_t kContinuationParamBytes = 56;
+
+constexpr std::uint32_t launch_slots(std::size_t param_bytes) {
+    return param_bytes <= kHeadParamBytes ? 1
+                                          : static_cast<std::uint32_t>(1 + (param_bytes - kHeadParamBytes +
+                                                                            kContinuationParamBytes - 1) /
+                                                                               kContinuationParamBytes);
+}
+
+// A word through a register, alone. Parameters were stored a moment ago, word by word: a vector load of two
+// of them would have to wait until both have left the store buffer, behind every earlier store to the ring
+// (40 ns a record and more).
+[[gnu::always_inline]] inline std::uint64_t load_word(const void* from) noexcept {
+    std::uint64_t word;
+    std::memcpy(&word, from, sizeof word);
+    asm volatile("" : "+r"(word));  // keeps the compiler from making a vector load of two
+    return word;
+}
+
+// Up to eight bytes as a word, the missing ones zero.
+inline std::uint64_t first_bytes(const std::byte* from, std::size_t bytes) noexcept {
+    if (bytes >= sizeof(std::uint64_t)) return load_word(from);
+    std::uint64_t word = 0;
+    for (std::size_t i = 0; i < bytes; ++i) word |= std::to_integer<std::uint64_t>(from[i]) << (8 * i);
+    return word;
+}
+
+// The first word of a record, behind its stamp: kind, slots and, of a launch, bytes of parameters.
+constexpr std::uint64_t first_word(std::uint64_t kind, std::uint32_t slots, std::uint32_t param_bytes) {
+    return kind | std::uint64_t{slots} << 16 | std::uint64_t{param_bytes} << 32;
+}
+
+struct alignas(kSlotBytes) Slot {
+    SharedU64 stamp;
+    std::byte payload[kSlotBytes - sizeof(SharedU64)];
+};
+static_assert(sizeof(Slot) == kSlotBytes);
+
+// The memory operations of the real thing.
+struct StdMemory {
+    static std::uint64_t load_acquire(const SharedU64& word) { return word.load(std::memory_order_acquire); }
+    static std::uint32_t load_acquire(const SharedU32& word) { return word.load(std::memory_order_acquire); }
+    static std::uint64_t load_relaxed(const SharedU64& word) { return word.load(std::memory_order_relaxed); }
+    static std::uint32_t load_relaxed(const SharedU32& word) { return word.load(std::memory_order_relaxed); }
+    static void store_release(SharedU64& word, std::uint64_t value) {
+        word.store(value, std::memory_order_release);
+    }
+    static void store_release(SharedU32& word, std::uint32_t value) {
+        word.store(value, std::memory_order_release);
+    }
+    static void store_relaxed(SharedU64& word, std::uint64_t value) {
+        word.store(value, std::memory_order_relaxed);
+    }
+    static void store_relaxed(SharedU32& word, std::uint32_t value) {
+        word.store(value, std::memory_order_relaxed);
+    }
+    static void write_payload(std::byte* to, const void* from, std::size_t bytes) {
+        std::memcpy(to, from, bytes);
+    }
+    static void read_payload(void* to, const std::byte* from, std::size_t bytes) {
+        std::memcpy(to, from, bytes);
+        // Keeps the compiler from fetching the shared bytes again after they were checked (a hostile producer
+        // may change them at any time): nothing it knows about memory survives this line.
+        std::atomic_signal_fence(std::memory_order_seq_cst);
+    }
+    // Orders the caller's earlier stores before its later loads.
+    static void full_fence() {
+        // ThreadSanitizer does not know fences; no payload is released by one, so it does not miss this.
+#ifndef __SANITIZE_THREAD__
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+#else
+        __sync_synchronize();
+#endif
+    }
+    // Orders the producer's stamp before its look at need_wakeup. `with_fence`: the sleeper has no
+    // membarrier.
+    static void after_stamp(bool with_fence) {
+        if (with_fence) [[unlikely]]
+            full_fence();
+        else
+            std::atomic_signal_fence(std::memory_order_seq_cst);  // the sleeper's membarrier does the rest
+    }
+};
+
+// The writing side. One thread at a time.
+template <class Memory = StdMemory>
+class RingProducer {
+  public:
+    RingProducer() = default;
+    RingProducer(RingHeader* header, Slot* slots, std::uint32_t slot_count, std::uint64_t position)
+        : header_(header),
+          slots_(slots),
+          slot_count_(slot_count),
+          position_(position),
+          completed_(position) {}
+
+    std::uint64_t position() const { return position_; }
+    std::uint32_t slot_count() const { return slot_count_; }
+    std::uint32_t max_record_slots() const { return slot_count_ / 4; }
+
+    // Makes room for a record of `count` slots that stand in one piece, padding to the end of the ring where
+    // needed. ok: the record's head is at position(). Reads the completed position only when the ring looks
+    // full.
+    [[nodiscard]] Status reserve(std::uint32_t count, const SharedU64& completed) noexcept {
+        if (count == 0 || count > max_record_slots()) return Status::record_too_long;
+        const std::uint32_t to_end = slot_count_ - index(position_);
+        const std::uint32_t padding = count <= to_end ? 0 : to_end;
+        if (position_ + padding + count > completed_ + slot_count_) {
+            // sync: COMPLETED (pairs with the device's or the dispatcher's store of `completed`): what the
+            // reader did with the slots happens before we write them again.
+            completed_ = Memory::load_acquire(completed);
+            if (position_ + padding + count > completed_ + slot_count_) return Status::ring_full;
+        }
+        if (padding != 0) publish_padding(padding);
+        return Status::ok;
+    }
+
+    // The hot path's question: is there room for `count` slots as things stand, without padding and without a
+    // look at `completed`? Where not, reserve() has the answer.
+    [[nodiscard]] bool has_room(std::uint32_t count) const noexcept {
+        return count <= max_record_slots() && count <= slot_count_ - index(position_) &&
+               position_ + count <= completed_ + slot_count_;
+    }
+
+    // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it.
+    [[gnu::always_inline]] void write_continuation(std::uint32_t i, const std::byte* from) noexcept {
+        const std::uint64_t position = position_;
+        Slot& slot = slots_[index(position) + i];
+        // relaxed: the head's stamp releases it.
+        Memory::store_relaxed(slot.stamp, (position + i + 1) | kContinuation);
+        write_slot<0>(
+            slot.payload,
+            [from]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
+                __attribute__((always_inline)) { return load_word(from + 8 * (kWord - 1)); },
+            std::make_index_sequence<7>());
+    }
+
+    // The same with the last `bytes` <= 56 of the parameters; the rest becomes zero.
+    void write_continuation(std::uint32_t i, const void* from, std::size_t bytes) noexcept {
+        Slot& slot = slots_[index(position_) + i];
+        // relaxed: the head's stamp releases it.
+        Memory::store_relaxed(slot.stamp, (position_ + i + 1) | kContinuation);
+        for (std::size_t at = 0; at < kContinuationParamBytes; at += 8) {
+            const std::uint64_t word =
+                at < bytes ? first_bytes(static_cast<const std::byte*>(from) + at, bytes - at) : 0;
+            Memory::write_payload(slot.payload + at, &word, sizeof word);
+        }
+    }
+
+    // Writes the head and publishes the record. `record` is one of the 64-byte structs of record.fbs.
+    // `record.slots` must be the count reserved. Returns the position after the record.
+    template <class Record>
+    std::uint64_t publish(const Record& record) noexcept {
+        static_assert(sizeof(Record) == kSlotBytes);
+        Slot& slot = slots_[index(position_)];
+        const std::byte* bytes = reinterpret_cast<const std::byte*>(&record);
+        Memory::write_payload(slot.payload, bytes + sizeof(SharedU64), sizeof(slot.payload));
+        // sync: STAMP (pairs with RingConsumer::peek): the record's bytes are there before its stamp.
+        Memory::store_release(slot.stamp, position_ + 1);
+        position_ += record.slots();
+        Memory::store_relaxed(header_->published, position_);  // relaxed: a hint for counters
+        return position_;
+    }
+
+    // The same for a record whose head is given word by word: `word(k)` for k = std::integral_constant<1> to
+    // <7> (the first word is the stamp's place). No loop and no array, so that each word goes from a register
+    // into the ring: an image of the record in between would be stored, and loaded from the store buffer.
+    template <class Word>
+    [[gnu::always_inline]] void publish_head(std::uint32_t slots, const Word& word) noexcept {
+        // Copies: what is stored to the ring might be these members, as far as the compiler knows.
+        const std::uint64_t position = position_;
+        RingHeader* const header = header_;
+        Slot& slot = slots_[index(position)];
+        write_slot<0>(slot.payload, word, std::make_index_sequence<7>());
+        // sync: STAMP (pairs with RingConsumer::peek): as in publish()
+        Memory::store_release(slot.stamp, position + 1);
+        position_ = position + slots;
+        Memory::store_relaxed(header->published, position + slots);  // relaxed: a hint for counters
+    }
+
+    // A whole record of kSlots slots, eight words each.
+    template <std::uint32_t kSlots, class Word>
+    [[gnu::always_inline]] void publish_each(const Word& word) noexcept {
+        write_continuations(slots_ + index(position_), position_, word,
+                            std::make_integer_sequence<std::uint32_t, kSlots - 1>());
+        publish_head(kSlots, word);
+    }
+
+  private:
+    std::uint32_t index(std::uint64_t position) const {
+        return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
+    }
+
+    template <class Word, std::uint32_t... kBefore>
+    [[gnu::always_inline]] static void write_continuations(
+        Slot* head, std::uint64_t position, const Word& word,
+        std::integer_sequence<std::uint32_t, kBefore...>) noexcept {
+        // relaxed: the head's stamp releases it.
+        ((Memory::store_relaxed(head[kBefore + 1].stamp, (position + kBefore + 2) | kContinuation),
+          write_slot<8 * (kBefore + 1)>(head[kBefore + 1].payload, word, std::make_index_sequence<7>())),
+         ...);
+    }
+    template <std::size_t kFirst, class Word, std::size_t... kWord>
+    [[gnu::always_inline]] static void write_slot(std::byte* to, const Word& word,
+                                                  std::index_sequence<kWord...>) noexcept {
+        (write_word(to + 8 * kWord, word(std::integral_constant<std::size_t, kFirst + 1 + kWord>())), ...);
+    }
+    [[gnu::always_inline]] static void write_word(std::byte* to, std::uint64_t word) noexcept {
+        asm volatile("" : "+r"(word));  // as in load_word()
+        Memory::write_payload(to, &word, sizeof word);
+    }
+
+    void publish_padding(std::uint32_t count) noexcept {
+        publish_head(count, [count]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>) {
+            return kWord == 1 ? first_word(kPaddingKind, count, 0) : 0;
+        });
+    }
+
+    RingHeader* header_ = nullptr;
+    Slot* slots_ = nullptr;
+    std::uint32_t slot_count_ = 0;
+    std::uint64_t position_ = 0;
+    std::uint64_t completed_ = 0;  // as last read
+};
+
+}  // namespace ringlaunch
