@@ -1,50 +1,109 @@
 #!/usr/bin/env bash
 # Builds, tests and benches on a host with a GPU; prints a short table last.
 #
-#   bash bench/run_gpu.sh [--deps FOLDER] [--out FOLDER] [--name NAME] [--only build|tests|bench]
+#   bash bench/run_gpu.sh [--only STEP,...] [--no-build] [--deps FOLDER] [--out FOLDER] [--name NAME]
 #
 # Needs a C++20 compiler, cmake, ninja, NVIDIA's driver and the CUDA toolkit; flatc and the headers of flatbuffers,
-# Boost, OpenSSL, CLI11, spdlog and nlohmann-json; Python 3.11 or later with numpy, pytest, hypothesis and rich.
+# Boost, OpenSSL, CLI11, spdlog and nlohmann-json; Python 3.11 or later with pybind11, numpy, pytest, pytest-timeout,
+# hypothesis and rich (and matplotlib for pictures).
+#   --only LIST    these steps alone, by commas; `--list` names them. Groups: tests, bench, gpu (all that need a GPU)
+#   --no-build     take what an earlier run has built
 #   --deps FOLDER  a prefix with what the host lacks (its usr/bin, usr/include ...), for a host without a package manager:
 #                  on another machine `apt-get download PACKAGE...`, then `dpkg -x` each into FOLDER
-#   --out FOLDER   where logs, tables and pictures go (default: bench/results/NAME)
+#   --out FOLDER   where tables, figures and pictures go (default: bench/results/NAME)
 #   --name NAME    what to call this machine (default: from the GPU's name)
+# What each step printed stands in build/gpu/logs. The exit code is 0 only if no step failed.
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit 1
+root=$PWD build=$PWD/build/gpu logs=$PWD/build/gpu/logs
 
-deps="" out="" name="" only="all"
+host_tests="ctest pytest"
+gpu_tests="driver_tests gpu_tests memcheck faultmatrix"
+host_bench="enqueue round_trip throughput fairness footprint python_call"
+gpu_bench="gpu_launch gpu_copies gpu_clients gpu_modules gpu_throughput gpu_footprint gpu_fairness"
+all="$host_tests $gpu_tests $host_bench $gpu_bench"
+
+deps="" out="" name="" only="$all" building=1
 while [ $# -gt 0 ]; do
   case "$1" in
+    --only) only=${2//,/ }; shift 2 ;;
+    --no-build) building=0; shift ;;
     --deps) deps=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --name) name=$2; shift 2 ;;
-    --only) only=$2; shift 2 ;;
-    -h|--help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --list) echo "$all" | tr ' ' '\n'; exit 0 ;;
+    -h|--help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $1; see --help" >&2; exit 2 ;;
   esac
+done
+wanted=" "
+for step in $only; do
+  case "$step" in
+    all) step=$all ;;
+    tests) step="$host_tests $gpu_tests" ;;
+    bench) step="$host_bench $gpu_bench" ;;
+    gpu) step="$gpu_tests $gpu_bench" ;;
+    *) case " $all " in *" $step "*) ;; *) echo "unknown step $step; --list names them" >&2; exit 2 ;; esac ;;
+  esac
+  wanted+="$step "
 done
 if [ -z "$name" ]; then
   name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr 'A-Z ' 'a-z-')
   [ -n "$name" ] || { echo "nvidia-smi shows no GPU here; name the machine with --name to go on without" >&2; exit 1; }
 fi
 out=${out:-bench/results/$name}
-mkdir -p "$out"
+mkdir -p "$out" "$logs"
 out=$(cd "$out" && pwd)
-build=$PWD/build/gpu
 summary=()
 failed=0
 
-# step NAME LIMIT_S COMMAND...: runs under a watchdog into a log, keeps the verdict for the table.
-step() {
-  local title=$1 limit=$2 begin=$SECONDS verdict
-  shift 2
-  echo "== $title: $*"
-  timeout "$limit" "$@" >"$out/$title.log" 2>&1
-  local code=$?
-  if [ $code -eq 0 ]; then verdict=ok; else verdict="FAILED ($code)"; failed=1; tail -n 25 "$out/$title.log"; fi
-  summary+=("$(printf '%-22s %-12s %5d s' "$title" "$verdict" $((SECONDS - begin)))")
-  return $code
+# Takes the paths of this machine out of what is kept.
+without_paths() {
+  local home=${HOME%/}
+  sed -u -e "s|$build|build|g" -e "s|${deps:-$build}|DEPS|g" -e "s|$root/||g" -e "s|$root|.|g" -e "s|${home:-$root}|~|g"
 }
+
+# step NAME LIMIT_S COMMAND...: runs under a watchdog into a log, keeps the verdict for the table. 77: nothing to do here.
+step() {
+  local title=$1 limit=$2 begin=$SECONDS verdict detail
+  shift 2
+  echo "== $title: $*" | without_paths
+  timeout -k 10 "$limit" "$@" 2>&1 | without_paths >"$logs/$title.log"
+  local code=${PIPESTATUS[0]}
+  detail=$(grep -v '^ *$' "$logs/$title.log" | tail -n 1 | cut -c 1-90)
+  case $code in
+    0) verdict=ok ;;
+    77) verdict=skipped ;;
+    124 | 137) verdict="TIMED OUT" failed=1 ;;
+    *) verdict="FAILED ($code)" failed=1 ;;
+  esac
+  case "$verdict" in ok | skipped) ;; *) tail -n 40 "$logs/$title.log" ;; esac
+  summary+=("$(printf '%-15s %-11s %5d s  %s' "$title" "$verdict" $((SECONDS - begin)) "$detail")")
+  return "$code"
+}
+
+# The same for a step that was asked for.
+maybe() { case "$wanted" in *" $1 "*) step "$@" ;; esac; }
+
+# bench NAME LIMIT_S COMMAND...: one that prints a table, which is kept, and writes figures with --csv.
+bench() {
+  case "$wanted" in *" $1 "*) ;; *) return ;; esac
+  local title=$1
+  step "$@" --csv "$out/$title.csv" || return
+  cp "$logs/$title.log" "$out/$title.log"
+  echo && cat "$logs/$title.log" && echo
+}
+
+# The last thing, also after Ctrl-C.
+report() {
+  {
+    echo
+    echo "$name"
+    [ ${#summary[@]} -eq 0 ] || printf '%s\n' "${summary[@]}"
+  } | without_paths | tee "$logs/summary.txt"
+  exit "$failed"
+}
+trap 'failed=1; report' INT TERM
 
 prefix=()
 if [ -n "$deps" ]; then
@@ -53,30 +112,54 @@ if [ -n "$deps" ]; then
   prefix=(-DCMAKE_PREFIX_PATH="$deps/usr")
 fi
 
-{ nvidia-smi; nvcc --version; g++ --version; python3 --version; uname -a; nproc; } >"$out/machine.txt" 2>&1
-step configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DRINGLAUNCH_BENCH=ON -DRINGLAUNCH_PYTHON=ON \
-  "${prefix[@]}" &&
-  step build 900 cmake --build "$build" || exit 1
+{ nvidia-smi; nvcc --version; g++ --version | head -n 1; python3 --version; uname -srm; nproc; } 2>&1 | without_paths >"$out/machine.txt"
+# Only what the steps need, so that a machine lent for minutes is not spent on compiling.
+targets=(ringlaunchd _core)
+for title in $host_bench $gpu_bench; do
+  case "$wanted" in *" $title "*) targets+=(bench/all) && break ;; esac
+done
+case "$wanted" in *" driver_tests "*) targets+=(driver_test) ;; esac
+case "$wanted" in *" ctest "*) targets=(all) ;; esac
+if [ $building = 1 ]; then
+  step configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON \
+    -DRINGLAUNCH_BENCH=ON -DRINGLAUNCH_PYTHON=ON "${prefix[@]}" || report
+  step build 900 cmake --build "$build" --target "${targets[@]}" || report
+elif [ ! -x "$build/bin/ringlaunchd" ]; then
+  echo "there is no earlier build in build/gpu; run without --no-build" >&2
+  exit 2
+fi
 export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python
 
-if [ "$only" = all ] || [ "$only" = tests ]; then
-  step ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
-  step pytest 600 python3 -m pytest -q -rs tests/python
-  step gpu_tests 600 python3 -m pytest -v -s tests/gpu
+maybe gpu_tests 600 python3 -m pytest -v -s -rs tests/gpu
+maybe driver_tests 300 "$build/tests/driver/driver_test"
+bench gpu_launch 200 "$build/bench/bench_gpu_launch"
+bench gpu_copies 200 "$build/bench/bench_gpu_copies"
+bench gpu_clients 300 "$build/bench/bench_gpu_clients"
+bench gpu_modules 200 "$build/bench/bench_gpu_modules"
+bench gpu_footprint 200 "$build/bench/bench_footprint" --driver cuda
+bench gpu_throughput 200 "$build/bench/bench_throughput" --driver cuda
+bench gpu_fairness 300 "$build/bench/bench_fairness" --driver cuda
+case "$wanted" in *" faultmatrix "*)
+  # A picture of it, elsewhere: --from build/gpu/logs/faultmatrix.json --png FILE
+  bench faultmatrix 580 python3 -m ringlaunch.faultmatrix --json "$logs/faultmatrix.json" ;;
+esac
+maybe memcheck 300 bash bench/memcheck.sh
+bench enqueue 120 "$build/bench/bench_enqueue"
+bench round_trip 120 "$build/bench/bench_round_trip"
+bench throughput 120 "$build/bench/bench_throughput" --driver null host
+bench fairness 300 "$build/bench/bench_fairness" --driver host null
+bench footprint 120 "$build/bench/bench_footprint"
+bench python_call 120 python3 bench/python_call.py
+maybe ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
+maybe pytest 600 python3 -m pytest -q -rs tests/python
+
+figures=()
+for title in $host_bench $gpu_bench; do
+  case "$wanted" in *" $title "*) [ ! -f "$out/$title.csv" ] || figures+=("$out/$title.csv") ;; esac
+done
+if [ ${#figures[@]} -gt 0 ]; then
+  if python3 -c 'import matplotlib' 2>/dev/null; then step plots 120 python3 bench/plot.py "${figures[@]}"; else
+    echo "no pictures: matplotlib is not installed; elsewhere: python bench/plot.py FILE.csv"
+  fi
 fi
-if [ "$only" = all ] || [ "$only" = bench ]; then
-  step enqueue 120 "$build/bench/bench_enqueue" --csv "$out/enqueue.csv"
-  step round_trip 120 "$build/bench/bench_round_trip" --csv "$out/round_trip.csv"
-  step throughput 120 "$build/bench/bench_throughput" --driver null host --csv "$out/throughput.csv"
-  step fairness 300 "$build/bench/bench_fairness" --driver host null --csv "$out/fairness.csv"
-  step footprint 120 "$build/bench/bench_footprint" --csv "$out/footprint.csv"
-  step python_call 120 python3 bench/python_call.py --csv "$out/python_call.csv"
-  step plots 120 python3 bench/plot.py "$out"/*.csv
-  for table in enqueue round_trip throughput fairness footprint python_call; do
-    [ -f "$out/$table.log" ] && { echo; cat "$out/$table.log"; }
-  done
-fi
-echo
-echo "$name, results in $out"
-printf '%s\n' "${summary[@]}"
-exit $failed
+report

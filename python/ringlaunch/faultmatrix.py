@@ -684,6 +684,13 @@ def _write_json(path: Path, title: str, results: Sequence[Result], skipped: dict
     path.write_text(json.dumps({"title": title, "runs": runs, "skipped": skipped}, indent=2) + "\n")
 
 
+def _read_json(path: Path) -> tuple[str, list[Result], dict[str, str]]:
+    kept = json.loads(path.read_text())
+    names = {field.name for field in dataclasses.fields(Result)}
+    runs = [Result(**{name: run[name] for name in names}) for run in kept["runs"]]
+    return kept["title"], runs, kept["skipped"]
+
+
 def _write_png(path: Path, title: str, results: Sequence[Result], target_s: float) -> bool:
     if importlib.util.find_spec("matplotlib") is None:
         print(f"{path} is not drawn: matplotlib is not installed (pip install matplotlib)", file=sys.stderr)
@@ -712,6 +719,24 @@ def _write_png(path: Path, title: str, results: Sequence[Result], target_s: floa
     return True
 
 
+def _run_all(options: argparse.Namespace) -> tuple[str, list[Result], dict[str, str]]:
+    driver = _choose_driver(options.driver)
+    helped = subprocess.run([_program(), "serve", "--help"], capture_output=True, text=True, timeout=WATCHDOG_S)
+    results: list[Result] = []
+    skipped: dict[str, str] = {}
+    for fault in FAULTS:
+        if driver not in fault.drivers or (options.fault and fault.name not in options.fault):
+            continue
+        if fault.needs and fault.needs not in helped.stdout:
+            skipped[fault.name] = f"this daemon has no {fault.needs}"
+            continue
+        for number in range(1, options.repeat + 1):
+            if sys.stderr.isatty():
+                print(f"{fault.name}, run {number} of {options.repeat}", file=sys.stderr, flush=True)
+            results.append(_run(fault, driver, number, options.alive_target))
+    return f"What a fault does to its neighbours ({driver} driver)", results, skipped
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0 only if every promise held in every run."""
     parser = argparse.ArgumentParser(prog="python -m ringlaunch.faultmatrix", description=__doc__.split("\n")[0])
@@ -730,29 +755,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, help="write all runs to this file")
     parser.add_argument("--json", type=Path, help="write all runs, with the texts of the errors, to this file")
     parser.add_argument("--png", type=Path, help="draw how soon the neighbours were alive (needs matplotlib)")
+    parser.add_argument(
+        "--from", dest="runs", type=Path, metavar="JSON", help="run nothing: show and draw what an earlier --json kept"
+    )
     parser.add_argument("--be-busy", metavar="SOCKET", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.be_busy:
         return _be_busy(options.be_busy)
     try:
-        driver = _choose_driver(options.driver)
-        helped = subprocess.run([_program(), "serve", "--help"], capture_output=True, text=True, timeout=WATCHDOG_S)
-    except (OSError, RuntimeError, rl.Error) as error:
+        if options.runs:
+            title, results, skipped = _read_json(options.runs)
+        else:
+            title, results, skipped = _run_all(options)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, rl.Error) as error:
         print(error, file=sys.stderr)
         return 1
-    results: list[Result] = []
-    skipped: dict[str, str] = {}
-    for fault in FAULTS:
-        if driver not in fault.drivers or (options.fault and fault.name not in options.fault):
-            continue
-        if fault.needs and fault.needs not in helped.stdout:
-            skipped[fault.name] = f"this daemon has no {fault.needs}"
-            continue
-        for number in range(1, options.repeat + 1):
-            print(f"{fault.name}, run {number} of {options.repeat}", file=sys.stderr, flush=True)
-            results.append(_run(fault, driver, number, options.alive_target))
-
-    title = f"What a fault does to its neighbours ({driver} driver)"
     _print_table(title, _rows(results, skipped))
     for result in results:
         for problem in result.problems:

@@ -50,6 +50,8 @@ def test_every_fault_of_the_host_leaves_its_neighbours_what_they_have(tmp_path):
     assert runs["SIGKILL of the executor"]["stop"] in ("stopped (executor_killed), resumed", "went on")
     assert len(table.read_text().splitlines()) == 2 + len(runs)
     assert f"{len(runs)} of {len(runs)} runs held" in done.stdout
+    again = matrix("--from", str(kept))
+    assert (again.returncode, again.stdout) == (0, done.stdout)
 
 
 def test_a_missed_target_is_a_failure():
