@@ -64,13 +64,19 @@ class Buffer(_core.BufferHandle):
     Attributes
     ----------
     shape : tuple of int
+        Elements in each dimension.
     dtype : numpy.dtype
+        Of an element.
+    ndim : int
+        Dimensions.
     size : int
         Elements.
     nbytes : int
         Bytes.
     address : int
         The device address; 0 once freed.
+    freed : bool
+        Whether `free()` was called.
 
     Examples
     --------
@@ -103,22 +109,27 @@ class Buffer(_core.BufferHandle):
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Elements in each dimension. (tuple of int)"""
         return self._shape
 
     @property
     def dtype(self) -> np.dtype:
+        """Of an element. (numpy.dtype)"""
         return self._dtype
 
     @property
     def ndim(self) -> int:
+        """Dimensions. (int)"""
         return len(self._shape)
 
     @property
     def size(self) -> int:
+        """Elements. (int)"""
         return math.prod(self._shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes. (int)"""
         return self.size * self._dtype.itemsize
 
     def __len__(self) -> int:
@@ -141,6 +152,14 @@ class Buffer(_core.BufferHandle):
         Returns
         -------
         Buffer
+
+        Raises
+        ------
+        IndexError
+            No such element.
+        ParamTypeError, InvalidArgument
+            Neither an integer nor a slice; a slice with another step; a buffer without dimensions.
+        Closed
         """
         length = len(self)
         if isinstance(key, slice):
@@ -171,9 +190,10 @@ class Buffer(_core.BufferHandle):
         Parameters
         ----------
         stream : Stream, optional
-            After what was enqueued to this stream. Without it: after what was enqueued to any stream of the client.
+            After what was enqueued to this stream. Without it: after what was enqueued to every stream of the client,
+            all of which are waited for.
         timeout : float, optional
-            Seconds to wait for the work before the copy.
+            Seconds to wait for the work before the copy; without it, as long as the daemon lives.
         out : numpy.ndarray, optional
             Where to copy to: of the buffer's shape and dtype, contiguous in C order. One from `client.pinned_empty` is
             written by the device itself.
@@ -186,8 +206,14 @@ class Buffer(_core.BufferHandle):
         Raises
         ------
         StreamStopped
-            A stream that the copy waits for has stopped.
-        Timeout, Closed, DaemonLost
+            A stream that the copy waits for has stopped: without `stream`, any of the client's.
+        Timeout
+            The work before the copy was not done in time.
+        InvalidArgument
+            `out` has another shape or dtype, is not contiguous, or read-only.
+        Closed
+            The buffer was freed; the stream or the client is closed.
+        DaemonLost
 
         Examples
         --------
@@ -207,7 +233,7 @@ class Buffer(_core.BufferHandle):
         return out
 
     def copy_to(self, out: np.ndarray, stream: Stream | None = None) -> None:
-        """Copies the buffer to an array.
+        """Copies the buffer to an array. Blocks as `stream` says, releasing the interpreter lock.
 
         Parameters
         ----------
@@ -216,13 +242,16 @@ class Buffer(_core.BufferHandle):
         stream : Stream, optional
             After what was enqueued to this stream. An array from `client.pinned_empty` is then not waited for: it is
             filled once the stream has passed this place (`stream.record()`, `stream.synchronize()`). Any other is
-            filled on return, and without a stream that one is, too.
+            filled on return, and without a stream that one is, too: after what was enqueued to every stream of the
+            client, all of which are waited for.
 
         Raises
         ------
         InvalidArgument
             Another shape or dtype, not contiguous, or read-only.
-        StreamStopped, Closed, DaemonLost
+        StreamStopped
+            A stream that the copy waits for has stopped: without `stream`, any of the client's.
+        Closed, DaemonLost
 
         Examples
         --------
@@ -243,7 +272,7 @@ class Buffer(_core.BufferHandle):
             _core.stream_copy_to_host(stream, out.reshape(-1).view(np.uint8), self, 0, timeout, wait)
 
     def copy_from(self, source: npt.ArrayLike | Buffer, stream: Stream | None = None) -> None:
-        """Overwrites the buffer.
+        """Overwrites the buffer. Blocks as `stream` says, releasing the interpreter lock.
 
         Parameters
         ----------
@@ -251,14 +280,20 @@ class Buffer(_core.BufferHandle):
             Of the same shape and dtype (a sequence is converted to the dtype). An array may be changed as soon as
             this returns; one from `client.pinned_empty` that is copied on a stream once that has passed this place.
         stream : Stream, optional
-            Where to enqueue the copy, which then is not waited for. Without it: after what was enqueued to any stream
-            of the client, and it has completed on return.
+            Where to enqueue the copy, which then is not waited for. Without it: after what was enqueued to every stream
+            of the client, all of which are waited for, and it has completed on return.
 
         Raises
         ------
         InvalidArgument
-            Another shape or dtype.
-        Closed, StreamStopped, DaemonLost
+            Another shape or dtype, or a sequence that numpy does not convert; a buffer or stream of another client.
+        OutOfRange
+            A number of a sequence that the dtype does not hold.
+        StreamStopped
+            The stream has stopped: without `stream`, any of the client's.
+        Closed
+            One of the buffers was freed; the stream or the client is closed.
+        DaemonLost
 
         Examples
         --------
@@ -287,14 +322,28 @@ class Buffer(_core.BufferHandle):
         self._finish(to, stream)
 
     def fill(self, value: complex, stream: Stream | None = None) -> None:
-        """Sets every element.
+        """Sets every element. Blocks as `stream` says, releasing the interpreter lock.
 
         Parameters
         ----------
         value : number
-            Converted to the buffer's dtype.
+            Of the buffer's dtype: it may widen (an integer for a float), never narrow. What a float cannot hold exactly
+            is rounded to the nearest. Where the dtype is none of numbers, what numpy converts to it.
         stream : Stream, optional
-            As of `copy_from`.
+            Where to enqueue the filling, which then is not waited for. Without it: after what was enqueued to every
+            stream of the client, all of which are waited for, and it has completed on return.
+
+        Raises
+        ------
+        ParamTypeError
+            No single number, or one that would narrow.
+        OutOfRange
+            A number that the dtype does not hold.
+        StreamStopped
+            The stream has stopped: without `stream`, any of the client's.
+        Closed
+            The buffer was freed; the stream or the client is closed.
+        DaemonLost
 
         Examples
         --------

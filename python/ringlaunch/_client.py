@@ -37,7 +37,25 @@ _MOST_DIMENSIONS = 32  # every numpy holds as many
 
 
 class DaemonInfo(NamedTuple):
-    """What the daemon said of itself when the client connected."""
+    """What the daemon said of itself when the client connected.
+
+    Attributes
+    ----------
+    pid : int
+        The process that answers at the socket.
+    version : str
+        The release of the daemon ("0.1.0").
+    driver : {"host", "null", "cuda"}
+        What it launches on.
+    device_name : str
+        For people: the GPU's name, or "host" with the CPU's.
+    architecture : str
+        What images are made for: "sm_90" and the like for a GPU, "x86-64" for the host driver.
+    socket : str
+        The path of the socket that the client found it at.
+    session : int
+        The number of this client's session, as `ringlaunchd sessions` shows it.
+    """
 
     pid: int
     version: str
@@ -63,17 +81,17 @@ def connect(
     Parameters
     ----------
     socket : str or path, optional
-        The daemon's socket. Without it $RINGLAUNCH_SOCKET, else $XDG_RUNTIME_DIR/ringlaunch/daemon.sock, else a folder
-        of the user in /tmp.
+        The daemon's socket, of at most 107 bytes. Without it $RINGLAUNCH_SOCKET, else
+        $XDG_RUNTIME_DIR/ringlaunch/daemon.sock, else a folder of the user in /tmp.
     device : int
-        Which device of the daemon.
+        The device that is wanted, from 0. A daemon serves one, which `ringlaunchd serve --device` chooses.
     driver : {"auto", "host", "null", "cuda"}, optional
         What a daemon that is started here launches on; one that runs with another is refused. Without it any that runs
         is taken.
     start : bool
         Whether to start a daemon where none runs. $RINGLAUNCHD names the program, else the package's own.
     timeout : float
-        Seconds.
+        Seconds in which the daemon has to answer.
 
     Returns
     -------
@@ -83,9 +101,20 @@ def connect(
     ------
     DaemonLost
         No daemon runs there and none could be started.
+    NotFound
+        There is no program to start, or the daemon serves another device.
     Unsupported
         The daemon that runs there has another driver.
-    VersionMismatch, PermissionDenied, LimitReached, Timeout
+    VersionMismatch
+        The daemon is of a release that speaks another protocol.
+    PermissionDenied
+        The daemon does not serve this user, or others may write where its socket stands.
+    LimitReached
+        The daemon has as many sessions as it takes.
+    Timeout
+        It did not answer in time.
+    ParamTypeError, OutOfRange, InvalidArgument
+        An argument of another type or value.
 
     Examples
     --------
@@ -129,6 +158,8 @@ class Client(Scope):
     ----------
     daemon : DaemonInfo
     closed : bool
+    warning : str
+    default_stream : Stream
 
     Examples
     --------
@@ -146,20 +177,25 @@ class Client(Scope):
 
     @property
     def daemon(self) -> DaemonInfo:
+        """What the daemon said of itself when the client connected. (DaemonInfo) It stays once the daemon is gone."""
         return self._daemon
 
     @property
     def closed(self) -> bool:
+        """Whether `close()` was called. (bool) A daemon that is gone does not close its clients."""
         return self._handle.closed
 
     @property
     def warning(self) -> str:
-        """What the daemon last warned this session of (it kills executors again and again); "": of nothing."""
+        """What the daemon last warned this session of (it kills executors again and again); "": of nothing. (str)"""
         return self._handle.warning()
 
     @property
     def default_stream(self) -> Stream:
-        """The stream of all launches and copies that are told none."""
+        """The stream of all launches and copies that are told none. (Stream)
+
+        The first use opens it, which blocks until the daemon has answered and raises what `stream` raises.
+        """
         return default_stream(self._handle)
 
     def load(
@@ -189,7 +225,13 @@ class Client(Scope):
         ------
         BadImage
             Not what the daemon's driver takes, or a signature contradicts it; the text says what was found.
-        LimitReached, Closed, DaemonLost
+        ExecutorLost
+            The executor died while it loaded the module.
+        LimitReached
+            The session has as many modules as it may, or the image is too large.
+        ParamTypeError, InvalidArgument
+            An argument of another type; a signature that cannot be.
+        Closed, DaemonLost
         OSError
             The file cannot be read.
         """
@@ -204,16 +246,23 @@ class Client(Scope):
     def compile(self, source: str, name: str = "kernels.cu", options: Sequence[str] = ()) -> Module:
         """Compiles kernels written with <ringlaunch/kernel.h>, and loads them.
 
-        For a daemon with the driver host or null the source is compiled here, by g++ (or $RINGLAUNCH_CXX). The image
-        is kept in the user's cache folder, so the second time costs a read.
+        The compiler runs here, in this process's environment; which one depends on the daemon's driver:
+
+        - host, null: g++ on PATH, or the program that $RINGLAUNCH_CXX names. The image is kept in the user's cache
+          folder ($XDG_CACHE_HOME/ringlaunch or ~/.cache/ringlaunch), so the second time costs a read.
+        - cuda: NVRTC, the library of the CUDA toolkit or of PyPI's nvidia-cuda-nvrtc, or the one that $RINGLAUNCH_NVRTC
+          names; for the daemon's GPU, whatever this machine has. Nothing is kept. What nvcc makes goes to `load`.
+
+        Blocks until the compiler is through and the daemon has loaded the image. g++ is ended after 300 seconds.
 
         Parameters
         ----------
         source : str
+            CUDA C++. The kernels to be launched are extern "C" and exported with RINGLAUNCH_EXPORT.
         name : str
-            What the compiler's messages call the source.
+            What the compiler's messages, and the module, call the source.
         options : sequence of str
-            More of the compiler's options ("-DN=4", "-march=native").
+            More of that compiler's options: "-DN=4" for both; "-march=native" for g++, "--use_fast_math" for NVRTC.
 
         Returns
         -------
@@ -222,10 +271,13 @@ class Client(Scope):
         Raises
         ------
         CompileError
-            The compiler's messages are in the text and in `log`.
+            The compiler refused the source, or took too long. Its messages are in the text and in `log`.
         Unsupported
-            There is no compiler, or none for the daemon's driver.
-        BadImage, LimitReached, Closed, DaemonLost
+            There is no compiler; the text says what to install.
+        ParamTypeError, InvalidArgument
+            An argument of another type.
+        BadImage, ExecutorLost, LimitReached, Closed, DaemonLost
+            As of `load`.
 
         Examples
         --------
@@ -246,9 +298,12 @@ class Client(Scope):
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
         """A buffer with unspecified contents.
 
+        Blocks until the daemon has answered, not for any work, releasing the interpreter lock and answering Ctrl-C.
+
         Parameters
         ----------
         shape : int or sequence of int
+            Elements in each dimension, at most 32 of them.
         dtype : numpy dtype
             Any of fixed size without Python objects.
 
@@ -258,7 +313,15 @@ class Client(Scope):
 
         Raises
         ------
-        OutOfMemory, LimitReached, Closed, DaemonLost
+        OutOfMemory
+            The device has no room of that size left.
+        LimitReached
+            The session has as much memory, or as many buffers, as it may.
+        ParamTypeError, OutOfRange, InvalidArgument
+            No shape, or no dtype, that a buffer can have.
+        ExecutorLost
+            The executor died while it made the memory.
+        Closed, DaemonLost
 
         Examples
         --------
@@ -277,11 +340,19 @@ class Client(Scope):
         shape, dtype
             As of `empty`.
         stream : Stream, optional
-            Where to enqueue the filling, which then is not waited for. Without it the buffer is ready on return.
+            Where to enqueue the filling, which then is not waited for. Without it: after what was enqueued to every
+            stream of the client, all of which are waited for, and the buffer is ready on return.
 
         Returns
         -------
         Buffer
+
+        Raises
+        ------
+        StreamStopped
+            The stream has stopped: without `stream`, any of the client's.
+        OutOfMemory, LimitReached, ParamTypeError, OutOfRange, InvalidArgument, ExecutorLost, Closed, DaemonLost
+            As of `empty`.
         """
         buffer = self.empty(shape, dtype)
         buffer.fill(0, stream)
@@ -298,12 +369,24 @@ class Client(Scope):
         dtype : numpy dtype, optional
             Converts to it first.
         stream : Stream, optional
-            Where to enqueue the copy, which then is not waited for. Without it the buffer is ready on return.
+            Where to enqueue the copy, which then is not waited for. Without it: after what was enqueued to every stream
+            of the client, all of which are waited for, and the buffer is ready on return.
 
         Returns
         -------
         Buffer
-            Of the array's shape.
+            Of the array's shape and dtype: that of a list of Python's floats is float64, of its ints int64.
+
+        Raises
+        ------
+        InvalidArgument
+            Data that numpy does not take as an array, or not convert.
+        ParamTypeError
+            A Buffer (`Buffer.copy_from` copies one to another), or a dtype with Python objects.
+        StreamStopped
+            The stream has stopped: without `stream`, any of the client's.
+        OutOfMemory, LimitReached, OutOfRange, ExecutorLost, Closed, DaemonLost
+            As of `empty`.
 
         Examples
         --------
@@ -361,17 +444,19 @@ class Client(Scope):
     def stream(self, name: str = "", ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0) -> Stream:
         """A new stream: a queue of work that runs independently of the others.
 
+        Blocks until the daemon has answered, not for any work, releasing the interpreter lock and answering Ctrl-C.
+
         Parameters
         ----------
         name : str
-            For operators.
+            For operators (`ringlaunchd stats` shows 64 bytes of it).
         ring_slots : int
             Slots of 64 bytes of its ring, a power of two from 64 to 65536.
         on_restart : {"stop", "rerun"}
             What happens to work in doubt when the executor dies. "rerun" is a promise that replaying everything after
             the completed position gives the same bytes.
         priority : int
-            Higher goes first.
+            Work of a higher one goes first on a GPU, within the range that the device has; host and null have none.
 
         Returns
         -------
@@ -379,12 +464,20 @@ class Client(Scope):
 
         Raises
         ------
-        LimitReached, InvalidArgument, Closed, DaemonLost
+        LimitReached
+            The session, or the daemon, has as many streams as it may.
+        ParamTypeError, OutOfRange, InvalidArgument
+            An argument of another type or value.
+        ExecutorLost
+            The executor died while it opened the stream.
+        Closed, DaemonLost
         """
         return open_stream(self._handle, ring_slots, on_restart, priority, name)
 
     def synchronize(self, timeout: float | None = None) -> None:
-        """Blocks until everything enqueued to any stream has completed, answering Ctrl-C.
+        """Blocks until everything enqueued to every stream of this client has completed.
+
+        Releases the interpreter lock and answers Ctrl-C. Work of a stream that was closed is waited for, too.
 
         Parameters
         ----------
@@ -393,12 +486,20 @@ class Client(Scope):
 
         Raises
         ------
-        Timeout, StreamStopped, DaemonLost, Closed
+        Timeout
+            Not completed in time.
+        StreamStopped
+            One of the streams that are open has stopped; its own error, as of `Stream.synchronize`.
+        DaemonLost, Closed
         """
         synchronize(self._handle, timeout)
 
     def close(self) -> None:
-        """Ends the session and all that it owns. Waits for nothing. Closing twice does nothing."""
+        """Ends the session and all that it owns: streams, modules, buffers. Closing twice does nothing.
+
+        Does not wait for work in flight. What is asked of the handles later raises `Closed`. A program that ends closes
+        its clients.
+        """
         self._handle.close()
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ringlaunch import _core
-from ringlaunch._check import refused, text
+from ringlaunch._check import flag, refused, text
 from ringlaunch._stream import Stream, default_stream
 from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
 
@@ -38,7 +38,19 @@ _STRUCT = re.compile(r"bytes\[(\d+)(?:, *(\d+))?\]")
 
 
 class Param(NamedTuple):
-    """A parameter of a kernel: its name ("" where none was declared), type, and place in the packed parameters."""
+    """A parameter of a kernel, as it was declared.
+
+    Attributes
+    ----------
+    name : str
+        "" where none was declared: RINGLAUNCH_EXPORT knows types, not names.
+    type : str
+        "pointer", "int32", ...; "bytes" for a struct passed by value.
+    offset : int
+        Where it stands in the packed parameters, in bytes.
+    size : int
+        Bytes.
+    """
 
     name: str
     type: str
@@ -159,7 +171,7 @@ class Kernel(_core.Kernel):
 
     @property
     def params(self) -> tuple[Param, ...]:
-        """The declared parameters, in order."""
+        """The declared parameters, in order; () where none are declared. (tuple of Param)"""
         return tuple(Param(*param) for param in self._params)
 
     def bind(
@@ -182,6 +194,12 @@ class Kernel(_core.Kernel):
         -------
         Launcher
             Call it with the kernel's arguments. It keeps the stream open.
+
+        Raises
+        ------
+        ParamTypeError, OutOfRange, InvalidArgument
+            A grid, block, stream or number of bytes that cannot be. What only the device does not take (too many
+            threads) is refused by the call.
 
         Examples
         --------
@@ -242,7 +260,9 @@ class Kernel(_core.Kernel):
         if not 1 <= len(sides) <= 3 or not all(isinstance(side, int) and 1 <= side < 1 << 31 for side in sides):
             raise InvalidArgument(f"cluster: expected 1 to 3 numbers of blocks, each at least 1, found {cluster!r}")
         x, y, z = (*sides, 1, 1)[:3]
-        return _core.kernel_configure(self, (x, y, z), cooperative, programmatic)
+        return _core.kernel_configure(
+            self, (x, y, z), flag("cooperative", cooperative), flag("programmatic", programmatic)
+        )
 
     @property
     def attributes(self) -> KernelAttributes:
@@ -314,6 +334,7 @@ class Module:
 
     @property
     def name(self) -> str:
+        """What it was loaded as: the name that was given, else the last part of the image's path; "". (str)"""
         return self._name
 
     def kernel(self, name: str) -> Kernel:

@@ -37,7 +37,8 @@ class StreamStatus:
     error_kernel : str
         Its kernel; "" where there is none.
     epoch : int
-        How many executors this stream has seen.
+        The number of the executor's life that serves it. All executors of the daemon are counted, so it says that the
+        stream's executor was restarted (it changed), not how often.
     """
 
     status: str
@@ -51,13 +52,19 @@ class StreamStatus:
 
     @property
     def running(self) -> bool:
+        """Whether `status` is "ok": neither stopped, nor has the daemon gone. (bool)"""
         return self.status == "ok"
 
 
 class Event:
     """A place in a stream: done once everything enqueued before it has completed. `stream.record()` makes one.
 
-    `await event` waits in asyncio; cancelling the task leaves the work alone.
+    `await event` waits in asyncio and raises what `wait` raises; cancelling the task leaves the work alone.
+
+    Attributes
+    ----------
+    stream : Stream
+    position : int
 
     Examples
     --------
@@ -82,15 +89,25 @@ class Event:
 
     @property
     def stream(self) -> Stream:
+        """The stream it was recorded in. (Stream)"""
         return self._stream
 
     @property
     def position(self) -> int:
-        """The position in its stream, in slots."""
+        """Its place in the stream, in slots of 64 bytes since that began. (int)"""
         return self._handle.position
 
     def done(self) -> bool:
-        """Whether everything before it has completed. Never blocks."""
+        """Whether everything before it has completed. Never blocks and never raises.
+
+        It stays False where the work will not complete: the stream has stopped before it (until `stream.resume()`),
+        or the daemon is gone. A loop that looks for such an end asks `wait(0)`, which raises `Timeout` while the work
+        goes on, and the reason once it does not.
+
+        Returns
+        -------
+        bool
+        """
         return self._handle.done()
 
     def wait(self, timeout: float | None = None) -> None:
@@ -106,8 +123,11 @@ class Event:
         Timeout
             Not done in time.
         StreamStopped
-            The stream stopped before it.
-        DaemonLost, Closed
+            The stream stopped before it: `KernelFault`, `RecordRefused`, as of `Stream.synchronize`.
+        DaemonLost
+            The daemon is gone, and the event was not done.
+        Closed
+            The client was closed before it was done.
         """
         self._handle.wait(timeout)
 
@@ -124,6 +144,16 @@ class Stream(_core.StreamHandle, Scope):
 
     Several threads may enqueue to one stream; their launches stand in the order in which they got the interpreter
     lock. As a context manager a stream waits for its work and closes.
+
+    What enqueues (a launch, a copy, `record`, `wait_event`, `barrier`) blocks only while the ring is full, and raises
+    `StreamStopped` once the stream has stopped, `DaemonLost` or `Closed`.
+
+    Attributes
+    ----------
+    name : str
+    closed : bool
+        Whether the stream or its client was closed.
+    status : StreamStatus
 
     Examples
     --------
@@ -146,6 +176,7 @@ class Stream(_core.StreamHandle, Scope):
 
     @property
     def name(self) -> str:
+        """What it was called when it was made; "" without a name, "default" for the default stream. (str)"""
         return self._name
 
     def record(self) -> Event:
@@ -154,17 +185,30 @@ class Stream(_core.StreamHandle, Scope):
         Returns
         -------
         Event
+            Done once all that was enqueued so far has completed.
+
+        Raises
+        ------
+        StreamStopped, DaemonLost, Closed
         """
         return Event(self, _core.stream_record(self))
 
     def wait_event(self, event: Event) -> None:
         """What is enqueued from here on runs after `event`, of this or another stream of the client.
 
-        Does not wait on the host. If the awaited stream stops, this one does, too.
+        Does not wait on the host; blocks only while the ring is full. If the awaited stream stops, this one does, too.
 
         Parameters
         ----------
         event : Event
+
+        Raises
+        ------
+        ParamTypeError
+            No Event.
+        InvalidArgument
+            An event of another client.
+        StreamStopped, DaemonLost, Closed
 
         Examples
         --------
@@ -177,7 +221,14 @@ class Stream(_core.StreamHandle, Scope):
         _core.stream_wait_event(self, event._handle)
 
     def barrier(self) -> None:
-        """Nothing before it is ever replayed by a stream made with `on_restart="rerun"`. Does not wait."""
+        """Nothing before it is ever replayed by a stream made with `on_restart="rerun"`.
+
+        Does not wait for that work; blocks only while the ring is full.
+
+        Raises
+        ------
+        StreamStopped, DaemonLost, Closed
+        """
         _core.stream_barrier(self)
 
     def synchronize(self, timeout: float | None = None) -> None:
@@ -194,17 +245,25 @@ class Stream(_core.StreamHandle, Scope):
             Not completed in time.
         StreamStopped
             The stream stopped: `KernelFault` by its own kernel, `RecordRefused` at a record that the daemon refused.
-        DaemonLost, Closed
+        DaemonLost
+            The daemon is gone, and not everything had completed.
+        Closed
         """
         _core.stream_synchronize(self, timeout)
 
     @property
     def status(self) -> StreamStatus:
-        """Where the stream is and why it stopped, if it did. Does not block."""
+        """Where the stream is and why it stopped, if it did. (StreamStatus) Does not block.
+
+        Raises
+        ------
+        Closed
+            The stream was closed, and its client was not.
+        """
         return StreamStatus(*_core.stream_status(self))
 
     def resume(self, rerun: bool = False) -> None:
-        """Goes on after a stop.
+        """Goes on after a stop. Blocks until the daemon has answered, not for the work, answering Ctrl-C.
 
         Parameters
         ----------
@@ -214,13 +273,19 @@ class Stream(_core.StreamHandle, Scope):
 
         Raises
         ------
-        Error
-            The stream is not stopped, or cannot go on.
+        InvalidArgument
+            The stream has not stopped.
+        ExecutorLost
+            The executor died meanwhile; the daemon starts another, and the stream may be resumed again.
+        DaemonLost, Closed
         """
         _core.stream_resume(self, _check.flag("rerun", rerun))
 
     def close(self) -> None:
-        """Gives the stream back. Waits for nothing: what was enqueued still runs. Closing twice does nothing."""
+        """Gives the stream back. Does not block: what was enqueued still runs. Closing twice does nothing.
+
+        All else that is asked of it raises `Closed` from then on; events recorded before are waited for as usual.
+        """
         _core.stream_close(self)
 
     def __repr__(self) -> str:

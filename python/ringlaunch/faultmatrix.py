@@ -367,7 +367,9 @@ def _see(seen: Seen, error: rl.Error) -> Seen:
     return seen
 
 
-def _stopped_by(kernel: str, arguments: Callable[[rl.Client], tuple[Any, ...]], delay_s: float = 0) -> Callable:
+def _stopped_by(
+    kernel: str, arguments: Callable[[rl.Client], tuple[Any, ...]], delay_s: float = 0
+) -> Callable[[Daemon], Seen]:
     """A stream whose launch of a kernel ends the executor, after a while."""
 
     def run(daemon: Daemon) -> Seen:

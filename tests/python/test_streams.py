@@ -255,3 +255,46 @@ def test_the_daemons_end_ends_waits_and_launches(own_host):
     ):
         with pytest.raises(ConnectionError):
             use()
+
+
+def test_an_event_that_will_not_be_done_says_so_when_it_is_waited_for(own_host):
+    client = own_host.connect()
+    kernels = client.compile(KERNELS, name="kernels.cu")
+    stopped, lost = client.stream(), client.stream()
+    kernels["crash"][1, 1](client.zeros(1, np.int32), stream=stopped)
+    event = stopped.record()
+    with pytest.raises(rl.KernelFault):
+        event.wait(30)
+    assert not event.done()
+    with pytest.raises(rl.KernelFault):
+        event.wait(0)
+    epoch = stopped.status.epoch
+    stopped.resume()
+    event.wait(30)
+    assert event.done()
+    assert lost.status.epoch == epoch  # of the executor, whichever stream it serves
+    kernels["nap"][1, 1](5000, stream=lost)
+    event = lost.record()
+    with pytest.raises(rl.Timeout):
+        event.wait(0)
+    own_host.process.kill()
+    with pytest.raises(rl.DaemonLost):
+        event.wait(30)
+    assert not event.done()
+    with pytest.raises(rl.DaemonLost):
+        event.wait(0)
+
+
+def test_what_is_told_no_stream_raises_for_every_stopped_one(own_host):
+    with own_host.connect() as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        x = client.zeros(3)
+        stream = client.stream()
+        kernels["crash"][1, 1](client.zeros(1, np.int32), stream=stream)
+        for use in (lambda: client.array([1]), lambda: client.zeros(2), lambda: x.fill(1), x.numpy):
+            with pytest.raises(rl.KernelFault):
+                use()
+        x.fill(1, client.default_stream)
+        assert x.numpy(client.default_stream).tolist() == [1, 1, 1]
+        stream.resume()
+        assert x.numpy().tolist() == [1, 1, 1]
