@@ -29,6 +29,11 @@ bool is_directory_of_this_user(const std::string& path) {
     return ::stat(path.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == ::geteuid();
 }
 
+// What to do to have another socket.
+std::string choose(const SocketPlace& place, const std::string& what) {
+    return place.option ? "give " + what + " for the socket" : "set RINGLAUNCH_SOCKET to " + what;
+}
+
 std::string octal(mode_t mode) {
     char text[8];
     std::snprintf(text, sizeof text, "%04o", static_cast<unsigned>(mode & 07777));
@@ -40,21 +45,21 @@ std::string octal(mode_t mode) {
 SocketPlace find_socket(const std::string& option) {
     SocketPlace place;
     if (!option.empty()) {
-        place = {option, true};
+        place = {option, true, true};
     } else if (std::string named = environment("RINGLAUNCH_SOCKET"); !named.empty()) {
-        place = {named, true};
+        place = {named, true, false};
     } else if (std::string runtime = environment("XDG_RUNTIME_DIR");
                runtime.starts_with('/') && is_directory_of_this_user(runtime)) {
         // A folder of somebody else (kept across su) is passed by: it could not be trusted.
-        place = {runtime + "/ringlaunch/daemon.sock", false};
+        place = {runtime + "/ringlaunch/daemon.sock", false, false};
     } else {
-        place = {"/tmp/ringlaunch-" + std::to_string(::geteuid()) + "/daemon.sock", false};
+        place = {"/tmp/ringlaunch-" + std::to_string(::geteuid()) + "/daemon.sock", false, false};
     }
     if (place.path.size() > kMaxPathBytes)
         throw Error(Status::invalid_argument,
                     "the socket path " + place.path + " has " + std::to_string(place.path.size()) +
-                        " bytes, but a unix socket takes at most " + std::to_string(kMaxPathBytes) +
-                        ": set RINGLAUNCH_SOCKET to a shorter one");
+                        " bytes, but a unix socket takes at most " + std::to_string(kMaxPathBytes) + ": " +
+                        choose(place, "a shorter one"));
     return place;
 }
 
@@ -72,8 +77,8 @@ bool check_socket_folder(const SocketPlace& place, bool make) {
     };
     if (make && !place.named && ::mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST)
         throw Error(Status::permission_denied, "cannot make the socket's folder " + folder + ": " +
-                                                   std::strerror(errno) +
-                                                   "; set RINGLAUNCH_SOCKET to a path you may use");
+                                                   std::strerror(errno) + "; " +
+                                                   choose(place, "a path you may use"));
 
     // Looked at through one descriptor, so that what is checked is one directory and not two in turn.
     const UniqueFd opened(
@@ -81,12 +86,11 @@ bool check_socket_folder(const SocketPlace& place, bool make) {
     if (!opened) {
         if (errno == ENOENT) return false;
         if (errno == ENOTDIR || errno == ELOOP)
-            refuse("it is not a directory", "remove it or set RINGLAUNCH_SOCKET");
-        refuse(std::strerror(errno), "set RINGLAUNCH_SOCKET to a path you may use");
+            refuse("it is not a directory", "remove it, or " + choose(place, "another path"));
+        refuse(std::strerror(errno), choose(place, "a path you may use"));
     }
     struct stat info {};
-    if (::fstat(opened.get(), &info) != 0)
-        refuse(std::strerror(errno), "set RINGLAUNCH_SOCKET to another path");
+    if (::fstat(opened.get(), &info) != 0) refuse(std::strerror(errno), choose(place, "another path"));
     if (place.named) {
         if ((info.st_mode & S_IWOTH) != 0 && (info.st_mode & S_ISVTX) == 0)
             refuse(
@@ -97,7 +101,7 @@ bool check_socket_folder(const SocketPlace& place, bool make) {
     if (info.st_uid != ::geteuid())
         refuse("it belongs to user " + std::to_string(info.st_uid) + ", not to you (" +
                    std::to_string(::geteuid()) + ")",
-               "set RINGLAUNCH_SOCKET to a path in a folder of your own");
+               choose(place, "a path in a folder of your own"));
     if ((info.st_mode & 0077) != 0)
         refuse("others may enter it (mode " + octal(info.st_mode) + ")", "chmod 700 " + folder);
     return true;

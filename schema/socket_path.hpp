@@ -8,8 +8,8 @@ namespace ringlaunch {
 
 struct SocketPlace {
     std::string path;
-    bool named =
-        false;  // by the user (an option or $RINGLAUNCH_SOCKET), so the folder is the user's own choice
+    bool named = false;  // by the user (an option or $RINGLAUNCH_SOCKET): the folder is the user's own choice
+    bool option = false;  // by an option, which goes before $RINGLAUNCH_SOCKET
 };
 
 // `option` where it is not empty, else $RINGLAUNCH_SOCKET, else $XDG_RUNTIME_DIR/ringlaunch/daemon.sock

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "schema/error.hpp"
+#include "schema/id_text.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::detail {
@@ -134,7 +135,7 @@ std::shared_ptr<StreamState> ClientState::open_stream(std::shared_ptr<ClientStat
         (stream.ring_slots & (stream.ring_slots - 1)) != 0)
         throw Error(Status::malformed_message,
                     doing + ": the daemon made a ring of " + std::to_string(stream.ring_slots) + " slots");
-    const std::string what = "of stream " + std::to_string(stream.id & 0xffffffff);
+    const std::string what = "of stream " + id_text(stream.id);
     const std::size_t ring_bytes = ring_segment_bytes(stream.ring_slots);
     check_seals(fds[0], Sealing::shared, ring_bytes, "the ring " + what);
     stream.ring = Mapping(fds[0], ring_bytes, Mapping::Access::read_write, "the ring " + what);
@@ -366,7 +367,7 @@ std::string ClientState::kernel_name(std::uint64_t id) {
     if (id == 0) return {};
     const std::lock_guard lock(mutex);
     const auto found = kernel_names.find(id);
-    return found == kernel_names.end() ? "kernel " + std::to_string(id & 0xffffffff) : found->second;
+    return found == kernel_names.end() ? "kernel " + id_text(id) : found->second;
 }
 
 void ClientState::on_notice(const schema::ServerMessage& notice, std::vector<UniqueFd>& fds) {
@@ -383,8 +384,7 @@ void ClientState::take_epoch(const schema::ServerMessage& notice, std::vector<Un
     const schema::StreamEpoch& epoch = *notice.answer_as_StreamEpoch();
     Mapping page;
     if (!fds.empty())
-        page = map_page(fds[0], epoch.stream(),
-                        "the new status page of stream " + std::to_string(epoch.stream() & 0xffffffff));
+        page = map_page(fds[0], epoch.stream(), "the new status page of stream " + id_text(epoch.stream()));
     const std::lock_guard lock(mutex);
     if (const auto found = live.find(epoch.stream()); found != live.end()) {
         found->second->replace_page(std::move(page), epoch);

@@ -110,7 +110,8 @@ void check_driver(const ClientState& client, const ConnectOptions& options) {
     throw Error(Status::daemon_lost,
                 "cannot connect: no daemon listens at " + place.path +
                     "; start one with `ringlaunchd serve`, have connect() start a private one, or name "
-                    "another socket with $RINGLAUNCH_SOCKET");
+                    "another socket" +
+                    (place.option ? "" : " with $RINGLAUNCH_SOCKET"));
 }
 
 std::string with_log(const StartingDaemon& daemon) {

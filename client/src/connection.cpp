@@ -104,6 +104,7 @@ void Connection::send_all(const Ask& what, std::span<const std::byte> bytes) {
             case Transfer::done:
                 return;
             case Transfer::malformed:
+            case Transfer::no_descriptors:
                 throw Error(Status::invalid_argument,
                             what.doing + ": the request has " + std::to_string(bytes.size()) +
                                 " bytes, but a control message takes at most 65536");

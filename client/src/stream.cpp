@@ -8,6 +8,7 @@
 #include "client/src/copies.hpp"
 #include "client/src/enqueue.hpp"
 #include "client/src/waiter.hpp"
+#include "schema/id_text.hpp"
 
 namespace ringlaunch {
 
@@ -409,12 +410,12 @@ void Stream::resume(bool rerun) {
     detail::StreamState& stream = *Access::state(*this);
     detail::ClientState& client = *stream.client;
     client.require_life("cannot resume a stream");
-    client.connection->ask({schema::Request::ResumeStream, schema::Answer::Done, 0,
-                            "cannot resume stream " +
-                                (stream.name.empty() ? std::to_string(stream.id & 0xffffffff) : stream.name)},
-                           [&](flatbuffers::FlatBufferBuilder& builder) {
-                               return schema::CreateResumeStream(builder, stream.id, rerun);
-                           });
+    client.connection->ask(
+        {schema::Request::ResumeStream, schema::Answer::Done, 0,
+         "cannot resume stream " + (stream.name.empty() ? id_text(stream.id) : stream.name)},
+        [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateResumeStream(builder, stream.id, rerun);
+        });
 }
 
 std::string Stream::last_error() const {

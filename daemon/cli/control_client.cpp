@@ -109,7 +109,8 @@ void ControlClient::connect(const SocketPlace& place) {
             case ENOTSOCK:
                 throw CommandError(ExitCode::failure,
                                    "what stands at " + path_ + " is not the socket of a ringlaunch daemon (" +
-                                       std::strerror(errno) + "): set RINGLAUNCH_SOCKET or --socket");
+                                       std::strerror(errno) + "): name another with --socket" +
+                                       (place.option ? "" : " or RINGLAUNCH_SOCKET"));
             default:
                 throw CommandError(ExitCode::failure,
                                    "cannot connect to " + path_ + ": " + std::strerror(errno));

@@ -333,7 +333,8 @@ void add_doctor(CLI::App& app, Action& action) {
         "  ringlaunchd doctor\n"
         "  ringlaunchd doctor --driver cuda     a GPU must be usable\n"
         "  ringlaunchd doctor --json | jq '.findings[] | select(.verdict != \"ok\")'\n\n" +
-        exit_code_help({ExitCode::ok, ExitCode::usage, ExitCode::doctor_warnings, ExitCode::doctor_missing}));
+        exit_code_help({ExitCode::ok, ExitCode::failure, ExitCode::usage, ExitCode::doctor_warnings,
+                        ExitCode::doctor_missing}));
     auto options = std::make_shared<DoctorOptions>();
     add_ask_options(*command, options->ask);
     add_driver_option(*command, options->driver,

@@ -28,7 +28,8 @@ struct ExitCodeLine {
 
 inline constexpr std::array kExitCodes = {
     ExitCodeLine{ExitCode::ok, "done"},
-    ExitCodeLine{ExitCode::failure, "failed; the message says what and why"},
+    ExitCodeLine{ExitCode::failure,
+                 "failed, or the output could not be written; the message says what and why"},
     ExitCodeLine{ExitCode::usage, "the command line is wrong"},
     ExitCodeLine{ExitCode::no_daemon, "no daemon answers at the socket, or it went away"},
     ExitCodeLine{ExitCode::already_running, "serve: a daemon already runs on this socket"},

@@ -1,7 +1,10 @@
 // ringlaunchd: the daemon and the commands that ask it. Parses the command line and runs what it says.
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <iostream>
 
 #include "daemon/cli/command.hpp"
 #include "schema/version.hpp"
@@ -27,6 +30,20 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
 }
 
 namespace {
+
+// The last word of every command: was what it printed written?
+ExitCode written(ExitCode code) {
+    // A flush on the way that failed left its errno.
+    const bool failed_before = !std::cout || std::ferror(stdout) != 0;
+    if (!failed_before) {
+        std::cout.flush();
+        if (std::fflush(stdout) == 0 && std::cout) return code;
+    }
+    const int why = errno;
+    std::fprintf(stderr, "ringlaunchd: cannot write to standard output: %s\n",
+                 why == 0 ? "it was refused" : std::strerror(why));
+    return ExitCode::failure;
+}
 
 int run(int argc, char** argv) {
     CLI::App app(
@@ -57,7 +74,7 @@ int run(int argc, char** argv) {
     try {
         app.parse(argc, argv);
     } catch (const CLI::Success& asked) {  // --help, --version
-        return app.exit(asked);
+        return static_cast<int>(written(static_cast<ExitCode>(app.exit(asked))));
     } catch (const CLI::ParseError& error) {
         if (app.get_subcommands().empty() && argc > 1 && argv[1][0] != '-') {
             std::fprintf(stderr, "ringlaunchd: there is no command \"%s\"\nSee `ringlaunchd --help`.\n",
@@ -70,7 +87,7 @@ int run(int argc, char** argv) {
         return static_cast<int>(ExitCode::usage);
     }
     try {
-        return static_cast<int>(action());
+        return static_cast<int>(written(action()));
     } catch (const CommandError& error) {
         std::fflush(stdout);
         std::fprintf(stderr, "ringlaunchd: %s\n", error.what());

@@ -181,7 +181,9 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
         ->group(kGroup)
         ->check(CLI::Range(kMinRingSlots, kMaxRingSlots))
         ->capture_default_str();
-    command.add_option("--max-messages", limits.messages_per_second, "Control messages a session and second")
+    command
+        .add_option("--max-messages", limits.messages_per_second,
+                    "Control messages of a session in a second; what goes beyond is taken later")
         ->group(kGroup)
         ->check(CLI::PositiveNumber)
         ->capture_default_str();

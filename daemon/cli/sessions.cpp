@@ -8,13 +8,14 @@
 #include "daemon/cli/format.hpp"
 #include "daemon/cli/table.hpp"
 #include "daemon/cli/text.hpp"
+#include "schema/id_text.hpp"
 
 namespace ringlaunch::cli {
 
 namespace {
 
 nlohmann::json to_json(const schema::SessionInfo& session) {
-    return {{"session", session.session()},
+    return {{"session", id_text(session.session())},
             {"pid", session.pid()},
             {"uid", session.uid()},
             {"program", text(session.program())},
@@ -31,7 +32,7 @@ nlohmann::json to_json(const schema::SessionInfo& session) {
 
 void add_row(Table& table, const schema::SessionInfo& session) {
     table.add(
-        {short_id(session.session()), std::to_string(session.pid()), std::to_string(session.uid()),
+        {id_text(session.session()), std::to_string(session.pid()), std::to_string(session.uid()),
          or_dash(text(session.program())), format_ms(session.age_ms()), std::to_string(session.streams()),
          std::to_string(session.modules()), std::to_string(session.buffers()),
          format_bytes(session.memory_bytes()), format_bytes(session.staging_bytes()),

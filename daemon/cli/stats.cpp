@@ -11,6 +11,7 @@
 #include "daemon/cli/stream_sampler.hpp"
 #include "daemon/cli/table.hpp"
 #include "daemon/cli/text.hpp"
+#include "schema/id_text.hpp"
 #include "schema/status.hpp"
 
 namespace ringlaunch::cli {
@@ -58,8 +59,8 @@ nlohmann::json to_json(const Quantiles& latency) {
 }
 
 nlohmann::json to_json(const StreamView& view, Scope scope) {
-    nlohmann::json out = {{"session", view.session},
-                          {"stream", view.stream},
+    nlohmann::json out = {{"session", id_text(view.session)},
+                          {"stream", id_text(view.stream)},
                           {"name", view.name},
                           {"epoch", view.epoch},
                           {"ring_slots", view.ring_slots}};
@@ -128,7 +129,7 @@ void print(const std::vector<StreamView>& views, Scope scope, const Terminal& te
                  {"ERROR", false, 27, true}});
     for (const StreamView& view : views) {
         if (!view.readable) {
-            table.add({short_id(view.session), short_id(view.stream), view.name, "restarting",
+            table.add({id_text(view.session), id_text(view.stream), view.name, "restarting",
                        std::to_string(view.epoch)},
                       Colour::yellow);
             continue;
@@ -140,7 +141,7 @@ void print(const std::vector<StreamView>& views, Scope scope, const Terminal& te
         if (now.error_status != 0)
             error = std::string(status_name(static_cast<Status>(now.error_status))) +
                     (now.error_text.empty() ? "" : ": " + now.error_text);
-        table.add({short_id(view.session), short_id(view.stream), or_dash(view.name), state_name(now.state),
+        table.add({id_text(view.session), id_text(view.stream), or_dash(view.name), state_name(now.state),
                    std::to_string(view.epoch), std::to_string(now.launches),
                    cell(rate(view, &StreamSample::launches)), cell(rate(view, &StreamSample::records)),
                    std::to_string(now.published - now.issued), std::to_string(now.issued - now.completed),
@@ -219,7 +220,7 @@ ExitCode show_stats(const StatsOptions& options) {
                         plural(views.size(), "stream").c_str(), period_s);
             print(views, Scope::interval, terminal);
         }
-        std::fflush(stdout);
+        if (std::fflush(stdout) != 0) return ExitCode::failure;  // main() says why
         if (options.count != 0 && turn + 1 >= options.count) return ExitCode::ok;
         if (!pause_for(period_s, leave)) return ExitCode::ok;
     }

@@ -6,6 +6,7 @@
 #include "daemon/cli/terminal.hpp"
 #include "daemon/cli/text.hpp"
 #include "schema/error.hpp"
+#include "schema/id_text.hpp"
 #include "schema/segment.hpp"
 #include "schema/version.hpp"
 
@@ -91,7 +92,7 @@ std::vector<StreamView> StreamSampler::look() {
             const int index = stream->status_fd();
             if (index >= 0 && static_cast<std::size_t>(index) < answer.message.fds.size()) {
                 const UniqueFd& fd = answer.message.fds[static_cast<std::size_t>(index)];
-                const std::string what = "the status page of stream " + short_id(view.stream);
+                const std::string what = "the status page of stream " + id_text(view.stream);
                 check_seals(fd, Sealing::one_writer, sizeof(StatusPage), what);
                 const Mapping mapping(fd, sizeof(StatusPage), Mapping::Access::read_only, what);
                 const auto& page = *mapping.as<const StatusPage>();

@@ -57,12 +57,6 @@ std::string signature(const schema::KernelInfo& kernel) {
     return out + ")";
 }
 
-std::string short_id(std::uint64_t id) {
-    const std::uint64_t index = id & 0xffffffffu;
-    const std::uint64_t generation = id >> 32;
-    return std::to_string(index) + (generation <= 1 ? "" : "." + std::to_string(generation));
-}
-
 std::string dump(const nlohmann::json& json, int indent) {
     return json.dump(indent, ' ', false, nlohmann::json::error_handler_t::replace);
 }

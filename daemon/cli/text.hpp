@@ -17,8 +17,6 @@ std::string state_name(schema::StreamState state);                 // "running",
 std::string type_name(const schema::Param& param);                 // "pointer", "float32", "bytes[24]"
 // "scale(x: pointer, factor: float32)"; "scale(?)" where nothing declared it.
 std::string signature(const schema::KernelInfo& kernel);
-// An object number and its generation: "7" where the generation is 1, else "7.2".
-std::string short_id(std::uint64_t id);
 // JSON of text that may not be UTF-8: what is not becomes U+FFFD. `indent` -1: on one line.
 std::string dump(const nlohmann::json& json, int indent);
 // The exit codes of a command that asks a running daemon.

@@ -12,7 +12,7 @@ void add_version(CLI::App& app, Action& action) {
     CLI::App* command =
         app.add_subcommand("version", "Print the versions of this program and of its protocol");
     command->footer("Examples:\n  ringlaunchd version\n  ringlaunchd version --json\n\n" +
-                    exit_code_help({ExitCode::ok, ExitCode::usage}));
+                    exit_code_help({ExitCode::ok, ExitCode::failure, ExitCode::usage}));
     auto json = std::make_shared<bool>(false);
     command->add_flag("--json", *json, "Print JSON instead of text");
     command->callback([&action, json] {

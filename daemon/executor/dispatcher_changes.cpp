@@ -4,6 +4,7 @@
 #include "daemon/executor/clock.hpp"
 #include "daemon/executor/dispatcher.hpp"
 #include "schema/error.hpp"
+#include "schema/id_text.hpp"
 #include "schema/wakeup.hpp"
 
 namespace ringlaunch::executor {
@@ -24,7 +25,7 @@ StreamPort* Dispatcher::find(std::uint64_t id) const noexcept {
 
 void Dispatcher::add(StreamPort& stream) {
     if (!by_id_.try_emplace(stream.setup.id, &stream).second)
-        throw Error(Status::internal_error, "stream " + std::to_string(stream.setup.id) + " is open already");
+        throw Error(Status::internal_error, "stream " + id_text(stream.setup.id) + " is open already");
     streams_.push_back(&stream);
     if (stream.phase != Phase::stopped)
         stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
@@ -58,12 +59,12 @@ void Dispatcher::release(StreamPort& stream) noexcept {
 void Dispatcher::resume(StreamPort& stream, std::uint64_t position) {
     if (stream.phase != Phase::stopped && stream.phase != Phase::held)
         throw Error(Status::invalid_argument,
-                    "cannot resume stream " + std::to_string(stream.setup.id) + ": it is not stopped");
+                    "cannot resume stream " + id_text(stream.setup.id) + ": it is not stopped");
     // Where work went to this epoch's driver, only what comes after it can follow.
     const std::uint64_t completed = stream.load_completed();
     const std::uint64_t lowest = stream.issued_records != 0 ? stream.handed : completed;
     if (position < lowest || position - completed > stream.setup.ring_slots)
-        throw Error(Status::invalid_argument, "cannot resume stream " + std::to_string(stream.setup.id) +
+        throw Error(Status::invalid_argument, "cannot resume stream " + id_text(stream.setup.id) +
                                                   " at position " + std::to_string(position) +
                                                   ": it must be from " + std::to_string(lowest) + " to " +
                                                   std::to_string(completed + stream.setup.ring_slots));
@@ -89,7 +90,7 @@ std::uint32_t Dispatcher::measure(const StreamPort& stream, std::uint64_t positi
     if (!reader.peek() || reader.copy(*copy) != Status::ok)
         throw Error(Status::unsupported,
                     "cannot skip the record at position " + std::to_string(position) + " of stream " +
-                        std::to_string(stream.setup.id) +
+                        id_text(stream.setup.id) +
                         ": its length is not known, because no whole record stands there; close the "
                         "stream and open another");
     return copy->slots;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "daemon/executor/validation.hpp"
+#include "schema/id_text.hpp"
 
 namespace ringlaunch::executor {
 
@@ -58,8 +59,7 @@ void launch_details(Sentence& say, Status status, const RecordCopy& copy, const 
     const driver::Dim3& grid = bounds.device.max_grid;
     const driver::Dim3& block = bounds.device.max_block;
     if (status == Status::bad_kernel || kernel == nullptr) {
-        say.add("no kernel of this session has the id 0x%" PRIx64 " (index %u, generation %u)",
-                record.kernel(), id_index(record.kernel()), id_generation(record.kernel()));
+        say.add("this session has no kernel %s", id_text(record.kernel()).c_str());
         return;
     }
     say.add("kernel '%s': ", name_of(*kernel));
@@ -112,7 +112,7 @@ void copy_details(Sentence& say, Status status, const RecordCopy& copy, const Bo
     if (status == Status::bad_staging) {
         const driver::Staging* staging = bounds.session.staging.find(record.staging());
         if (staging == nullptr)
-            say.add("no staging segment of this session has the id 0x%" PRIx64, record.staging());
+            say.add("this session has no staging segment %s", id_text(record.staging()).c_str());
         else
             say.add("%" PRIu64 " bytes at offset %" PRIu64 " leave the staging segment of %zu bytes",
                     record.bytes(), record.other(), staging->size());
@@ -137,8 +137,8 @@ void fill_details(Sentence& say, Status status, const RecordCopy& copy) {
 void wait_details(Sentence& say, Status status, const RecordCopy& copy) {
     const auto& record = copy.as<schema::WaitRecord>();
     const std::string_view why = status_text(status);
-    say.add("for position %" PRIu64 " of stream 0x%" PRIx64 ": %.*s", record.position(), record.stream(),
-            static_cast<int>(why.size()), why.data());
+    say.add("for position %" PRIu64 " of stream %s: %.*s", record.position(),
+            id_text(record.stream()).c_str(), static_cast<int>(why.size()), why.data());
 }
 
 // The refusals that any kind of record can meet. False: it is another.

@@ -4,13 +4,14 @@
 
 #include "daemon/executor/clock.hpp"
 #include "schema/error.hpp"
+#include "schema/id_text.hpp"
 
 namespace ringlaunch::executor {
 
 namespace {
 
 std::string quoted(const char* what, std::uint64_t id) {
-    return std::string(what) + " " + std::to_string(id);
+    return std::string(what) + " " + id_text(id);
 }
 
 [[noreturn]] void not_found(const std::string& what) {

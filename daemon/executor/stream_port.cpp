@@ -4,6 +4,7 @@
 #include <string>
 
 #include "schema/error.hpp"
+#include "schema/id_text.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::executor {
@@ -14,16 +15,16 @@ const StreamSetup& checked(const StreamSetup& setup) {
     if (!std::has_single_bit(setup.ring_slots) || setup.ring_slots < kMinRingSlots ||
         setup.ring_slots > kMaxRingSlots)
         throw Error(Status::invalid_argument,
-                    "cannot open stream " + std::to_string(setup.id) + " with " +
-                        std::to_string(setup.ring_slots) + " slots: it must be a power of two from " +
-                        std::to_string(kMinRingSlots) + " to " + std::to_string(kMaxRingSlots));
+                    "cannot open stream " + id_text(setup.id) + " with " + std::to_string(setup.ring_slots) +
+                        " slots: it must be a power of two from " + std::to_string(kMinRingSlots) + " to " +
+                        std::to_string(kMaxRingSlots));
     return setup;
 }
 
 void expect(bool as_expected, const StreamSetup& setup, const std::string& what) {
     if (!as_expected)
         throw Error(Status::internal_error,
-                    "cannot open stream " + std::to_string(setup.id) + ": its status page bears " + what);
+                    "cannot open stream " + id_text(setup.id) + ": its status page bears " + what);
 }
 
 }  // namespace
@@ -33,9 +34,9 @@ StreamPort::StreamPort(const StreamSetup& of, const SessionView& in, driver::Dri
     : setup(checked(of)),
       session(in),
       ring_mapping(ring, ring_segment_bytes(of.ring_slots), Mapping::Access::read_only,
-                   "the ring of stream " + std::to_string(of.id)),
+                   "the ring of stream " + id_text(of.id)),
       status_mapping(status, kStatusPageBytes, Mapping::Access::read_write,
-                     "the status page of stream " + std::to_string(of.id)),
+                     "the status page of stream " + id_text(of.id)),
       header(ring_mapping.as<RingHeader>()),
       page(status_mapping.as<StatusPage>()),
       wake(std::move(wake_fd)),

@@ -44,11 +44,6 @@ std::string printable(const flatbuffers::String* text, std::size_t at_most) {
     return clean;
 }
 
-std::string id_text(std::uint64_t id) {
-    const std::string index = std::to_string(static_cast<std::uint32_t>(id));
-    return id >> 32 == 1 ? index : index + "." + std::to_string(id >> 32);
-}
-
 Core::Core(const SupervisorOptions& options)
     : options_(options), own_uid_(::geteuid()), descriptors_(Descriptors::of_this_process()) {}
 
@@ -115,7 +110,8 @@ void Core::accept(UniqueFd socket) {
                                                   options_.limits.max_pending_bytes, descriptors_);
         if (ungreeted >= kMaxUngreeted) {
             refuse(*connection, 0, Status::limit_reached,
-                   std::to_string(ungreeted) + " connections have not said Hello yet; try again in a moment");
+                   std::to_string(ungreeted) +
+                       " connections have not said Hello yet; connect again in a moment");
             return;
         }
     } catch (const std::exception& error) {

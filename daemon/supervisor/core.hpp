@@ -20,6 +20,7 @@
 #include "daemon/supervisor/listener.hpp"
 #include "daemon/supervisor/registry.hpp"
 #include "schema/error.hpp"
+#include "schema/id_text.hpp"
 
 namespace ringlaunch::supervisor {
 
@@ -219,7 +220,5 @@ class Core final : public FaultDomain::Owner {
 
 // Text of a peer, fit for a log and for another's terminal.
 std::string printable(const flatbuffers::String* text, std::size_t at_most = 128);
-// Every domain, session and stream id in texts: "12" or, from the second generation on, "12.2".
-std::string id_text(std::uint64_t id);
 
 }  // namespace ringlaunch::supervisor

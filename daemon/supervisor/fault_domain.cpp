@@ -423,7 +423,10 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
             answer(call, Status::ok, "");
         else
             answer(call, Status::executor_lost,
-                   "the executor that worked on this " + death.text + "; try again");
+                   call.risk_of != 0 && call.risk_of == blamed
+                       ? "the executor " + death.text + " while it worked on this"
+                       : std::to_string(call.attempts) +
+                             " executors that worked on this ended; the last one " + death.text);
     }
     if (state_ != State::resting || process_) return;
     if (!delay) return;  // nobody needs the next one yet

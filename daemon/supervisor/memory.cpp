@@ -181,7 +181,7 @@ void Core::pump_stagings(Session& session) {
         if (!fits) {
             refuse_later(session.id, asked.request, Status::limit_reached,
                          doing + "this session has " + std::to_string(session.staging_bytes) + " of " +
-                             std::to_string(limit) + " (--max-staging); drop one");
+                             std::to_string(limit) + " (--max-staging); let go of some");
             continue;
         }
         try {

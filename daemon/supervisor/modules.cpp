@@ -24,7 +24,7 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
         throw Error(Status::limit_reached, "cannot load a module: this session has " +
                                                std::to_string(session.modules.size()) + ", its limit is " +
                                                std::to_string(options_.limits.max_modules) +
-                                               " (--max-modules); unload one");
+                                               " (--max-modules); let go of one");
     const std::string name = printable(load.name());
     require_descriptors(session, 1, "cannot load module " + name);
     if (load.bytes() == 0 || load.bytes() > options_.limits.max_image_bytes)

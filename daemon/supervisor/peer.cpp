@@ -61,9 +61,16 @@ std::optional<std::string> refuse_peer(const Peer& peer, uid_t own, const Superv
     if (allowed(options.allow_uids, peer.uid) || allowed(options.allow_gids, peer.gid)) return std::nullopt;
     for (const gid_t group : peer.groups)
         if (allowed(options.allow_gids, group)) return std::nullopt;
+    const auto listed = [](const char* what, const auto& list) {
+        std::string text;
+        for (const auto id : list) text += (text.empty() ? what : ", ") + std::to_string(id);
+        return text;
+    };
     return "cannot open a session for " + who + ": this daemon serves user " + std::to_string(own) +
-           " only; its owner can widen that (ringlaunchd serve --allow-uid " + std::to_string(peer.uid) +
-           "), or start a daemon of your own";
+           listed(", those of --allow-uid ", options.allow_uids) +
+           listed(", the groups of --allow-gid ", options.allow_gids) +
+           ", and nobody else; its owner can widen that (ringlaunchd serve --allow-uid " +
+           std::to_string(peer.uid) + "), or start a daemon of your own";
 }
 
 }  // namespace ringlaunch::supervisor

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "daemon/supervisor/supervisor.hpp"
+#include "schema/id_text.hpp"
 
 namespace ringlaunch::supervisor {
 
@@ -31,8 +32,7 @@ inline std::string domain_name(const DomainKey& key) {
         case DomainKey::Kind::user:
             return "user " + std::to_string(key.value);
         case DomainKey::Kind::session:
-            return "session " + std::to_string(static_cast<std::uint32_t>(key.value)) + "." +
-                   std::to_string(key.value >> 32);
+            return "session " + id_text(key.value);
     }
     return "?";
 }

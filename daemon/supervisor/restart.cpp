@@ -233,8 +233,9 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     stream.stop_text = death.kernel == 0 && kernel.empty()
                                            ? "work of " + where + " ended the executor: it " + death.text
                                            : "kernel " + (kernel.empty() ? id_text(death.kernel) : kernel) +
-                                                 ", record at " + std::to_string(stream.stop_position) +
-                                                 " of " + where + ", faulted: the executor " + death.text;
+                                                 ", record at position " +
+                                                 std::to_string(stream.stop_position) + " of " + where +
+                                                 ", faulted: the executor " + death.text;
                     break;
                 }
                 case Status::neighbour_faulted:

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "control_generated.h"
+#include "schema/id_text.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::supervisor {
@@ -23,7 +24,7 @@ void copy_words(Counters& to, const Counters& from) {
 }  // namespace
 
 EpochPage::EpochPage(const PageStart& start, const EpochPage* before) {
-    const std::string what = "the status page of stream " + std::to_string(start.stream);
+    const std::string what = "the status page of stream " + id_text(start.stream);
     fd_ = make_memfd("status", kStatusPageBytes);
     mapping_ = Mapping(fd_, kStatusPageBytes, Mapping::Access::read_write, what);
     StatusPage& page = *mapping_.as<StatusPage>();

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <map>
 
+#include "schema/id_text.hpp"
 #include "schema/status.hpp"
 #include "tests/cli/daemon_process.hpp"
 #include "tests/cli/raw_client.hpp"
@@ -62,8 +63,8 @@ TEST(Daemon, LaunchesWhatAClientEnqueuesAndTheResultIsRight) {
     const auto stats = daemon.run({"stats", "--json"}).json();
     ASSERT_EQ(stats["streams"].size(), 1u);
     const auto& seen = stats["streams"][0];
-    EXPECT_EQ(seen["stream"], stream.id);
-    EXPECT_EQ(seen["session"], client.session);
+    EXPECT_EQ(seen["stream"], id_text(stream.id));
+    EXPECT_EQ(seen["session"], id_text(client.session));
     EXPECT_EQ(seen["name"], "raw");
     EXPECT_EQ(seen["state"], "running");
     EXPECT_EQ(seen["counters"]["launches"], 11);
@@ -169,7 +170,7 @@ TEST(Daemon, AFaultingKernelCostsItsClientAnErrorAndItsNeighbourNothing) {
     // The counters went on from page to page.
     const auto stats = daemon.run({"stats", "--json", "--over", "0"}).json();
     for (const auto& stream : stats["streams"])
-        EXPECT_EQ(stream["counters"]["copies"], stream["stream"] == good.id ? 2 : 0);
+        EXPECT_EQ(stream["counters"]["copies"], stream["stream"] == id_text(good.id) ? 2 : 0);
 }
 
 TEST(Daemon, AnObserverHasNoSession) {

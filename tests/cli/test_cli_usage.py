@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 
@@ -76,3 +77,37 @@ def test_a_wrong_watch_period_is_a_usage_error_before_any_daemon_is_asked(cli):
     result = cli.run("stats", "--watch", "often")
     assert result.returncode == 2
     assert '"often"' in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["version"],
+        ["doctor"],
+        ["status"],
+        ["sessions", "--json"],
+        ["kernels"],
+        ["stats"],
+        ["stats", "--watch", "0.01"],
+    ],
+)
+def test_output_that_cannot_be_written_is_a_failure_that_is_said(cli, arguments):
+    cli.serve("--driver", "null")
+    with open("/dev/full", "w") as full:
+        result = subprocess.run(
+            [cli.binary, *arguments], env=cli.env, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert result.returncode == 1
+    assert "cannot write to standard output: No space left on device" in result.stderr
+
+
+def test_the_advice_names_what_chose_the_socket(cli):
+    cli.folder.chmod(0o755)
+    long = "/" + "x" * 200
+    by_option = cli.run("status", "--socket", long).stderr
+    by_environment = cli.run("status", env={"RINGLAUNCH_SOCKET": long}).stderr
+    assert "RINGLAUNCH_SOCKET" not in by_option
+    assert "give a shorter one" in by_option
+    assert "set RINGLAUNCH_SOCKET to a shorter one" in by_environment

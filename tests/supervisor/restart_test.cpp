@@ -121,7 +121,7 @@ TEST(Restart, AFaultStopsTheCulpritWithItsKernelAndRecord) {
     EXPECT_EQ(why(*told), Status::kernel_faulted);
     EXPECT_EQ((*told)->answer_as_StreamEpoch()->completed(), at);
     EXPECT_TRUE(says(text(*told), "crash")) << text(*told);
-    EXPECT_TRUE(says(text(*told), "record at " + std::to_string(at))) << text(*told);
+    EXPECT_TRUE(says(text(*told), "record at position " + std::to_string(at))) << text(*told);
     EXPECT_TRUE(says(text(*told), "SIGSEGV")) << text(*told);
     EXPECT_EQ(stream->state(), StreamState::Stopped);
     EXPECT_EQ(stream->status().error_position, at);
