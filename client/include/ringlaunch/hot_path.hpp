@@ -81,6 +81,15 @@ struct HotStream {
            !sample_is_due(stream.producer.position(), slots);
 }
 
+// `value << shift` without a trap: a value that was spilled as four bytes may otherwise be loaded as eight,
+// which waits until the four have left the store buffer, behind every earlier store to the ring.
+template <int kShift>
+[[gnu::always_inline]] inline std::uint64_t shifted(std::uint32_t value) noexcept {
+    std::uint64_t wide = value;
+    if (!__builtin_constant_p(value)) asm("" : "+r"(wide));
+    return wide << kShift;
+}
+
 // Word kWord of a launch's head slot, up to its parameters.
 template <std::size_t kWord>
 [[gnu::always_inline]] inline std::uint64_t head_word(const HotKernel& kernel, Dim3 grid, Dim3 block,
@@ -88,10 +97,9 @@ template <std::size_t kWord>
     static_assert(kWord >= 1 && kWord < 6);
     if constexpr (kWord == 1) return kernel.first_word;
     if constexpr (kWord == 2) return kernel.id;
-    if constexpr (kWord == 3) return grid.x | std::uint64_t{grid.y} << 32;
-    if constexpr (kWord == 4)
-        return grid.z | std::uint64_t{block.x & 0xffff} << 32 | std::uint64_t{block.y & 0xffff} << 48;
-    if constexpr (kWord == 5) return (block.z & 0xffff) | std::uint64_t{shared_bytes} << 32;
+    if constexpr (kWord == 3) return grid.x | shifted<32>(grid.y);
+    if constexpr (kWord == 4) return grid.z | shifted<32>(block.x & 0xffff) | shifted<48>(block.y & 0xffff);
+    if constexpr (kWord == 5) return (block.z & 0xffff) | shifted<32>(shared_bytes);
 }
 
 // After a record was published. `page` is the one that nothing_in_the_way() looked at: had its epoch ended
