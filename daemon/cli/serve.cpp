@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <cmath>
 #include <map>
 #include <memory>
 
@@ -34,6 +35,7 @@ struct ServeOptions {
     bool no_coalesce = false;
     bool is_private = false;
     double exit_when_idle_s = 0;
+    double kernel_timeout_s = 0;
     LogOptions log;
     int ready_fd = -1;
     SupervisorOptions supervisor;
@@ -137,6 +139,7 @@ ExitCode serve(ServeOptions options) {
     supervisor.driver = driver.kind;
     supervisor.spin_ns = static_cast<std::uint64_t>(options.spin_us * 1000);
     supervisor.coalesce = !options.no_coalesce;
+    supervisor.kernel_timeout_ms = static_cast<std::uint64_t>(std::ceil(options.kernel_timeout_s * 1000));
     supervisor.exit_when_idle_ms = static_cast<std::uint64_t>(options.exit_when_idle_s * 1000);
     if (options.is_private && supervisor.exit_when_idle_ms == 0)
         supervisor.exit_when_idle_ms = kPrivateIdleMs;
@@ -291,6 +294,15 @@ void add_serve(CLI::App& app, Action& action) {
         ->group(kDispatch);
     command
         ->add_flag("--no-coalesce", options->no_coalesce, "Launch every record on its own, never in chains")
+        ->group(kDispatch);
+
+    command
+        ->add_option(
+            "--kernel-timeout", options->kernel_timeout_s,
+            "How long a record may be at work before its executor is ended and restarted; 0: for ever. A "
+            "client may ask for less. A launch costs more with it")
+        ->type_name("SECONDS")
+        ->check(CLI::Range(0.0, 4e6))
         ->group(kDispatch);
 
     add_restart(*command, supervisor.restart);

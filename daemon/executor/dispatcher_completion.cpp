@@ -55,8 +55,8 @@ void Dispatcher::settle(StreamPort& stream) noexcept {
     // relaxed: a hint; a sleeper that is missed here is seen in the look before sleep (W2 in
     // schema/wakeup.hpp).
     const bool sleeper = stream.header->wait_position.load(std::memory_order_relaxed) != 0;
-    const bool due = !stream.more || stream.force_complete || sleeper || stream.limited ||
-                     stream.records_since_complete >= kRecordsPerCompletion ||
+    const bool due = !stream.more || stream.setup.watched || stream.force_complete || sleeper ||
+                     stream.limited || stream.records_since_complete >= kRecordsPerCompletion ||
                      stream.handed - stream.asked >= stream.setup.ring_slots / 4;
     if (!due) return;
     const Status status = stream.driver_stream->complete(stream.handed);

@@ -26,6 +26,7 @@ struct StreamSetup {
     std::uint64_t position = 0;
     int priority = 0;
     bool hold = false;
+    bool watched = false;  // every record's completion is made visible by itself
     std::uint32_t max_in_flight = 256;
 };
 

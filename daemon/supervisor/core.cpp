@@ -317,12 +317,11 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     }
     client.greeting = true;
     client.deadline->cancel();
-    const std::string program = printable(hello.program());
-    const bool membarrier = hello.membarrier();
-    const bool observer = hello.observer();
-    if (device_ || observer) {
+    const Greeting greeting{printable(hello.program()), hello.membarrier(), hello.observer(),
+                            hello.kernel_timeout_ms()};
+    if (device_ || greeting.observer) {
         try {
-            return welcome(client, request, program, membarrier, observer);
+            return welcome(client, request, greeting);
         } catch (const Error& error) {
             return hang_up(error.status(), error.what());
         }
@@ -330,7 +329,7 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     // Held until the first executor says what the device is; or says why there is none.
     connection.pause();
     waiting_for_device_.push_back([this, weak = std::weak_ptr<Connection>(client.connection), request,
-                                   program, membarrier](const std::string* why_not) {
+                                   greeting](const std::string* why_not) {
         const auto alive = weak.lock();
         if (!alive) return;
         if (why_not != nullptr) {
@@ -340,7 +339,7 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
         const auto at = clients_.find(alive.get());
         if (at == clients_.end()) return;
         try {
-            welcome(at->second, request, program, membarrier, false);
+            welcome(at->second, request, greeting);
         } catch (const Error& error) {
             refuse(*alive, request, error.status(), error.what());
             alive->close(error.what());
@@ -352,9 +351,8 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     });
 }
 
-void Core::welcome(Client& client, std::uint32_t request, const std::string& program, bool membarrier,
-                   bool observer) {
-    Session* session = observer ? nullptr : &open_session(client, program, membarrier);
+void Core::welcome(Client& client, std::uint32_t request, const Greeting& greeting) {
+    Session* session = greeting.observer ? nullptr : &open_session(client, greeting);
     client.greeted = true;
     const Device device = device_.value_or(Device{});
     std::vector<int> fds;

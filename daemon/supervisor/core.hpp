@@ -34,6 +34,13 @@ struct Client {
     std::unique_ptr<boost::asio::steady_timer> deadline;  // until Hello
 };
 
+// What a Hello says, without its numbers of version.
+struct Greeting {
+    std::string program;
+    bool membarrier = false, observer = false;
+    std::uint32_t kernel_timeout_ms = 0;
+};
+
 class Core final : public FaultDomain::Owner {
   public:
     explicit Core(const SupervisorOptions& options);
@@ -49,8 +56,7 @@ class Core final : public FaultDomain::Owner {
     void on_gone(Connection* connection, const std::string& why);
     void dispatch(Client& client, const schema::ClientMessage& request, Message& message);
     void hello(Client& client, std::uint32_t request, const schema::Hello& hello);
-    void welcome(Client& client, std::uint32_t request, const std::string& program, bool membarrier,
-                 bool observer);
+    void welcome(Client& client, std::uint32_t request, const Greeting& greeting);
     Session& session_of(Client& client);
     // Throws where this session, or all of them, hold what they may. `doing` begins the text.
     void require_descriptors(const Session& session, unsigned more, const std::string& doing) const;
@@ -85,7 +91,7 @@ class Core final : public FaultDomain::Owner {
     // ---- sessions.cpp: their beginning, their executor, their end
     Session* find(std::uint64_t id);
     Session* living(std::uint64_t id);  // and not being taken apart
-    Session& open_session(Client& client, const std::string& program, bool membarrier);
+    Session& open_session(Client& client, const Greeting& greeting);
     FaultDomain& domain_of(Session& session);  // makes and starts it where there is none
     FaultDomain* existing_domain(const Session& session);
     void move_alone(Session& session);
@@ -163,6 +169,7 @@ class Core final : public FaultDomain::Owner {
     void on_left(FaultDomain& domain) override;
     std::uint64_t last_heartbeat_ns(const FaultDomain& domain) override;
     bool nothing_in_doubt(const FaultDomain& domain) override;
+    static bool stopped_by_restart(const Stream& stream);
     void restore_session(FaultDomain& domain, Session& session);
     void restore_stream(FaultDomain& domain, Session& session, Stream& stream);
     void decide_stream(Session& session, Stream& stream, const Death& death);
@@ -171,6 +178,11 @@ class Core final : public FaultDomain::Owner {
     void watch_probations();
     void release_stream(Session& session, Stream& stream);
     std::vector<Session*> sessions_in(const FaultDomain& domain);
+
+    // ---- watchdog.cpp: records that take too long
+    void watch_kernels();
+    void look_at_kernels();
+    void look_at_kernels(FaultDomain& domain);
 
     // ---- core.cpp: leaving
     void watch_idle();
@@ -209,8 +221,10 @@ class Core final : public FaultDomain::Owner {
     std::optional<Device> device_;
     std::vector<std::function<void(const std::string* why_not)>> waiting_for_device_;
 
-    boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, probation_timer_{io_}, drain_timer_{io_};
-    bool idle_armed_ = false, reclaim_scheduled_ = false, probation_scheduled_ = false;
+    boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, probation_timer_{io_}, drain_timer_{io_},
+        watchdog_timer_{io_};
+    bool idle_armed_ = false, reclaim_scheduled_ = false, probation_scheduled_ = false,
+         watchdog_armed_ = false;
     std::uint64_t reclaim_ms_ = 1;
     std::uint32_t last_epoch_ = 0;
     std::uint64_t started_ns_ = now_ns();

@@ -20,6 +20,7 @@ struct OwnKill {
     bool done = false;
     std::string why;           // "it did not answer for 10000 ms"
     std::uint64_t stream = 0;  // whose work made it necessary; 0: not known
+    bool late = false;         // streams' work did, though perhaps nobody knows which stream's
     bool abandoned = false;    // that work did not fault: nobody waits for it any more, and it does not end
 };
 

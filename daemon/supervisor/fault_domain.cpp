@@ -300,9 +300,15 @@ void FaultDomain::forget_calls(std::uint64_t session) {
 
 void FaultDomain::kill(const std::string& why, std::uint64_t stream) {
     if (!process_ || own_kill_.done || state_ == State::leaving) return;
-    own_kill_ = {true, why, stream, false};
+    own_kill_ = {true, why, stream};
     spdlog::warn("ending executor {} of {}: {}", pid(), name(), why);
     process_->kill();
+}
+
+void FaultDomain::end_late(const std::string& why, std::uint64_t stream) {
+    if (own_kill_.done) return;
+    kill(why, stream);
+    own_kill_.late = own_kill_.done;
 }
 
 void FaultDomain::end_abandoned(const std::string& why, std::uint64_t stream) {
@@ -320,7 +326,7 @@ void FaultDomain::end_abandoned(const std::string& why, std::uint64_t stream) {
     hold.done = [this](Reply&) { issue_held_ = true; };
     urgent_.push_back(std::move(hold));
     pump();
-    watch_drain({true, why, stream, true}, now_ns() + options_.drain_timeout_ms * kNsPerMs);
+    watch_drain({true, why, stream, false, true}, now_ns() + options_.drain_timeout_ms * kNsPerMs);
 }
 
 void FaultDomain::watch_drain(const OwnKill& reason, std::uint64_t deadline_ns) {
@@ -396,7 +402,8 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     std::map<std::uint32_t, Call> sent = std::exchange(sent_, {});
     std::uint64_t blamed = 0;
     const bool at_control_thread =
-        death.stream == 0 && (death.outside_streams || (own_kill_.done && !own_kill_.abandoned));
+        death.stream == 0 &&
+        (death.outside_streams || (own_kill_.done && !own_kill_.abandoned && !own_kill_.late));
     for (auto& [id, call] : sent) {
         if (!at_control_thread || call.risk_of == 0) continue;
         blamed = call.risk_of;

@@ -80,6 +80,9 @@ struct Stream {
     bool served = false;  // an executor has it open, and `page` is that executor's
     bool hold = false;    // that executor waits for its release
     bool suspect = false;
+    // The watchdog's: how far the stream was when it last moved, when that was, and how many waits it had
+    // issued when nothing of it was in flight.
+    std::uint64_t watched_completed = 0, watched_since_ns = 0, watched_waits = 0;
     std::uint64_t suspect_until = 0;  // its rerun has come to its end here
     // What the next page says of a stop that a restart made or kept.
     Status stop = Status::ok;
@@ -152,6 +155,8 @@ struct Session {
     bool attaching = false;
     bool alone = false;
     std::uint32_t deaths_caused = 0;
+    std::uint64_t kernel_timeout_ms = 0;  // 0: none
+    std::uint64_t moved_ns = 0;           // when the watchdog last saw a stream of it complete something
 
     std::map<std::uint64_t, std::unique_ptr<Stream>> streams;
     IdAllocator module_ids, kernel_ids, buffer_ids, staging_ids;

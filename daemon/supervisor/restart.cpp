@@ -53,15 +53,18 @@ std::uint64_t Core::last_heartbeat_ns(const FaultDomain& domain) {
     return last;
 }
 
+bool Core::stopped_by_restart(const Stream& stream) {
+    return stream.page.stopped() && !refused_record(static_cast<Status>(stream.page.page().error_status));
+}
+
 bool Core::nothing_in_doubt(const FaultDomain& domain) {
     for (const Session* session : sessions_in(domain)) {
         if (session->ending != Session::Ending::no) continue;
         for (const auto& [id, stream] : session->streams) {
             if (!stream->served || stream->phase == Stream::Phase::closing) continue;
             // What a restart stopped is in doubt until its owner decides; nothing of it runs.
-            const EpochPage& page = stream->page;
-            if (page.stopped() && !refused_record(static_cast<Status>(page.page().error_status))) continue;
-            if (page.completed() < page.issued()) return false;
+            if (stopped_by_restart(*stream)) continue;
+            if (stream->page.completed() < stream->page.issued()) return false;
         }
     }
     return true;

@@ -21,7 +21,7 @@ Session* Core::living(std::uint64_t id) {
     return session != nullptr && session->connection ? session : nullptr;
 }
 
-Session& Core::open_session(Client& client, const std::string& program, bool membarrier) {
+Session& Core::open_session(Client& client, const Greeting& greeting) {
     // Where each session has an executor of its own, that one's too.
     const bool own_executor = options_.isolate == Isolate::session;
     require_descriptors(Session{}, Descriptors::kSession + (own_executor ? Descriptors::kExecutor : 0),
@@ -34,18 +34,24 @@ Session& Core::open_session(Client& client, const std::string& program, bool mem
     session->connection = client.connection;
     session->pid = client.connection->peer().pid;
     session->uid = client.connection->peer().uid;
-    session->program = program;
-    session->fences = !membarrier || !device_->uses_membarrier;
+    session->program = greeting.program;
+    session->fences = !greeting.membarrier || !device_->uses_membarrier;
     session->since_ns = now_ns();
     session->doorbell = std::move(doorbell);
+    // The shorter of what both ask for.
+    session->kernel_timeout_ms = options_.kernel_timeout_ms;
+    if (greeting.kernel_timeout_ms != 0 &&
+        (session->kernel_timeout_ms == 0 || greeting.kernel_timeout_ms < session->kernel_timeout_ms))
+        session->kernel_timeout_ms = greeting.kernel_timeout_ms;
     client.session = session->id;
     Session& opened = *session;
     sessions_.emplace(opened.id, std::move(session));
     idle_armed_ = false;
     idle_timer_.cancel();
     if (own_executor) domain_of(opened);
-    spdlog::info("session {} opened by {} (process {}, user {})", id_text(opened.id), program, opened.pid,
-                 opened.uid);
+    if (opened.kernel_timeout_ms != 0) watch_kernels();
+    spdlog::info("session {} opened by {} (process {}, user {})", id_text(opened.id), opened.program,
+                 opened.pid, opened.uid);
     return opened;
 }
 

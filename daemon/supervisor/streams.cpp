@@ -156,9 +156,10 @@ bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, 
     start.error_text = stream.stop_text;
     stream.page = EpochPage(start, &stream.page);
     wire.kind = internal::ExecutorRequest::OpenStream;
-    wire.request = internal::CreateOpenStream(wire.builder, session.id, stream.id, stream.slots,
-                                              start.completed, stream.priority, hold)
-                       .Union();
+    wire.request =
+        internal::CreateOpenStream(wire.builder, session.id, stream.id, stream.slots, start.completed,
+                                   stream.priority, hold, session.kernel_timeout_ms != 0)
+            .Union();
     wire.fds = {stream.ring.get(), stream.page.fd().get(), stream.wake.get()};
     return true;
 }

@@ -71,6 +71,10 @@ struct SupervisorOptions {
     // Before the executor is ended for that: how long what others have in flight may take to complete.
     std::uint64_t drain_timeout_ms = 3'000;
 
+    // How long a record may be issued and not complete before its executor is ended for it; 0: for ever. A
+    // session may ask for less.
+    std::uint64_t kernel_timeout_ms = 0;
+
     std::string version;             // of this program, for Welcome and errors
     std::function<void()> on_ready;  // called once, when clients are served
 

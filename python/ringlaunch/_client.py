@@ -72,6 +72,7 @@ def connect(
     driver: str | None = None,
     start: bool = True,
     timeout: float = 10.0,
+    kernel_timeout: float | None = None,
 ) -> Client:
     """Connects to the daemon; starts a private one if there is none.
 
@@ -92,6 +93,10 @@ def connect(
         Whether to start a daemon where none runs. $RINGLAUNCHD names the program, else the package's own.
     timeout : float
         Seconds in which the daemon has to answer.
+    kernel_timeout : float, optional
+        Seconds that a launch of this client may be at work. One that takes longer is ended with its executor, and its
+        stream stops as after a fault. The daemon may have a shorter bound (`serve --kernel-timeout`); without both
+        there is none.
 
     Returns
     -------
@@ -125,7 +130,15 @@ def connect(
     path = "" if socket is None else _socket_path(socket)
     device = _check.integer("device", device, 0, 2**31 - 1)
     named = "" if driver is None else _check.choice("driver", driver, _DRIVERS)
-    return Client(_core.connect(path, device, _check.flag("start", start), _daemon_path(), named, timeout))
+    start = _check.flag("start", start)
+    if kernel_timeout is not None:
+        if isinstance(kernel_timeout, bool) or not isinstance(kernel_timeout, int | float):
+            raise _check.refused("kernel_timeout", "None or seconds above 0", kernel_timeout)
+        if not kernel_timeout > 0:
+            raise InvalidArgument(
+                f"kernel_timeout: expected None or seconds above 0, found {_check.shown(kernel_timeout)}"
+            )
+    return Client(_core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout))
 
 
 def _socket_path(socket: object) -> str:

@@ -90,7 +90,13 @@ class ClientHandle:
     def close(self) -> None: ...
 
 def connect(
-    socket: str, device: int, start_private: bool, daemon_path: str, driver: str, timeout: float
+    socket: str,
+    device: int,
+    start_private: bool,
+    daemon_path: str,
+    driver: str,
+    timeout: float,
+    kernel_timeout: float | None,
 ) -> ClientHandle: ...
 def stream_record(stream: StreamHandle) -> EventHandle: ...
 def stream_wait_event(stream: StreamHandle, event: EventHandle) -> None: ...

@@ -37,6 +37,7 @@ namespace {
 
 // The longest record that is enqueued here is one slot; a little more does no harm.
 constexpr std::uint32_t kRecordSlots = 2;
+constexpr double kLongestKernelTimeoutS = 4e6;
 
 [[noreturn]] void throw_named(const char* name, const std::string& text) {
     set_named_error(name, text);
@@ -420,8 +421,11 @@ class ClientHandle {
 
     static ClientHandle connect(const std::string& socket, int device, bool start_private,
                                 const std::string& daemon_path, const std::string& driver,
-                                const py::object& timeout) {
+                                const py::object& timeout, const std::optional<double>& kernel_timeout) {
         ConnectOptions options;
+        if (kernel_timeout)
+            options.kernel_timeout_ms = static_cast<std::uint32_t>(
+                std::max(1.0, std::ceil(std::min(*kernel_timeout, kLongestKernelTimeoutS) * 1000)));
         options.socket = socket;
         options.device = device;
         options.start_private = start_private;
@@ -607,7 +611,8 @@ PYBIND11_MODULE(_core, module) {
         .def_readwrite("default_stream", &ClientHandle::default_stream)
         .def_readwrite("streams", &ClientHandle::streams);
     module.def("connect", &ClientHandle::connect, py::arg("socket"), py::arg("device"),
-               py::arg("start_private"), py::arg("daemon_path"), py::arg("driver"), py::arg("timeout"));
+               py::arg("start_private"), py::arg("daemon_path"), py::arg("driver"), py::arg("timeout"),
+               py::arg("kernel_timeout"));
 
     module.def("stream_record", &stream_record, py::arg("stream"));
     module.def("stream_wait_event", &stream_wait_event, py::arg("stream"), py::arg("event"));

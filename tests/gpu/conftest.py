@@ -1,5 +1,6 @@
 """A real daemon on a real GPU; without one every test here is skipped, with what is missing."""
 
+import contextlib
 import os
 import re
 import socket
@@ -32,14 +33,14 @@ def _gpu():
         pytest.skip(str(error))
 
 
-@pytest.fixture(scope="module")
-def gpu_socket():
-    """The socket of a daemon with the cuda driver."""
+@contextlib.contextmanager
+def _serve(*arguments: str):
+    """A daemon with the cuda driver: its socket."""
     with tempfile.TemporaryDirectory(prefix="rl-gpu-") as folder:
         path = os.path.join(folder, "daemon.sock")
         with open(os.path.join(folder, "daemon.log"), "w+") as log:
             daemon = subprocess.Popen(
-                [daemon_program(), "serve", "--socket", path, "--driver", "cuda"], stdout=log, stderr=log
+                [daemon_program(), "serve", "--socket", path, "--driver", "cuda", *arguments], stdout=log, stderr=log
             )
             try:
                 end = time.monotonic() + WATCHDOG_S
@@ -56,6 +57,19 @@ def gpu_socket():
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     raise
+
+
+@pytest.fixture
+def serve_gpu():
+    """Serves with arguments of the test's own: a context manager that gives the socket."""
+    return _serve
+
+
+@pytest.fixture(scope="module")
+def gpu_socket():
+    """The socket of a daemon with the cuda driver."""
+    with _serve() as socket:
+        yield socket
 
 
 def _answers(path: str) -> bool:

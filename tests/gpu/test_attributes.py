@@ -192,5 +192,6 @@ def test_attributes_survive_a_restart(gpu_socket):
             culprit.compile(source, name="trap.cu")["trap"][1, 1](1, stream=stream)
             with pytest.raises(rl.StreamStopped):
                 stream.synchronize(timeout=WATCHDOG_S)
+            stream.resume()
         clustered[8, 32](out, 2)
         assert list(out.numpy()) == [1, 0, 3, 2, 5, 4, 7, 6]

@@ -16,10 +16,32 @@ extern "C" __global__ void wild(int n) { *reinterpret_cast<volatile int*>(8) = n
 RINGLAUNCH_EXPORT(wild)
 extern "C" __global__ void trap(int n) { if (n) asm volatile("trap;"); }
 RINGLAUNCH_EXPORT(trap)
+extern "C" __global__ void misaligned(int n) { *reinterpret_cast<volatile int*>(0x200000000002) = n; }
+RINGLAUNCH_EXPORT(misaligned)
+extern "C" __global__ void endless(const volatile unsigned* until) { while (*until == 0) {} }
+RINGLAUNCH_EXPORT(endless)
+// 100 registers a thread and more: no block of 1024 threads has so many.
+extern "C" __global__ void wide(unsigned* out, unsigned n) {
+    unsigned values[160];
+#pragma unroll
+    for (int i = 0; i < 160; ++i) values[i] = out[i * n];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 160; ++i) out[i * n] = values[159 - i] * values[(i * 7) % 160];
+}
+RINGLAUNCH_EXPORT(wide)
 """
+# assert() is the toolkit's: what it calls is declared here.
+ASSERTS = """
+#include <ringlaunch/kernel.h>
+extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, unsigned long);
+extern "C" __global__ void asserts(int n) { if (n) __assertfail("n == 0", "kernels.cu", 1, "asserts", 1); }
+RINGLAUNCH_EXPORT(asserts)
+"""
+SOURCES = {"asserts": ASSERTS}
 
 
-@pytest.mark.parametrize("fault", ["wild", "trap"])
+@pytest.mark.parametrize("fault", ["wild", "trap", "misaligned", "asserts"])
 def test_a_fault_stops_its_stream_and_leaves_the_neighbours_bytes(gpu_socket, fault):
     data = np.arange(1 << 20, dtype=np.uint32)
     culprit = rl.connect(socket=gpu_socket, start=False)
@@ -31,7 +53,7 @@ def test_a_fault_stops_its_stream_and_leaves_the_neighbours_bytes(gpu_socket, fa
         peer.synchronize()
         address = kept.address
 
-        bad = culprit.compile(KERNELS, name="kernels.cu")[fault]
+        bad = culprit.compile(SOURCES.get(fault, KERNELS), name="kernels.cu")[fault]
         stream = culprit.stream()
         begin = time.monotonic()
         bad[(1,), (1,)](1, stream=stream)
@@ -45,3 +67,89 @@ def test_a_fault_stops_its_stream_and_leaves_the_neighbours_bytes(gpu_socket, fa
         assert kept.address == address
         assert np.array_equal(kept.numpy(), data)
     culprit.close()
+
+
+def test_an_endless_kernel_is_ended_when_its_time_is_over_and_the_neighbour_goes_on(gpu_socket):
+    with (
+        rl.connect(socket=gpu_socket, start=False) as peer,
+        rl.connect(socket=gpu_socket, start=False, kernel_timeout=2) as culprit,
+    ):
+        step = peer.compile(KERNELS, name="kernels.cu")["step"]
+        word = peer.array(np.array([5], dtype=np.uint32))
+        never = culprit.zeros(1, np.uint32)
+        endless = culprit.compile(KERNELS, name="kernels.cu")["endless"]
+        peer.synchronize()
+        culprit.synchronize()
+        stream = culprit.stream()
+        endless[1, 1](never, stream=stream)
+        with pytest.raises(rl.KernelFault, match="kernel timeout"):
+            stream.synchronize(timeout=WATCHDOG_S)
+        stream.resume()
+        step[1, 1](word, 3, 7)
+        assert int(word.numpy()[0]) == 22
+
+
+def test_launches_that_take_long_together_are_left_alone(gpu_socket):
+    with rl.connect(socket=gpu_socket, start=False, kernel_timeout=2) as client:
+        step = client.compile(KERNELS, name="kernels.cu")["step"]
+        word = client.zeros(1, np.uint32)
+        expected = 0
+        for i in range(20_000):
+            step[1, 1](word, 3, i)
+            expected = (expected * 3 + i) & 0xFFFFFFFF
+        assert int(word.numpy()[0]) == expected
+
+
+def test_a_launch_that_the_device_cannot_have_stops_its_stream_only(gpu_socket):
+    with rl.connect(socket=gpu_socket, start=False) as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        step, wide = kernels["step"], kernels["wide"]
+        word, words = client.zeros(1, np.uint32), client.zeros(1 << 18, np.uint32)
+        client.synchronize()
+        busy, stream = client.stream(), client.stream()
+        for _ in range(1000):
+            step[1, 1](word, 1, 1, stream=busy)
+        assert wide.registers > 64
+        # What the image says of the kernel's registers bounds its block, so this is refused where it is called.
+        assert wide.max_threads < 1024
+        with pytest.raises(rl.InvalidArgument):
+            wide[1, 1024](words, 1, stream=stream)
+        with pytest.raises(rl.InvalidArgument):
+            step[1, 1](word, 1, 1, stream=stream, shared=1 << 20)
+        for _ in range(1000):
+            step[1, 1](word, 1, 1, stream=busy)
+        client.synchronize()
+        assert int(word.numpy()[0]) == 2000
+
+
+def test_more_memory_than_the_device_has_is_refused_with_the_sizes(gpu_socket):
+    with rl.connect(socket=gpu_socket, start=False) as client:
+        kept = client.array(np.arange(1000, dtype=np.uint32))
+        with pytest.raises(rl.OutOfMemory, match=r"cannot allocate \d+ bytes.*: \d+ of \d+ bytes are free"):
+            client.empty(1 << 39, np.uint8)
+        assert np.array_equal(kept.numpy(), np.arange(1000, dtype=np.uint32))
+
+
+def test_with_an_executor_for_each_session_a_fault_leaves_the_other_executor_alone(serve_gpu):
+    with (
+        serve_gpu("--isolate", "session") as socket,
+        rl.connect(socket=socket, start=False) as peer,
+        rl.connect(socket=socket, start=False) as culprit,
+    ):
+        step = peer.compile(KERNELS, name="kernels.cu")["step"]
+        word = peer.zeros(1, np.uint32)
+        peer.synchronize()
+        epoch = peer.default_stream.status.epoch
+        bad = culprit.compile(KERNELS, name="kernels.cu")["wild"]
+        stream = culprit.stream()
+        bad[1, 1](1, stream=stream)
+        launches = 0
+        while stream.status.status == "ok" and launches < 1_000_000:
+            step[1, 1](word, 1, 1)
+            launches += 1
+        with pytest.raises(rl.StreamStopped):
+            stream.synchronize(timeout=WATCHDOG_S)
+        stream.resume()
+        peer.synchronize(timeout=WATCHDOG_S)
+        assert peer.default_stream.status.epoch == epoch
+        assert int(word.numpy()[0]) == launches

@@ -100,6 +100,9 @@ struct ConnectOptions {
     // Empty: whatever runs, or the default of one that is started.
     std::string driver;
     std::uint32_t timeout_ms = 10'000;
+    // The longest that a record may be at work before the daemon ends it and restarts the executor; 0: the
+    // daemon's own bound. The shorter of both counts.
+    std::uint32_t kernel_timeout_ms = 0;
     std::uint32_t staging_bytes =
         4u << 20;  // of each stream that copies; larger copies are cut and pipelined
 };
