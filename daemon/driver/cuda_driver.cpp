@@ -124,6 +124,12 @@ void CudaDriver::open(int ordinal) {
                 ": buffers could not keep their addresses across a restart; serve with --driver host");
     }
     chunks_.emplace(info_.range_base, info_.range_bytes, info_.chunk_bytes);
+    int lowest = 0, highest = 0;
+    check_cuda(api_.cuCtxGetStreamPriorityRange_(&lowest, &highest),
+               "cannot read the range of stream priorities");
+    // CUDA's numbers shrink with importance.
+    info_.lowest_priority = -lowest;
+    info_.highest_priority = -highest;
     check_cuda(api_.cuStreamCreateWithPriority_(&control_, CU_STREAM_NON_BLOCKING, 0),
                "cannot make a CUDA stream");
     completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));

@@ -61,12 +61,8 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int comple
     page_ = RegisteredMemory(reinterpret_cast<void*>(page), kPageBytes,
                              "the status page of stream " + std::to_string(id_));
     completed_on_device_ = page_.device_address() + (word - page);
-    int lowest = 0, highest = 0;  // numerically: highest priority is the smaller number
-    check_cuda(api_.cuCtxGetStreamPriorityRange_(&lowest, &highest),
-               "cannot read the range of stream priorities");
-    // Ours grow with importance; CUDA's shrink.
-    const int priority = std::min(lowest, std::max(highest, -config.priority));
-    check_cuda(api_.cuStreamCreateWithPriority_(&stream_, CU_STREAM_NON_BLOCKING, priority),
+    // CUDA's numbers shrink with importance.
+    check_cuda(api_.cuStreamCreateWithPriority_(&stream_, CU_STREAM_NON_BLOCKING, -config.priority),
                "cannot make a CUDA stream");
     const CUresult made = api_.cuEventCreate_(&tail_, CU_EVENT_DISABLE_TIMING);
     if (made != CUDA_SUCCESS) {

@@ -46,6 +46,8 @@ struct DeviceInfo {
     Dim3 max_grid, max_block;
     std::uint32_t max_threads_per_block = 1024;
     std::uint32_t max_param_bytes = 4096;
+    // Of streams; the greater number is served first.
+    int lowest_priority = 0, highest_priority = 5;
 };
 
 struct Param {
@@ -152,7 +154,7 @@ struct StreamConfig {
     // it to `position`, where the stream begins.
     SharedU64* completed = nullptr;
     std::uint64_t position = 0;
-    int priority = 0;
+    int priority = 0;  // within the device's range
     std::uint32_t max_in_flight = 256;
 };
 

@@ -41,9 +41,18 @@ Dispatcher::Dispatcher(const DispatcherConfig& config, driver::Driver& driver, c
 bool Dispatcher::do_work() noexcept {
     bool worked = false;
     all_limited_ = false;
-    // Always in the same order: so exactly one batch of each other stream stands between two turns of a
-    // stream.
-    for (StreamPort* stream : streams_) worked |= turn(*stream);
+    // Always in the same order, the greater priority first: so exactly one batch of each other stream of its
+    // priority stands between two turns of a stream, and nobody starves, whatever the others do.
+    std::size_t above = 0;  // streams of a greater priority
+    for (std::size_t i = 0; i < streams_.size(); ++i) {
+        StreamPort& stream = *streams_[i];
+        if (i != 0 && stream.setup.priority != streams_[i - 1]->setup.priority) above = i;
+        // What has come for them meanwhile waits for one batch of lesser streams, not for one of each.
+        for (std::size_t k = 0; k < above; ++k)
+            if (streams_[k]->phase == Phase::running && streams_[k]->consumer.peek())
+                worked |= turn(*streams_[k]);
+        worked |= turn(stream);
+    }
     if (!barriers_.empty()) worked |= look_at_barriers();
     return worked;
 }

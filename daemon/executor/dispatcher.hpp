@@ -56,8 +56,8 @@ class Dispatcher {
     Dispatcher(const DispatcherConfig& config, driver::Driver& driver, const MemoryMap& memory,
                std::function<void(const std::string&)> device_lost = {});
 
-    // One turn for every stream. True: something was taken, stopped, woken or reached; false: nothing is to
-    // do now.
+    // One turn for every stream, and more for those of a greater priority than others. True: something was
+    // taken, stopped, woken or reached; false: nothing is to do now.
     bool do_work() noexcept;
 
     // ---- sleeping (schema/wakeup.hpp says in which order)
@@ -159,7 +159,7 @@ class Dispatcher {
     const DeviceLimits limits_;
     const std::function<void(const std::string&)> device_lost_;
 
-    std::vector<StreamPort*> streams_;
+    std::vector<StreamPort*> streams_;  // the greater priority first
     std::unordered_map<std::uint64_t, StreamPort*> by_id_;
     // Streams that closed, so that an event of one can still be waited for. The oldest are forgotten.
     std::unordered_map<std::uint64_t, Closed> closed_;

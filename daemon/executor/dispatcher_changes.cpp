@@ -26,7 +26,11 @@ StreamPort* Dispatcher::find(std::uint64_t id) const noexcept {
 void Dispatcher::add(StreamPort& stream) {
     if (!by_id_.try_emplace(stream.setup.id, &stream).second)
         throw Error(Status::internal_error, "stream " + id_text(stream.setup.id) + " is open already");
-    streams_.push_back(&stream);
+    // Behind those of its priority.
+    const auto place = std::find_if(streams_.begin(), streams_.end(), [&](const StreamPort* other) {
+        return other->setup.priority < stream.setup.priority;
+    });
+    streams_.insert(place, &stream);
     if (stream.phase != Phase::stopped)
         stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
     stream.page->heartbeat_ns.store(now_ns(), std::memory_order_relaxed);     // relaxed: as in heartbeat()

@@ -78,6 +78,13 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
     Session& owner = session(session_id);
     if (streams_.contains(setup.id))
         throw Error(Status::invalid_argument, quoted("stream", setup.id) + " is open already");
+    const driver::DeviceInfo& device = driver_.device();
+    if (setup.priority < device.lowest_priority || setup.priority > device.highest_priority)
+        throw Error(Status::invalid_argument, "cannot open " + quoted("stream", setup.id) +
+                                                  " with priority " + std::to_string(setup.priority) +
+                                                  ": this device has " +
+                                                  std::to_string(device.lowest_priority) + " to " +
+                                                  std::to_string(device.highest_priority));
     setup.max_in_flight = max_in_flight_;
     auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.add(*port); });

@@ -469,7 +469,8 @@ class Client(Scope):
             What happens to work in doubt when the executor dies. "rerun" is a promise that replaying everything after
             the completed position gives the same bytes.
         priority : int
-            Work of a higher one goes first on a GPU, within the range that the device has; host and null have none.
+            0 to 5 on most devices: the greater is served first, by the daemon and by a GPU. One that the device does
+            not have is refused with its range.
 
         Returns
         -------

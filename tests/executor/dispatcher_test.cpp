@@ -25,6 +25,41 @@ class SmallBatches : public DispatcherTest {
     }
 };
 
+// ---- turns
+
+TEST_F(SmallBatches, AGreaterPriorityIsServedBeforeEachLesserTurnAndNobodyStarves) {
+    ClientStream low(kSession, make_id(0)), also_low(kSession, make_id(1)), high(kSession, make_id(2)),
+        highest(kSession, make_id(3));
+    open(low);
+    open(high, [](StreamSetup& setup) { setup.priority = 2; });
+    open(also_low);
+    open(highest, [](StreamSetup& setup) { setup.priority = 5; });
+    for (ClientStream* each : {&low, &also_low, &high, &highest})
+        for (int i = 0; i < 30; ++i) each->put_launch(kEmpty, {});
+    // One round: a batch of 8 each, and another of the greater before each lesser one.
+    dispatcher.do_work();
+    EXPECT_EQ(low.issued(), 8u);
+    EXPECT_EQ(also_low.issued(), 8u);
+    EXPECT_EQ(high.issued(), 24u);
+    EXPECT_EQ(highest.issued(), 30u);
+    dispatcher.do_work();
+    EXPECT_EQ(low.issued(), 16u) << "its turn comes, however much is above it";
+    EXPECT_EQ(also_low.issued(), 16u);
+    EXPECT_EQ(high.issued(), 30u);
+    work();
+    for (ClientStream* each : {&low, &also_low, &high, &highest}) EXPECT_EQ(each->completed(), 30u);
+}
+
+TEST_F(SmallBatches, StreamsOfOnePriorityHaveOneBatchEachARound) {
+    ClientStream one(kSession, make_id(0)), two(kSession, make_id(1)), three(kSession, make_id(2));
+    for (ClientStream* each : {&one, &two, &three}) {
+        open(*each);
+        for (int i = 0; i < 30; ++i) each->put_launch(kEmpty, {});
+    }
+    dispatcher.do_work();
+    for (ClientStream* each : {&one, &two, &three}) EXPECT_EQ(each->issued(), 8u);
+}
+
 // ---- order
 // ---------------------------------------------------------------------------------------------------------
 

@@ -140,6 +140,23 @@ def test_a_barrier_is_a_record(client):
         stream.synchronize()
 
 
+@pytest.mark.parametrize("priority", [-1, 6, 1000])
+def test_a_priority_that_the_device_does_not_have_is_refused_with_its_range(client, priority):
+    with pytest.raises(rl.InvalidArgument, match=rf"priority {priority}: this device has 0 to 5"):
+        client.stream(priority=priority)
+
+
+def test_streams_of_every_priority_run(client, kernels):
+    values = [client.zeros(1, np.int32) for _ in range(6)]
+    client.synchronize()
+    for priority, value in enumerate(values):
+        stream = client.stream(priority=priority)
+        for _ in range(100):
+            kernels["increment"][1, 1](value, stream=stream)
+    client.synchronize()
+    assert [int(value.numpy()[0]) for value in values] == [100] * 6
+
+
 def test_on_restart_is_checked(client):
     with pytest.raises(rl.InvalidArgument, match="'stop' or 'rerun'"):
         client.stream(on_restart="maybe")

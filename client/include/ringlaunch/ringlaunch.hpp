@@ -112,7 +112,7 @@ enum class OnRestart : std::uint8_t { stop, rerun };
 struct StreamOptions {
     std::uint32_t ring_slots = 4096;  // a power of two, 64 to 65536
     OnRestart on_restart = OnRestart::stop;
-    int priority = 0;
+    int priority = 0;  // 0 to 5 on most devices: the greater is served first, by the daemon and by the device
     std::string name;
 };
 
