@@ -515,7 +515,7 @@ class Result:
     fault: str
     run: int
     culprit: str = ""  # which error it got
-    named: str = ""  # "kernel trap", "suspects: culprit, stop", "-"
+    named: str = ""  # "kernel trap", "its stream", "suspects: culprit, stop"
     stop: str = ""  # "stopped (neighbour_faulted), went on" or "went on"
     rerun: str = ""
     alive_stop_s: float = 0.0  # from the fault until its next result
@@ -578,6 +578,8 @@ def _run(fault: Fault, driver: str, number: int, target_s: float) -> Result:
         suspects = [worker.name for worker in workers if any(stop.status == "suspect" for stop in worker.stops)]
         if seen.status == "kernel_faulted" and fault.kernel in seen.text:
             result.named = f"kernel {fault.kernel}"
+        elif seen.status == "kernel_faulted" and "(culprit)" in seen.text:
+            result.named = "its stream"  # of a kernel that never ends the daemon sees no more
         elif seen.status == "suspect":
             result.named = f"suspects: {', '.join(['culprit', *suspects])}"
         elif fault.kernel:

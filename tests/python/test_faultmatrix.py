@@ -42,6 +42,8 @@ def test_every_fault_of_the_host_leaves_its_neighbours_what_they_have(tmp_path):
     for name, run in runs.items():
         assert run["problems"] == [], name
         assert run["exact"], name
+        if run["culprit"] == "KernelFault (kernel_faulted)":
+            assert run["named"].startswith("its stream" if name == "endless kernel" else "kernel "), name
     assert runs["segfault"]["culprit"] == "KernelFault (kernel_faulted)"
     assert runs["segfault"]["named"] == "kernel write_to"
     assert runs["segfault"]["restarts"] == 1
