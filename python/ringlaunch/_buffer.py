@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -36,11 +36,12 @@ def _element(value: object, dtype: np.dtype) -> np.ndarray:
     """A value of `Buffer.fill` as one element: a number may widen, never narrow, and is in range."""
     if value is None:
         raise _check.refused("value", f"one that fits {dtype}", value)
-    found = host_array("value", value, None)
+    numeric = dtype.kind in _RANKS
+    found = host_array("value", value, None if numeric else dtype)
     if found.ndim != 0:
         raise _check.refused("value", f"one element of {dtype}", value)
-    if dtype.kind not in _RANKS:
-        return host_array("value", value, dtype)
+    if not numeric:
+        return found
     kind = "i" if isinstance(value, int) else found.dtype.kind  # numpy has no kind for an int beyond 64 bits
     if kind not in _RANKS or _RANKS[kind] > _RANKS[dtype.kind]:
         raise _check.refused("value", f"one that fits {dtype}", value)
@@ -140,6 +141,10 @@ class Buffer(_core.BufferHandle):
     def __repr__(self) -> str:
         state = ", freed" if self.freed else ""
         return f"<ringlaunch.Buffer {self._dtype} {self._shape}{state}>"
+
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        """Refuses: numpy would copy without a word, or make an array of buffers."""
+        raise ParamTypeError("expected an array of the host, found a Buffer: buffer.numpy() copies it to the host")
 
     def __getitem__(self, key: int | slice) -> Buffer:
         """A part along the first dimension: the same memory, which lives as long as any part of it.

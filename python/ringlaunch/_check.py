@@ -8,7 +8,8 @@ import numpy as np
 
 from ringlaunch.errors import InvalidArgument, OutOfRange, ParamTypeError
 
-_LONGEST = 60
+_LONGEST = 60  # characters of a value in a message
+_LONGEST_NAME = 4096  # bytes
 
 
 def shown(value: object) -> str:
@@ -41,17 +42,24 @@ def flag(what: str, value: object) -> bool:
     return bool(value)
 
 
-def text(what: str, value: object) -> str:
+def text(what: str, value: object, most_bytes: int | None = None) -> str:
     """A string that the daemon, or a compiler, can be given."""
     if not isinstance(value, str):
         raise refused(what, "a str", value)
     if "\0" in value:
         raise InvalidArgument(f"{what}: expected text without NUL characters, found {shown(value)}")
     try:
-        value.encode()
+        found_bytes = len(value.encode())
     except UnicodeEncodeError:
         raise InvalidArgument(f"{what}: expected text that UTF-8 can encode, found {shown(value)}") from None
+    if most_bytes is not None and found_bytes > most_bytes:
+        raise InvalidArgument(f"{what}: expected at most {most_bytes} bytes, found {found_bytes}: {shown(value)}")
     return value
+
+
+def name(what: str, value: object) -> str:
+    """What messages and operators call a thing."""
+    return text(what, value, _LONGEST_NAME)
 
 
 def choice(what: str, value: object, choices: tuple[str, ...]) -> str:

@@ -253,7 +253,7 @@ class Client(Scope):
             image, name = path.read_bytes(), name or path.name
         elif not isinstance(image, bytes | bytearray | memoryview):
             raise _check.refused("image", "bytes or a path", image)
-        handle = self._handle.load(bytes(image), _check.text("name", name), signature_list(signatures))
+        handle = self._handle.load(bytes(image), _check.name("name", name), signature_list(signatures))
         return Module(self._handle, handle, name)
 
     def compile(self, source: str, name: str = "kernels.cu", options: Sequence[str] = ()) -> Module:
@@ -301,7 +301,7 @@ class Client(Scope):
         """
         image = compile_source(
             _check.text("source", source),
-            _check.text("name", name),
+            _check.name("name", name),
             options,
             self._daemon.driver,
             self._daemon.architecture,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ringlaunch import _core
 from ringlaunch._check import flag, refused, text
@@ -216,6 +216,10 @@ class Kernel(_core.Kernel):
         array([1000], dtype=int32)
         """
         return self._bind(grid, block, stream, shared)
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        """Refuses: a launch has a grid and a block, `kernel[grid, block](...)`."""
+        raise ParamTypeError(f"kernel {self.name!r}: expected kernel[grid, block](...), found a call without a grid")
 
     def with_attributes(self, cluster: Dim = 1, cooperative: bool = False, programmatic: bool = False) -> Kernel:
         """The same kernel, launched with these attributes instead of its own. Blocks until the daemon has answered.

@@ -305,7 +305,7 @@ def open_stream(
     if not 64 <= ring_slots <= 65536 or ring_slots & (ring_slots - 1):
         raise InvalidArgument(f"ring_slots: expected a power of two from 64 to 65536, found {ring_slots}")
     priority = _check.integer("priority", priority, -(2**31), 2**31 - 1)
-    stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, _check.text("name", name))
+    stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, _check.name("name", name))
     client.streams.add(stream)
     return stream._describe(name)
 

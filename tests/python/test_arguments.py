@@ -155,7 +155,17 @@ REFUSED = [
     (lambda t: t.buffer["a":], rl.ParamTypeError, "a part of a buffer: expected a slice of integers"),
     (lambda t: t.buffer[::0], rl.ParamTypeError, "a part of a buffer: expected a slice of integers whose step is 1"),
     (lambda t: t.buffer[2], IndexError, r"a part of a buffer: 2 \(int\) is no index of 2 elements"),
+    (lambda t: np.asarray(t.buffer), rl.ParamTypeError, r"found a Buffer: buffer.numpy\(\) copies it to the host"),
+    (lambda t: t.client.array([t.buffer]), rl.InvalidArgument, r"buffer.numpy\(\) copies it to the host"),
     # modules and kernels
+    (lambda t: t.kernel(t.buffer, 2.0, 3), rl.ParamTypeError, r"expected kernel\[grid, block\]\(...\), found a call"),
+    (
+        lambda t: t.client.load(b"", name="n" * 5000),
+        rl.InvalidArgument,
+        "name: expected at most 4096 bytes, found 5000",
+    ),
+    (lambda t: t.client.compile("", name="n" * 5000), rl.InvalidArgument, "name: expected at most 4096 bytes"),
+    (lambda t: t.client.stream(name="n" * 5000), rl.InvalidArgument, "name: expected at most 4096 bytes"),
     (lambda t: t.module[5], rl.ParamTypeError, "name of a kernel: expected a str, found 5"),
     (lambda t: t.module.kernel([]), rl.ParamTypeError, r"name of a kernel: expected a str, found \[\]"),
     (lambda t: t.kernel["a"], rl.ParamTypeError, "grid: expected an integer, found 'a'"),
@@ -221,6 +231,15 @@ def test_whatever_is_given_the_exception_is_the_packages(things, odd, host):
     assert tried > 35
     assert not [text for text in said if "incompatible function arguments" in text]
     things.stream.synchronize()
+
+
+def test_a_fill_of_what_is_no_number_is_as_numpy_converts_it(client):
+    pairs = client.empty(3, [("a", "i4"), ("b", "f4")])
+    pairs.fill((1, 2.0))
+    assert pairs.numpy().tolist() == [(1, 2.0)] * 3
+    days = client.empty(2, "M8[D]")
+    days.fill("2020-01-02")
+    assert days.numpy().tolist() == np.array(["2020-01-02"] * 2, "M8[D]").tolist()
 
 
 def test_a_fill_may_widen(things):
