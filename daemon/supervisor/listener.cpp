@@ -84,6 +84,17 @@ Listener::Listener(boost::asio::io_context& io, const std::string& path, bool ma
     } catch (const Error& error) {
         throw SocketRefused(error.what());
     }
+    struct stat folder_info {};
+    const std::string folder = socket_folder({path, true});
+    // Writable by everybody is refused above; where a few others may, that may be what the operator wants.
+    if (::stat(folder.c_str(), &folder_info) == 0 && (folder_info.st_mode & S_ISVTX) == 0 &&
+        ((folder_info.st_mode & S_IWGRP) != 0 ||
+         (folder_info.st_uid != ::geteuid() && folder_info.st_uid != 0)))
+        spdlog::warn(
+            "others may replace the socket {}: its folder belongs to user {} and group {}, who may write "
+            "there (mode "
+            "{:04o}); chmod g-w {}, or choose a folder of your own with --socket",
+            path, folder_info.st_uid, folder_info.st_gid, folder_info.st_mode & 07777u, folder);
     lock_ = take_lock(path, address);
 
     struct stat info {};

@@ -104,6 +104,49 @@ TEST(Handshake, the_hello_says_who_we_are) {
     EXPECT_EQ(version, kProtocolVersion);
 }
 
+TEST(Handshake, a_daemon_of_another_user_is_taken_only_where_it_is_named) {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root can be another user for a moment";
+    constexpr uid_t kStranger = 65534;
+    const auto serve_as_stranger = [](FakePeer::Script script) {
+        // A listener's credentials are those at listen().
+        EXPECT_EQ(::seteuid(kStranger), 0);
+        auto peer = std::make_unique<FakePeer>(std::move(script));
+        EXPECT_EQ(::seteuid(0), 0);
+        return peer;
+    };
+    const auto welcome = [](FakePeer& self) { self.welcome(self.take()); };
+    {
+        bool greeted = false;
+        {
+            const auto peer = serve_as_stranger([&](FakePeer& self) { greeted = self.take() != 0; });
+            const Error error = error_of([&] { Client::connect(peer->options()); });
+            EXPECT_EQ(error.status(), Status::permission_denied);
+            EXPECT_THAT(error.what(),
+                        AllOf(HasSubstr("run by user 65534"), HasSubstr("RINGLAUNCH_DAEMON_UID=65534")));
+        }
+        EXPECT_FALSE(greeted) << "it was told something";
+    }
+    {
+        const auto peer = serve_as_stranger(welcome);
+        ConnectOptions options = peer->options();
+        options.daemon_uid = kStranger;
+        EXPECT_TRUE(Client::connect(options));
+    }
+    for (const char* named : {"65534", "65533", "nobody"}) {
+        ::setenv("RINGLAUNCH_DAEMON_UID", named, 1);
+        const bool right = std::string(named) == "65534";
+        const auto peer = serve_as_stranger([&](FakePeer& self) {
+            if (const std::uint32_t id = self.take(); right) self.welcome(id);
+        });
+        if (right)
+            EXPECT_TRUE(Client::connect(peer->options()));
+        else
+            EXPECT_EQ(error_of([&] { Client::connect(peer->options()); }).status(),
+                      std::string(named) == "nobody" ? Status::invalid_argument : Status::permission_denied);
+        ::unsetenv("RINGLAUNCH_DAEMON_UID");
+    }
+}
+
 TEST(Handshake, a_peer_that_hangs_up_is_lost) {
     FakePeer peer([](FakePeer& self) { self.take(); });
     EXPECT_EQ(error_of([&] { Client::connect(peer.options()); }).status(), Status::daemon_lost);

@@ -99,6 +99,9 @@ struct ConnectOptions {
     // "auto", "host", "null" or "cuda": of a daemon that is started; one that runs with another is refused.
     // Empty: whatever runs, or the default of one that is started.
     std::string driver;
+    // A user whose daemon is taken besides this user's own and root's; empty: $RINGLAUNCH_DAEMON_UID, else
+    // nobody's.
+    std::optional<std::uint32_t> daemon_uid = {};
     std::uint32_t timeout_ms = 10'000;
     // The longest that a record may be at work before the daemon ends it and restarts the executor; 0: the
     // daemon's own bound. The shorter of both counts.
