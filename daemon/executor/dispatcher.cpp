@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cinttypes>
 #include <cstdio>
+#include <cstring>
 
 #include "daemon/executor/clock.hpp"
 #include "schema/counters.hpp"
@@ -339,9 +340,14 @@ void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, cons
             launch->block.x, launch->block.y, launch->block.z, launch->shared_bytes);
     const std::string_view name = status_name(status);
     const char* const why = stream.driver_stream->why();
-    std::snprintf(stream.page->error_text, sizeof stream.page->error_text,
-                  "%s at position %" PRIu64 ": %sthe driver refused it with %.*s%s%s", what, position, kernel,
-                  static_cast<int>(name.size()), name.data(), *why == 0 ? "" : ": ", why);
+    char text[1024];
+    std::snprintf(text, sizeof text, "%s at position %" PRIu64 ": %sthe driver refused it with %.*s%s%s",
+                  what, position, kernel, static_cast<int>(name.size()), name.data(), *why == 0 ? "" : ": ",
+                  why);
+    // Cut where the page has no more room.
+    const std::size_t length = std::min(std::strlen(text), sizeof stream.page->error_text - 1);
+    std::memcpy(stream.page->error_text, text, length);
+    stream.page->error_text[length] = 0;
     // What a driver finds wrong with a record has its own reason, as what the dispatcher does.
     const bool reason = status == Status::bad_cluster || status == Status::grid_too_large;
     stop(stream, reason ? status : Status::driver_failed, position,
