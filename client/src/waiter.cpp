@@ -26,6 +26,10 @@ namespace {
 
 constexpr std::uint32_t kShortestSpinNs = 2'000;
 constexpr int kLooksPerClock = 16;
+// Where there are few processors the daemon may wait for this one: it is offered after so many rounds of
+// looks.
+constexpr unsigned kFewProcessors = 2;
+constexpr int kRoundsPerYield = 2;
 
 inline void cpu_relax() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
@@ -41,24 +45,32 @@ bool died(Status status) noexcept {
            status == Status::executor_killed || status == Status::suspect || status == Status::executor_lost;
 }
 
-// Spins until `position` has completed or the time is up, and remembers whether it paid.
-bool spin(StreamState& stream, std::uint64_t position, std::uint64_t deadline_ns) noexcept {
+// Spins until `position` has completed or the time is up.
+bool spin(const StreamState& stream, std::uint64_t position, std::uint64_t begin_ns,
+          std::uint64_t deadline_ns) noexcept {
     const std::uint32_t budget_ns = stream.spin_ns.load(std::memory_order_relaxed);
     if (budget_ns == 0) return false;
-    const std::uint64_t begin = now_ns();
-    const std::uint64_t end = std::min(deadline_ns, begin + budget_ns);
+    const std::uint64_t end = std::min(deadline_ns, begin_ns + budget_ns);
     do {
         for (int i = 0; i < kLooksPerClock; ++i) {
             // relaxed: look_at() loads it again, with acquire
-            if (stream.current().completed.load(std::memory_order_relaxed) >= position) {
-                stream.spin_ns.store(std::min(longest_spin_ns(), budget_ns * 2), std::memory_order_relaxed);
-                return true;
-            }
+            if (stream.current().completed.load(std::memory_order_relaxed) >= position) return true;
             cpu_relax();
         }
     } while (now_ns() < end);
-    stream.spin_ns.store(std::max(kShortestSpinNs, budget_ns / 2), std::memory_order_relaxed);
     return false;
+}
+
+// How long the next wait spins, after one that spun in vain and then slept, `waited_ns` in all: long enough
+// for another such wait, if that is worth it; half as long, if it is not.
+void learn(StreamState& stream, std::uint64_t waited_ns) noexcept {
+    const std::uint32_t longest = longest_spin_ns();
+    if (longest == 0) return;
+    const std::uint32_t budget_ns = stream.spin_ns.load(std::memory_order_relaxed);
+    const std::uint32_t next = waited_ns <= longest
+                                   ? std::min(longest, static_cast<std::uint32_t>(2 * waited_ns))
+                                   : std::max(kShortestSpinNs, budget_ns / 2);
+    stream.spin_ns.store(next, std::memory_order_relaxed);
 }
 
 // The lowest position that somebody waits for and that has not completed; 0: nobody. Under the stream's lock.
@@ -208,11 +220,14 @@ Status look_at(const StreamState& stream, std::uint64_t position) noexcept {
 Status wait_completed(StreamState& stream, std::uint64_t position, std::uint64_t deadline_ns) noexcept {
     Status status = look_at(stream, position);
     if (status != Status::timed_out) return status;
-    if (spin(stream, position, deadline_ns)) {
+    const std::uint64_t begin = now_ns();
+    if (spin(stream, position, begin, deadline_ns)) {
         status = look_at(stream, position);
         if (status != Status::timed_out) return status;
     }
-    return Sleep(stream, position).run(deadline_ns);
+    status = Sleep(stream, position).run(deadline_ns);
+    learn(stream, now_ns() - begin);
+    return status;
 }
 
 std::uint64_t position_with_room(const StreamState& stream, std::uint32_t slots) noexcept {
