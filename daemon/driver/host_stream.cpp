@@ -42,6 +42,11 @@ void relax_cpu() {
 #endif
 }
 
+}  // namespace
+
+// Of HostStream::State, so not in an unnamed namespace.
+namespace host_stream {
+
 struct LaunchOp {
     HostKernel* kernel;
     std::uint64_t kernel_id;
@@ -63,6 +68,12 @@ struct Op {
 
 // Whether the worker may touch the status page. Once it says `abandoned`, it never does again.
 enum class Phase : std::uint32_t { idle, publishing, abandoned };
+
+}  // namespace host_stream
+
+namespace {
+
+using namespace host_stream;
 
 // Blocks the signals that other threads of the process answer, while a worker is made that inherits the mask.
 class SignalsBlocked {
