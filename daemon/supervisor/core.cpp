@@ -232,11 +232,14 @@ void Core::dispatch(Client& client, const schema::ClientMessage& request, Messag
     Connection& connection = *client.connection;
     const std::uint32_t id = request.id();
     const Request kind = request.request_type();
-    if (message.fds.size() != fds_of(kind))
-        throw Error(Status::malformed_message, std::string("a message ") + schema::EnumNameRequest(kind) +
-                                                   " brings " + std::to_string(fds_of(kind)) +
-                                                   " descriptors, this one brought " +
-                                                   std::to_string(message.fds.size()));
+    if (message.fds.size() != fds_of(kind)) {
+        const std::string text = std::string("a message ") + schema::EnumNameRequest(kind) + " brings " +
+                                 std::to_string(fds_of(kind)) + " descriptors, this one brought " +
+                                 std::to_string(message.fds.size());
+        if (client.greeted) throw Error(Status::malformed_message, text);
+        refuse(connection, id, Status::malformed_message, text);
+        return connection.close("it did not say Hello");
+    }
     if (!client.greeted) {
         if (kind == Request::Hello && !client.greeting) return hello(client, id, *request.request_as_Hello());
         refuse(connection, id, Status::malformed_message,

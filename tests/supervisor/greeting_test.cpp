@@ -150,6 +150,20 @@ TEST_F(Greeting, AMessageThatIsTooLongIsRefused) {
     EXPECT_TRUE(client.hung_up());
 }
 
+TEST(GreetingInTime, AFirstMessageWithDescriptorsIsAnsweredAndHungUpOnAtOnce) {
+    const Daemon daemon({"handshake_timeout_ms=600000"});
+    RawClient client(daemon.socket());
+    const Answer refused = client.answer(
+        client.send(schema::Request::Hello,
+                    [](flatbuffers::FlatBufferBuilder& builder) {
+                        return schema::CreateHello(builder, kHelloMagic, kProtocolVersion).Union();
+                    },
+                    {client.fd()}));
+    EXPECT_EQ(refused.status(), Status::malformed_message);
+    EXPECT_NE(refused.text().find("this one brought 1"), std::string::npos) << refused.text();
+    EXPECT_TRUE(client.hung_up());
+}
+
 TEST_F(Greeting, DescriptorsThatNobodyAskedForAreRefused) {
     SessionClient client(daemon_->socket());
     const UniqueFd event(::eventfd(0, EFD_CLOEXEC));
