@@ -16,7 +16,8 @@ extern "C" __global__ void wild(int n) { *reinterpret_cast<volatile int*>(8) = n
 RINGLAUNCH_EXPORT(wild)
 extern "C" __global__ void trap(int n) { if (n) asm volatile("trap;"); }
 RINGLAUNCH_EXPORT(trap)
-extern "C" __global__ void misaligned(int n) { *reinterpret_cast<volatile int*>(0x200000000002) = n; }
+// In memory of its own: the device may store to the aligned address before it traps.
+extern "C" __global__ void misaligned(unsigned char* own) { *reinterpret_cast<volatile int*>(own + 2) = 1; }
 RINGLAUNCH_EXPORT(misaligned)
 extern "C" __global__ void endless(const volatile unsigned* until) { while (*until == 0) {} }
 RINGLAUNCH_EXPORT(endless)
@@ -55,8 +56,9 @@ def test_a_fault_stops_its_stream_and_leaves_the_neighbours_bytes(gpu_socket, fa
 
         bad = culprit.compile(SOURCES.get(fault, KERNELS), name="kernels.cu")[fault]
         stream = culprit.stream()
+        own = culprit.empty(4, np.uint32)
         begin = time.monotonic()
-        bad[(1,), (1,)](1, stream=stream)
+        bad[(1,), (1,)](own if fault == "misaligned" else 1, stream=stream)
         with pytest.raises(rl.StreamStopped):
             stream.synchronize(timeout=WATCHDOG_S)
 
