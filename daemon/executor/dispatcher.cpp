@@ -93,6 +93,7 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
     std::uint32_t pending = 0, taken = 0;
     Step step = Step::taken;
     while (step == Step::taken && taken < budget && stream.consumer.peek()) {
+        if (taken >= 2) stream.consumer.prefetch();
         RecordCopy& copy = copies_[pending];
         const Status copied = stream.consumer.copy(copy);
         if (copied == Status::ok && kind_of(copy) == RecordKind::Launch) {
