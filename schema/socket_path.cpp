@@ -1,14 +1,17 @@
 #include "schema/socket_path.hpp"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 #include "schema/error.hpp"
 #include "schema/unique_fd.hpp"
@@ -18,6 +21,18 @@ namespace ringlaunch {
 namespace {
 
 constexpr std::size_t kMaxPathBytes = sizeof(sockaddr_un::sun_path) - 1;
+
+std::optional<std::uint32_t> daemon_uid_of_environment() {
+    const char* named = std::getenv("RINGLAUNCH_DAEMON_UID");
+    if (named == nullptr || *named == 0) return {};
+    const std::string_view text(named);
+    std::uint32_t uid = 0;
+    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), uid);
+    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size())
+        throw Error(Status::invalid_argument, "cannot connect: $RINGLAUNCH_DAEMON_UID is \"" +
+                                                  std::string(text) + "\", not the number of a user");
+    return uid;
+}
 
 std::string environment(const char* name) {
     const char* value = std::getenv(name);
@@ -105,6 +120,22 @@ bool check_socket_folder(const SocketPlace& place, bool make) {
     if ((info.st_mode & 0077) != 0)
         refuse("others may enter it (mode " + octal(info.st_mode) + ")", "chmod 700 " + folder);
     return true;
+}
+
+void check_socket_owner(int socket, const SocketPlace& place, std::optional<std::uint32_t> other) {
+    ucred peer{};
+    socklen_t length = sizeof peer;
+    if (::getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0)
+        throw Error(Status::permission_denied, "cannot connect: the owner of the daemon at " + place.path +
+                                                   " is not known: " + std::strerror(errno));
+    if (peer.uid == ::geteuid() || peer.uid == 0) return;
+    if (!other) other = daemon_uid_of_environment();
+    if (other && peer.uid == *other) return;
+    const std::string uid = std::to_string(peer.uid);
+    throw Error(Status::permission_denied,
+                "cannot connect: the daemon at " + place.path + " is run by user " + uid + ", not by you (" +
+                    std::to_string(::geteuid()) +
+                    ") or root; if you trust that user, set RINGLAUNCH_DAEMON_UID=" + uid);
 }
 
 }  // namespace ringlaunch

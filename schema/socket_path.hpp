@@ -1,7 +1,9 @@
-// Where the daemon's socket stands, and whether its folder can be trusted. Both sides ask here, so that they
-// agree.
+// Where the daemon's socket stands, and whether its folder, and who listens there, can be trusted. All sides
+// ask here, so that they agree.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 
 namespace ringlaunch {
@@ -26,5 +28,12 @@ std::string socket_folder(const SocketPlace& place);
 // and not sticky). Returns false where there is no such folder; with `make`, a default folder is made (0700)
 // and a named one is not. Throws Error{permission_denied} that says what was found and what to do.
 bool check_socket_folder(const SocketPlace& place, bool make);
+
+// Checks who listens at the other end of a connected socket, before anything is told there: this user, root,
+// or the user `other` (without it the one that $RINGLAUNCH_DAEMON_UID names). Whoever serves the socket gets
+// a program's data and kernels, and what it answers is believed: a stranger who was first at a socket's path
+// must not. Throws Error{permission_denied}, or Error{invalid_argument} for a variable that is no user's
+// number.
+void check_socket_owner(int socket, const SocketPlace& place, std::optional<std::uint32_t> other = {});
 
 }  // namespace ringlaunch

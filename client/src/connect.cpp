@@ -6,8 +6,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <charconv>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 
@@ -58,38 +56,6 @@ std::optional<UniqueFd> connect_socket(const SocketPlace& place, std::uint64_t d
                                  : ""));
     }
     return socket;
-}
-
-// Whose daemon is taken besides this user's own and root's.
-std::optional<uid_t> other_daemon_uid(const ConnectOptions& options) {
-    if (options.daemon_uid) return *options.daemon_uid;
-    const char* named = std::getenv("RINGLAUNCH_DAEMON_UID");
-    if (named == nullptr || *named == 0) return {};
-    const std::string_view text(named);
-    uid_t uid = 0;
-    const auto parsed = std::from_chars(text.data(), text.data() + text.size(), uid);
-    if (parsed.ec != std::errc() || parsed.ptr != text.data() + text.size())
-        throw Error(Status::invalid_argument, "cannot connect: $RINGLAUNCH_DAEMON_UID is \"" +
-                                                  std::string(text) + "\", not the number of a user");
-    return uid;
-}
-
-// Whoever serves the socket gets this program's data and kernels, and what it answers is believed: a stranger
-// who was first at a socket's path must not.
-void check_owner(const UniqueFd& socket, const SocketPlace& place, const ConnectOptions& options) {
-    ucred peer{};
-    socklen_t length = sizeof peer;
-    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) != 0)
-        throw Error(Status::permission_denied, "cannot connect: the owner of the daemon at " + place.path +
-                                                   " is not known: " + std::strerror(errno));
-    if (peer.uid == ::geteuid() || peer.uid == 0) return;
-    if (const auto other = other_daemon_uid(options); other && peer.uid == *other) return;
-    const std::string uid = std::to_string(peer.uid);
-    throw Error(Status::permission_denied,
-                "cannot connect: the daemon at " + place.path + " is run by user " + uid + ", not by you (" +
-                    std::to_string(::geteuid()) +
-                    ") or root; if you trust that user, set RINGLAUNCH_DAEMON_UID=" + uid +
-                    " (or ConnectOptions::daemon_uid)");
 }
 
 // Hello and Welcome.
@@ -172,7 +138,7 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
     int greetings = 0;
     for (;;) {
         if (auto socket = connect_socket(place, deadline_ns)) {
-            check_owner(*socket, place, options);
+            check_socket_owner(socket->get(), place, options.daemon_uid);
             try {
                 auto client = shake_hands(std::move(*socket), place, options, deadline_ns);
                 check_driver(*client, options);

@@ -41,6 +41,11 @@ ExitCode exit_code_of(Status status) {
 ControlClient::ControlClient(const SocketPlace& place, std::chrono::milliseconds timeout)
     : path_(place.path), timeout_(timeout) {
     connect(place);
+    try {
+        check_socket_owner(socket_.get(), place);
+    } catch (const Error& error) {
+        throw CommandError(exit_code_of(error.status()), error.what());
+    }
     ucred peer{};
     socklen_t length = sizeof peer;
     if (::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0) peer_pid_ = peer.pid;

@@ -73,6 +73,7 @@ def connect(
     start: bool = True,
     timeout: float = 10.0,
     kernel_timeout: float | None = None,
+    daemon_uid: int | None = None,
 ) -> Client:
     """Connects to the daemon; starts a private one if there is none.
 
@@ -97,6 +98,9 @@ def connect(
         Seconds that a launch of this client may be at work. One that takes longer is ended with its executor, and its
         stream stops as after a fault. The daemon may have a shorter bound (`serve --kernel-timeout`); without both
         there is none.
+    daemon_uid : int, optional
+        The number of a user whose daemon is taken, besides this user's own and root's. Without it the user that
+        $RINGLAUNCH_DAEMON_UID names, else nobody's.
 
     Returns
     -------
@@ -113,7 +117,8 @@ def connect(
     VersionMismatch
         The daemon is of a release that speaks another protocol.
     PermissionDenied
-        The daemon does not serve this user, or others may write where its socket stands.
+        The daemon does not serve this user, others may write where its socket stands, or it is run by a user who is
+        neither this one nor root nor `daemon_uid`.
     LimitReached
         The daemon has as many sessions as it takes.
     Timeout
@@ -138,7 +143,9 @@ def connect(
             raise InvalidArgument(
                 f"kernel_timeout: expected None or seconds above 0, found {_check.shown(kernel_timeout)}"
             )
-    return Client(_core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout))
+    if daemon_uid is not None:
+        daemon_uid = _check.integer("daemon_uid", daemon_uid, 0, 2**32 - 2)  # 2**32 - 1 is nobody's
+    return Client(_core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout, daemon_uid))
 
 
 def _socket_path(socket: object) -> str:

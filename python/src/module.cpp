@@ -421,7 +421,8 @@ class ClientHandle {
 
     static ClientHandle connect(const std::string& socket, int device, bool start_private,
                                 const std::string& daemon_path, const std::string& driver,
-                                const py::object& timeout, const std::optional<double>& kernel_timeout) {
+                                const py::object& timeout, const std::optional<double>& kernel_timeout,
+                                const std::optional<std::uint32_t>& daemon_uid) {
         ConnectOptions options;
         if (kernel_timeout)
             options.kernel_timeout_ms = static_cast<std::uint32_t>(
@@ -431,6 +432,7 @@ class ClientHandle {
         options.start_private = start_private;
         options.daemon_path = daemon_path;
         options.driver = driver;
+        options.daemon_uid = daemon_uid;
         constexpr std::uint64_t kLongestMs = 1'000'000'000;
         const std::uint64_t ns = seconds_ns(timeout, "seconds, 0 or more").value_or(kLongestMs * 1'000'000);
         options.timeout_ms = static_cast<std::uint32_t>(std::min(ns / 1'000'000, kLongestMs));
@@ -612,7 +614,7 @@ PYBIND11_MODULE(_core, module) {
         .def_readwrite("streams", &ClientHandle::streams);
     module.def("connect", &ClientHandle::connect, py::arg("socket"), py::arg("device"),
                py::arg("start_private"), py::arg("daemon_path"), py::arg("driver"), py::arg("timeout"),
-               py::arg("kernel_timeout"));
+               py::arg("kernel_timeout"), py::arg("daemon_uid"));
 
     module.def("stream_record", &stream_record, py::arg("stream"));
     module.def("stream_wait_event", &stream_wait_event, py::arg("stream"), py::arg("event"));

@@ -1,6 +1,7 @@
 """Commands against a socket at which no daemon of this version answers: nobody, a silent one, another version."""
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -21,11 +22,16 @@ def server_message(request_id: int, status: int, error: str) -> bytes:
 
 
 @contextlib.contextmanager
-def peer(path, answer):
-    """Listens at `path`; `answer(request) -> reply | None` for the first message of each connection."""
+def peer(path, answer, uid=None):
+    """Listens at `path`, as `uid`; `answer(request) -> reply | None` for the first message of each connection."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(str(path))
-    listener.listen(8)
+    own = os.geteuid()
+    os.seteuid(own if uid is None else uid)  # a listener's credentials are those at listen()
+    try:
+        listener.listen(8)
+    finally:
+        os.seteuid(own)
     listener.settimeout(0.05)
     leaving = threading.Event()
     held = []
@@ -118,6 +124,31 @@ def test_a_daemon_of_another_version_is_told_from_one_that_refuses(cli):
         result = cli.run("status", "--socket", str(cli.socket.with_name("second.sock")))
     assert result.returncode == 5
     assert "not you" in result.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
+@pytest.mark.parametrize("command", ASKING)
+def test_a_daemon_of_another_user_is_asked_only_where_it_is_named(cli, command):
+    stranger = 65534
+    asked = []
+
+    def refuse(request):
+        asked.append(request)
+        return server_message(1, 22, "not you") if request else None
+
+    with peer(cli.socket, refuse, uid=stranger):
+        for named in ("", "65533"):
+            result = cli.run(command, env={"RINGLAUNCH_DAEMON_UID": named})
+            assert result.returncode == 5
+            assert f"run by user {stranger}" in result.stderr
+        assert not any(asked), "it was told something"
+        result = cli.run(command, env={"RINGLAUNCH_DAEMON_UID": "nobody"})
+        assert result.returncode == 1
+        assert "not the number of a user" in result.stderr
+        result = cli.run(command, env={"RINGLAUNCH_DAEMON_UID": str(stranger)})
+        assert result.returncode == 5
+        assert "not you" in result.stderr
+    assert any(asked)
 
 
 def test_a_refusal_without_an_id_is_understood(cli):

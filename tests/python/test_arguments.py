@@ -1,13 +1,17 @@
 """What the package's functions refuse: with its own exception, which says what was expected of which parameter."""
 
 import inspect
+import os
+import socket
 
 import numpy as np
 import pytest
+from support import WATCHDOG_S
 
 import ringlaunch as rl
 
 ROUNDED = 2**24 + 1  # between two floats
+STRANGER = 65534  # a user
 
 
 @pytest.fixture
@@ -49,6 +53,8 @@ REFUSED = [
     (lambda t: rl.connect(timeout="a"), rl.ParamTypeError, "timeout: expected seconds, 0 or more, found 'a'"),
     (lambda t: rl.connect(timeout=-1), rl.InvalidArgument, "timeout: expected seconds, 0 or more, found -1"),
     (lambda t: rl.connect(timeout=float("nan")), rl.InvalidArgument, "timeout: .* found nan"),
+    (lambda t: rl.connect(daemon_uid="root"), rl.ParamTypeError, "daemon_uid: expected an integer .* found 'root'"),
+    (lambda t: rl.connect(daemon_uid=-1), rl.OutOfRange, "daemon_uid: expected an integer from 0 to 4294967294"),
     # load and compile
     (lambda t: t.client.load(5), rl.ParamTypeError, "image: expected bytes or a path, found 5"),
     (lambda t: t.client.load("a\0b"), rl.InvalidArgument, "image: expected text without NUL"),
@@ -268,3 +274,31 @@ def test_connecting_tells_of_the_options_of_python(tmp_path):
         rl.connect(tmp_path / "none.sock", start=False)
     assert "start_private" not in str(caught.value)
     assert "ringlaunchd serve" in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user for a moment")
+@pytest.mark.parametrize("daemon_uid", [None, 65533, STRANGER, np.int64(STRANGER)])
+def test_a_daemon_of_another_user_is_greeted_only_where_it_is_named(tmp_path, monkeypatch, daemon_uid):
+    monkeypatch.delenv("RINGLAUNCH_DAEMON_UID", raising=False)
+    path = tmp_path / "daemon.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(path))
+        os.seteuid(STRANGER)  # a listener's credentials are those at listen()
+        try:
+            listener.listen(8)
+        finally:
+            os.seteuid(0)
+        listener.settimeout(WATCHDOG_S)
+        with pytest.raises(rl.Error) as caught:
+            rl.connect(path, start=False, timeout=0.2, daemon_uid=daemon_uid)
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(WATCHDOG_S)
+            greeting = peer.recv(65536)
+    if daemon_uid == STRANGER:
+        assert isinstance(caught.value, rl.Timeout)
+        assert greeting
+    else:
+        assert isinstance(caught.value, rl.PermissionDenied)
+        assert f"run by user {STRANGER}" in str(caught.value)
+        assert greeting == b"", "it was told something"
