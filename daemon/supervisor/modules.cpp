@@ -26,13 +26,14 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
                                                std::to_string(options_.limits.max_modules) +
                                                " (--max-modules); let go of one");
     const std::string name = printable(load.name());
-    require_descriptors(session, 1, "cannot load module " + name);
+    const std::string called = name.empty() ? "(without a name)" : name;
+    require_descriptors(session, 1, "cannot load module " + called);
     if (load.bytes() == 0 || load.bytes() > options_.limits.max_image_bytes)
         throw Error(load.bytes() == 0 ? Status::bad_image : Status::limit_reached,
-                    "cannot load module " + name + ": its image has " + std::to_string(load.bytes()) +
+                    "cannot load module " + called + ": its image has " + std::to_string(load.bytes()) +
                         " bytes, it takes 1 to " + std::to_string(options_.limits.max_image_bytes) +
                         " (--max-image)");
-    check_seals(image, Sealing::immutable, load.bytes(), "the image of module " + name);
+    check_seals(image, Sealing::immutable, load.bytes(), "the image of module " + called);
     std::vector<DeclaredSignature> signatures = read_signatures(load.signatures());
     const std::string digest = image_digest(image, load.bytes(), signatures);
 
@@ -180,8 +181,8 @@ void Core::answer_loaded(Session& session, std::uint32_t request, const ModuleUs
         });
     }
     refuse_later(session.id, request, Status::limit_reached,
-                 "cannot load module " + module.name + ": the list of its " +
-                     std::to_string(module.kernels.size()) +
+                 "cannot load module " + (module.name.empty() ? "(without a name)" : module.name) +
+                     ": the list of its " + std::to_string(module.kernels.size()) +
                      " kernels does not fit into a control message of " + std::to_string(kMaxControlBytes) +
                      " bytes; split the module");
     unload_module(session, 0, use.id);

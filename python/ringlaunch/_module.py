@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ringlaunch import _core
-from ringlaunch._check import flag, refused, text
+from ringlaunch._check import flag, integer, refused, text
 from ringlaunch._stream import Stream, default_stream
-from ringlaunch.errors import Error, InvalidArgument, ParamTypeError
+from ringlaunch.errors import Error, InvalidArgument, OutOfRange, ParamTypeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,8 +260,12 @@ class Kernel(_core.Kernel):
         >>> eager.attributes
         KernelAttributes(cluster=(1, 1, 1), cooperative=False, programmatic=True)
         """
-        sides = tuple(cluster) if isinstance(cluster, tuple | list) else (cluster,)
-        if not 1 <= len(sides) <= 3 or not all(isinstance(side, int) and 1 <= side < 1 << 31 for side in sides):
+        given = tuple(cluster) if isinstance(cluster, tuple | list) else (cluster,)
+        try:
+            sides = [integer("cluster", side, 1, 2**31 - 1) for side in given]
+        except (ParamTypeError, OutOfRange):
+            sides = []
+        if not 1 <= len(sides) <= 3:
             raise InvalidArgument(f"cluster: expected 1 to 3 numbers of blocks, each at least 1, found {cluster!r}")
         x, y, z = (*sides, 1, 1)[:3]
         return _core.kernel_configure(

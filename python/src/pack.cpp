@@ -11,6 +11,7 @@
 
 #include "errors.hpp"
 #include "handles.hpp"
+#include "schema/id_text.hpp"
 #include "small_int.hpp"
 
 namespace ringlaunch::python {
@@ -306,9 +307,9 @@ bool pack_bytes(const Place& place, PyObject* arg, std::byte* out, bool& ran_pyt
         const std::string ours = session == nullptr ? "" : " on " + session->client.daemon().socket;
         set_named_error("InvalidArgument",
                         place.text() + "expected a buffer of this kernel's client (session " +
-                            (session == nullptr ? "none" : std::to_string(session->client.daemon().session)) +
-                            ours + "), found a buffer of another client (session " +
-                            std::to_string(buffer->live_session->client.daemon().session) + " on " +
+                            (session == nullptr ? "none" : id_text(session->client.daemon().session)) + ours +
+                            "), found a buffer of another client (session " +
+                            id_text(buffer->live_session->client.daemon().session) + " on " +
                             buffer->live_session->client.daemon().socket + ")");
     }
     return false;

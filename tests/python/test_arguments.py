@@ -58,6 +58,7 @@ REFUSED = [
     # load and compile
     (lambda t: t.client.load(5), rl.ParamTypeError, "image: expected bytes or a path, found 5"),
     (lambda t: t.client.load("a\0b"), rl.InvalidArgument, "image: expected text without NUL"),
+    (lambda t: t.client.load(b""), rl.BadImage, r"cannot load module \(without a name\): "),
     (lambda t: t.client.load(b"", name=5), rl.ParamTypeError, "name: expected a str, found 5"),
     (lambda t: t.client.load(b"", name="\ud800"), rl.InvalidArgument, "name: expected text that UTF-8 can encode"),
     (lambda t: t.client.load(b"", signatures=["k"]), rl.ParamTypeError, "signatures: expected a mapping"),

@@ -2,10 +2,13 @@
 
 import ctypes
 import gc
+import json
+import re
+import subprocess
 
 import numpy as np
 import pytest
-from support import KERNELS, ROOT
+from support import KERNELS, ROOT, WATCHDOG_S, daemon_program
 
 import ringlaunch as rl
 
@@ -167,8 +170,14 @@ def test_a_wrong_call_is_refused_and_nothing_is_launched(client, kernels, form, 
 def test_another_clients_buffer_and_stream_are_refused(host, client, kernels):
     with host.connect() as other:
         theirs = other.zeros(4)
-        with pytest.raises(rl.InvalidArgument, match=r"parameter 0 .*another client"):
+        with pytest.raises(rl.InvalidArgument, match=r"parameter 0 .*another client") as caught:
             kernels["scale"][1, 1](theirs, 1.0, 4)
+        # Of sessions it speaks as operators see them.
+        command = [daemon_program(), "sessions", "--json", "--socket", host.socket]
+        listed = subprocess.run(command, capture_output=True, check=True, timeout=WATCHDOG_S)
+        named = re.findall(r"session ([0-9.]+) on", str(caught.value))
+        assert len(set(named)) == 2
+        assert set(named) <= {str(each["session"]) for each in json.loads(listed.stdout)["sessions"]}
         with pytest.raises(rl.InvalidArgument, match="another client"):
             kernels["scale"][1, 1](None, 1.0, 0, stream=other.stream())
         with pytest.raises(rl.InvalidArgument, match="another client"):
@@ -350,6 +359,11 @@ def test_a_kernel_with_attributes_keeps_its_module(host):
         x = client.zeros(1, np.int32)
         increment[1, 1](x)
         assert x.numpy()[0] == 1
+
+
+@pytest.mark.parametrize("cluster", [np.int64(1), (np.uint8(1), 1), [1, 1, np.int32(1)]])
+def test_a_cluster_is_of_any_integers(kernels, cluster):
+    assert kernels["increment"].with_attributes(cluster=cluster).attributes.cluster == (1, 1, 1)
 
 
 @pytest.mark.parametrize("attributes", [{"cluster": 2}, {"cluster": (1, 1, 2)}, {"cooperative": True}])
