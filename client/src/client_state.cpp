@@ -101,8 +101,10 @@ std::shared_ptr<StreamState> ClientState::open_stream(std::shared_ptr<ClientStat
                                                       const StreamOptions& options) {
     require_life("cannot open a stream");
     sweep();
-    const std::string doing = "cannot open a stream of " + std::to_string(options.ring_slots) + " slots" +
-                              (options.name.empty() ? std::string() : " named " + options.name);
+    const std::string doing =
+        "cannot open a stream" +
+        (options.ring_slots == 0 ? "" : " of " + std::to_string(options.ring_slots) + " slots") +
+        (options.name.empty() ? "" : " named " + options.name);
     {
         const std::lock_guard lock(mutex);
         ++opening;

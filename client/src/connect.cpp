@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -24,6 +25,8 @@ namespace {
 // `ringlaunchd serve --help`: another daemon has the socket.
 constexpr int kExitAlreadyRunning = 4;
 constexpr int kRetryMs = 5;
+constexpr std::uint64_t kDefaultStagingBytes = 4u << 20;
+constexpr std::uint64_t kLeastStagingBytes = 4096;
 // How often a daemon that hangs up on the Hello is greeted where none is started in its place.
 constexpr int kGreetings = 3;
 // How long after a daemon left for another that started before it the other may take to listen or to die.
@@ -58,12 +61,21 @@ std::optional<UniqueFd> connect_socket(const SocketPlace& place, std::uint64_t d
     return socket;
 }
 
+// Of each stream that copies. Where the daemon allows less than the least, it says so at the first copy.
+std::uint32_t staging_bytes(const ConnectOptions& options, const schema::Welcome& welcome) {
+    std::uint64_t bytes = options.staging_bytes;
+    if (bytes == 0) {
+        bytes = kDefaultStagingBytes;
+        if (welcome.max_staging_bytes() != 0) bytes = std::min(bytes, welcome.max_staging_bytes());
+    }
+    return static_cast<std::uint32_t>(std::max(bytes, kLeastStagingBytes));
+}
+
 // Hello and Welcome.
 std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& place,
                                          const ConnectOptions& options, std::uint64_t deadline_ns) {
     auto client = ClientState::make();
     client->info.socket = place.path;
-    client->staging_bytes = options.staging_bytes < 4096 ? 4096 : options.staging_bytes;
     const bool membarrier = register_for_membarrier();
     client->must_fence = !membarrier;
     client->connection = std::make_unique<Connection>(std::move(socket), place.path, *client);
@@ -85,6 +97,7 @@ std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& pla
                     version_text(welcome.version(),
                                  welcome.daemon_version() == nullptr ? "" : welcome.daemon_version()->str()) +
                     "; install the same release of both and restart the daemon");
+        client->staging_bytes = staging_bytes(options, welcome);
         client->opened(welcome, std::move(reply.message.fds[0]));
     } catch (const Error& error) {
         if (error.status() != Status::version_mismatch) throw;

@@ -375,7 +375,8 @@ void Core::welcome(Client& client, std::uint32_t request, const Greeting& greeti
                         session == nullptr || session->fences, device.max_param_bytes, device.max_grid_x,
                         device.max_grid_y, device.max_grid_z, device.max_threads_per_block,
                         static_cast<std::uint32_t>(max_streams()), options_.limits.max_modules, memory,
-                        device.max_block_x, device.max_block_y, device.max_block_z)
+                        device.max_block_x, device.max_block_y, device.max_block_z,
+                        options_.limits.max_staging_bytes)
                         .Union()};
         },
         fds);

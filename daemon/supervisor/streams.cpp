@@ -4,6 +4,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <bit>
 #include <cerrno>
 #include <system_error>
@@ -78,12 +79,14 @@ void Core::open_stream(Session& session, std::uint32_t request, const schema::Op
                                    " descriptors allow; ulimit -Hn)") +
                         "; close one");
     require_descriptors(session, Descriptors::kStream, "cannot open a stream");
-    const std::uint32_t slots = open.ring_slots() == 0 ? kDefaultRingSlots : open.ring_slots();
-    if (!std::has_single_bit(slots) || slots < kMinRingSlots || slots > options_.limits.max_ring_slots)
+    const std::uint32_t most = options_.limits.max_ring_slots;
+    const std::uint32_t slots =
+        open.ring_slots() == 0 ? std::min(kDefaultRingSlots, std::bit_floor(most)) : open.ring_slots();
+    if (!std::has_single_bit(slots) || slots < kMinRingSlots || slots > most)
         throw Error(Status::invalid_argument, "cannot open a stream with a ring of " + std::to_string(slots) +
                                                   " slots: it takes a power of two from " +
                                                   std::to_string(kMinRingSlots) + " to " +
-                                                  std::to_string(options_.limits.max_ring_slots));
+                                                  std::to_string(most) + " (--max-ring-slots)");
     if (open.on_restart() > schema::OnRestart::MAX)
         throw Error(Status::invalid_argument,
                     "cannot open a stream: on_restart is Stop (0) or Rerun (1), not " +

@@ -461,7 +461,9 @@ class Client(Scope):
             return np.empty(sizes, found)
         return np.ndarray(sizes, found, buffer=memoryview(self._handle.pinned(nbytes)))
 
-    def stream(self, name: str = "", ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0) -> Stream:
+    def stream(
+        self, name: str = "", ring_slots: int | None = None, on_restart: str = "stop", priority: int = 0
+    ) -> Stream:
         """A new stream: a queue of work that runs independently of the others.
 
         Blocks until the daemon has answered, not for any work, releasing the interpreter lock and answering Ctrl-C.
@@ -470,8 +472,9 @@ class Client(Scope):
         ----------
         name : str
             For operators (`ringlaunchd stats` shows 64 bytes of it).
-        ring_slots : int
-            Slots of 64 bytes of its ring, a power of two from 64 to 65536.
+        ring_slots : int, optional
+            Slots of 64 bytes of its ring, a power of two from 64 to 65536. Without it 4096, or what the daemon's
+            `--max-ring-slots` allows where that is less.
         on_restart : {"stop", "rerun"}
             What happens to work in doubt when the executor dies. "rerun" is a promise that replaying everything after
             the completed position gives the same bytes.

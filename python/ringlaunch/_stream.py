@@ -297,15 +297,20 @@ _default_stream_lock = threading.Lock()
 
 
 def open_stream(
-    client: _core.ClientHandle, ring_slots: int = 4096, on_restart: str = "stop", priority: int = 0, name: str = ""
+    client: _core.ClientHandle,
+    ring_slots: int | None = None,
+    on_restart: str = "stop",
+    priority: int = 0,
+    name: str = "",
 ) -> Stream:
     """A new stream of a client."""
     _check.choice("on_restart", on_restart, ("stop", "rerun"))
-    ring_slots = _check.integer("ring_slots", ring_slots, 0, 2**31 - 1)
-    if not 64 <= ring_slots <= 65536 or ring_slots & (ring_slots - 1):
-        raise InvalidArgument(f"ring_slots: expected a power of two from 64 to 65536, found {ring_slots}")
+    if ring_slots is not None:
+        ring_slots = _check.integer("ring_slots", ring_slots, 0, 2**31 - 1)
+        if not 64 <= ring_slots <= 65536 or ring_slots & (ring_slots - 1):
+            raise InvalidArgument(f"ring_slots: expected a power of two from 64 to 65536, found {ring_slots}")
     priority = _check.integer("priority", priority, -(2**31), 2**31 - 1)
-    stream = client.stream(Stream, ring_slots, on_restart == "rerun", priority, _check.name("name", name))
+    stream = client.stream(Stream, ring_slots or 0, on_restart == "rerun", priority, _check.name("name", name))
     client.streams.add(stream)
     return stream._describe(name)
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <thread>
 
+#include "client/src/client_state.hpp"
 #include "client/src/stream_state.hpp"
 #include "client/src/waiter.hpp"
 #include "errors.hpp"
@@ -18,9 +19,10 @@ namespace {
 // A copy to the device is cut so that its piece in flight is short, and no more is in flight than the
 // stream's staging memory holds: then the library never waits for staging memory inside a piece, where no
 // signal could be answered.
-constexpr std::size_t kPieceBytes = 256 << 10;
-constexpr std::size_t kMaxStagedBytes = 2 << 20;  // half of ConnectOptions::staging_bytes
-constexpr std::size_t kMaxStagedCopies = 32;      // half of the regions of a staging ring
+constexpr std::size_t kMaxPieceBytes = 256 << 10;
+constexpr std::size_t kPieces = 16;           // at least, of a stream's staging memory
+constexpr std::size_t kMaxStagedPart = 2;     // half of the staging memory
+constexpr std::size_t kMaxStagedCopies = 32;  // half of the regions of a staging ring
 
 // A copy to the host begins on an idle stream, so that the library waits for nothing but the piece itself,
 // whose parts it pipelines: some milliseconds.
@@ -55,13 +57,13 @@ bool await_event(StreamObject* stream, const ringlaunch::Event& event, std::opti
     return false;
 }
 
-// Waits until `bytes` more may be staged.
-bool await_staging(StreamObject* stream, std::size_t bytes, const char* doing) {
+// Waits until `bytes` more may be staged, of at most `most` (no less than `bytes`).
+bool await_staging(StreamObject* stream, std::size_t bytes, std::size_t most, const char* doing) {
     while (true) {
         while (!stream->staged.empty() && stream->staged.front().done.done()) stream->staged.pop_front();
         std::size_t in_flight = 0;
         for (const StagedCopy& copy : stream->staged) in_flight += copy.bytes;
-        if (in_flight + bytes <= kMaxStagedBytes && stream->staged.size() < kMaxStagedCopies) return true;
+        if (in_flight + bytes <= most && stream->staged.size() < kMaxStagedCopies) return true;
         const ringlaunch::Event oldest = stream->staged.front().done;
         if (!await_event(stream, oldest, std::nullopt, doing)) return false;
     }
@@ -137,9 +139,11 @@ bool copy_to_device(StreamObject* stream, const ringlaunch::Buffer& to, std::siz
                     const std::byte* from, std::size_t bytes) {
     constexpr const char* kDoing = "copying to the device";
     for (std::size_t done = 0; done < bytes;) {
-        const std::size_t piece = std::min(kPieceBytes, bytes - done);
+        if (!await_turn(stream, kDoing)) return false;
+        const std::size_t staging = stream->state->client->staging_bytes;
+        const std::size_t piece = std::min({kMaxPieceBytes, staging / kPieces, bytes - done});
         // Two records: the copy and its event. What waits for one may lose the other, so all are asked again.
-        if (!await_turn(stream, kDoing) || !await_staging(stream, piece, kDoing) ||
+        if (!await_staging(stream, piece, staging / kMaxStagedPart, kDoing) ||
             !await_turn_and_room(stream, 4, kDoing))
             return false;
         ringlaunch::Event copied;

@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from support import KERNELS, WATCHDOG_S
+from support import KERNELS, WATCHDOG_S, Daemon
 
 import ringlaunch as rl
 
@@ -160,6 +160,28 @@ def test_streams_of_every_priority_run(client, kernels):
 def test_on_restart_is_checked(client):
     with pytest.raises(rl.InvalidArgument, match="'stop' or 'rerun'"):
         client.stream(on_restart="maybe")
+
+
+def test_a_daemon_of_small_limits_serves_who_asks_for_no_sizes():
+    daemon = Daemon("host", "--max-ring-slots", "100", "--max-staging", "70000")
+    try:
+        with daemon.connect() as client:
+            values = np.arange(1 << 18, dtype=np.uint32)
+            x = client.array(values)
+            assert (x.numpy() == values).all()
+            x.copy_from(values[::-1].copy())
+            assert (x.numpy() == values[::-1]).all()
+            increment = client.compile(KERNELS, name="kernels.cu")["increment"]
+            n = client.zeros(1, np.int32)
+            for _ in range(500):
+                increment[1, 1](n)
+            assert n.numpy()[0] == 500
+            with client.stream(ring_slots=64) as asked:
+                increment[1, 1](n, stream=asked)
+            with pytest.raises(rl.InvalidArgument, match=r"power of two from 64 to 100 \(--max-ring-slots\)"):
+                client.stream(ring_slots=128)
+    finally:
+        daemon.stop()
 
 
 @pytest.mark.parametrize("slots", [0, 63, 100, 2**20])

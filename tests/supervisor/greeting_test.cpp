@@ -42,6 +42,7 @@ TEST_F(Greeting, WelcomesWithADoorbellAndTheDevicesLimits) {
     EXPECT_EQ(what->max_block_y(), 1024u);
     EXPECT_EQ(what->max_block_z(), 64u);
     EXPECT_GT(what->max_memory_bytes(), 0u);
+    EXPECT_EQ(what->max_staging_bytes(), 1u << 30);
     EXPECT_TRUE(what->producer_must_fence());  // this client did not register
     EXPECT_EQ(welcome.message.fds.size(), 1u);
 }

@@ -106,14 +106,16 @@ struct ConnectOptions {
     // The longest that a record may be at work before the daemon ends it and restarts the executor; 0: the
     // daemon's own bound. The shorter of both counts.
     std::uint32_t kernel_timeout_ms = 0;
-    std::uint32_t staging_bytes =
-        4u << 20;  // of each stream that copies; larger copies are cut and pipelined
+    // Of each stream that copies; larger copies are cut and pipelined. 0: 4 MiB, or the daemon's
+    // --max-staging where that is less.
+    std::uint32_t staging_bytes = 0;
 };
 
 enum class OnRestart : std::uint8_t { stop, rerun };
 
 struct StreamOptions {
-    std::uint32_t ring_slots = 4096;  // a power of two, 64 to 65536
+    // A power of two, 64 to 65536. 0: 4096, or what the daemon's --max-ring-slots allows where that is less.
+    std::uint32_t ring_slots = 0;
     OnRestart on_restart = OnRestart::stop;
     int priority = 0;  // 0 to 5 on most devices: the greater is served first, by the daemon and by the device
     std::string name;
