@@ -147,7 +147,9 @@ TEST(Death, OwnKillsSayWhyAndWhose) {
     const Death named = explain_death({true, SIGKILL}, {}, {true, "stream 9 hangs", 9});
     EXPECT_EQ(named.cause, DeathCause::culprit_known);
     EXPECT_EQ(named.stream, 9u);
-    const Death left = explain_death({true, SIGKILL}, {}, {true, "a client left stream 9", 9, true});
+    const Death left =
+        explain_death({true, SIGKILL}, {},
+                      OwnKill{.done = true, .why = "a client left stream 9", .stream = 9, .abandoned = true});
     EXPECT_EQ(left.cause, DeathCause::abandoned_work);
     EXPECT_EQ(left.stream, 9u);
 }
