@@ -4,7 +4,7 @@
 
 Each figure is the median over many bursts of the time a call takes, in ns, the loop's own cost taken off (measured
 with an empty loop in the same rounds). A burst is smaller than the ring and the ring is drained between bursts, so
-that no call waits for room.
+that no call waits for room. Last comes a row without a pause, many times the ring: whether the daemon keeps up.
 """
 
 import argparse
@@ -55,6 +55,7 @@ def main() -> int:
     parser.add_argument("--driver", default="null", help="driver of the daemon started for this (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=500, help="calls a burst (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=400, help="bursts a figure (default: %(default)s)")
+    parser.add_argument("--row", type=int, default=1_000_000, help="launches without a pause (default: %(default)s)")
     parser.add_argument("--csv", type=pathlib.Path, help="write the table to this file")
     options = parser.parse_args()
 
@@ -132,6 +133,14 @@ def main() -> int:
         for name, burst in cases.items():
             samples[name] += per_call_ns(burst, drain, options.calls, options.rounds // 10)
 
+    in_a_row = bound_call(options.row) / options.row
+    begin = clock()
+    drain()
+    row = (
+        f"{options.row:,} launches in a row, bound once: {in_a_row:.1f} ns each, the loop's own included; "
+        f"the last completed {(clock() - begin) / 1e3:.0f} us after it was enqueued"
+    )
+
     own = statistics.median(loops)
     rows = []
     base = statistics.median(samples["empty vectorcall, 5 arguments"]) - own
@@ -148,10 +157,11 @@ def main() -> int:
     for name, p50, p90, ratio in rows:
         print(f"{name:{width}}  {p50:8.1f}  {p90:8.1f}  {ratio:8.2f}")
     print(f"each further int: {slope:.1f} ns; the loop's own {own:.1f} ns are taken off")
+    print(row)
     if options.csv:
         with options.csv.open("w") as file:
             print(f"# What a launch costs the Python thread ({options.driver} driver)\n# {machine()}", file=file)
-            print(f"# each further int: {slope:.1f} ns", file=file)
+            print(f"# each further int: {slope:.1f} ns\n# {row}", file=file)
             writer = csv.writer(file)
             writer.writerow(("name", "p50_ns", "p90_ns", "x_empty"))
             writer.writerows(rows)

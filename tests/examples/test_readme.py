@@ -40,7 +40,7 @@ def test_the_python_runs(code, tmp_path):
 def test_the_cpp_compiles(code, tmp_path):
     include = tmp_path / "ringlaunch"
     include.mkdir()
-    for header in (ROOT / "client" / "include" / "ringlaunch" / "ringlaunch.hpp", *(ROOT / "schema").glob("*.hpp")):
+    for header in (*(ROOT / "client" / "include" / "ringlaunch").glob("*.hpp"), *(ROOT / "schema").glob("*.hpp")):
         (include / header.name).symlink_to(header)
     result = subprocess.run(
         ["g++", "-std=c++20", "-Wall", "-Wextra", "-fsyntax-only", "-I", tmp_path, "-x", "c++", "-"],
