@@ -53,8 +53,9 @@ struct RingHeader {
     alignas(kCacheLine) SharedU64 published;
     // The client: the lowest position that a sleeper of this stream waits to see completed; 0: nobody sleeps.
     alignas(kCacheLine) SharedU64 wait_position;
-    // The client: one record in 64 is timed. `sample_ns` (CLOCK_MONOTONIC) first, then `sample_position` (the
-    // record's first slot, with release); the dispatcher takes the sample when it issues that position.
+    // The client: about one record in 128 slots is timed. `sample_ns` (CLOCK_MONOTONIC) first, then
+    // `sample_position` (the record's first slot, with release); the dispatcher takes the sample when it
+    // issues that position.
     alignas(kCacheLine) SharedU64 sample_position;
     SharedU64 sample_ns;
 };
