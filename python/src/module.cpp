@@ -301,7 +301,9 @@ void stream_copy_to_host(const py::object& self, const py::object& to, const py:
 
 void stream_synchronize(const py::object& self, const py::object& timeout) {
     StreamObject* stream = stream_of(self);
-    if (stream->state == nullptr) stream_status_check(stream, Status::closed, "synchronizing");
+    // Whether its work had completed before, a closed client's stream has nothing more to say.
+    if (stream->state == nullptr || stream->session->closed)
+        stream_status_check(stream, Status::closed, "synchronizing");
     ringlaunch::Stream keeper = stream->stream;
     Status status = Status::ok;
     check(wait_in_slices([&](std::uint64_t slice_ns) { return keeper.synchronize(slice_ns); },
