@@ -60,6 +60,7 @@ void ClientState::opened(const schema::Welcome& welcome, UniqueFd doorbell_fd) {
     info.driver = driver_name(welcome.driver());
     info.device_name = text_of(welcome.device_name());
     info.architecture = text_of(welcome.architecture());
+    info.device = welcome.device();
     info.session = welcome.session();
     max_grid = {welcome.max_grid_x(), welcome.max_grid_y(), welcome.max_grid_z()};
     const auto bound = [](std::uint32_t said) {

@@ -78,11 +78,20 @@ Finding check_folder(const SocketPlace& place) {
 Finding check_daemon(const SocketPlace& place, std::chrono::milliseconds timeout) {
     Finding finding{Verdict::ok, "daemon", "", ""};
     try {
-        const ControlClient client(place, timeout);
+        ControlClient client(place, timeout);
         const schema::Welcome& welcome = client.welcome();
+        const Answer answer = client.ask(
+            schema::Request::GetStatus,
+            [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); },
+            schema::Answer::DaemonStatus);
+        std::string devices;
+        if (const auto* list = answer.view()->answer_as_DaemonStatus()->devices())
+            for (const schema::DeviceStatus* device : *list)
+                devices += (devices.empty() ? "device " : ", device ") + std::to_string(device->device()) +
+                           " (" + or_dash(text(device->name())) + ")";
         finding.found = "pid " + std::to_string(welcome.daemon_pid()) + ", version " +
                         text(welcome.daemon_version()) + ", driver " + driver_name(welcome.driver()) + ", " +
-                        text(welcome.device_name()) + " at " + place.path;
+                        devices + " at " + place.path;
         if (text(welcome.daemon_version()) != RINGLAUNCH_VERSION) {
             finding.verdict = Verdict::warn;
             finding.advice = std::string("this program is version " RINGLAUNCH_VERSION) +
@@ -249,9 +258,11 @@ void check_cuda(std::vector<Finding>& findings, bool required) {
     std::string found = "CUDA " + std::to_string(probe.driver_version / 1000) + "." +
                         std::to_string(probe.driver_version % 1000 / 10) + ", " +
                         plural(probe.devices.size(), "device") + ":";
-    for (const driver::CudaDeviceFound& device : probe.devices)
-        found +=
-            " " + device.name + " (" + device.architecture + ", " + format_bytes(device.memory_bytes) + ")";
+    for (std::size_t i = 0; i < probe.devices.size(); ++i) {
+        const driver::CudaDeviceFound& device = probe.devices[i];
+        found += (i == 0 ? " " : ", ") + std::to_string(i) + " " + device.name + " (" + device.architecture +
+                 ", " + format_bytes(device.memory_bytes) + ")";
+    }
     if (cuda_is_built_in())
         findings.push_back({Verdict::ok, "CUDA driver", found, ""});
     else

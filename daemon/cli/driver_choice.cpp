@@ -53,37 +53,52 @@ std::string why_not_host() {
 #endif
 }
 
-ChosenDriver choose_driver(DriverChoice choice, int device) {
+ChosenDriver choose_driver(DriverChoice choice, std::vector<int> devices) {
     const auto refuse = [](const std::string& text) { throw CommandError(ExitCode::driver_unusable, text); };
-    const auto why_not_cuda = [device]() -> std::string {
+    std::vector<int> all_of_cuda;
+    // Empty where every device that is wanted is among the first `count`.
+    const auto why_not_all = [&devices](std::size_t count) -> std::string {
+        for (const int device : devices)
+            if (static_cast<std::size_t>(device) >= count)
+                return "there is no device " + std::to_string(device) + ", only 0 to " +
+                       std::to_string(count - 1);
+        return "";
+    };
+    const auto why_not_cuda = [&]() -> std::string {
         if (!cuda_is_built_in()) return "this ringlaunchd was built without the cuda driver";
         const driver::CudaProbe probe = driver::probe_cuda(kCudaProbeTimeout);
         if (!probe.usable()) return probe.missing + ": " + probe.advice;
-        if (device < 0 || static_cast<std::size_t>(device) >= probe.devices.size())
-            return "there is no device " + std::to_string(device) + ", only 0 to " +
-                   std::to_string(probe.devices.size() - 1);
-        return "";
+        for (std::size_t i = 0; i < probe.devices.size(); ++i) all_of_cuda.push_back(static_cast<int>(i));
+        return why_not_all(probe.devices.size());
+    };
+    const auto chosen = [&](schema::DriverKind kind, const std::string& reason) {
+        if (kind != schema::DriverKind::Cuda) {
+            if (const std::string why = why_not_all(driver::kHostDevices); !why.empty())
+                refuse("the " + std::string(driver_name(kind)) + " driver cannot be used: " + why);
+            if (devices.empty()) devices = {0};
+        }
+        return ChosenDriver{kind, reason, devices.empty() ? all_of_cuda : devices};
     };
     switch (choice) {
         case DriverChoice::null:
-            return {schema::DriverKind::Null, "asked for: kernels are accepted and not run"};
+            return chosen(schema::DriverKind::Null, "asked for: kernels are accepted and not run");
         case DriverChoice::host:
             if (const std::string why = why_not_host(); !why.empty())
                 refuse("the host driver cannot be used: " + why);
-            return {schema::DriverKind::Host, "asked for"};
+            return chosen(schema::DriverKind::Host, "asked for");
         case DriverChoice::cuda:
             if (const std::string why = why_not_cuda(); !why.empty())
                 refuse("the cuda driver cannot be used: " + why +
                        " (`ringlaunchd doctor --driver cuda` says more)");
-            return {schema::DriverKind::Cuda, "asked for"};
+            return chosen(schema::DriverKind::Cuda, "asked for");
         case DriverChoice::automatic:
             break;
     }
     const std::string no_cuda = why_not_cuda();
-    if (no_cuda.empty()) return {schema::DriverKind::Cuda, "a CUDA device is usable"};
+    if (no_cuda.empty()) return chosen(schema::DriverKind::Cuda, "a CUDA device is usable");
     const std::string no_host = why_not_host();
     if (no_host.empty())
-        return {schema::DriverKind::Host, "no CUDA here (" + no_cuda + "), so kernels run on the CPU"};
+        return chosen(schema::DriverKind::Host, "no CUDA here (" + no_cuda + "), so kernels run on the CPU");
     refuse("no driver can be used: not cuda (" + no_cuda + "), nor host (" + no_host +
            "); `--driver null` runs nothing");
     return {};

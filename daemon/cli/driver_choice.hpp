@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <string>
+#include <vector>
 
 #include "control_generated.h"
 
@@ -23,9 +24,11 @@ std::string why_not_host();
 struct ChosenDriver {
     schema::DriverKind kind = schema::DriverKind::Null;
     std::string reason;
+    std::vector<int> devices;  // at least one
 };
-// `automatic` takes cuda where it is usable, else host. Throws CommandError{driver_unusable} that says what
-// is missing. Forks, so call it while the process has one thread.
-ChosenDriver choose_driver(DriverChoice choice, int device);
+// `automatic` takes cuda where it is usable, else host. `devices` empty: all of cuda's, the first of another.
+// Throws CommandError{driver_unusable} that says what is missing. Forks, so call it while the process has one
+// thread.
+ChosenDriver choose_driver(DriverChoice choice, std::vector<int> devices);
 
 }  // namespace ringlaunch::cli

@@ -45,19 +45,16 @@ nlohmann::json to_json(const schema::LoadedModule& module) {
     nlohmann::json kernels = nlohmann::json::array();
     if (module.kernels() != nullptr)
         for (const schema::KernelInfo* kernel : *module.kernels()) kernels.push_back(to_json(*kernel));
-    return {{"name", text(module.name())},
-            {"hash", text(module.hash())},
-            {"bytes", module.bytes()},
-            {"users", module.users()},
-            {"kernels", std::move(kernels)}};
+    return {{"name", text(module.name())}, {"hash", text(module.hash())}, {"device", module.device()},
+            {"bytes", module.bytes()},     {"users", module.users()},     {"kernels", std::move(kernels)}};
 }
 
 void print(const schema::LoadedModule& module, const Terminal& terminal) {
     const std::string name = text(module.name());
-    std::printf("%s  %s, %s, used by %s\n",
+    std::printf("%s  %s, %s, device %d, used by %s\n",
                 terminal.paint(name.empty() ? "(no name)" : name, Colour::bold).c_str(),
                 text(module.hash()).substr(0, 12).c_str(), format_bytes(module.bytes()).c_str(),
-                plural(module.users(), "session").c_str());
+                module.device(), plural(module.users(), "session").c_str());
     if (module.kernels() == nullptr) return;
     for (const schema::KernelInfo* kernel : *module.kernels()) {
         std::string notes;

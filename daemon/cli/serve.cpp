@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -30,6 +31,7 @@ using supervisor::SupervisorOptions;
 struct ServeOptions {
     std::string socket;
     DriverChoice driver = DriverChoice::automatic;
+    std::string devices = "all";
     std::vector<std::string> allow_uids, allow_gids;
     double spin_us = 50;
     bool no_coalesce = false;
@@ -67,6 +69,26 @@ gid_t parse_gid(const std::string& text) {
         const group* entry = ::getgrnam(name);
         return entry == nullptr ? std::nullopt : std::optional<gid_t>(entry->gr_gid);
     });
+}
+
+// Empty: all.
+std::vector<int> parse_devices(const std::string& text) {
+    std::vector<int> devices;
+    if (text == "all") return devices;
+    for (std::size_t at = 0; at <= text.size();) {
+        const std::size_t end = std::min(text.find(',', at), text.size());
+        int device = -1;
+        const auto parsed = std::from_chars(text.data() + at, text.data() + end, device);
+        if (parsed.ec != std::errc() || parsed.ptr != text.data() + end || device < 0)
+            throw CommandError(ExitCode::usage, "--devices: \"" + text +
+                                                    "\" is neither all nor a list of numbers such as 0,1");
+        if (std::find(devices.begin(), devices.end(), device) != devices.end())
+            throw CommandError(ExitCode::usage,
+                               "--devices: device " + std::to_string(device) + " is named twice");
+        devices.push_back(device);
+        at = end + 1;
+    }
+    return devices;
 }
 
 // Says who answers at the socket already. The supervisor holds the last word, in case two start at once.
@@ -110,7 +132,8 @@ ExitCode serve(ServeOptions options) {
         throw CommandError(ExitCode::usage, error.what());
     }
     refuse_second_daemon(place);
-    const ChosenDriver driver = choose_driver(options.driver, supervisor.device);  // forks: before any thread
+    // Forks: before any thread.
+    const ChosenDriver driver = choose_driver(options.driver, parse_devices(options.devices));
     try {
         if (!check_socket_folder(place, true))
             throw CommandError(ExitCode::refused, "the socket's folder " + socket_folder(place) +
@@ -137,6 +160,7 @@ ExitCode serve(ServeOptions options) {
                                              {"--log-file", options.log.file});
     supervisor.make_folder = !place.named;
     supervisor.driver = driver.kind;
+    supervisor.devices = driver.devices;
     supervisor.spin_ns = static_cast<std::uint64_t>(options.spin_us * 1000);
     supervisor.coalesce = !options.no_coalesce;
     supervisor.kernel_timeout_ms = static_cast<std::uint64_t>(std::ceil(options.kernel_timeout_s * 1000));
@@ -234,6 +258,7 @@ void add_serve(CLI::App& app, Action& action) {
         "  ringlaunchd serve\n"
         "  ringlaunchd serve --driver host --socket /run/user/1000/test.sock\n"
         "  ringlaunchd serve --isolate session --max-memory 4GiB\n"
+        "  ringlaunchd serve --devices 0,1\n"
         "  ringlaunchd serve --driver cuda --allow-gid gpu-users --socket /run/ringlaunch/daemon.sock\n\n" +
         exit_code_help({ExitCode::ok, ExitCode::failure, ExitCode::usage, ExitCode::already_running,
                         ExitCode::refused, ExitCode::driver_unusable}));
@@ -244,8 +269,13 @@ void add_serve(CLI::App& app, Action& action) {
         *command, options->driver,
         "What kernels run on: cuda where it is usable, else host (auto); the GPU (cuda); the CPU (host); "
         "nothing, for measuring (null)");
-    command->add_option("--device", supervisor.device, "Which device of the driver")
-        ->check(CLI::NonNegativeNumber)
+    command
+        ->add_option(
+            "--devices", options->devices,
+            "Which devices of the driver, as 0,1; all: every GPU that is usable. The first has its executor "
+            "from the beginning, another when a client asks for it. The host and null drivers pretend any "
+            "of 0 to 7, and without this one")
+        ->type_name("all|N,...")
         ->capture_default_str();
 
     const char* kSharing = "Who may connect, and who shares an executor";

@@ -19,6 +19,7 @@ nlohmann::json to_json(const schema::SessionInfo& session) {
             {"pid", session.pid()},
             {"uid", session.uid()},
             {"program", text(session.program())},
+            {"device", session.device()},
             {"streams", session.streams()},
             {"modules", session.modules()},
             {"buffers", session.buffers()},
@@ -31,14 +32,14 @@ nlohmann::json to_json(const schema::SessionInfo& session) {
 }
 
 void add_row(Table& table, const schema::SessionInfo& session) {
-    table.add(
-        {id_text(session.session()), std::to_string(session.pid()), std::to_string(session.uid()),
-         or_dash(text(session.program())), format_ms(session.age_ms()), std::to_string(session.streams()),
-         std::to_string(session.modules()), std::to_string(session.buffers()),
-         format_bytes(session.memory_bytes()), format_bytes(session.staging_bytes()),
-         std::to_string(session.executor_pid()) + (session.isolated() ? " (alone)" : ""),
-         std::to_string(session.deaths_caused())},
-        session.deaths_caused() > 0 ? Colour::yellow : Colour::none);
+    table.add({id_text(session.session()), std::to_string(session.pid()), std::to_string(session.uid()),
+               or_dash(text(session.program())), std::to_string(session.device()),
+               format_ms(session.age_ms()), std::to_string(session.streams()),
+               std::to_string(session.modules()), std::to_string(session.buffers()),
+               format_bytes(session.memory_bytes()), format_bytes(session.staging_bytes()),
+               std::to_string(session.executor_pid()) + (session.isolated() ? " (alone)" : ""),
+               std::to_string(session.deaths_caused())},
+              session.deaths_caused() > 0 ? Colour::yellow : Colour::none);
 }
 
 ExitCode show_sessions(const AskOptions& options) {
@@ -47,6 +48,7 @@ ExitCode show_sessions(const AskOptions& options) {
                  {"PID", true, 19},
                  {"UID", true, 8},
                  {"PROGRAM", false, 18, true},
+                 {"DEVICE", true, 13},
                  {"AGE", true, 9},
                  {"STREAMS", true, 12},
                  {"MODULES", true, 5},

@@ -61,6 +61,7 @@ nlohmann::json to_json(const Quantiles& latency) {
 nlohmann::json to_json(const StreamView& view, Scope scope) {
     nlohmann::json out = {{"session", id_text(view.session)},
                           {"stream", id_text(view.stream)},
+                          {"device", view.device},
                           {"name", view.name},
                           {"epoch", view.epoch},
                           {"ring_slots", view.ring_slots}};
@@ -111,6 +112,7 @@ void print(const std::vector<StreamView>& views, Scope scope, const Terminal& te
     // The titles of a latency: from where to where, and which quantile.
     Table table({{"SESSION", true, 30},
                  {"STREAM", true, 31},
+                 {"DEVICE", true, 13},
                  {"NAME", false, 9, true},
                  {"STATE", false, 29},
                  {"EPOCH", true, 4},
@@ -129,8 +131,8 @@ void print(const std::vector<StreamView>& views, Scope scope, const Terminal& te
                  {"ERROR", false, 27, true}});
     for (const StreamView& view : views) {
         if (!view.readable) {
-            table.add({id_text(view.session), id_text(view.stream), view.name, "restarting",
-                       std::to_string(view.epoch)},
+            table.add({id_text(view.session), id_text(view.stream), std::to_string(view.device), view.name,
+                       "restarting", std::to_string(view.epoch)},
                       Colour::yellow);
             continue;
         }
@@ -141,14 +143,14 @@ void print(const std::vector<StreamView>& views, Scope scope, const Terminal& te
         if (now.error_status != 0)
             error = std::string(status_name(static_cast<Status>(now.error_status))) +
                     (now.error_text.empty() ? "" : ": " + now.error_text);
-        table.add({id_text(view.session), id_text(view.stream), or_dash(view.name), state_name(now.state),
-                   std::to_string(view.epoch), std::to_string(now.launches),
-                   cell(rate(view, &StreamSample::launches)), cell(rate(view, &StreamSample::records)),
-                   std::to_string(now.published - now.issued), std::to_string(now.issued - now.completed),
-                   std::to_string(now.completed), cell(to_issue, &Quantiles::p50_ns),
-                   cell(to_issue, &Quantiles::p99_ns), cell(to_issue, &Quantiles::p999_ns),
-                   cell(to_done, &Quantiles::p50_ns), cell(to_done, &Quantiles::p99_ns),
-                   cell(to_done, &Quantiles::p999_ns), or_dash(error)},
+        table.add({id_text(view.session), id_text(view.stream), std::to_string(view.device),
+                   or_dash(view.name), state_name(now.state), std::to_string(view.epoch),
+                   std::to_string(now.launches), cell(rate(view, &StreamSample::launches)),
+                   cell(rate(view, &StreamSample::records)), std::to_string(now.published - now.issued),
+                   std::to_string(now.issued - now.completed), std::to_string(now.completed),
+                   cell(to_issue, &Quantiles::p50_ns), cell(to_issue, &Quantiles::p99_ns),
+                   cell(to_issue, &Quantiles::p999_ns), cell(to_done, &Quantiles::p50_ns),
+                   cell(to_done, &Quantiles::p99_ns), cell(to_done, &Quantiles::p999_ns), or_dash(error)},
                   now.state == schema::StreamState::Running ? Colour::none : Colour::red);
     }
     std::fputs(table.render(terminal).c_str(), stdout);

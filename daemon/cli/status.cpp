@@ -1,4 +1,4 @@
-// `ringlaunchd status`: the daemon, its device, its executors and what it holds.
+// `ringlaunchd status`: the daemon, its devices, its executors and what it holds.
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -17,21 +17,28 @@ nlohmann::json to_json(const schema::DaemonStatus& status, const schema::Welcome
     if (status.executors() != nullptr)
         for (const schema::ExecutorStatus* executor : *status.executors())
             executors.push_back({{"pid", executor->pid()},
+                                 {"device", executor->device()},
                                  {"epoch", executor->epoch()},
                                  {"domain", text(executor->domain())},
                                  {"state", text(executor->state())},
                                  {"restarts", executor->restarts()},
                                  {"last_death", text(executor->last_death())},
                                  {"uptime_ms", executor->uptime_ms()}});
+    nlohmann::json devices = nlohmann::json::array();
+    if (status.devices() != nullptr)
+        for (const schema::DeviceStatus* device : *status.devices())
+            devices.push_back({{"device", device->device()},
+                               {"name", text(device->name())},
+                               {"architecture", text(device->architecture())},
+                               {"sessions", device->sessions()},
+                               {"memory_bytes", device->memory_bytes()}});
     return {{"pid", status.pid()},
             {"version", text(status.version())},
             {"protocol", welcome.version()},
             {"socket", text(status.socket())},
             {"uptime_ms", status.uptime_ms()},
             {"driver", driver_name(status.driver())},
-            {"device", welcome.device()},
-            {"device_name", text(status.device_name())},
-            {"architecture", text(welcome.architecture())},
+            {"devices", std::move(devices)},
             {"sessions", status.sessions()},
             {"streams", status.streams()},
             {"modules", status.modules()},
@@ -46,9 +53,14 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
                             "), up " + format_ms(status.uptime_ms()));
     facts.add("socket", text(status.socket()));
     facts.add("driver", driver_name(status.driver()));
-    facts.add("device",
-              std::to_string(welcome.device()) + ": " + text(status.device_name()) +
-                  (text(welcome.architecture()).empty() ? "" : ", " + text(welcome.architecture())));
+    if (status.devices() != nullptr)
+        for (const schema::DeviceStatus* device : *status.devices())
+            facts.add("device " + std::to_string(device->device()),
+                      text(device->name()).empty()
+                          ? "no session has asked for it yet"
+                          : text(device->name()) + ", " + text(device->architecture()) + ": " +
+                                plural(device->sessions(), "session") + ", " +
+                                format_bytes(device->memory_bytes()));
     facts.add("holds", plural(status.sessions(), "session") + ", " + plural(status.streams(), "stream") +
                            ", " + plural(status.modules(), "module") + ", " +
                            format_bytes(status.memory_bytes()) + " of device memory");
@@ -58,7 +70,8 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
         std::puts("\nNo executor runs: one is started when a session needs it.");
         return;
     }
-    Table table({{"EXECUTOR", true, 9},
+    Table table({{"EXECUTOR", true, 10},
+                 {"DEVICE", true, 9},
                  {"DOMAIN", false, 6},
                  {"STATE", false, 8},
                  {"EPOCH", true, 5},
@@ -67,10 +80,11 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
                  {"LAST DEATH", false, 4, true}});
     for (const schema::ExecutorStatus* executor : *status.executors()) {
         const std::string state = text(executor->state());
-        table.add({std::to_string(executor->pid()), text(executor->domain()), state,
-                   std::to_string(executor->epoch()), std::to_string(executor->restarts()),
-                   format_ms(executor->uptime_ms()), or_dash(text(executor->last_death()))},
-                  state == "ready" ? Colour::none : Colour::yellow);
+        table.add(
+            {std::to_string(executor->pid()), std::to_string(executor->device()), text(executor->domain()),
+             state, std::to_string(executor->epoch()), std::to_string(executor->restarts()),
+             format_ms(executor->uptime_ms()), or_dash(text(executor->last_death()))},
+            state == "ready" ? Colour::none : Colour::yellow);
     }
     std::printf("\n%s", table.render(terminal).c_str());
 }
@@ -92,7 +106,8 @@ ExitCode show_status(const AskOptions& options) {
 }  // namespace
 
 void add_status(CLI::App& app, Action& action) {
-    CLI::App* command = app.add_subcommand("status", "Show the running daemon, its device and its executors");
+    CLI::App* command =
+        app.add_subcommand("status", "Show the running daemon, its devices and its executors");
     command->footer("Examples:\n  ringlaunchd status\n  ringlaunchd status --json | jq .executors\n\n" +
                     ask_exit_codes());
     auto options = std::make_shared<AskOptions>();

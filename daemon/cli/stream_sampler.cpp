@@ -86,6 +86,7 @@ std::vector<StreamView> StreamSampler::look() {
             StreamView view;
             view.session = stream->session();
             view.stream = stream->stream();
+            view.device = stream->device();
             view.name = text(stream->name());
             view.epoch = stream->epoch();
             view.ring_slots = stream->ring_slots();

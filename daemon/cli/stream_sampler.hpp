@@ -34,6 +34,7 @@ struct StreamSample {
 
 struct StreamView {
     std::uint64_t session = 0, stream = 0;
+    int device = 0;
     std::string name;
     std::uint32_t epoch = 0;
     std::uint32_t ring_slots = 0;

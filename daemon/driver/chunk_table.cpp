@@ -43,4 +43,27 @@ void ChunkTable::check_mapped(std::uint64_t address, std::uint64_t bytes) const 
                     "cannot unmap " + describe_chunk(address, bytes) + ": it is not mapped as such");
 }
 
+RangeTables::RangeTables(std::uint64_t first_base, std::uint64_t range_bytes, std::uint64_t chunk_bytes,
+                         int own, int devices, std::function<void(std::uint64_t)> reserve)
+    : first_base_(first_base),
+      range_bytes_(range_bytes),
+      chunk_bytes_(chunk_bytes),
+      own_(own),
+      devices_(devices),
+      reserve_(std::move(reserve)) {
+    this->reserve(own_);
+}
+
+ChunkTable& RangeTables::reserve(int device) {
+    if (const auto found = tables_.find(device); found != tables_.end()) return found->second;
+    reserve_(base(device));
+    return tables_.emplace(device, ChunkTable(base(device), range_bytes_, chunk_bytes_)).first->second;
+}
+
+ChunkTable& RangeTables::at(std::uint64_t address) {
+    const std::uint64_t device = (address - first_base_) / range_bytes_;
+    const bool none = address < first_base_ || device >= static_cast<std::uint64_t>(devices_);
+    return reserve(none ? own_ : static_cast<int>(device));
+}
+
 }  // namespace ringlaunch::driver

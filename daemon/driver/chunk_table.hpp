@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 
@@ -26,6 +27,34 @@ class ChunkTable {
   private:
     std::uint64_t range_base_, range_bytes_, chunk_bytes_;
     std::map<std::uint64_t, std::uint64_t> chunks_;
+};
+
+// The ranges of a driver's devices, one behind the other, so that an address says whose it is and is the same
+// in every process. A process reserves its own device's range, and another's when the first chunk of it
+// comes. Control thread.
+class RangeTables {
+  public:
+    // `reserve` takes a base and reserves a range there; it throws where it cannot. Called for `own` at once.
+    RangeTables(std::uint64_t first_base, std::uint64_t range_bytes, std::uint64_t chunk_bytes, int own,
+                int devices, std::function<void(std::uint64_t)> reserve);
+
+    std::uint64_t base(int device) const {
+        return first_base_ + static_cast<std::uint64_t>(device) * range_bytes_;
+    }
+    std::uint64_t range_bytes() const { return range_bytes_; }
+    // That of the range in which `address` lies, reserved now where it is not yet; the own one where it lies
+    // in none.
+    ChunkTable& at(std::uint64_t address);
+    // By device: the ranges that are reserved.
+    const std::map<int, ChunkTable>& reserved() const { return tables_; }
+
+  private:
+    ChunkTable& reserve(int device);
+
+    std::uint64_t first_base_, range_bytes_, chunk_bytes_;
+    int own_, devices_;
+    std::function<void(std::uint64_t)> reserve_;
+    std::map<int, ChunkTable> tables_;
 };
 
 // "0x7e8000000000"

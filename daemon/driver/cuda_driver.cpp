@@ -24,6 +24,7 @@ namespace {
 // same pointers everywhere.
 constexpr std::uint64_t kRangeBase = 0x200000000000;
 constexpr std::uint64_t kRangeBytes = std::uint64_t{1} << 40;
+constexpr int kMostDevices = 64;
 
 class CudaDriver : public Driver {
   public:
@@ -50,6 +51,7 @@ class CudaDriver : public Driver {
     int attribute(CUdevice_attribute which) const;
     void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle);
     void open(int ordinal);
+    void reserve(std::uint64_t base);
     void release() noexcept;
 
     const CudaApi& api_;
@@ -57,7 +59,7 @@ class CudaDriver : public Driver {
     CUdevice device_ = 0;
     CUcontext context_ = nullptr;
     CUstream control_ = nullptr;  // zeroing of new memory
-    std::optional<ChunkTable> chunks_;
+    std::optional<RangeTables> ranges_;
     UniqueFd completion_fd_;
 };
 
@@ -113,17 +115,8 @@ void CudaDriver::open(int ordinal) {
     check_cuda(api_.cuMemGetAllocationGranularity_(&granularity, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
                "cannot read the granularity of device memory");
     info_.chunk_bytes = std::max<std::uint64_t>(granularity, 2u << 20);
-    CUdeviceptr reserved = 0;
-    check_cuda(api_.cuMemAddressReserve_(&reserved, kRangeBytes, 0, info_.range_base, 0),
-               "cannot reserve 1 TiB of addresses at " + hex_address(info_.range_base));
-    if (reserved != info_.range_base) {
-        api_.cuMemAddressFree_(reserved, kRangeBytes);
-        throw Error(
-            Status::unsupported,
-            "CUDA reserved " + hex_address(reserved) + " instead of " + hex_address(info_.range_base) +
-                ": buffers could not keep their addresses across a restart; serve with --driver host");
-    }
-    chunks_.emplace(info_.range_base, info_.range_bytes, info_.chunk_bytes);
+    ranges_.emplace(kRangeBase, kRangeBytes, info_.chunk_bytes, ordinal, kMostDevices,
+                    [this](std::uint64_t base) { reserve(base); });
     int lowest = 0, highest = 0;
     check_cuda(api_.cuCtxGetStreamPriorityRange_(&lowest, &highest),
                "cannot read the range of stream priorities");
@@ -134,6 +127,17 @@ void CudaDriver::open(int ordinal) {
                "cannot make a CUDA stream");
     completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!completion_fd_) throw Error(Status::driver_error, "cannot make the eventfd of completions");
+}
+
+void CudaDriver::reserve(std::uint64_t base) {
+    CUdeviceptr reserved = 0;
+    check_cuda(api_.cuMemAddressReserve_(&reserved, kRangeBytes, 0, base, 0),
+               "cannot reserve 1 TiB of addresses at " + hex_address(base));
+    if (reserved == base) return;
+    api_.cuMemAddressFree_(reserved, kRangeBytes);
+    throw Error(Status::unsupported,
+                "CUDA reserved " + hex_address(reserved) + " instead of " + hex_address(base) +
+                    ": buffers could not keep their addresses across a restart; serve with --driver host");
 }
 
 CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
@@ -153,10 +157,11 @@ CudaDriver::~CudaDriver() {
 void CudaDriver::release() noexcept {
     if (context_ == nullptr || enter_context(context_) != CUDA_SUCCESS) return;
     if (control_ != nullptr) api_.cuStreamDestroy_(control_);
-    if (chunks_) {
-        for (const auto& [address, bytes] : chunks_->chunks()) api_.cuMemUnmap_(address, bytes);
-        api_.cuMemAddressFree_(info_.range_base, info_.range_bytes);
-    }
+    if (ranges_)
+        for (const auto& [device, table] : ranges_->reserved()) {
+            for (const auto& [address, bytes] : table.chunks()) api_.cuMemUnmap_(address, bytes);
+            api_.cuMemAddressFree_(ranges_->base(device), kRangeBytes);
+        }
     leave_context();
     api_.cuDevicePrimaryCtxRelease_(device_);
 }
@@ -169,7 +174,7 @@ void CudaDriver::map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAll
     access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     const CUresult result = api_.cuMemSetAccess_(address, bytes, &access, 1);
     if (result == CUDA_SUCCESS) {
-        chunks_->add(address, bytes);
+        ranges_->at(address).add(address, bytes);
         return;
     }
     api_.cuMemUnmap_(address, bytes);
@@ -178,7 +183,7 @@ void CudaDriver::map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAll
 
 UniqueFd CudaDriver::make_chunk(std::uint64_t address, std::uint64_t bytes) {
     enter();
-    chunks_->check_free(address, bytes);
+    ranges_->at(info_.range_base).check_free(address, bytes);
     CUmemAllocationProp kind{};
     kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     kind.location = {CU_MEM_LOCATION_TYPE_DEVICE, {info_.ordinal}};
@@ -215,7 +220,7 @@ UniqueFd CudaDriver::make_chunk(std::uint64_t address, std::uint64_t bytes) {
 
 void CudaDriver::map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
     enter();
-    chunks_->check_free(address, bytes);
+    ranges_->at(address).check_free(address, bytes);
     CUmemGenericAllocationHandle handle = 0;
     check_cuda(api_.cuMemImportFromShareableHandle_(
                    &handle, reinterpret_cast<void*>(static_cast<std::intptr_t>(chunk.get())),
@@ -231,9 +236,10 @@ void CudaDriver::map_chunk(std::uint64_t address, std::uint64_t bytes, const Uni
 
 void CudaDriver::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
     enter();
-    chunks_->check_mapped(address, bytes);
+    ChunkTable& chunks = ranges_->at(address);
+    chunks.check_mapped(address, bytes);
     check_cuda(api_.cuMemUnmap_(address, bytes), "cannot unmap " + describe_chunk(address, bytes));
-    chunks_->remove(address);
+    chunks.remove(address);
 }
 
 std::unique_ptr<Staging> CudaDriver::map_staging(const UniqueFd& segment, std::uint64_t bytes) {

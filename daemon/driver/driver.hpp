@@ -199,7 +199,9 @@ class Driver {
     virtual const DeviceInfo& device() const = 0;
 
     // Device memory: chunks at fixed addresses within the reserved range. make_chunk returns the descriptor
-    // from which another executor maps the same bytes. New chunks are zero.
+    // from which another executor maps the same bytes. New chunks are zero. map_chunk also takes a chunk of
+    // another device of this driver, at its address in that device's range: for copies, which name addresses
+    // of both.
     virtual UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
     virtual void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) = 0;
     virtual void unmap_chunk(std::uint64_t address, std::uint64_t bytes) = 0;

@@ -105,8 +105,8 @@ class HostModule final : public OwningModule {
 
 class HostDriver final : public Driver {
   public:
-    explicit HostDriver(FaultPage* fault)
-        : memory_(std::make_unique<HostMemory>()),
+    HostDriver(int device, FaultPage* fault)
+        : memory_(std::make_unique<HostMemory>(device)),
           faults_(fault),
           completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
           abandoned_(std::make_shared<std::atomic<int>>(0)) {
@@ -116,7 +116,8 @@ class HostDriver final : public Driver {
         device_.kind = DriverKind::Host;
         device_.name = "host (" + cpu_name() + ")";
         device_.architecture = "x86-64";
-        device_.range_base = kHostRangeBase;
+        device_.ordinal = device;
+        device_.range_base = memory_->range_base();
         device_.range_bytes = kHostRangeBytes;
         device_.chunk_bytes = kHostChunkBytes;
         device_.max_grid = {2147483647, 65535, 65535};
@@ -164,8 +165,8 @@ class HostDriver final : public Driver {
 
 }  // namespace
 
-std::unique_ptr<Driver> make_host_driver(FaultPage* fault) {
-    return std::make_unique<HostDriver>(fault);
+std::unique_ptr<Driver> make_host_driver(int device, FaultPage* fault) {
+    return std::make_unique<HostDriver>(device, fault);
 }
 
 }  // namespace ringlaunch::driver

@@ -8,6 +8,6 @@
 namespace ringlaunch::driver {
 
 // One in a process at a time: it takes the signals that a kernel's fault raises.
-std::unique_ptr<Driver> make_host_driver(FaultPage* fault);
+std::unique_ptr<Driver> make_host_driver(int device, FaultPage* fault);
 
 }  // namespace ringlaunch::driver

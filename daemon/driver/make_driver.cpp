@@ -4,20 +4,22 @@
 #include "daemon/driver/cuda.hpp"
 #include "daemon/driver/driver.hpp"
 #include "daemon/driver/host.hpp"
+#include "daemon/driver/memory.hpp"
 #include "daemon/driver/null.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::driver {
 
 std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault) {
-    if (kind != DriverKind::Cuda && device != 0)
+    if (kind != DriverKind::Cuda && (device < 0 || device >= kHostDevices))
         throw Error(Status::unsupported, std::string("the ") + schema::EnumNameDriverKind(kind) +
-                                             " driver has one device, 0, not " + std::to_string(device));
+                                             " driver has devices 0 to " + std::to_string(kHostDevices - 1) +
+                                             ", not " + std::to_string(device));
     switch (kind) {
         case DriverKind::Null:
-            return make_null_driver();
+            return make_null_driver(device);
         case DriverKind::Host:
-            return make_host_driver(fault);
+            return make_host_driver(device, fault);
         case DriverKind::Cuda:
             return make_cuda_driver(device, fault);
     }

@@ -25,18 +25,21 @@ bool reserve(std::uint64_t address, std::uint64_t bytes, int how) {
 
 }  // namespace
 
-HostMemory::HostMemory() {
-    if (!reserve(kHostRangeBase, kHostRangeBytes, MAP_FIXED_NOREPLACE))
-        throw Error(Status::unsupported,
-                    "cannot reserve the address range of device memory, " +
-                        std::to_string(kHostRangeBytes >> 30) + " GiB at " + hex_address(kHostRangeBase) +
-                        ": " + std::strerror(errno) +
-                        "; something else of this process stands there, or its address space "
-                        "is limited (ulimit -v)");
-}
+HostMemory::HostMemory(int device)
+    : device_(device),
+      ranges_(kHostRangeBase, kHostRangeBytes, kHostChunkBytes, device, kHostDevices, [](std::uint64_t base) {
+          if (reserve(base, kHostRangeBytes, MAP_FIXED_NOREPLACE)) return;
+          throw Error(Status::unsupported,
+                      "cannot reserve the address range of device memory, " +
+                          std::to_string(kHostRangeBytes >> 30) + " GiB at " + hex_address(base) + ": " +
+                          std::strerror(errno) +
+                          "; something else of this process stands there, or its address space "
+                          "is limited (ulimit -v)");
+      }) {}
 
 HostMemory::~HostMemory() {
-    ::munmap(pointer(kHostRangeBase), kHostRangeBytes);
+    for (const auto& [device, chunks] : ranges_.reserved())
+        ::munmap(pointer(ranges_.base(device)), kHostRangeBytes);
 }
 
 void HostMemory::map(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
@@ -45,11 +48,11 @@ void HostMemory::map(std::uint64_t address, std::uint64_t bytes, const UniqueFd&
         MAP_FAILED)
         throw Error(Status::out_of_memory,
                     "cannot map " + describe_chunk(address, bytes) + ": " + std::strerror(errno));
-    chunks_.add(address, bytes);
+    ranges_.at(address).add(address, bytes);
 }
 
 UniqueFd HostMemory::make_chunk(std::uint64_t address, std::uint64_t bytes) {
-    chunks_.check_free(address, bytes);
+    ranges_.at(range_base()).check_free(address, bytes);
     UniqueFd chunk = make_memfd("chunk", bytes);
     seal(chunk, Sealing::shared, "chunk");
     map(address, bytes, chunk);
@@ -57,18 +60,19 @@ UniqueFd HostMemory::make_chunk(std::uint64_t address, std::uint64_t bytes) {
 }
 
 void HostMemory::map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
-    chunks_.check_free(address, bytes);
+    ranges_.at(address).check_free(address, bytes);
     // A chunk that could shrink would turn an access into SIGBUS.
     check_seals(chunk, Sealing::shared, bytes, describe_chunk(address, bytes));
     map(address, bytes, chunk);
 }
 
 void HostMemory::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
-    chunks_.check_mapped(address, bytes);
+    ChunkTable& chunks = ranges_.at(address);
+    chunks.check_mapped(address, bytes);
     if (!reserve(address, bytes, MAP_FIXED))
         throw Error(Status::internal_error,
                     "cannot unmap " + describe_chunk(address, bytes) + ": " + std::strerror(errno));
-    chunks_.remove(address);
+    chunks.remove(address);
 }
 
 HostStaging::HostStaging(const UniqueFd& segment, std::uint64_t bytes) {

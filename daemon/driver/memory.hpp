@@ -12,19 +12,23 @@
 
 namespace ringlaunch::driver {
 
-// Where the range stands: a place that AddressSanitizer and ThreadSanitizer leave to the program, too.
+// Where the ranges stand: a place that AddressSanitizer and ThreadSanitizer leave to the program, too. As
+// many devices as are asked for are pretended; they differ in their addresses alone.
 inline constexpr std::uint64_t kHostRangeBase = 0x7e8000000000;
 inline constexpr std::uint64_t kHostRangeBytes = std::uint64_t{64} << 30;
 inline constexpr std::uint64_t kHostChunkBytes = std::uint64_t{2} << 20;
+inline constexpr int kHostDevices = 8;
 
-// The range is the process's: two of these cannot live in one process at a time. Control thread.
+// The ranges are the process's: two of these cannot live in one process at a time. Control thread.
 class HostMemory {
   public:
-    HostMemory();  // reserves the range; throws Error{unsupported} where it is taken
+    // Reserves the device's range; throws Error{unsupported} where it is taken.
+    explicit HostMemory(int device);
     ~HostMemory();
     HostMemory(const HostMemory&) = delete;
     HostMemory& operator=(const HostMemory&) = delete;
 
+    std::uint64_t range_base() const { return ranges_.base(device_); }
     UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes);
     void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
     void unmap_chunk(std::uint64_t address, std::uint64_t bytes);
@@ -32,7 +36,8 @@ class HostMemory {
   private:
     void map(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
 
-    ChunkTable chunks_{kHostRangeBase, kHostRangeBytes, kHostChunkBytes};
+    int device_;
+    RangeTables ranges_;
 };
 
 // Staging as plain memory of this process.

@@ -92,14 +92,15 @@ class NullStream final : public Stream {
 
 class NullDriver final : public Driver {
   public:
-    NullDriver() : completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    explicit NullDriver(int device) : memory_(device), completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
         if (!completion_)
             throw Error(Status::limit_reached,
                         std::string("the null driver cannot make an eventfd: ") + std::strerror(errno));
         device_.kind = DriverKind::Null;
         device_.name = "null";
         device_.architecture = "any";
-        device_.range_base = kHostRangeBase;
+        device_.ordinal = device;
+        device_.range_base = memory_.range_base();
         device_.range_bytes = kHostRangeBytes;
         device_.chunk_bytes = kHostChunkBytes;
         device_.max_grid = {2147483647, 65535, 65535};
@@ -138,8 +139,8 @@ class NullDriver final : public Driver {
 
 }  // namespace
 
-std::unique_ptr<Driver> make_null_driver() {
-    return std::make_unique<NullDriver>();
+std::unique_ptr<Driver> make_null_driver(int device) {
+    return std::make_unique<NullDriver>(device);
 }
 
 }  // namespace ringlaunch::driver

@@ -8,6 +8,6 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_null_driver();
+std::unique_ptr<Driver> make_null_driver(int device);
 
 }  // namespace ringlaunch::driver

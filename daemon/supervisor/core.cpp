@@ -45,7 +45,9 @@ std::string printable(const flatbuffers::String* text, std::size_t at_most) {
 }
 
 Core::Core(const SupervisorOptions& options)
-    : options_(options), own_uid_(::geteuid()), descriptors_(Descriptors::of_this_process()) {}
+    : options_(options), own_uid_(::geteuid()), descriptors_(Descriptors::of_this_process()) {
+    for (const int device : options_.devices) devices_[device];
+}
 
 Core::~Core() {
     for (auto& [pointer, client] : clients_) client.connection->close("the daemon leaves");
@@ -64,10 +66,7 @@ int Core::run() {
         shut_down(kExitOk);
     });
     // The executor that most sessions will use is there before the first of them.
-    first_domain_ = place(options_.isolate, own_uid_, 0, false);
-    auto& domain = domains_[*first_domain_];
-    domain = std::make_unique<FaultDomain>(io_, options_, *first_domain_, *this);
-    domain->start();
+    start_first(options_.devices.front(), own_uid_);
     listener_->start([this](UniqueFd socket) { accept(std::move(socket)); });
     watch_idle();
     if (max_streams() < options_.limits.max_streams)
@@ -309,10 +308,15 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
         return hang_up(Status::permission_denied, *why);
     if (draining_) return hang_up(Status::stopping, "the daemon is leaving; start another");
     if (!hello.observer()) {
-        if (hello.device() != options_.device)
+        if (!devices_.contains(hello.device())) {
+            std::string served;
+            for (const auto& [ordinal, device] : devices_)
+                served += (served.empty() ? "" : ", ") + std::to_string(ordinal);
             return hang_up(Status::not_found, "the client asks for device " + std::to_string(hello.device()) +
-                                                  ", this daemon serves device " +
-                                                  std::to_string(options_.device));
+                                                  ", this daemon serves device" +
+                                                  (devices_.size() == 1 ? " " : "s ") + served +
+                                                  " (`ringlaunchd serve --devices` chooses)");
+        }
         if (sessions_.size() >= options_.limits.max_sessions)
             return hang_up(Status::limit_reached,
                            "the daemon has " + std::to_string(sessions_.size()) + " sessions, its limit is " +
@@ -320,19 +324,21 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     }
     client.greeting = true;
     client.deadline->cancel();
-    const Greeting greeting{printable(hello.program()), hello.membarrier(), hello.observer(),
+    // Who only observes is told of the first.
+    const int wanted = hello.observer() ? options_.devices.front() : hello.device();
+    const Greeting greeting{printable(hello.program()), wanted, hello.membarrier(), hello.observer(),
                             hello.kernel_timeout_ms()};
-    if (device_ || greeting.observer) {
-        try {
-            return welcome(client, request, greeting);
-        } catch (const Error& error) {
-            return hang_up(error.status(), error.what());
-        }
+    Device& device = devices_.at(wanted);
+    try {
+        if (device.known || greeting.observer) return welcome(client, request, greeting);
+        start_first(wanted, connection.peer().uid);
+    } catch (const Error& error) {
+        return hang_up(error.status(), error.what());
     }
-    // Held until the first executor says what the device is; or says why there is none.
+    // Held until the device's first executor says what it is; or says why there is none.
     connection.pause();
-    waiting_for_device_.push_back([this, weak = std::weak_ptr<Connection>(client.connection), request,
-                                   greeting](const std::string* why_not) {
+    device.waiting.push_back([this, weak = std::weak_ptr<Connection>(client.connection), request,
+                              greeting](const std::string* why_not) {
         const auto alive = weak.lock();
         if (!alive) return;
         if (why_not != nullptr) {
@@ -357,11 +363,11 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
 void Core::welcome(Client& client, std::uint32_t request, const Greeting& greeting) {
     Session* session = greeting.observer ? nullptr : &open_session(client, greeting);
     client.greeted = true;
-    const Device device = device_.value_or(Device{});
+    const Device& device = devices_.at(greeting.device);
     std::vector<int> fds;
     if (session != nullptr) fds.push_back(session->doorbell.get());
-    const std::uint64_t memory = options_.limits.max_memory_bytes != 0 ? options_.limits.max_memory_bytes
-                                                                       : (range_ ? range_->bytes() : 0);
+    const std::uint64_t memory =
+        options_.limits.max_memory_bytes != 0 ? options_.limits.max_memory_bytes : device.range.bytes();
     answer(
         *client.connection, request,
         [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
@@ -371,7 +377,7 @@ void Core::welcome(Client& client, std::uint32_t request, const Greeting& greeti
             return {schema::Answer::Welcome,
                     schema::CreateWelcome(
                         builder, kProtocolVersion, session == nullptr ? 0 : session->id, ::getpid(), version,
-                        options_.driver, options_.device, name, architecture,
+                        options_.driver, greeting.device, name, architecture,
                         session == nullptr || session->fences, device.max_param_bytes, device.max_grid_x,
                         device.max_grid_y, device.max_grid_z, device.max_threads_per_block,
                         static_cast<std::uint32_t>(max_streams()), options_.limits.max_modules, memory,

@@ -28,7 +28,7 @@ namespace ringlaunch::supervisor {
 struct Client {
     std::shared_ptr<Connection> connection;
     bool greeted = false;
-    bool greeting = false;  // Hello was taken, its answer waits for the first executor
+    bool greeting = false;  // Hello was taken, its answer waits for the device's first executor
     std::uint64_t session = 0;
     RateLimit rate;
     std::unique_ptr<boost::asio::steady_timer> deadline;  // until Hello
@@ -37,6 +37,7 @@ struct Client {
 // What a Hello says, without its numbers of version.
 struct Greeting {
     std::string program;
+    int device = 0;
     bool membarrier = false, observer = false;
     std::uint32_t kernel_timeout_ms = 0;
 };
@@ -94,6 +95,10 @@ class Core final : public FaultDomain::Owner {
     Session& open_session(Client& client, const Greeting& greeting);
     FaultDomain& domain_of(Session& session);  // makes and starts it where there is none
     FaultDomain* existing_domain(const Session& session);
+    // Starts the executor that says what the device is, unless there is one.
+    void start_first(int device, std::uint32_t uid);
+    bool is_first(const DomainKey& key) const { return devices_.at(key.device).first_domain == key; }
+    DeviceRange& range_of(const Session& session) { return devices_.at(session.device).range; }
     void move_alone(Session& session);
     // Asks the session's executor, and counts. `done` is called unless the session has been erased.
     void call(Session& session, Call::OnDeath on_death, std::function<bool(Call::Wire&, Session&)> make,
@@ -203,23 +208,30 @@ class Core final : public FaultDomain::Owner {
     std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
     std::map<std::uint64_t, std::uint64_t> stream_sessions_;  // stream -> session
     std::map<std::uint64_t, Module> modules_;                 // by key
-    std::map<std::string, std::uint64_t> module_keys_;        // by digest
+    // By digest and device: what a driver says of a kernel holds for one kind of device.
+    std::map<std::pair<std::string, int>, std::uint64_t> module_keys_;
     std::uint64_t last_module_key_ = 0;
     std::uint64_t unused_count_ = 0;
     std::map<DomainKey, std::unique_ptr<FaultDomain>> domains_;
     std::vector<std::unique_ptr<FaultDomain>> leaving_domains_;
-    std::optional<DomainKey> first_domain_;  // the executor that started with the daemon, kept warm
 
-    std::optional<DeviceRange> range_;
-    // As the first executor said it.
+    // One that is served.
     struct Device {
+        // The executor from which the daemon learns of the device, kept warm. Nothing: it was not started, or
+        // has become one session's own.
+        std::optional<DomainKey> first_domain;
+        // Who asked for the device before that executor was up.
+        std::vector<std::function<void(const std::string* why_not)>> waiting;
+        // As that executor said it.
+        bool known = false;
+        DeviceRange range;
         std::string name, architecture;
         std::uint32_t max_param_bytes = 0, max_grid_x = 0, max_grid_y = 0, max_grid_z = 0,
                       max_threads_per_block = 0, max_block_x = 0, max_block_y = 0, max_block_z = 0;
         bool uses_membarrier = false;
     };
-    std::optional<Device> device_;
-    std::vector<std::function<void(const std::string* why_not)>> waiting_for_device_;
+    std::map<int, Device> devices_;
+    bool announced_ = false;  // on_ready was called
 
     boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, probation_timer_{io_}, drain_timer_{io_},
         watchdog_timer_{io_};

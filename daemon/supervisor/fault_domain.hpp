@@ -102,7 +102,10 @@ class FaultDomain {
     std::uint32_t restarts() const { return restarts_; }
     const std::string& last_death() const { return last_death_; }
     std::uint64_t started_ns() const { return started_ns_; }
-    std::string name() const { return domain_name(key_); }
+    int device() const { return key_.device; }
+    std::string name() const {
+        return domain_name(key_) + (key_.device == 0 ? "" : " on device " + std::to_string(key_.device));
+    }
 
     void start();  // if it is resting, and no delay runs
     void start_after(std::uint64_t delay_ms);

@@ -32,10 +32,10 @@ std::vector<std::pair<std::uint64_t, std::uint64_t>> Core::positions_of(
 void Core::alloc_buffer(Session& session, std::uint32_t request, std::uint64_t bytes) {
     if (bytes == 0)
         throw Error(Status::invalid_argument, "cannot allocate a buffer of 0 bytes; ask for at least 1");
-    if (bytes > range_->bytes())
+    if (bytes > range_of(session).bytes())
         throw Error(Status::out_of_memory, "cannot allocate a buffer of " + std::to_string(bytes) +
                                                " bytes: the device's address range has " +
-                                               std::to_string(range_->bytes()));
+                                               std::to_string(range_of(session).bytes()));
     request_opened(session);
     session.allocs.push_back({request, bytes, now_ns() + kAllocPatienceNs});
     reclaim(session);
@@ -58,11 +58,12 @@ void Core::pump_allocs(Session& session) {
         if (session.making_bytes != 0) return;  // its answer comes back here
         const std::uint64_t limit = options_.limits.max_memory_bytes;
         const std::uint64_t have = session.heap.chunk_bytes();
-        std::uint64_t wanted = session.heap.next_chunk_bytes(alloc.bytes, range_->unit());
-        const std::uint64_t least = round_up(round_up(alloc.bytes, kBufferAlignment), range_->unit());
-        if ((limit != 0 && have + wanted > limit) || range_->largest() < wanted) wanted = least;
+        std::uint64_t wanted = session.heap.next_chunk_bytes(alloc.bytes, range_of(session).unit());
+        const std::uint64_t least =
+            round_up(round_up(alloc.bytes, kBufferAlignment), range_of(session).unit());
+        if ((limit != 0 && have + wanted > limit) || range_of(session).largest() < wanted) wanted = least;
         const bool over_limit = limit != 0 && have + wanted > limit;
-        if (!over_limit && range_->largest() >= wanted) {
+        if (!over_limit && range_of(session).largest() >= wanted) {
             try {
                 require_descriptors(session, 1,
                                     "cannot allocate a buffer of " + std::to_string(alloc.bytes) + " bytes");
@@ -91,7 +92,7 @@ void Core::pump_allocs(Session& session) {
         else
             refuse_later(session.id, alloc.request, Status::out_of_memory,
                          what + "the largest free piece of the device's range has " +
-                             std::to_string(range_->largest()) + " bytes, " + mine + "; free some");
+                             std::to_string(range_of(session).largest()) + " bytes, " + mine + "; free some");
     }
 }
 
@@ -106,7 +107,7 @@ bool Core::waits_for_room(const Session& session, const PendingAlloc& alloc) {
 }
 
 void Core::make_chunk(Session& session, std::uint64_t bytes) {
-    const std::uint64_t address = *range_->take(bytes);
+    const std::uint64_t address = *range_of(session).take(bytes);
     session.making_bytes = bytes;
     call(
         session, Call::OnDeath::repeat,
@@ -122,7 +123,7 @@ void Core::make_chunk(Session& session, std::uint64_t bytes) {
                 in.heap.add_chunk(address, bytes);
                 return pump_allocs(in);
             }
-            range_->give_back(address, bytes);
+            range_of(in).give_back(address, bytes);
             if (in.allocs.empty()) return;
             PendingAlloc& alloc = in.allocs.front();
             if (waits_for_room(in, alloc)) return;
@@ -313,7 +314,7 @@ bool Core::reclaim(Session& session) {
                         // Not ok: still at work on it. Its addresses come back when the session or the
                         // executor ends.
                         if (reply.status == Status::ok && in.chunks.erase(address) != 0)
-                            range_->give_back(address, bytes);
+                            range_of(in).give_back(address, bytes);
                         pump_allocs(in);
                     });
                 break;

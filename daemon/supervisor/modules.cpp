@@ -37,20 +37,21 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
     std::vector<DeclaredSignature> signatures = read_signatures(load.signatures());
     const std::string digest = image_digest(image, load.bytes(), signatures);
 
-    const auto known = module_keys_.find(digest);
+    const auto known = module_keys_.find({digest, session.device});
     const bool cached = known != module_keys_.end();
     std::uint64_t key = cached ? known->second : 0;
     if (!cached) {
         key = ++last_module_key_;
         Module module;
         module.key = key;
+        module.device = session.device;
         module.digest = digest;
         module.name = name;
         module.bytes = load.bytes();
         module.image = std::move(image);
         module.signatures = std::move(signatures);
         modules_.emplace(key, std::move(module));
-        module_keys_.emplace(digest, key);
+        module_keys_.emplace(std::pair(digest, session.device), key);
     }
     ++modules_.at(key).users;
     ModuleUse use;
@@ -332,7 +333,7 @@ void Core::release_module(std::uint64_t key) {
         return;
     }
     // Never loaded by anybody: nothing to keep.
-    module_keys_.erase(at->second.digest);
+    module_keys_.erase({at->second.digest, at->second.device});
     modules_.erase(at);
 }
 
@@ -364,7 +365,7 @@ void Core::evict_modules() {
             };
             domain->call(std::move(call));
         }
-        module_keys_.erase(oldest->digest);
+        module_keys_.erase({oldest->digest, oldest->device});
         modules_.erase(key);
     }
 }

@@ -43,33 +43,48 @@ bool Core::may_see(const Client& client, const Session& session) const {
 }
 
 void Core::get_status(Client& client, std::uint32_t request) {
+    struct Held {
+        std::uint32_t sessions = 0;
+        std::uint64_t memory_bytes = 0;
+    };
+    std::map<int, Held> held;  // by device
     std::uint32_t streams = 0;
     std::uint64_t memory = 0;
     for (const auto& [id, session] : sessions_) {
         streams += static_cast<std::uint32_t>(session->streams.size());
         memory += session->heap.chunk_bytes();
+        ++held[session->device].sessions;
+        held[session->device].memory_bytes += session->heap.chunk_bytes();
     }
     answer(*client.connection, request, [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
         std::vector<flatbuffers::Offset<schema::ExecutorStatus>> executors;
         for (const auto& [key, domain] : domains_) {
             if (builder.GetSize() > kMaxListBytes) break;
-            const auto name = builder.CreateString(domain->name());
+            const auto name = builder.CreateString(domain_name(key));
             const auto death = builder.CreateString(domain->last_death().substr(0, 256));
             const auto state = builder.CreateString(state_name(domain->state()));
             executors.push_back(schema::CreateExecutorStatus(
                 builder, domain->pid(), domain->epoch(), name, domain->restarts(), death, state,
-                domain->has_process() ? ms_since(domain->started_ns()) : 0));
+                domain->has_process() ? ms_since(domain->started_ns()) : 0, key.device));
         }
+        std::vector<flatbuffers::Offset<schema::DeviceStatus>> devices;
+        for (const auto& [ordinal, each] : devices_) {
+            const auto name = builder.CreateString(each.name);
+            const auto architecture = builder.CreateString(each.architecture);
+            devices.push_back(schema::CreateDeviceStatus(builder, ordinal, name, architecture,
+                                                         held[ordinal].sessions, held[ordinal].memory_bytes));
+        }
+        const auto served = builder.CreateVector(devices);
         const auto list = builder.CreateVector(executors);
         const auto version = builder.CreateString(options_.version);
-        const auto device = builder.CreateString(device_ ? device_->name : "");
+        const auto device = builder.CreateString(devices_.at(options_.devices.front()).name);
         const auto socket = builder.CreateString(options_.socket_path);
-        return {
-            schema::Answer::DaemonStatus,
-            schema::CreateDaemonStatus(builder, ::getpid(), version, options_.driver, device, socket,
-                                       ms_since(started_ns_), static_cast<std::uint32_t>(sessions_.size()),
-                                       streams, static_cast<std::uint32_t>(modules_.size()), memory, list)
-                .Union()};
+        return {schema::Answer::DaemonStatus,
+                schema::CreateDaemonStatus(builder, ::getpid(), version, options_.driver, device, socket,
+                                           ms_since(started_ns_),
+                                           static_cast<std::uint32_t>(sessions_.size()), streams,
+                                           static_cast<std::uint32_t>(modules_.size()), memory, list, served)
+                    .Union()};
     });
 }
 
@@ -101,7 +116,8 @@ void Core::get_stats(Client& client, std::uint32_t request, std::uint32_t skip) 
             stream.ring_header.as<RingHeader>()->published.load(std::memory_order_relaxed);
         const auto name = builder.CreateString(stream.name);
         list.push_back(schema::CreateStreamStats(builder, stream.session, stream.id, name,
-                                                 stream.page.page().epoch, stream.slots, index, published));
+                                                 stream.page.page().epoch, stream.slots, index, published,
+                                                 find(stream.session)->device));
     }
     const auto streams = builder.CreateVector(list);
     const auto stats = schema::CreateStats(builder, static_cast<std::uint32_t>(visible.size()), streams);
@@ -125,7 +141,7 @@ void Core::get_sessions(Client& client, std::uint32_t request, std::uint32_t ski
                 static_cast<std::uint32_t>(session.modules.size()),
                 static_cast<std::uint32_t>(session.buffers.size()), session.heap.chunk_bytes(),
                 session.staging_bytes, domain == nullptr ? 0 : domain->pid(), session.deaths_caused,
-                ms_since(session.since_ns), session.alone));
+                ms_since(session.since_ns), session.alone, session.device));
         }
         const auto sessions = builder.CreateVector(list);
         return {
@@ -167,8 +183,8 @@ void Core::get_kernels(Client& client, std::uint32_t request, std::uint32_t skip
                 kernels = write_kernels(builder, module.kernels, nullptr, Detail::none);
             const auto digest = builder.CreateString(module.digest);
             const auto name = builder.CreateString(module.name);
-            list.push_back(
-                schema::CreateLoadedModule(builder, digest, module.bytes, module.users, kernels, name));
+            list.push_back(schema::CreateLoadedModule(builder, digest, module.bytes, module.users, kernels,
+                                                      name, module.device));
         }
         const auto modules = builder.CreateVector(list);
         return {schema::Answer::Kernels,

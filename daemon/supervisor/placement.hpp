@@ -15,14 +15,15 @@ namespace ringlaunch::supervisor {
 struct DomainKey {
     enum class Kind { all, user, session } kind = Kind::all;
     std::uint64_t value = 0;  // uid or session
+    int device = 0;
     auto operator<=>(const DomainKey&) const = default;
 };
 
 // `alone`: the session has killed executors too often to share one.
-inline DomainKey place(Isolate isolate, std::uint32_t uid, std::uint64_t session, bool alone) {
-    if (alone || isolate == Isolate::session) return {DomainKey::Kind::session, session};
-    if (isolate == Isolate::user) return {DomainKey::Kind::user, uid};
-    return {DomainKey::Kind::all, 0};
+inline DomainKey place(Isolate isolate, std::uint32_t uid, std::uint64_t session, bool alone, int device) {
+    if (alone || isolate == Isolate::session) return {DomainKey::Kind::session, session, device};
+    if (isolate == Isolate::user) return {DomainKey::Kind::user, uid, device};
+    return {DomainKey::Kind::all, 0, device};
 }
 
 inline std::string domain_name(const DomainKey& key) {

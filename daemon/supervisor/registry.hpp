@@ -49,9 +49,10 @@ struct DeclaredSignature {
     std::vector<ParamInfo> params;
 };
 
-// An image with its declarations: one for all sessions that bring the same bytes.
+// An image with its declarations: one for all sessions of a device that bring the same bytes.
 struct Module {
     std::uint64_t key = 0;
+    int device = 0;
     std::string digest;  // SHA-256 of the image and of the declarations, hexadecimal
     std::string name;
     std::uint64_t bytes = 0;
@@ -146,6 +147,7 @@ struct Session {
     int pid = 0;
     std::uint32_t uid = 0;
     std::string program;
+    int device = 0;
     bool fences = false;
     std::uint64_t since_ns = 0;
     UniqueFd doorbell;

@@ -118,7 +118,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         // What an executor would not let go of went with it; what it was still asked for is answered by its
         // death.
         std::erase_if(session->chunks, [&](const auto& entry) {
-            if (entry.second.leaving) range_->give_back(entry.first, entry.second.bytes);
+            if (entry.second.leaving) range_of(*session).give_back(entry.first, entry.second.bytes);
             return entry.second.leaving;
         });
     }
@@ -164,8 +164,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             erase_stream(*find(at->second), id);
     for (const std::uint64_t id : ended) erase_session(id);
     if (domain.state() == FaultDomain::State::leaving) return std::nullopt;
-    const bool kept = first_domain_ && *first_domain_ == domain.key();
-    if (!kept && sessions_in(domain).empty()) return std::nullopt;
+    if (!is_first(domain.key()) && sessions_in(domain).empty()) return std::nullopt;
     if (delay != 0) spdlog::warn("the next executor of {} starts in {} ms", domain.name(), delay);
     return delay;
 }
@@ -284,22 +283,23 @@ void Core::warn(Session& session, std::uint64_t delay_ms) {
 // ---- the next executor
 
 void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
-    if (!device_) {
-        device_ = Device{ready.device_name() ? ready.device_name()->str() : "",
-                         ready.architecture() ? ready.architecture()->str() : "",
-                         ready.max_param_bytes(),
-                         ready.max_grid_x(),
-                         ready.max_grid_y(),
-                         ready.max_grid_z(),
-                         ready.max_threads_per_block(),
-                         ready.max_block_x(),
-                         ready.max_block_y(),
-                         ready.max_block_z(),
-                         ready.uses_membarrier()};
-        range_.emplace(ready.range_base(), ready.range_bytes(), ready.chunk_bytes());
-        spdlog::info("device: {} ({})", device_->name, device_->architecture);
-        if (options_.on_ready) options_.on_ready();
-        for (auto& waiting : std::exchange(waiting_for_device_, {})) waiting(nullptr);
+    if (Device& device = devices_.at(domain.device()); !device.known) {
+        device.name = ready.device_name() ? ready.device_name()->str() : "";
+        device.architecture = ready.architecture() ? ready.architecture()->str() : "";
+        device.max_param_bytes = ready.max_param_bytes();
+        device.max_grid_x = ready.max_grid_x();
+        device.max_grid_y = ready.max_grid_y();
+        device.max_grid_z = ready.max_grid_z();
+        device.max_threads_per_block = ready.max_threads_per_block();
+        device.max_block_x = ready.max_block_x();
+        device.max_block_y = ready.max_block_y();
+        device.max_block_z = ready.max_block_z();
+        device.uses_membarrier = ready.uses_membarrier();
+        device.range = DeviceRange(ready.range_base(), ready.range_bytes(), ready.chunk_bytes());
+        device.known = true;
+        spdlog::info("device {}: {} ({})", domain.device(), device.name, device.architecture);
+        if (!std::exchange(announced_, true) && options_.on_ready) options_.on_ready();
+        for (auto& waiting : std::exchange(device.waiting, {})) waiting(nullptr);
     }
     const std::vector<Session*> sessions = sessions_in(domain);
     // Each module once, before the kernels of any session.
@@ -515,11 +515,10 @@ void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text
     const std::string told =
         driver ? "the driver cannot be used: " + text : "no executor can be started: " + text;
     spdlog::error("{}", told);
-    if (!device_) {
-        // Nobody has been served yet.
-        for (auto& waiting : std::exchange(waiting_for_device_, {})) waiting(&told);
-        return shut_down(driver ? kExitDriverUnusable : kExitFailure);
-    }
+    Device& device = devices_.at(domain.device());
+    for (auto& waiting : std::exchange(device.waiting, {})) waiting(&told);
+    // Nobody has been served yet.
+    if (!announced_) return shut_down(driver ? kExitDriverUnusable : kExitFailure);
     for (Session* session : sessions_in(domain)) {
         if (!session->connection) continue;
         refuse(*session->connection, 0, Status::executor_lost, told);
@@ -529,7 +528,7 @@ void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text
         session->placed = false;
         session->attached = session->attaching = false;
     }
-    if (first_domain_ && *first_domain_ == domain.key()) first_domain_.reset();
+    if (is_first(domain.key())) device.first_domain.reset();
     const auto at = domains_.find(domain.key());
     if (at == domains_.end()) return;
     leaving_domains_.push_back(std::move(at->second));

@@ -35,7 +35,8 @@ Session& Core::open_session(Client& client, const Greeting& greeting) {
     session->pid = client.connection->peer().pid;
     session->uid = client.connection->peer().uid;
     session->program = greeting.program;
-    session->fences = !greeting.membarrier || !device_->uses_membarrier;
+    session->device = greeting.device;
+    session->fences = !greeting.membarrier || !devices_.at(greeting.device).uses_membarrier;
     session->since_ns = now_ns();
     session->doorbell = std::move(doorbell);
     // The shorter of what both ask for.
@@ -61,16 +62,32 @@ FaultDomain* Core::existing_domain(const Session& session) {
     return at == domains_.end() ? nullptr : at->second.get();
 }
 
+void Core::start_first(int device, std::uint32_t uid) {
+    std::optional<DomainKey>& first = devices_.at(device).first_domain;
+    if (first) return;
+    if (!descriptors_.room(Descriptors::kExecutor))
+        throw Error(Status::limit_reached,
+                    "cannot start the executor of device " + std::to_string(device) +
+                        ": the daemon's descriptors are used up; close something, or start the daemon with a "
+                        "higher limit (ulimit -Hn)");
+    const DomainKey key = place(options_.isolate, uid, 0, false, device);
+    auto& domain = domains_[key];
+    if (!domain) domain = std::make_unique<FaultDomain>(io_, options_, key, *this);
+    first = key;
+    domain->start();
+}
+
 FaultDomain& Core::domain_of(Session& session) {
     if (FaultDomain* domain = existing_domain(session)) return *domain;
     if (shutting_down_) throw Error(Status::stopping, "the daemon is leaving");
-    session.domain = place(options_.isolate, session.uid, session.id, session.alone);
+    session.domain = place(options_.isolate, session.uid, session.id, session.alone, session.device);
     session.placed = true;
-    // The executor that waits since the daemon began serves whoever is first, if nobody has used it.
-    if (session.domain.kind == DomainKey::Kind::session && !session.alone && first_domain_ &&
-        first_domain_->kind == DomainKey::Kind::session && session.uid == own_uid_) {
-        session.domain = *first_domain_;
-        first_domain_.reset();
+    // The executor that was there first serves whoever is first, if nobody has used it.
+    std::optional<DomainKey>& first = devices_.at(session.device).first_domain;
+    if (session.domain.kind == DomainKey::Kind::session && !session.alone && first &&
+        first->kind == DomainKey::Kind::session && session.uid == own_uid_) {
+        session.domain = *first;
+        first.reset();
     }
     auto& domain = domains_[session.domain];
     if (!domain) domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
@@ -83,7 +100,7 @@ void Core::leave_domain(Session& session) {
     if (domain == nullptr) return;
     session.placed = false;
     session.attached = session.attaching = false;
-    if (first_domain_ && *first_domain_ == domain->key()) return;
+    if (is_first(domain->key())) return;
     for (const auto& [id, other] : sessions_)
         if (other->placed && other->domain == domain->key()) return;
     // Nobody uses it any more.
@@ -156,7 +173,7 @@ void Core::move_alone(Session& session) {
     const DomainKey from = before->key();
     spdlog::warn("session {} ({}) gets an executor of its own: it caused {} deaths", id_text(session.id),
                  session.program, session.deaths_caused);
-    session.domain = place(options_.isolate, session.uid, session.id, true);
+    session.domain = place(options_.isolate, session.uid, session.id, true, session.device);
     auto& domain = domains_[session.domain];
     domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
     // Once the death has been dealt with, what this session asked for goes along.
@@ -168,7 +185,7 @@ void Core::move_alone(Session& session) {
         FaultDomain* now = moved == nullptr ? nullptr : existing_domain(*moved);
         if (now != nullptr)
             for (Call& call : calls) now->call(std::move(call));
-        if ((first_domain_ && *first_domain_ == from) || !sessions_in(*old->second).empty()) return;
+        if (is_first(from) || !sessions_in(*old->second).empty()) return;
         // Nobody is left there. Who waited for a module goes on waiting where it is now.
         leaving_domains_.push_back(std::move(old->second));
         domains_.erase(old);
@@ -274,7 +291,7 @@ void Core::erase_session(std::uint64_t id) {
     std::vector<std::uint64_t> streams;
     for (const auto& [stream, ignored] : session->streams) streams.push_back(stream);
     for (const std::uint64_t stream : streams) erase_stream(*session, stream);
-    for (const auto& [address, chunk] : session->chunks) range_->give_back(address, chunk.bytes);
+    for (const auto& [address, chunk] : session->chunks) range_of(*session).give_back(address, chunk.bytes);
     for (const auto& [use, module] : session->modules) release_module(module.key);
     leave_domain(*session);
     session_ids_.give_back(id);

@@ -48,7 +48,7 @@ struct SupervisorOptions {
     std::string socket_path;  // its folder is there and was checked (schema/socket_path.hpp)
     bool make_folder = true;  // make the socket's folder (0700) where it is missing
     schema::DriverKind driver = schema::DriverKind::Null;
-    int device = 0;
+    std::vector<int> devices = {0};  // the first has an executor from the beginning, others when asked for
     Isolate isolate = Isolate::user;
     std::vector<uid_t> allow_uids;  // besides the daemon's own
     std::vector<gid_t> allow_gids;

@@ -55,6 +55,8 @@ class DaemonInfo(NamedTuple):
         The path of the socket that the client found it at.
     session : int
         The number of this client's session, as `ringlaunchd sessions` shows it.
+    device : int
+        The number of the device that this client's session belongs to.
     """
 
     pid: int
@@ -64,6 +66,7 @@ class DaemonInfo(NamedTuple):
     architecture: str
     socket: str
     session: int
+    device: int
 
 
 def connect(
@@ -86,7 +89,8 @@ def connect(
         The daemon's socket, of at most 107 bytes. Without it $RINGLAUNCH_SOCKET, else
         $XDG_RUNTIME_DIR/ringlaunch/daemon.sock, else a folder of the user in /tmp.
     device : int
-        The device that is wanted, from 0. A daemon serves one, which `ringlaunchd serve --device` chooses.
+        The device that this client works on, from 0. Which a daemon serves `ringlaunchd serve --devices` chooses: all
+        GPUs, if nothing else is said. The daemon starts the device's executor when the first client asks for it.
     driver : {"auto", "host", "null", "cuda"}, optional
         What a daemon that is started here launches on; one that runs with another is refused. Without it any that runs
         is taken.
@@ -111,7 +115,7 @@ def connect(
     DaemonLost
         No daemon runs there and none could be started.
     NotFound
-        There is no program to start, or the daemon serves another device.
+        There is no program to start, or the daemon does not serve that device.
     Unsupported
         The daemon that runs there has another driver.
     VersionMismatch
@@ -177,6 +181,7 @@ class Client(Scope):
     Attributes
     ----------
     daemon : DaemonInfo
+    device : int
     closed : bool
     warning : str
     default_stream : Stream
@@ -199,6 +204,11 @@ class Client(Scope):
     def daemon(self) -> DaemonInfo:
         """What the daemon said of itself when the client connected. (DaemonInfo) It stays once the daemon is gone."""
         return self._daemon
+
+    @property
+    def device(self) -> int:
+        """The number of the device that this client's buffers are on and its kernels run on. (int)"""
+        return self._daemon.device
 
     @property
     def closed(self) -> bool:

@@ -515,7 +515,7 @@ class ClientHandle {
     py::tuple daemon() const {
         const DaemonInfo& info = session_->client.daemon();
         return py::make_tuple(info.pid, info.version, info.driver, info.device_name, info.architecture,
-                              info.socket, info.session);
+                              info.socket, info.session, info.device);
     }
 
     void close() const {

@@ -43,7 +43,7 @@ def doctor(cli):
 
 def test_a_usable_driver_is_told_with_its_devices(doctor):
     found = doctor("return 0;")["found"]
-    assert "CUDA 13.0, 2 devices: Some GPU 9000 (sm_90, 80 GiB)" in found
+    assert "CUDA 13.0, 2 devices: 0 Some GPU 9000 (sm_90, 80 GiB), 1 Some GPU 9000 (sm_90, 80 GiB)" in found
 
 
 def test_a_driver_without_a_device_names_its_own_error(doctor):
@@ -65,6 +65,6 @@ def test_a_driver_that_kills_whoever_asks_kills_only_the_probe(doctor):
 
 def test_serve_takes_no_device_that_is_not_there(cli, doctor):
     doctor("return 0;", devices=1)
-    result = cli.run("serve", "--driver", "cuda", "--device", "1", env={"LD_LIBRARY_PATH": str(cli.folder)})
+    result = cli.run("serve", "--driver", "cuda", "--devices", "0,1", env={"LD_LIBRARY_PATH": str(cli.folder)})
     assert result.returncode == 8
     assert "no device 1" in result.stderr or "built without" in result.stderr

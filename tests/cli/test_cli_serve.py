@@ -157,7 +157,7 @@ def test_the_cuda_driver_without_a_gpu_says_what_is_missing(cli):
 
 
 def test_a_device_that_the_driver_does_not_have_is_refused(cli):
-    result = cli.run("serve", "--driver", "host", "--device", "3")
+    result = cli.run("serve", "--driver", "host", "--devices", "0,8")
     assert result.returncode == 8, result.stderr
     assert "device" in result.stderr
 

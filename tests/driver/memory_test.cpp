@@ -66,6 +66,33 @@ TEST(HostMemory, RefusesAChunkThatItsOwnerCouldShrink) {
                 HasSubstr("has 1048576"));
 }
 
+TEST(HostMemory, AnAddressSaysWhoseItIs) {
+    // Two devices in turn, for a process has one at a time: what the first left is found by the second, at
+    // its address.
+    UniqueFd chunk;
+    std::uint64_t there = 0;
+    {
+        const auto first = make_driver(DriverKind::Host, 1, nullptr);
+        there = first->device().range_base;
+        chunk = first->make_chunk(there, Rig::kBytes);
+        *device_pointer<std::uint32_t>(there) = 77;
+    }
+    const auto second = make_driver(DriverKind::Null, 0, nullptr);
+    EXPECT_EQ(there, second->device().range_base + second->device().range_bytes);
+    // It makes memory in its own range alone.
+    EXPECT_THAT(refusal(Status::invalid_argument, [&] { second->make_chunk(there, Rig::kBytes); }),
+                HasSubstr("within 0x7e8000000000 to"));
+    second->map_chunk(there, Rig::kBytes, chunk);
+    EXPECT_EQ(*device_pointer<std::uint32_t>(there), 77u);
+    EXPECT_THAT(refusal(Status::invalid_argument, [&] { second->map_chunk(there, Rig::kBytes, chunk); }),
+                HasSubstr("is there"));
+    second->unmap_chunk(there, Rig::kBytes);
+    EXPECT_THAT(refusal(Status::not_found, [&] { second->unmap_chunk(there, Rig::kBytes); }),
+                HasSubstr("is not mapped"));
+    EXPECT_THAT(refusal(Status::invalid_argument, [&] { second->map_chunk(1 << 21, Rig::kBytes, chunk); }),
+                HasSubstr("within 0x7e8000000000 to"));
+}
+
 TEST(HostMemory, TheRangeIsGivenBack) {
     for (int turn = 0; turn < 3; ++turn) {
         const Rig rig(DriverKind::Host);

@@ -57,16 +57,18 @@ TEST(RateLimit, LetsASecondsWorthThroughAndThenFillsSteadily) {
 }
 
 TEST(Placement, SharesAnExecutorAsAsked) {
-    EXPECT_EQ(place(Isolate::user, 7, 1, false), place(Isolate::user, 7, 2, false));
-    EXPECT_NE(place(Isolate::user, 7, 1, false), place(Isolate::user, 8, 2, false));
-    EXPECT_NE(place(Isolate::session, 7, 1, false), place(Isolate::session, 7, 2, false));
-    EXPECT_EQ(place(Isolate::none, 7, 1, false), place(Isolate::none, 8, 2, false));
+    EXPECT_EQ(place(Isolate::user, 7, 1, false, 0), place(Isolate::user, 7, 2, false, 0));
+    EXPECT_NE(place(Isolate::user, 7, 1, false, 0), place(Isolate::user, 8, 2, false, 0));
+    EXPECT_NE(place(Isolate::session, 7, 1, false, 0), place(Isolate::session, 7, 2, false, 0));
+    EXPECT_EQ(place(Isolate::none, 7, 1, false, 0), place(Isolate::none, 8, 2, false, 0));
+    for (const Isolate isolate : {Isolate::user, Isolate::session, Isolate::none})
+        EXPECT_NE(place(isolate, 7, 1, false, 0), place(isolate, 7, 1, false, 1));
 }
 
 TEST(Placement, PutsWhoKillsExecutorsAlone) {
     for (const Isolate isolate : {Isolate::user, Isolate::session, Isolate::none}) {
-        EXPECT_NE(place(isolate, 7, 1, true), place(isolate, 7, 2, false));
-        EXPECT_NE(place(isolate, 7, 1, true), place(isolate, 7, 2, true));
+        EXPECT_NE(place(isolate, 7, 1, true, 0), place(isolate, 7, 2, false, 0));
+        EXPECT_NE(place(isolate, 7, 1, true, 0), place(isolate, 7, 2, true, 0));
     }
 }
 

@@ -88,6 +88,7 @@ struct KernelSignature {
 struct DaemonInfo {
     int pid = 0;
     std::string version, driver, device_name, architecture, socket;
+    int device = 0;  // of this session, as device_name and architecture are
     std::uint64_t session = 0;
 };
 
