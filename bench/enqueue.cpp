@@ -23,36 +23,27 @@ class RawWriter {
     RawWriter(Stream& stream, const Kernel& kernel, std::span<const std::byte> params)
         : state_(*detail::Access::state(stream)),
           slots_(state_.ring.as<Slot>(kRingHeaderBytes)),
-          mask_(state_.ring_slots - 1),
-          count_(launch_slots(params.size())) {
-        schema::LaunchRecord head{};
-        head.mutate_kind(schema::RecordKind::Launch);
-        head.mutate_slots(static_cast<std::uint16_t>(count_));
-        head.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
-        head.mutate_kernel(detail::Access::state(kernel)->id);
-        head.mutate_grid_x(1);
-        head.mutate_grid_y(1);
-        head.mutate_grid_z(1);
-        head.mutate_block_x(32);
-        head.mutate_block_y(1);
-        head.mutate_block_z(1);
-        std::memcpy(head.mutable_params()->data(), params.data(), kHeadParamBytes);
-        std::memcpy(head_, reinterpret_cast<const std::byte*>(&head) + sizeof(SharedU64), sizeof head_);
-        std::memcpy(rest_, params.data() + kHeadParamBytes, params.size() - kHeadParamBytes);
+          mask_(state_.ring_slots - 1) {
+        schema::CompactLaunchRecord record{};
+        record.mutate_kind(schema::RecordKind::CompactLaunch);
+        record.mutate_slots(1);
+        record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
+        record.mutate_block_x(32);
+        record.mutate_kernel(detail::Access::state(kernel)->compact_id);
+        record.mutate_grid_x(1);
+        std::memcpy(record.mutable_params()->data(), params.data(), params.size());
+        std::memcpy(payload_, reinterpret_cast<const std::byte*>(&record) + sizeof(SharedU64),
+                    sizeof payload_);
     }
 
     void take_over() { position_ = state_.producer.position(); }
 
     void write() {
-        Slot& head = slots_[position_ & mask_];
-        Slot& rest = slots_[(position_ & mask_) + 1];
-        rest.stamp.store((position_ + 2) | kContinuation,
-                         std::memory_order_relaxed);  // relaxed: the head's releases it
-        std::memcpy(rest.payload, rest_, sizeof rest_);
-        std::memcpy(head.payload, head_, sizeof head_);
-        head.stamp.store(position_ + 1,
+        Slot& slot = slots_[position_ & mask_];
+        std::memcpy(slot.payload, payload_, sizeof payload_);
+        slot.stamp.store(position_ + 1,
                          std::memory_order_release);  // sync: STAMP (pairs with RingConsumer::peek)
-        position_ += count_;
+        ++position_;
     }
 
     // Blocks until the daemon has completed everything written; then the stream's own producer goes on.
@@ -69,10 +60,8 @@ class RawWriter {
     detail::StreamState& state_;
     Slot* slots_;
     std::uint64_t mask_;
-    std::uint32_t count_;
     std::uint64_t position_ = 0;
-    std::byte head_[kSlotBytes - sizeof(SharedU64)] = {};
-    std::byte rest_[kSlotBytes - sizeof(SharedU64)] = {};
+    std::byte payload_[kSlotBytes - sizeof(SharedU64)] = {};
 };
 
 }  // namespace
@@ -137,7 +126,7 @@ int main(int argc, char** argv) {
     };
     row("ringlaunch: launch(kernel, grid, block, x, y, z, n, a)", ours);
     row("ringlaunch: launch_packed(...)", ours_packed);
-    row("bare copy of the two slots, release store", bare);
+    row("bare copy of the slot, release store", bare);
     report.note(
         "a sample is a burst's time over its launches; room check, argument check and wake-up check are in "
         "ours");

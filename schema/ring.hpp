@@ -39,10 +39,16 @@
 namespace ringlaunch {
 
 static_assert(kLaunchKind == static_cast<std::uint64_t>(schema::RecordKind::Launch));
+static_assert(kCompactLaunchKind == static_cast<std::uint64_t>(schema::RecordKind::CompactLaunch));
 static_assert(kPaddingKind == static_cast<std::uint64_t>(schema::RecordKind::Padding));
 
-inline constexpr std::size_t kMaxContinuations =
-    (kMaxParamBytes - kHeadParamBytes + kContinuationParamBytes - 1) / kContinuationParamBytes;
+// Which a record's kind says; those that are no launch have no parameters.
+constexpr LaunchForm form_of(schema::RecordKind kind) {
+    return kind == schema::RecordKind::CompactLaunch ? LaunchForm::compact : LaunchForm::general;
+}
+constexpr bool is_launch(schema::RecordKind kind) {
+    return kind == schema::RecordKind::Launch || kind == schema::RecordKind::CompactLaunch;
+}
 
 // In slots: what the reader of a backlog fetches ahead.
 inline constexpr std::uint64_t kPrefetchFrom = 4, kPrefetchTo = 6;
@@ -51,9 +57,8 @@ inline constexpr std::uint64_t kPrefetchFrom = 4, kPrefetchTo = 6;
 struct RecordCopy {
     std::uint64_t position = 0;
     std::uint32_t slots = 0;
-    alignas(8) std::byte head[kSlotBytes];  // stamp and all
-    alignas(
-        16) std::byte params[kHeadParamBytes + kMaxContinuations * kContinuationParamBytes];  // of a launch
+    alignas(8) std::byte head[kSlotBytes];                             // stamp and all
+    alignas(16) std::byte params[padded_param_bytes(kMaxParamBytes)];  // of a launch
 
     template <class Record>
     const Record& as() const {
@@ -95,14 +100,18 @@ class RingConsumer {
             // An honest one ends where the ring ends. It has no continuations to look at.
             return out.slots == slot_count_ - at ? Status::ok : Status::bad_slot_count;
         }
-        if (record.kind() == schema::RecordKind::Launch)
+        const std::size_t in_head = head_param_bytes(form_of(record.kind()));
+        if (record.kind() == schema::RecordKind::CompactLaunch)
+            std::memcpy(out.params, out.head + kSlotBytes - head_param_bytes(LaunchForm::compact),
+                        head_param_bytes(LaunchForm::compact));
+        else if (record.kind() == schema::RecordKind::Launch)
             std::memcpy(out.params, out.head + kSlotBytes - kHeadParamBytes, kHeadParamBytes);
         for (std::uint32_t i = 1; i < out.slots; ++i) {
             const Slot& slot = slots_[at + i];
             // relaxed: the head's stamp, read with acquire, covers it.
             if (Memory::load_relaxed(slot.stamp) != ((position_ + i + 1) | kContinuation))
                 return Status::bad_stamp;
-            const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
+            const std::size_t offset = in_head + (i - 1) * kContinuationParamBytes;
             if (offset + kContinuationParamBytes <= sizeof(out.params))
                 Memory::read_payload(out.params + offset, slot.payload, kContinuationParamBytes);
         }

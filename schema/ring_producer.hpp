@@ -18,16 +18,47 @@ namespace ringlaunch {
 // Of schema::RecordKind, which needs flatbuffers; schema/ring.hpp compares them.
 inline constexpr std::uint64_t kLaunchKind = 1;
 inline constexpr std::uint64_t kPaddingKind = 8;
+inline constexpr std::uint64_t kCompactLaunchKind = 9;
 
 inline constexpr std::uint64_t kContinuation = std::uint64_t{1} << 63;
-inline constexpr std::size_t kHeadParamBytes = 16;
 inline constexpr std::size_t kContinuationParamBytes = 56;
 
-constexpr std::uint32_t launch_slots(std::size_t param_bytes) {
-    return param_bytes <= kHeadParamBytes ? 1
-                                          : static_cast<std::uint32_t>(1 + (param_bytes - kHeadParamBytes +
-                                                                            kContinuationParamBytes - 1) /
-                                                                               kContinuationParamBytes);
+// How a launch stands in the ring: LaunchRecord or CompactLaunchRecord of record.fbs.
+enum class LaunchForm : bool { general, compact };
+
+constexpr std::size_t head_param_bytes(LaunchForm form) {
+    return form == LaunchForm::compact ? 40 : 16;
+}
+inline constexpr std::size_t kHeadParamBytes = head_param_bytes(LaunchForm::general);
+
+constexpr std::uint32_t launch_slots(std::size_t param_bytes, LaunchForm form = LaunchForm::general) {
+    const std::size_t in_head = head_param_bytes(form);
+    if (param_bytes <= in_head) return 1;
+    return static_cast<std::uint32_t>(1 + (param_bytes - in_head + kContinuationParamBytes - 1) /
+                                              kContinuationParamBytes);
+}
+
+// What a record's slots hold of parameters, whichever its form.
+constexpr std::size_t padded_param_bytes(std::size_t bytes) {
+    std::size_t most = 0;
+    for (const LaunchForm form : {LaunchForm::general, LaunchForm::compact}) {
+        const std::size_t held =
+            head_param_bytes(form) + (launch_slots(bytes, form) - 1) * kContinuationParamBytes;
+        most = held > most ? held : most;
+    }
+    return most;
+}
+
+// A kernel's id as a compact launch says it, and back; 0: it has no such form. The index stands in an id's
+// low half, the generation (never 0) in the high one.
+inline constexpr int kCompactIndexBits = 22;
+constexpr std::uint32_t compact_kernel(std::uint64_t id) noexcept {
+    const std::uint64_t index = id & 0xffffffff, generation = id >> 32;
+    if (index >> kCompactIndexBits != 0 || generation >> (32 - kCompactIndexBits) != 0) return 0;
+    return static_cast<std::uint32_t>(generation << kCompactIndexBits | index);
+}
+constexpr std::uint64_t kernel_of_compact(std::uint32_t kernel) noexcept {
+    return std::uint64_t{kernel >> kCompactIndexBits} << 32 | (kernel & ((1u << kCompactIndexBits) - 1));
 }
 
 // A word through a register, alone. Parameters were stored a moment ago, word by word: a vector load of two
@@ -40,9 +71,13 @@ constexpr std::uint32_t launch_slots(std::size_t param_bytes) {
     return word;
 }
 
-// Up to eight bytes as a word, the missing ones zero.
-inline std::uint64_t first_bytes(const std::byte* from, std::size_t bytes) noexcept {
-    if (bytes >= sizeof(std::uint64_t)) return load_word(from);
+// The word at `at` of `bytes` bytes, what lies behind them zero.
+inline std::uint64_t word_within(const std::byte* from, std::size_t bytes, std::size_t at) noexcept {
+    if (at + sizeof(std::uint64_t) <= bytes) return load_word(from + at);
+    if (at >= bytes) return 0;
+    const std::size_t missing = at + sizeof(std::uint64_t) - bytes;
+    if (bytes >= sizeof(std::uint64_t))
+        return load_word(from + bytes - sizeof(std::uint64_t)) >> (8 * missing);
     std::uint64_t word = 0;
     for (std::size_t i = 0; i < bytes; ++i) word |= std::to_integer<std::uint64_t>(from[i]) << (8 * i);
     return word;
@@ -158,14 +193,14 @@ class RingProducer {
             std::make_index_sequence<7>());
     }
 
-    // The same with the last `bytes` <= 56 of the parameters; the rest becomes zero.
-    void write_continuation(std::uint32_t i, const void* from, std::size_t bytes) noexcept {
+    // The same with the parameters from `first` on, of `bytes` in all; what lies behind them becomes zero.
+    void write_continuation(std::uint32_t i, const std::byte* params, std::size_t bytes,
+                            std::size_t first) noexcept {
         Slot& slot = slots_[index(position_) + i];
         // relaxed: the head's stamp releases it.
         Memory::store_relaxed(slot.stamp, (position_ + i + 1) | kContinuation);
         for (std::size_t at = 0; at < kContinuationParamBytes; at += 8) {
-            const std::uint64_t word =
-                at < bytes ? first_bytes(static_cast<const std::byte*>(from) + at, bytes - at) : 0;
+            const std::uint64_t word = word_within(params, bytes, first + at);
             Memory::write_payload(slot.payload + at, &word, sizeof word);
         }
     }

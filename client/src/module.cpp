@@ -34,8 +34,8 @@ KernelState take_kernel(const schema::KernelInfo& info, ModuleState& module) {
         kernel.attributes = {{attributes->cluster_x(), attributes->cluster_y(), attributes->cluster_z()},
                              attributes->cooperative(),
                              attributes->programmatic()};
-    kernel.id = info.id();
-    kernel.set_param_bytes(info.param_bytes());
+    kernel.set_id(info.id());
+    kernel.param_bytes = info.param_bytes();
     kernel.max_threads = info.max_threads();
     kernel.max_shared_bytes = info.max_dynamic_shared_bytes();
     kernel.default_block = {info.block_x(), info.block_y(), info.block_z()};

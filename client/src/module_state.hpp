@@ -16,16 +16,11 @@ inline constexpr std::uint32_t kMaxBlockSide = 0xffff;
 
 // Immutable once loaded, so any thread may read it.
 struct KernelState : HotKernel {
-    // What `param_bytes` decides.
-    void set_param_bytes(std::uint32_t bytes) {
-        param_bytes = bytes;
-        slots = launch_slots(bytes);
-        padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(bytes));
-        first_word = ringlaunch::first_word(kLaunchKind, slots, bytes);
+    void set_id(std::uint64_t given) {
+        id = given;
+        compact_id = compact_kernel(given);
     }
 
-    std::uint32_t param_bytes = 0;
-    std::uint32_t padded_bytes = 16;  // of the parameters in whole slots
     std::string name;
     std::vector<Param> params;
     std::vector<ArgLayout> layout;  // the same, as a launch's arguments are compared with it

@@ -118,14 +118,15 @@ Status check_range(const StreamState& stream, const char* doing, const Memory& m
     }
 }
 
-[[gnu::cold]] Status refuse_length(const StreamState& stream, const KernelState& kernel) noexcept {
+[[gnu::cold]] Status refuse_length(const StreamState& stream, const KernelState& kernel,
+                                   std::uint32_t slots) noexcept {
     try {
-        return refuse(
-            stream, Status::record_too_long,
-            "cannot launch kernel " + kernel.name + ": its " + std::to_string(kernel.param_bytes) +
-                " bytes of parameters take " + std::to_string(kernel.slots) + " slots, but a ring of " +
-                std::to_string(stream.ring_slots) + " slots takes records of at most " +
-                std::to_string(stream.producer.max_record_slots()) + "; open the stream with a larger ring");
+        return refuse(stream, Status::record_too_long,
+                      "cannot launch kernel " + kernel.name + ": its " + std::to_string(kernel.param_bytes) +
+                          " bytes of parameters take " + std::to_string(slots) + " slots, but a ring of " +
+                          std::to_string(stream.ring_slots) + " slots takes records of at most " +
+                          std::to_string(stream.producer.max_record_slots()) +
+                          "; open the stream with a larger ring");
     } catch (...) {  // no memory for the text
         return Status::record_too_long;
     }
@@ -134,14 +135,15 @@ Status check_range(const StreamState& stream, const char* doing, const Memory& m
 // A launch that was not enqueued at once: says why not, or waits for room.
 template <bool kPadded>
 Status launch_slowly(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
-                     std::uint32_t shared_bytes, const std::byte* params, bool wait) noexcept {
+                     std::uint32_t shared_bytes, std::span<const std::byte> params, bool wait) noexcept {
     if (!launchable(kernel, grid, block, shared_bytes))
         return refuse_launch(stream, kernel, grid, block, shared_bytes);
+    const std::uint32_t slots = slots_of(kernel, grid, block, shared_bytes);
     for (;;) {
         Status status = enqueue_launch_slowly<kPadded>(stream, kernel, grid, block, shared_bytes, params);
-        if (status == Status::record_too_long) return refuse_length(stream, kernel);
+        if (status == Status::record_too_long) return refuse_length(stream, kernel, slots);
         if (status != Status::ring_full || !wait) return status;
-        status = wait_completed(stream, position_with_room(stream, kernel.slots));
+        status = wait_completed(stream, position_with_room(stream, slots));
         if (status != Status::ok) {
             remember_error(stream, status);
             return status;
@@ -196,28 +198,15 @@ Status Stream::launch_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, const 
             return status;
     }
     if (empty_buffer >= 0) return detail::refuse_empty_buffer(stream, of, empty_buffer);
-    if (args.padded_bytes < of.padded_bytes)
+    if (args.padded_bytes < padded_param_bytes(of.param_bytes))
         return detail::refuse(stream, Status::invalid_argument,
                               "the kernel takes more bytes than its parameters");
-    return detail::launch_slowly<true>(stream, of, grid, block, 0, reinterpret_cast<const std::byte*>(params),
-                                       wait);
+    return detail::launch_slowly<true>(stream, of, grid, block, 0,
+                                       {reinterpret_cast<const std::byte*>(params), of.param_bytes}, wait);
 }
 
-Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-                             std::span<const std::byte> params, bool wait) noexcept {
-    if (state_ && kernel) [[likely]] {
-        const KernelState& of = *Access::state(kernel);
-        if (params.size() == of.param_bytes && detail::launchable(of, grid, block, shared_bytes) &&
-            detail::try_enqueue_launch<false>(*state_, of, grid, block, shared_bytes, params.data()))
-            [[likely]]
-            return Status::ok;
-    }
-    return launch_packed_slowly(kernel, grid, block, shared_bytes, params, wait);
-}
-
-[[gnu::noinline]] Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
-                                                      std::uint32_t shared_bytes,
-                                                      std::span<const std::byte> params, bool wait) noexcept {
+Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                                    std::span<const std::byte> params, bool wait) noexcept {
     if (!state_) return Status::closed;
     detail::StreamState& stream = *Access::state(*this);
     if (!kernel) return detail::refuse_empty_kernel(stream);
@@ -232,7 +221,7 @@ Status Stream::launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::u
             return Status::invalid_argument;
         }
     }
-    return detail::launch_slowly<false>(stream, of, grid, block, shared_bytes, params.data(), wait);
+    return detail::launch_slowly<false>(stream, of, grid, block, shared_bytes, params, wait);
 }
 
 Status Stream::copy_to_device(const Buffer& to, const void* from, std::size_t bytes,

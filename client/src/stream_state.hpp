@@ -22,13 +22,13 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <ringlaunch/ringlaunch.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -150,65 +150,24 @@ inline void publish_record(StreamState& stream, const Record& record) noexcept {
     wake_reader(stream, stream.current());
 }
 
-// Writes and publishes a launch; there is room. `params` are kernel.param_bytes long; with `kPadded` the
-// caller's buffer has kernel.padded_bytes, and zeros behind the parameters, which spares the last slot's
-// bytes a closer look.
-template <bool kPadded>
-[[gnu::always_inline]] inline void publish_launch(RingProducer<>& producer, const KernelState& kernel,
-                                                  Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-                                                  const std::byte* params) noexcept {
-    static_assert(std::endian::native == std::endian::little, "records are little-endian");
-    const std::uint32_t bytes = kernel.param_bytes;
-    for (std::uint32_t i = 1; i < kernel.slots; ++i) {
-        const std::size_t offset = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
-        if (kPadded || bytes - offset >= kContinuationParamBytes)
-            producer.write_continuation(i, params + offset);
-        else
-            producer.write_continuation(i, params + offset, bytes - offset);
-    }
-    producer.publish_head(
-        kernel.slots, [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
-                          __attribute__((always_inline))
-                              ->std::uint64_t {
-                                  if constexpr (kWord < 6)
-                                      return head_word<kWord>(kernel, grid, block, shared_bytes);
-                                  else if (kPadded || bytes >= kHeadParamBytes)
-                                      return load_word(params + 8 * (kWord - 6));
-                                  else
-                                      return bytes <= 8 * (kWord - 6) ? 0
-                                                                      : first_bytes(params + 8 * (kWord - 6),
-                                                                                    bytes - 8 * (kWord - 6));
-                              });
-}
-
 // Why launchable() said no: leaves a text for last_error() and answers its status.
 [[gnu::cold]] Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                                    std::uint32_t shared_bytes) noexcept;
 
-// Enqueues a launch if nothing stands in its way, else answers false and has done nothing. Checks nothing of
-// the launch (see launchable()). A caller that hands all that it was given to its own slow path makes the
-// compiler save nothing.
-template <bool kPadded>
-[[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch(HotStream& stream, const KernelState& kernel,
-                                                                 Dim3 grid, Dim3 block,
-                                                                 std::uint32_t shared_bytes,
-                                                                 const std::byte* params) noexcept {
-    const StatusPage& page = stream.current();
-    if (!nothing_in_the_way(stream, page, kernel.slots)) [[unlikely]]
-        return false;
-    publish_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
-    wake_reader(stream, page);
-    return true;
-}
-
-// The same whatever stands in its way, but for a full ring: that is an answer. Never waits.
+// As try_enqueue_launch(), whatever stands in its way, but for a full ring: that is an answer. Never waits.
 template <bool kPadded>
 [[nodiscard, gnu::cold, gnu::noinline]] inline Status enqueue_launch_slowly(
     StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-    const std::byte* params) noexcept {
-    if (const Status status = reserve(stream, kernel.slots); status != Status::ok) return status;
-    sample_if_due(stream, kernel.slots);
-    publish_launch<kPadded>(stream.producer, kernel, grid, block, shared_bytes, params);
+    std::span<const std::byte> params) noexcept {
+    const std::uint32_t slots = slots_of(kernel, grid, block, shared_bytes);
+    if (const Status status = reserve(stream, slots); status != Status::ok) return status;
+    sample_if_due(stream, slots);
+    if (form_of(kernel, grid, block, shared_bytes) == LaunchForm::compact)
+        publish_launch<kPadded, LaunchForm::compact>(stream.producer, kernel, grid, block, shared_bytes,
+                                                     params);
+    else
+        publish_launch<kPadded, LaunchForm::general>(stream.producer, kernel, grid, block, shared_bytes,
+                                                     params);
     wake_reader(stream, stream.current());
     return Status::ok;
 }
@@ -216,7 +175,7 @@ template <bool kPadded>
 template <bool kPadded>
 [[nodiscard]] inline Status enqueue_launch(StreamState& stream, const KernelState& kernel, Dim3 grid,
                                            Dim3 block, std::uint32_t shared_bytes,
-                                           const std::byte* params) noexcept {
+                                           std::span<const std::byte> params) noexcept {
     if (try_enqueue_launch<kPadded>(stream, kernel, grid, block, shared_bytes, params)) [[likely]]
         return Status::ok;
     return enqueue_launch_slowly<kPadded>(stream, kernel, grid, block, shared_bytes, params);

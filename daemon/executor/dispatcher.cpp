@@ -96,7 +96,7 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         if (taken >= 2) stream.consumer.prefetch();
         RecordCopy& copy = copies_[pending];
         const Status copied = stream.consumer.copy(copy);
-        if (copied == Status::ok && kind_of(copy) == RecordKind::Launch) {
+        if (copied == Status::ok && is_launch(kind_of(copy))) {
             const Status checked = check_launch(copy, bounds(stream), launches_[pending]);
             if (checked == Status::ok) {
                 ++taken;
@@ -230,6 +230,7 @@ Dispatcher::Step Dispatcher::take_one(StreamPort& stream, const RecordCopy& copy
         case RecordKind::Padding:
             return take_padding(stream, copy);
         case RecordKind::Launch:
+        case RecordKind::CompactLaunch:
         case RecordKind::None:
             break;
     }
@@ -324,8 +325,8 @@ Dispatcher::Step Dispatcher::take_wait(StreamPort& stream, const RecordCopy& cop
 void Dispatcher::refuse(StreamPort& stream, const RecordCopy& copy, Status status,
                         const char* detail) noexcept {
     describe_refusal(status, copy, bounds(stream), stream.page->error_text, detail);
-    const bool launch = kind_of(copy) == RecordKind::Launch;
-    stop(stream, status, copy.position, launch ? copy.as<schema::LaunchRecord>().kernel() : 0);
+    const bool launch = is_launch(kind_of(copy));
+    stop(stream, status, copy.position, launch ? launch_head(copy).kernel : 0);
 }
 
 void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, const driver::Launch* launch,

@@ -54,12 +54,12 @@ void bad_pointer(Sentence& say, const RecordCopy& copy, const KernelEntry& kerne
 }
 
 void launch_details(Sentence& say, Status status, const RecordCopy& copy, const Bounds& bounds) {
-    const auto& record = copy.as<schema::LaunchRecord>();
-    const KernelEntry* kernel = bounds.session.kernels.find(record.kernel());
+    const LaunchHead record = launch_head(copy);
+    const KernelEntry* kernel = bounds.session.kernels.find(record.kernel);
     const driver::Dim3& grid = bounds.device.max_grid;
     const driver::Dim3& block = bounds.device.max_block;
     if (status == Status::bad_kernel || kernel == nullptr) {
-        say.add("this session has no kernel %s", id_text(record.kernel()).c_str());
+        say.add("this session has no kernel %s", id_text(record.kernel).c_str());
         return;
     }
     say.add("kernel '%s': ", name_of(*kernel));
@@ -70,33 +70,30 @@ void launch_details(Sentence& say, Status status, const RecordCopy& copy, const 
                 "signatures");
             break;
         case Status::bad_param_bytes:
-            say.add("%u bytes of parameters, it takes %u", unsigned{record.param_bytes()},
-                    kernel->param_bytes);
+            say.add("%u bytes of parameters, it takes %u", record.param_bytes, kernel->param_bytes);
             break;
         case Status::bad_slot_count:
             say.add("%u slots, but %u bytes of parameters take %u", copy.slots, kernel->param_bytes,
-                    kernel->slots);
+                    kernel->*record.slots);
             break;
         case Status::bad_grid:
-            say.add("grid %u x %u x %u, allowed is 1 to %u x %u x %u", record.grid_x(), record.grid_y(),
-                    record.grid_z(), grid.x, grid.y, grid.z);
+            say.add("grid %u x %u x %u, allowed is 1 to %u x %u x %u", record.grid.x, record.grid.y,
+                    record.grid.z, grid.x, grid.y, grid.z);
             break;
         case Status::bad_cluster:
-            say.add("grid %u x %u x %u is not whole clusters of %u x %u x %u blocks", record.grid_x(),
-                    record.grid_y(), record.grid_z(), kernel->cluster.x, kernel->cluster.y,
-                    kernel->cluster.z);
+            say.add("grid %u x %u x %u is not whole clusters of %u x %u x %u blocks", record.grid.x,
+                    record.grid.y, record.grid.z, kernel->cluster.x, kernel->cluster.y, kernel->cluster.z);
             break;
         case Status::bad_block:
-            if ((record.block_x() | record.block_y() | record.block_z()) == 0)
+            if ((record.block.x | record.block.y | record.block.z) == 0)
                 say.add("block 0 x 0 x 0, and the kernel has no default block; name one");
             else
-                say.add("block %u x %u x %u, allowed is 1 to %u x %u x %u and %u threads",
-                        unsigned{record.block_x()}, unsigned{record.block_y()}, unsigned{record.block_z()},
-                        block.x, block.y, block.z,
+                say.add("block %u x %u x %u, allowed is 1 to %u x %u x %u and %u threads", record.block.x,
+                        record.block.y, record.block.z, block.x, block.y, block.z,
                         std::min(kernel->max_threads, bounds.device.max_threads_per_block));
             break;
         case Status::bad_shared_bytes:
-            say.add("%u bytes of dynamic shared memory, at most %u are allowed", record.shared_bytes(),
+            say.add("%u bytes of dynamic shared memory, at most %u are allowed", record.shared_bytes,
                     kernel->max_dynamic_shared_bytes);
             break;
         case Status::bad_pointer:
@@ -170,6 +167,7 @@ bool common_details(Sentence& say, Status status, const RecordCopy& copy) {
 const char* kind_name(RecordKind kind) noexcept {
     switch (kind) {
         case RecordKind::Launch:
+        case RecordKind::CompactLaunch:
             return "launch";
         case RecordKind::CopyToDevice:
             return "copy to device";
@@ -197,14 +195,15 @@ void describe_refusal(Status status, const RecordCopy& copy, const Bounds& bound
     Sentence say(text);
     say.add("%s at position %" PRIu64 ": ", kind_name(kind), copy.position);
     if (common_details(say, status, copy)) {
-    } else if (status == Status::bad_slot_count && kind != RecordKind::Launch) {
+    } else if (status == Status::bad_slot_count && !is_launch(kind)) {
         say.add("%u slots are impossible for it here", copy.slots);
     } else if (status == Status::bad_slot_count &&
-               bounds.session.kernels.find(copy.as<schema::LaunchRecord>().kernel()) == nullptr) {
+               bounds.session.kernels.find(launch_head(copy).kernel) == nullptr) {
         say.add("%u slots do not fit here", copy.slots);
     } else {
         switch (kind) {
             case RecordKind::Launch:
+            case RecordKind::CompactLaunch:
                 launch_details(say, status, copy, bounds);
                 break;
             case RecordKind::CopyToDevice:

@@ -9,7 +9,8 @@ KernelEntry::KernelEntry(driver::Kernel& of) : kernel(&of) {
     // What the copy of a record cannot hold could not be checked, so it counts as not declared.
     declared = layout.declared && layout.param_bytes <= kMaxParamBytes;
     param_bytes = layout.param_bytes;
-    slots = launch_slots(param_bytes);
+    slots = launch_slots(param_bytes, LaunchForm::general);
+    compact_slots = launch_slots(param_bytes, LaunchForm::compact);
     max_threads = layout.max_threads;
     max_dynamic_shared_bytes = layout.max_dynamic_shared_bytes;
     default_block = layout.default_block;

@@ -58,7 +58,7 @@ struct KernelEntry {
     driver::Kernel* kernel;
     bool declared;
     std::uint32_t param_bytes;
-    std::uint32_t slots;  // of a launch record
+    std::uint32_t slots, compact_slots;  // of a launch record in either form
     std::uint32_t max_threads;
     std::uint32_t max_dynamic_shared_bytes;
     driver::Dim3 default_block;

@@ -32,18 +32,40 @@ bool within(std::uint64_t value, std::uint64_t most) noexcept {
 
 }  // namespace
 
-Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch& out) noexcept {
+LaunchHead launch_head(const RecordCopy& copy) noexcept {
+    if (kind_of(copy) == schema::RecordKind::CompactLaunch) {
+        const auto& record = copy.as<schema::CompactLaunchRecord>();
+        const std::uint32_t one = record.block_x() != 0 ? 1 : 0;  // 0 0 0: the default block
+        return {kernel_of_compact(record.kernel()),
+                {record.grid_x(), 1, 1},
+                {record.block_x(), one, one},
+                0,
+                record.param_bytes(),
+                0,
+                &KernelEntry::compact_slots};
+    }
     const auto& record = copy.as<schema::LaunchRecord>();
-    if (!flags_known(record)) return Status::bad_flags;
-    if ((record.reserved0() | record.reserved1()) != 0) return Status::reserved_not_zero;
+    return {record.kernel(),
+            {record.grid_x(), record.grid_y(), record.grid_z()},
+            {record.block_x(), record.block_y(), record.block_z()},
+            record.shared_bytes(),
+            record.param_bytes(),
+            std::uint32_t{record.reserved0()} | record.reserved1(),
+            &KernelEntry::slots};
+}
 
-    const KernelEntry* kernel = bounds.session.kernels.find(record.kernel());
+Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch& out) noexcept {
+    if (!flags_known(copy.as<schema::PaddingRecord>())) return Status::bad_flags;
+    const LaunchHead record = launch_head(copy);
+    if (record.reserved != 0) return Status::reserved_not_zero;
+
+    const KernelEntry* kernel = bounds.session.kernels.find(record.kernel);
     if (kernel == nullptr) return Status::bad_kernel;
     if (!kernel->declared) return Status::undeclared_kernel;
-    if (record.param_bytes() != kernel->param_bytes) return Status::bad_param_bytes;
-    if (copy.slots != kernel->slots) return Status::bad_slot_count;
+    if (record.param_bytes != kernel->param_bytes) return Status::bad_param_bytes;
+    if (copy.slots != kernel->*record.slots) return Status::bad_slot_count;
 
-    const driver::Dim3 grid{record.grid_x(), record.grid_y(), record.grid_z()};
+    const driver::Dim3 grid = record.grid;
     const driver::Dim3& most = bounds.device.max_grid;
     if (!within(grid.x, most.x) || !within(grid.y, most.y) || !within(grid.z, most.z))
         return Status::bad_grid;
@@ -51,7 +73,7 @@ Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch
                               grid.z % kernel->cluster.z != 0))
         return Status::bad_cluster;
 
-    driver::Dim3 block{record.block_x(), record.block_y(), record.block_z()};
+    driver::Dim3 block = record.block;
     if ((block.x | block.y | block.z) == 0) block = kernel->default_block;
     const driver::Dim3& widest = bounds.device.max_block;
     if (!within(block.x, widest.x) || !within(block.y, widest.y) || !within(block.z, widest.z))
@@ -60,7 +82,7 @@ Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch
     if (threads > kernel->max_threads || threads > bounds.device.max_threads_per_block)
         return Status::bad_block;
 
-    if (record.shared_bytes() > kernel->max_dynamic_shared_bytes) return Status::bad_shared_bytes;
+    if (record.shared_bytes > kernel->max_dynamic_shared_bytes) return Status::bad_shared_bytes;
 
     for (const std::uint32_t offset : kernel->pointer_offsets) {
         const std::uint64_t pointer = pointer_at(copy, offset);
@@ -68,12 +90,12 @@ Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch
     }
 
     out.kernel = kernel->kernel;
-    out.kernel_id = record.kernel();
+    out.kernel_id = record.kernel;
     out.position = copy.position;
     out.end = copy.position + copy.slots;
     out.grid = grid;
     out.block = block;
-    out.shared_bytes = record.shared_bytes();
+    out.shared_bytes = record.shared_bytes;
     out.params = copy.params;
     out.param_bytes = kernel->param_bytes;
     return Status::ok;

@@ -47,6 +47,18 @@ struct Wait {
 [[nodiscard]] Status check_wait(const RecordCopy& copy, Wait& out) noexcept;
 [[nodiscard]] Status check_padding(const RecordCopy& copy) noexcept;
 
+// What a launch record says, whichever its form. `slots`: those that its kernel's parameters take in that
+// form.
+struct LaunchHead {
+    std::uint64_t kernel = 0;
+    driver::Dim3 grid, block;
+    std::uint32_t shared_bytes = 0;
+    std::uint32_t param_bytes = 0;
+    std::uint32_t reserved = 0;
+    std::uint32_t KernelEntry::*slots = &KernelEntry::slots;
+};
+[[nodiscard]] LaunchHead launch_head(const RecordCopy& copy) noexcept;
+
 // Writes one sentence into `text` (ends with 0): the record's kind and position, what was found and what is
 // allowed. For the refusals above and those of RingConsumer::copy(); `detail` is added where it is not null.
 void describe_refusal(Status status, const RecordCopy& copy, const Bounds& bounds, std::span<char> text,

@@ -214,7 +214,10 @@ struct Call {
     // Never waits, allocates or calls Python. The stream is open and nobody else has the turn.
     Status enqueue() const noexcept {
         return detail::enqueue_launch<true>(*stream->state, *plan.state, shape.grid, shape.block,
-                                            shared_bytes, params);
+                                            shared_bytes, {params, plan.state->param_bytes});
+    }
+    std::uint32_t slots() const noexcept {
+        return detail::slots_of(*plan.state, shape.grid, shape.block, shared_bytes);
     }
     std::string doing() const { return "launching kernel '" + plan.layout.kernel + "'"; }
 };
@@ -234,7 +237,7 @@ struct Call {
         const Status status = call.enqueue();
         if (status == Status::ok) Py_RETURN_NONE;
         if (status != Status::ring_full) return refuse(call, status);
-        if (!await_room(call.stream, call.plan.state->slots, doing.c_str())) return nullptr;
+        if (!await_room(call.stream, call.slots(), doing.c_str())) return nullptr;
     }
 }
 
@@ -272,7 +275,7 @@ PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags
     const StreamObject* to = as_stream(stream);
     if (launchable && !ran_python && !to->busy && to->state != nullptr &&
         detail::try_enqueue_launch<true>(*to->state, *plan.state, launcher->shape.grid, launcher->shape.block,
-                                         shared_bytes, params)) [[likely]]
+                                         shared_bytes, {params, plan.state->param_bytes})) [[likely]]
         Py_RETURN_NONE;
     return launch_slowly({plan, launcher->shape, as_stream(stream), shared_bytes, args, params}, launchable,
                          ran_python);
@@ -532,7 +535,7 @@ PyObject* make_kernel(PyTypeObject* type, const std::shared_ptr<Session>& sessio
     plan->layout.params.assign(kernel.params().begin(), kernel.params().end());
     plan->state = detail::Access::state(kernel);
     plan->layout.bytes = plan->state->param_bytes;
-    plan->layout.padded_bytes = static_cast<std::uint32_t>(detail::padded_param_bytes(plan->layout.bytes));
+    plan->layout.padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(plan->layout.bytes));
     plan->kernel = std::move(kernel);
     plan->session = session;
     if (plan->layout.bytes > kMaxPackedBytes || packed_bytes(plan->layout.params) > plan->layout.bytes)

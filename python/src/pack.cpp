@@ -428,9 +428,11 @@ bool pack(const Layout& layout, const Session* session, PyObject* const* args, P
           std::byte* out, bool& ran_python) {
     const std::size_t expected = layout.params.size();
     if (count != static_cast<Py_ssize_t>(expected)) return wrong_count(layout, count);
-    // Most launches have two slots: a length that the compiler knows spares them a call.
-    if (layout.padded_bytes <= kTwoSlots) [[likely]]
-        std::memset(out, 0, kTwoSlots);
+    // Lengths that the compiler knows spare a call: up to 40 bytes of parameters, and up to 72.
+    if (constexpr std::size_t kFew = padded_param_bytes(40); layout.padded_bytes <= kFew) [[likely]]
+        std::memset(out, 0, kFew);
+    else if (constexpr std::size_t kSome = padded_param_bytes(72); layout.padded_bytes <= kSome)
+        std::memset(out, 0, kSome);
     else
         std::memset(out, 0, layout.padded_bytes);
     const Param* params = layout.params.data();

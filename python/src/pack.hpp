@@ -26,7 +26,6 @@ struct Layout {
 
 inline constexpr std::size_t kMaxPackedBytes = 4096;
 inline constexpr std::size_t kPackedPadding = 64;
-inline constexpr std::size_t kTwoSlots = 72;  // what fits beside a head and into one continuation
 
 // The bytes up to the end of the last parameter.
 std::uint32_t packed_bytes(const std::vector<Param>& params);

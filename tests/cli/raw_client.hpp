@@ -229,11 +229,9 @@ class RawClient {
     std::uint64_t publish(RawStream& stream, Record record, const std::vector<std::byte>& params = {}) {
         const std::uint32_t slots = launch_slots(params.size());
         wait_until([&] { return stream.producer.reserve(slots, stream.page().completed) == Status::ok; });
-        for (std::uint32_t i = 1; i < slots; ++i) {
-            const std::size_t from = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
-            stream.producer.write_continuation(i, params.data() + from,
-                                               std::min(kContinuationParamBytes, params.size() - from));
-        }
+        for (std::uint32_t i = 1; i < slots; ++i)
+            stream.producer.write_continuation(i, params.data(), params.size(),
+                                               kHeadParamBytes + (i - 1) * kContinuationParamBytes);
         record.mutate_slots(static_cast<std::uint16_t>(slots));
         const std::uint64_t end = stream.producer.publish(record);
         wake_reader(stream);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -22,29 +23,57 @@ struct Ring {
     StatusPage page{};
 };
 
+// Publishes a launch of random parameters and reads it back.
 template <bool kPadded>
-void compare(std::uint32_t param_bytes) {
-    std::mt19937 random(param_bytes);
+struct Published {
+    Published(std::uint32_t param_bytes, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+              std::uint64_t id = 0x0000000700000003) {
+        std::mt19937 random(param_bytes);
+        kernel.set_id(id);
+        kernel.param_bytes = param_bytes;
+        params.resize(kPadded ? padded_param_bytes(param_bytes) : param_bytes);
+        for (std::uint32_t i = 0; i < param_bytes; ++i) params[i] = static_cast<std::byte>(random());
+        form = form_of(kernel, grid, block, shared_bytes);
+        const std::uint32_t slots = slots_of(kernel, grid, block, shared_bytes);
+        EXPECT_EQ(ring.producer.reserve(slots, ring.page.completed), Status::ok);
+        const std::span<const std::byte> given(params.data(), param_bytes);
+        if (form == LaunchForm::compact)
+            publish_launch<kPadded, LaunchForm::compact>(ring.producer, kernel, grid, block, shared_bytes,
+                                                         given);
+        else
+            publish_launch<kPadded, LaunchForm::general>(ring.producer, kernel, grid, block, shared_bytes,
+                                                         given);
+        EXPECT_EQ(ring.producer.position(), slots);
+        EXPECT_TRUE(ring.reader.peek());
+        EXPECT_EQ(ring.reader.copy(copy), Status::ok);
+        EXPECT_EQ(copy.slots, slots);
+        EXPECT_TRUE(std::equal(params.begin(), params.begin() + param_bytes, copy.params));
+        const std::size_t whole = head_param_bytes(form) + (slots - 1) * kContinuationParamBytes;
+        EXPECT_GE(padded_param_bytes(param_bytes), whole);
+        for (std::size_t i = param_bytes; i < whole; ++i) EXPECT_EQ(copy.params[i], std::byte{0}) << i;
+    }
+
     Ring ring;
     KernelState kernel;
-    kernel.id = 0x1234567890abcdef;
-    kernel.set_param_bytes(param_bytes);
-    std::vector<std::byte> params(kPadded ? padded_param_bytes(param_bytes) : param_bytes);
-    for (std::uint32_t i = 0; i < param_bytes; ++i) params[i] = static_cast<std::byte>(random());
-    ASSERT_EQ(ring.producer.reserve(kernel.slots, ring.page.completed), Status::ok);
-    publish_launch<kPadded>(ring.producer, kernel, {1, 0x20003, 0x40005}, {7, 1000, 64}, 0x60008,
-                            params.data());
-
-    ASSERT_TRUE(ring.reader.peek());
+    std::vector<std::byte> params;
+    LaunchForm form{};
     RecordCopy copy;
-    ASSERT_EQ(ring.reader.copy(copy), Status::ok);
-    const auto& record = copy.as<schema::LaunchRecord>();
+};
+
+constexpr std::uint32_t kLengths[] = {0,  1,  7,  8,  9,  15, 16,  17,  32,  39,   40,  41,
+                                      71, 72, 73, 95, 96, 97, 127, 128, 129, 4095, 4096};
+
+template <bool kPadded>
+void compare(std::uint32_t param_bytes) {
+    constexpr std::uint64_t kId = 0x1234567890abcdef;
+    const Published<kPadded> made(param_bytes, {1, 0x20003, 0x40005}, {7, 1000, 64}, 0x60008, kId);
+    const auto& record = made.copy.template as<schema::LaunchRecord>();
     EXPECT_EQ(record.kind(), schema::RecordKind::Launch);
     EXPECT_EQ(static_cast<int>(record.flags()), 0);
-    EXPECT_EQ(record.slots(), kernel.slots);
+    EXPECT_EQ(record.slots(), launch_slots(param_bytes, LaunchForm::general));
     EXPECT_EQ(record.param_bytes(), param_bytes);
     EXPECT_EQ(record.reserved0(), 0);
-    EXPECT_EQ(record.kernel(), kernel.id);
+    EXPECT_EQ(record.kernel(), kId);
     EXPECT_EQ(record.grid_x(), 1u);
     EXPECT_EQ(record.grid_y(), 0x20003u);
     EXPECT_EQ(record.grid_z(), 0x40005u);
@@ -53,17 +82,59 @@ void compare(std::uint32_t param_bytes) {
     EXPECT_EQ(record.block_z(), 64);
     EXPECT_EQ(record.reserved1(), 0);
     EXPECT_EQ(record.shared_bytes(), 0x60008u);
-    EXPECT_TRUE(std::equal(params.begin(), params.begin() + param_bytes, copy.params));
-    const std::size_t whole = padded_param_bytes(param_bytes);
-    for (std::size_t i = param_bytes; i < whole; ++i) EXPECT_EQ(copy.params[i], std::byte{0}) << i;
-    EXPECT_EQ(whole, kHeadParamBytes + (kernel.slots - 1) * kContinuationParamBytes);
+}
+
+template <bool kPadded>
+void compare_compact(std::uint32_t param_bytes, Dim3 block) {
+    const Published<kPadded> made(param_bytes, {0x7fffffff, 1, 1}, block, 0);
+    const auto& record = made.copy.template as<schema::CompactLaunchRecord>();
+    EXPECT_EQ(record.kind(), schema::RecordKind::CompactLaunch);
+    EXPECT_EQ(static_cast<int>(record.flags()), 0);
+    EXPECT_EQ(record.slots(), launch_slots(param_bytes, LaunchForm::compact));
+    EXPECT_EQ(record.param_bytes(), param_bytes);
+    EXPECT_EQ(record.block_x(), block.x);
+    EXPECT_EQ(record.kernel(), 7u << 22 | 3);
+    EXPECT_EQ(kernel_of_compact(record.kernel()), made.kernel.id);
+    EXPECT_EQ(record.grid_x(), 0x7fffffffu);
 }
 
 TEST(LaunchRecord, is_the_struct_of_the_schema_for_every_length_of_parameters) {
-    for (const std::uint32_t bytes : {0, 1, 8, 15, 16, 17, 32, 71, 72, 73, 128, 129, 4095, 4096}) {
+    for (const std::uint32_t bytes : kLengths) {
         SCOPED_TRACE(bytes);
         compare<false>(bytes);
         compare<true>(bytes);
+        for (const Dim3 block : {Dim3{256}, Dim3{0, 0, 0}}) {
+            compare_compact<false>(bytes, block);
+            compare_compact<true>(bytes, block);
+        }
+    }
+}
+
+TEST(LaunchRecord, is_compact_where_its_shape_and_its_kernel_allow) {
+    KernelState kernel;
+    kernel.set_id(0x0000000700000003);
+    const auto form = [&](Dim3 grid, Dim3 block, std::uint32_t shared_bytes) {
+        return form_of(kernel, grid, block, shared_bytes);
+    };
+    EXPECT_EQ(form({1}, {1}, 0), LaunchForm::compact);
+    EXPECT_EQ(form({1000}, {1024}, 0), LaunchForm::compact);
+    EXPECT_EQ(form({1000}, {0, 0, 0}, 0), LaunchForm::compact);
+    for (const Dim3 grid : {Dim3{1, 2}, Dim3{1, 1, 2}, Dim3{3, 2, 1}})
+        EXPECT_EQ(form(grid, {1}, 0), LaunchForm::general);
+    for (const Dim3 block : {Dim3{1, 2}, Dim3{1, 1, 2}, Dim3{4, 2, 2}, Dim3{0, 2, 2}, Dim3{0, 1, 1}})
+        EXPECT_EQ(form({1}, block, 0), LaunchForm::general);
+    EXPECT_EQ(form({1}, {1}, 1), LaunchForm::general);
+
+    // Index and generation at their bounds, and beyond them.
+    constexpr std::uint64_t kIndex = (1u << 22) - 1, kGeneration = (1u << 10) - 1;
+    for (const std::uint64_t id : {kGeneration << 32 | kIndex, kGeneration << 32, std::uint64_t{1} << 32}) {
+        EXPECT_NE(compact_kernel(id), 0u);
+        EXPECT_EQ(kernel_of_compact(compact_kernel(id)), id);
+    }
+    for (const std::uint64_t id :
+         {(kGeneration + 1) << 32, std::uint64_t{1} << 32 | (kIndex + 1), ~std::uint64_t{0}}) {
+        kernel.set_id(id);
+        EXPECT_EQ(form({1}, {1}, 0), LaunchForm::general);
     }
 }
 

@@ -185,7 +185,7 @@ TEST_F(Fuzz, AnHonestNeighbourNeverNotices) {
         ClientStream hostile(kSession, make_id(1), 64);
         StreamPort& port = open(hostile);
         for (int i = 0; i < 8; ++i) {
-            const auto kind = static_cast<RecordKind>(random() % 9);
+            const auto kind = static_cast<RecordKind>(random() % 11);
             if (kind == RecordKind::EventWait)
                 hostile.put_wait(random() % 2 == 0 ? honest.id : hostile.id, random() % 100);
             else

@@ -265,11 +265,9 @@ class ClientStream {
                              const std::function<void(schema::LaunchRecord&)>& change = {}) {
         const std::uint32_t count = launch_slots(params.size());
         EXPECT_EQ(producer.reserve(count, page->completed), Status::ok) << "the ring is full";
-        for (std::uint32_t i = 1; i < count; ++i) {
-            const std::size_t at = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
-            producer.write_continuation(i, params.data() + at,
-                                        std::min(kContinuationParamBytes, params.size() - at));
-        }
+        for (std::uint32_t i = 1; i < count; ++i)
+            producer.write_continuation(i, params.data(), params.size(),
+                                        kHeadParamBytes + (i - 1) * kContinuationParamBytes);
         schema::LaunchRecord record{};
         record.mutate_kind(schema::RecordKind::Launch);
         record.mutate_slots(static_cast<std::uint16_t>(count));

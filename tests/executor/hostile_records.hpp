@@ -25,13 +25,15 @@ struct RecordImage {
     static RecordImage of(const Record& record, std::span<const std::byte> params = {}) {
         static_assert(sizeof(Record) == kSlotBytes);
         RecordImage image;
-        image.slots.resize(launch_slots(params.size()));
+        const LaunchForm form = form_of(record.kind());
+        const std::size_t in_head = head_param_bytes(form);
+        image.slots.resize(launch_slots(params.size(), form));
         std::memcpy(image.slots[0].data(), &record, kSlotBytes);
         if (!params.empty())
-            std::memcpy(image.slots[0].data() + kSlotBytes - kHeadParamBytes, params.data(),
-                        std::min(params.size(), kHeadParamBytes));
+            std::memcpy(image.slots[0].data() + kSlotBytes - in_head, params.data(),
+                        std::min(params.size(), in_head));
         for (std::size_t i = 1; i < image.slots.size(); ++i) {
-            const std::size_t from = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
+            const std::size_t from = in_head + (i - 1) * kContinuationParamBytes;
             std::memcpy(image.slots[i].data() + sizeof(SharedU64), params.data() + from,
                         std::min(kContinuationParamBytes, params.size() - from));
         }
@@ -77,7 +79,18 @@ class HostileRecords {
     RecordImage honest() {
         using schema::RecordKind;
         switch (below(world.staging == 0 ? 5 : 7)) {
-            case 0:
+            case 0: {
+                const HostileWorld::Kernel& kernel = world.kernels[below(world.kernels.size())];
+                schema::CompactLaunchRecord record{};
+                record.mutate_kind(RecordKind::CompactLaunch);
+                record.mutate_slots(
+                    static_cast<std::uint16_t>(launch_slots(kernel.params.size(), LaunchForm::compact)));
+                record.mutate_param_bytes(static_cast<std::uint16_t>(kernel.params.size()));
+                record.mutate_kernel(compact_kernel(kernel.id));
+                record.mutate_grid_x(1);
+                record.mutate_block_x(4);
+                return RecordImage::of(record, kernel.params);
+            }
             case 1: {
                 const HostileWorld::Kernel& kernel = world.kernels[below(world.kernels.size())];
                 schema::LaunchRecord record{};
@@ -155,7 +168,7 @@ class HostileRecords {
     }
     void fill_with_noise(std::span<std::byte> payload) {
         for (std::byte& byte : payload) byte = static_cast<std::byte>(random_());
-        payload[0] = static_cast<std::byte>(below(10));
+        payload[0] = static_cast<std::byte>(below(11));
         if (below(2) == 0) payload[1] = std::byte{0};
         payload[2] = static_cast<std::byte>(below(4));
         payload[3] = std::byte{0};

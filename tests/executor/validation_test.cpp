@@ -65,6 +65,20 @@ class ValidationTest : public ::testing::Test {
         std::memcpy(copy.params, params.data(), params.size());
         return copy;
     }
+    // The same in the compact form.
+    static RecordCopy compact_copy() {
+        RecordCopy copy = launch_copy();
+        copy.slots = 1;
+        schema::CompactLaunchRecord record{};
+        record.mutate_kind(RecordKind::CompactLaunch);
+        record.mutate_slots(1);
+        record.mutate_param_bytes(32);
+        record.mutate_block_x(64);
+        record.mutate_kernel(compact_kernel(make_id(0)));
+        record.mutate_grid_x(4);
+        std::memcpy(copy.head, &record, sizeof record);
+        return copy;
+    }
     template <class Record>
     static RecordCopy copy_of(const Record& record, std::uint32_t slots = 1) {
         RecordCopy copy;
@@ -124,6 +138,63 @@ TEST_F(ValidationTest, GoodLaunchBecomesTheDriversLaunch) {
     EXPECT_EQ(launch.block.x, 64u);
     EXPECT_EQ(launch.params, copy.params);
     EXPECT_EQ(launch.param_bytes, 32u);
+}
+
+TEST_F(ValidationTest, CompactLaunchBecomesTheSame) {
+    RecordCopy copy = compact_copy();
+    driver::Launch launch;
+    ASSERT_EQ(check_launch(copy, bounds(), launch), Status::ok);
+    EXPECT_EQ(launch.kernel, &saxpy);
+    EXPECT_EQ(launch.kernel_id, make_id(0));
+    EXPECT_EQ(launch.position, 40u);
+    EXPECT_EQ(launch.end, 41u);
+    EXPECT_EQ(launch.grid, (driver::Dim3{4, 1, 1}));
+    EXPECT_EQ(launch.block, (driver::Dim3{64, 1, 1}));
+    EXPECT_EQ(launch.shared_bytes, 0u);
+    EXPECT_EQ(launch.params, copy.params);
+    EXPECT_EQ(launch.param_bytes, 32u);
+
+    driver::KernelLayout layout = saxpy_layout();
+    layout.default_block = {16, 2, 2};
+    HandKernel kernel(layout);
+    const KernelEntry entry(kernel);
+    view.kernels.set(make_id(0), &entry);
+    in<schema::CompactLaunchRecord>(copy).mutate_block_x(0);
+    ASSERT_EQ(check_launch(copy, bounds(), launch), Status::ok);
+    EXPECT_EQ(launch.block, (driver::Dim3{16, 2, 2}));
+}
+
+TEST_F(ValidationTest, CompactLaunchesAreRefusedAlike) {
+    const auto expect = [&](Status expected, const std::function<void(schema::CompactLaunchRecord&)>& change,
+                            const std::vector<std::string>& words) {
+        RecordCopy copy = compact_copy();
+        change(in<schema::CompactLaunchRecord>(copy));
+        copy.slots = in<schema::CompactLaunchRecord>(copy).slots();
+        driver::Launch launch;
+        expect_refusal(check_launch(copy, bounds(), launch), expected, copy, words);
+    };
+    expect(Status::bad_flags, [](auto& r) { r.mutate_flags(static_cast<schema::RecordFlag>(2)); },
+           {"launch"});
+    expect(Status::bad_kernel, [](auto& r) { r.mutate_kernel(compact_kernel(make_id(9))); },
+           {"this session has no kernel 9"});
+    expect(Status::bad_kernel, [](auto& r) { r.mutate_kernel(compact_kernel(make_id(0, 2))); },
+           {"no kernel 0.2"});
+    expect(Status::bad_kernel, [](auto& r) { r.mutate_kernel(0); }, {"no kernel 0.0"});
+    expect(Status::bad_kernel, [](auto& r) { r.mutate_kernel(~0u); }, {"no kernel 4194303.1023"});
+    expect(Status::undeclared_kernel, [](auto& r) { r.mutate_kernel(compact_kernel(make_id(1, 3))); },
+           {"saxpy", "RINGLAUNCH_EXPORT"});
+    expect(Status::bad_param_bytes, [](auto& r) { r.mutate_param_bytes(24); }, {"24 bytes", "takes 32"});
+    expect(Status::bad_slot_count, [](auto& r) { r.mutate_slots(2); }, {"2 slots", "take 1"});
+    expect(Status::bad_grid, [](auto& r) { r.mutate_grid_x(0); }, {"grid 0 x 1 x 1"});
+    expect(Status::bad_grid, [](auto& r) { r.mutate_grid_x(1001); }, {"1001"});
+    expect(Status::bad_block, [](auto& r) { r.mutate_block_x(257); }, {"257 x 1 x 1", "256 threads"});
+    expect(Status::bad_block, [](auto& r) { r.mutate_block_x(0); }, {"no default block"});
+
+    RecordCopy copy = compact_copy();
+    const auto params = saxpy_params(kBase, kBase + 2 * kChunk, 0, 3);  // a neighbour's
+    std::memcpy(copy.params, params.data(), params.size());
+    driver::Launch launch;
+    expect_refusal(check_launch(copy, bounds(), launch), Status::bad_pointer, copy, {"parameter 1"});
 }
 
 TEST_F(ValidationTest, LaunchOfUnknownKernels) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <span>
 #include <string>
 #include <utility>
 #include <variant>
@@ -50,11 +51,10 @@ std::vector<std::byte> written(std::uint64_t position, const Record& record,
     RingProducer<> producer(&header, slots, kRingSlots, position);
     if (producer.reserve(record.slots(), completed) != Status::ok || producer.position() != position)
         return {};
-    for (std::uint32_t i = 1; i < record.slots(); ++i) {
-        const std::size_t from = kHeadParamBytes + (i - 1) * kContinuationParamBytes;
-        producer.write_continuation(i, params.data() + from,
-                                    std::min(kContinuationParamBytes, params.size() - from));
-    }
+    const std::size_t in_head = head_param_bytes(form_of(record.kind()));
+    for (std::uint32_t i = 1; i < record.slots(); ++i)
+        producer.write_continuation(i, std::as_bytes(std::span(params)).data(), params.size(),
+                                    in_head + (i - 1) * kContinuationParamBytes);
     producer.publish(record);
     const std::byte* at = memory + (position % kRingSlots) * kSlotBytes;
     return {at, at + record.slots() * kSlotBytes};
@@ -85,6 +85,23 @@ std::vector<Field> head(const Golden& golden, const Record& record) {
             field("flags", 9, static_cast<std::uint8_t>(record.flags())), field("slots", 10, record.slots())};
 }
 
+// The parameters as they fill the head and the continuations; what lies behind the last is zero.
+inline void push_params(Golden& golden, const std::vector<std::uint8_t>& params, LaunchForm form) {
+    const auto part = [&](std::size_t from, std::size_t size) {
+        std::vector<std::uint8_t> values(size);
+        for (std::size_t i = 0; i < size && from + i < params.size(); ++i) values[i] = params[from + i];
+        return values;
+    };
+    const std::size_t in_head = head_param_bytes(form);
+    golden.fields.push_back(bytes("params", kSlotBytes - in_head, part(0, in_head)));
+    for (std::size_t i = 1; i < launch_slots(params.size(), form); ++i) {
+        const std::string name = "continuation" + std::to_string(i);
+        golden.fields.push_back(field(name + ".stamp", 64 * i, (golden.position + i + 1) | kContinuation));
+        golden.fields.push_back(
+            bytes(name + ".params", 64 * i + 8, part(in_head + 56 * (i - 1), kContinuationParamBytes)));
+    }
+}
+
 inline Golden launch(const std::string& file, const std::string& says, std::uint64_t position,
                      std::size_t param_bytes) {
     const auto params = counted(param_bytes, 0xa0);
@@ -113,19 +130,30 @@ inline Golden launch(const std::string& file, const std::string& says, std::uint
              field("block_z", 40, record.block_z()), field("reserved1", 42, record.reserved1()),
              field("shared_bytes", 44, record.shared_bytes())})
         golden.fields.push_back(std::move(more));
-    const auto part = [&](std::size_t from,
-                          std::size_t size) {  // what lies behind the last parameter is zero
-        std::vector<std::uint8_t> values(size);
-        for (std::size_t i = 0; i < size && from + i < params.size(); ++i) values[i] = params[from + i];
-        return values;
-    };
-    golden.fields.push_back(bytes("params", 48, part(0, kHeadParamBytes)));
-    for (std::size_t i = 1; i < record.slots(); ++i) {
-        const std::string name = "continuation" + std::to_string(i);
-        golden.fields.push_back(field(name + ".stamp", 64 * i, (position + i + 1) | kContinuation));
-        golden.fields.push_back(
-            bytes(name + ".params", 64 * i + 8, part(16 + 56 * (i - 1), kContinuationParamBytes)));
-    }
+    push_params(golden, params, LaunchForm::general);
+    return golden;
+}
+
+inline Golden compact_launch(const std::string& file, const std::string& says, std::uint64_t position,
+                             std::uint16_t block, std::size_t param_bytes) {
+    const auto params = counted(param_bytes, 0xa0);
+    schema::CompactLaunchRecord record{};
+    record.mutate_kind(schema::RecordKind::CompactLaunch);
+    record.mutate_slots(static_cast<std::uint16_t>(launch_slots(param_bytes, LaunchForm::compact)));
+    record.mutate_param_bytes(static_cast<std::uint16_t>(param_bytes));
+    record.mutate_block_x(block);
+    record.mutate_kernel(compact_kernel(0x0000000700000003));
+    record.mutate_grid_x(0x01020304);
+    const std::size_t in_head = std::min(head_param_bytes(LaunchForm::compact), param_bytes);
+    if (in_head != 0) std::memcpy(record.mutable_params()->data(), params.data(), in_head);
+
+    Golden golden{file, "CompactLaunch", says, position, written(position, record, params), {}};
+    golden.fields = head(golden, record);
+    for (Field& more : std::vector<Field>{
+             field("param_bytes", 12, record.param_bytes()), field("block_x", 14, record.block_x()),
+             field("kernel", 16, record.kernel()), field("grid_x", 20, record.grid_x())})
+        golden.fields.push_back(std::move(more));
+    push_params(golden, params, LaunchForm::compact);
     return golden;
 }
 
@@ -223,8 +251,9 @@ inline Golden padding() {
 
 }  // namespace detail
 
-// Every record kind, launches with 0, 1 and several continuations.
+// Every record kind, launches of both forms with 0, 1 and several continuations.
 inline std::vector<Golden> records() {
+    using detail::compact_launch;
     using detail::copy;
     using detail::launch;
     using schema::RecordKind;
@@ -235,6 +264,12 @@ inline std::vector<Golden> records() {
                2, 36),
         launch("launch_long", "200 bytes of parameters, four continuations, at a far position",
                0x123456789abc0, 200),
+        compact_launch("compact_launch_no_params", "no parameters, in the kernel's default block", 12, 0, 0),
+        compact_launch("compact_launch_5_params",
+                       "36 bytes of parameters: three pointers and three ints, all in the head", 13, 256, 36),
+        compact_launch("compact_launch_long",
+                       "200 bytes of parameters, three continuations, at a far position", 0x123456789abd0, 64,
+                       200),
         copy(RecordKind::CopyToDevice, "copy_to_device", "from staging to the device", 6, 0x40,
              0x0000000300000001),
         copy(RecordKind::CopyToHost, "copy_to_host", "from the device to staging", 7, 0x80,

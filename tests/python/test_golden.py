@@ -85,7 +85,7 @@ def params_of(file: str) -> bytes:
     ],
 )
 @pytest.mark.parametrize("before", [0, 3, 70])
-def test_a_launch(client, stream, file, kernel, before):
+def test_a_launch_of_any_shape(client, stream, file, kernel, before):
     module = client.compile(SOURCE, name="golden.cu")
     for _ in range(before):
         stream.record()
@@ -100,8 +100,32 @@ def test_a_launch(client, stream, file, kernel, before):
     stream.synchronize()
 
 
+@pytest.mark.parametrize(
+    ("file", "kernel"),
+    [
+        ("compact_launch_no_params.bin", "nothing"),
+        ("compact_launch_5_params.bin", "takes36"),
+        ("compact_launch_long.bin", "takes200"),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 3, 70])
+def test_a_launch_in_one_dimension(client, stream, file, kernel, before):
+    """It takes the compact form, unless its kernel has no default block and none is given."""
+    module = client.compile(SOURCE, name="golden.cu")
+    for _ in range(before):
+        stream.record()
+        stream.synchronize()
+    position = stream.status.published
+    values = {each["name"]: each["value"] for each in RECORDS[file]["fields"]}
+    arguments = [params_of(file)] if values["param_bytes"] else []
+    block = values["block_x"] or 1  # these kernels have no default block
+    module[kernel][values["grid_x"], block](*arguments, stream=stream)
+    check(stream, position, file, kernel=any, block_x=block)
+    stream.synchronize()
+
+
 def test_five_parameters_of_their_types(client, stream):
-    """The same bytes when the types are declared one by one."""
+    """The same bytes when the types are declared one by one, in one slot."""
     source = """
         #include <ringlaunch/kernel.h>
         extern "C" __global__ void six(float*, float*, float*, int, int, int) {}
@@ -110,11 +134,10 @@ def test_five_parameters_of_their_types(client, stream):
     buffers = [client.empty(4) for _ in range(3)]
     position = stream.status.published
     six[1, 1](*buffers, 1, -2, 3, stream=stream)
-    record = _core._ring_bytes(stream, position, 2)
-    packed = record[48:64] + record[72:92]
+    assert stream.status.published == position + 1
+    packed = _core._ring_bytes(stream, position, 1)[24:]
     expected = np.array([buffer.address for buffer in buffers], "<u8").tobytes() + np.array([1, -2, 3], "<i4").tobytes()
-    assert packed == expected
-    assert not any(record[92:])
+    assert packed == expected + bytes(4)
 
 
 def test_an_event(stream):

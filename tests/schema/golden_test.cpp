@@ -106,10 +106,15 @@ TEST(GoldenRecords, AreTakenByTheReader) {
         EXPECT_EQ(schema::EnumNameRecordKind(out.as<schema::PaddingRecord>().kind()), record["kind"]) << name;
         EXPECT_EQ(std::memcmp(out.head + 8, bytes.data() + 8, kSlotBytes - 8), 0) << name;
         // The parameters are whole again, zero behind the last.
-        if (record["kind"] == "Launch") {
+        const auto kind = out.as<schema::PaddingRecord>().kind();
+        if (is_launch(kind)) {
+            const LaunchForm form = form_of(kind);
+            // Both forms have it in the same place.
             const std::size_t size = out.as<schema::LaunchRecord>().param_bytes();
-            EXPECT_EQ(out.slots, launch_slots(size)) << name;
-            for (std::size_t i = 0; i < kHeadParamBytes + (out.slots - 1) * kContinuationParamBytes; ++i)
+            ASSERT_EQ(out.as<schema::CompactLaunchRecord>().param_bytes(), size);
+            EXPECT_EQ(out.slots, launch_slots(size, form)) << name;
+            for (std::size_t i = 0; i < head_param_bytes(form) + (out.slots - 1) * kContinuationParamBytes;
+                 ++i)
                 ASSERT_EQ(out.params[i], i < size ? static_cast<std::byte>(0xa0 + i) : std::byte{0})
                     << name << ' ' << i;
         }

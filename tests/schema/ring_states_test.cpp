@@ -253,7 +253,7 @@ TEST(RingProducer, FillsTheRestOfAContinuationWithZero) {
         std::array<std::byte, 56> from;
         from.fill(std::byte{0x11});
         ASSERT_EQ(ring.producer.reserve(2, ring.completed), Status::ok);
-        ring.producer.write_continuation(1, from.data(), bytes);
+        ring.producer.write_continuation(1, from.data(), bytes, 0);
         ring.producer.publish(launch(2));
         for (std::size_t i = 0; i < 56; ++i)
             ASSERT_EQ(ring.at(1).payload[i], i < bytes ? std::byte{0x11} : std::byte{0}) << bytes << ' ' << i;
@@ -403,12 +403,19 @@ TEST(LaunchSlots, CountsHeadAndContinuations) {
     EXPECT_EQ(launch_slots(17), 2u);
     EXPECT_EQ(launch_slots(72), 2u);
     EXPECT_EQ(launch_slots(73), 3u);
-    EXPECT_EQ(launch_slots(kMaxParamBytes), 1 + kMaxContinuations);
-    for (std::size_t bytes = 0; bytes <= kMaxParamBytes; ++bytes) {
-        const std::size_t slots = launch_slots(bytes);
-        ASSERT_GE(kHeadParamBytes + (slots - 1) * kContinuationParamBytes, bytes);
-        if (slots > 1) {
-            ASSERT_LT(kHeadParamBytes + (slots - 2) * kContinuationParamBytes, bytes);
+    EXPECT_EQ(launch_slots(40, LaunchForm::compact), 1u);
+    EXPECT_EQ(launch_slots(41, LaunchForm::compact), 2u);
+    EXPECT_EQ(launch_slots(96, LaunchForm::compact), 2u);
+    EXPECT_EQ(launch_slots(97, LaunchForm::compact), 3u);
+    for (const LaunchForm form : {LaunchForm::general, LaunchForm::compact}) {
+        for (std::size_t bytes = 0; bytes <= kMaxParamBytes; ++bytes) {
+            const std::size_t slots = launch_slots(bytes, form);
+            const std::size_t held = head_param_bytes(form) + (slots - 1) * kContinuationParamBytes;
+            ASSERT_GE(held, bytes);
+            ASSERT_GE(padded_param_bytes(bytes), held);
+            if (slots > 1) {
+                ASSERT_LT(held - kContinuationParamBytes, bytes);
+            }
         }
     }
 }

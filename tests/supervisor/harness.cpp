@@ -284,13 +284,11 @@ std::uint64_t TestStream::launch(std::uint64_t kernel, std::span<const std::byte
     record.mutate_block_x(1);
     record.mutate_block_y(1);
     record.mutate_block_z(1);
-    std::size_t done = std::min(params.size(), kHeadParamBytes);
-    if (done != 0) std::memcpy(record.mutable_params()->Data(), params.data(), done);
-    for (std::uint32_t i = 1; done < params.size(); ++i) {
-        const std::size_t part = std::min(params.size() - done, kContinuationParamBytes);
-        producer.write_continuation(i, params.data() + done, part);
-        done += part;
-    }
+    const std::size_t in_head = std::min(params.size(), kHeadParamBytes);
+    if (in_head != 0) std::memcpy(record.mutable_params()->Data(), params.data(), in_head);
+    for (std::uint32_t i = 1; i < count; ++i)
+        producer.write_continuation(i, params.data(), params.size(),
+                                    kHeadParamBytes + (i - 1) * kContinuationParamBytes);
     return put(*this, record, count);
 }
 

@@ -52,6 +52,10 @@ struct Crafted {
 
 // What the host driver would take is let through only if it ends soon: no billions of blocks.
 void make_short(RecordImage& image) {
+    if (image.kind() == RecordKind::CompactLaunch) {
+        auto& record = image.as<schema::CompactLaunchRecord>();
+        if (record.grid_x() > 64 && record.grid_x() <= 0x7fffffff) record.mutate_grid_x(1);
+    }
     if (image.kind() != RecordKind::Launch) return;
     auto& record = image.as<schema::LaunchRecord>();
     const auto small = [](std::uint64_t x) { return x <= 64; };
@@ -153,7 +157,7 @@ class Attacker {
             all.push_back({std::move(what), expected, std::move(image), to_end});
         };
         const auto nothing = [](auto&) {};
-        for (const unsigned kind : {0u, 9u, 200u})
+        for (const unsigned kind : {0u, 10u, 200u})
             add("kind " + std::to_string(kind), Status::bad_kind,
                 event([&](auto& record) { record.mutate_kind(static_cast<RecordKind>(kind)); }));
 
@@ -245,6 +249,29 @@ class Attacker {
             }));
         add("shared memory", Status::bad_shared_bytes,
             touch([](auto& record) { record.mutate_shared_bytes(~0u); }));
+
+        const auto compact = [&](const std::string& what, Status expected, auto change) {
+            schema::CompactLaunchRecord record{};
+            record.mutate_kind(RecordKind::CompactLaunch);
+            record.mutate_slots(1);
+            record.mutate_param_bytes(16);
+            record.mutate_block_x(1);
+            record.mutate_kernel(compact_kernel(kernels_.at("touch")));
+            record.mutate_grid_x(1);
+            change(record);
+            add("compact: " + what, expected, RecordImage::of(record, touch_params(memory_)));
+        };
+        compact("flags", Status::bad_flags, flagged);
+        compact("no slots", Status::bad_slot_count, [](auto& record) { record.mutate_slots(0); });
+        compact("no kernel", Status::bad_kernel, [](auto& record) { record.mutate_kernel(0); });
+        compact("any kernel", Status::bad_kernel, [](auto& record) { record.mutate_kernel(~0u); });
+        compact("17 bytes of parameters", Status::bad_param_bytes,
+                [](auto& record) { record.mutate_param_bytes(17); });
+        compact("no blocks", Status::bad_grid, [](auto& record) { record.mutate_grid_x(0); });
+        compact("too many blocks", Status::bad_grid, [](auto& record) { record.mutate_grid_x(~0u); });
+        compact("too many threads", Status::bad_block, [](auto& record) { record.mutate_block_x(1025); });
+        compact("no block where there is no default", Status::bad_block,
+                [](auto& record) { record.mutate_block_x(0); });
 
         for (const RecordKind kind : {RecordKind::CopyToDevice, RecordKind::CopyToHost}) {
             const std::string name = schema::EnumNameRecordKind(kind);

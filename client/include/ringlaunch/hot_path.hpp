@@ -9,12 +9,14 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <ringlaunch/dim3.hpp>
 #include <ringlaunch/pages.hpp>
 #include <ringlaunch/ring_producer.hpp>
 #include <ringlaunch/wakeup.hpp>
+#include <span>
 
 namespace ringlaunch::detail {
 
@@ -24,9 +26,9 @@ inline constexpr std::uint64_t kSlotsPerSample = 128;
 // Immutable once loaded, so any thread may read it.
 struct HotKernel {
     std::uint64_t id = 0;
-    std::uint64_t first_word = 0;  // of its launch records
-    std::uint64_t digest = 0;      // of its parameters, see layout_digest()
-    std::uint32_t slots = 1;       // of a launch record
+    std::uint32_t compact_id = 0;  // 0: it has none
+    std::uint32_t param_bytes = 0;
+    std::uint64_t digest = 0;  // of its parameters, see layout_digest()
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared_bytes = 0;  // dynamic
     Dim3 default_block{0, 0, 0};
@@ -90,16 +92,37 @@ template <int kShift>
     return wide << kShift;
 }
 
-// Word kWord of a launch's head slot, up to its parameters.
-template <std::size_t kWord>
+// In which form does this launch stand in the ring? It is launchable().
+[[nodiscard, gnu::always_inline]] inline LaunchForm form_of(const HotKernel& kernel, Dim3 grid, Dim3 block,
+                                                            std::uint32_t shared_bytes) noexcept {
+    const std::uint32_t more = (grid.y ^ 1) | (grid.z ^ 1) | shared_bytes | (block.y ^ block.z) |
+                               (block.y ^ std::uint32_t{block.x != 0});
+    return more == 0 && kernel.compact_id != 0 ? LaunchForm::compact : LaunchForm::general;
+}
+
+// Words of a head slot before the parameters, the stamp's counted.
+template <LaunchForm kForm>
+inline constexpr std::size_t kHeadWords = (kSlotBytes - head_param_bytes(kForm)) / 8;
+
+// Word kWord of a launch's head slot, up to its parameters, of which it has `param_bytes`.
+template <LaunchForm kForm, std::size_t kWord>
 [[gnu::always_inline]] inline std::uint64_t head_word(const HotKernel& kernel, Dim3 grid, Dim3 block,
-                                                      std::uint32_t shared_bytes) noexcept {
-    static_assert(kWord >= 1 && kWord < 6);
-    if constexpr (kWord == 1) return kernel.first_word;
-    if constexpr (kWord == 2) return kernel.id;
-    if constexpr (kWord == 3) return grid.x | shifted<32>(grid.y);
-    if constexpr (kWord == 4) return grid.z | shifted<32>(block.x & 0xffff) | shifted<48>(block.y & 0xffff);
-    if constexpr (kWord == 5) return (block.z & 0xffff) | shifted<32>(shared_bytes);
+                                                      std::uint32_t shared_bytes,
+                                                      std::uint32_t param_bytes) noexcept {
+    static_assert(kWord >= 1 && kWord < kHeadWords<kForm>);
+    const std::uint32_t slots = launch_slots(param_bytes, kForm);
+    if constexpr (kForm == LaunchForm::compact) {
+        if constexpr (kWord == 1)
+            return first_word(kCompactLaunchKind, slots, param_bytes) | shifted<48>(block.x & 0xffff);
+        if constexpr (kWord == 2) return kernel.compact_id | shifted<32>(grid.x);
+    } else {
+        if constexpr (kWord == 1) return first_word(kLaunchKind, slots, param_bytes);
+        if constexpr (kWord == 2) return kernel.id;
+        if constexpr (kWord == 3) return grid.x | shifted<32>(grid.y);
+        if constexpr (kWord == 4)
+            return grid.z | shifted<32>(block.x & 0xffff) | shifted<48>(block.y & 0xffff);
+        if constexpr (kWord == 5) return (block.z & 0xffff) | shifted<32>(shared_bytes);
+    }
 }
 
 // After a record was published. `page` is the one that nothing_in_the_way() looked at: had its epoch ended
@@ -109,28 +132,102 @@ template <std::size_t kWord>
         stream.ring_doorbell();
 }
 
-// Enqueues a launch of a kernel of kSlots. `param(k)` gives the words of its parameters for k from
-// std::integral_constant<0> on, 2 of them in the head and 7 in each further slot. False: something is in the
-// way, and nothing was done.
-template <std::uint32_t kSlots, class Param>
-[[nodiscard, gnu::always_inline]] inline bool try_enqueue(HotStream& stream, const HotKernel& kernel,
-                                                          Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-                                                          const Param& param) noexcept {
+// Enqueues a launch of a kernel of kParamBytes in this form. `param(k)` gives the words of its parameters for
+// k from std::integral_constant<0> on, as many as the slots hold. False: something is in the way, and nothing
+// was done.
+template <LaunchForm kForm, std::size_t kParamBytes, class Param>
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue_as(HotStream& stream, const HotKernel& kernel,
+                                                             Dim3 grid, Dim3 block,
+                                                             std::uint32_t shared_bytes,
+                                                             const Param& param) noexcept {
+    constexpr std::uint32_t kSlots = launch_slots(kParamBytes, kForm);
     const StatusPage& page = stream.current();
     if (!nothing_in_the_way(stream, page, kSlots)) [[unlikely]]
         return false;
-    stream.producer
-        .publish_each<kSlots>([&]<std::size_t kWord>(
-                                  std::integral_constant<std::size_t, kWord>) __attribute__((always_inline))
-                                  ->std::uint64_t {
-                                      if constexpr (kWord < 6)
-                                          return head_word<kWord>(kernel, grid, block, shared_bytes);
-                                      else
-                                          return param(
-                                              std::integral_constant<std::size_t, kWord - 6 - (kWord / 8)>());
-                                  });
+    stream.producer.publish_each<
+        kSlots>([&]<std::size_t kWord>(
+                    std::integral_constant<std::size_t, kWord>) __attribute__((always_inline))
+                    ->std::uint64_t {
+                        if constexpr (kWord < kHeadWords<kForm>)
+                            return head_word<kForm, kWord>(kernel, grid, block, shared_bytes, kParamBytes);
+                        else  // without the stamps of the slots before
+                            return param(
+                                std::integral_constant<std::size_t, kWord - kHeadWords<kForm> - kWord / 8>());
+                    });
     wake_reader(stream, page);
     return true;
+}
+
+template <std::size_t kParamBytes, class Param>
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue(HotStream& stream, const HotKernel& kernel,
+                                                          Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                                                          const Param& param) noexcept {
+    if (form_of(kernel, grid, block, shared_bytes) == LaunchForm::compact)
+        return try_enqueue_as<LaunchForm::compact, kParamBytes>(stream, kernel, grid, block, shared_bytes,
+                                                                param);
+    return try_enqueue_as<LaunchForm::general, kParamBytes>(stream, kernel, grid, block, shared_bytes, param);
+}
+
+// Writes and publishes a launch; there is room. `params` are kernel.param_bytes; with `kPadded` zeros follow
+// them up to padded_param_bytes(), which spares the last slot's bytes a closer look.
+template <bool kPadded, LaunchForm kForm>
+[[gnu::always_inline]] inline void publish_launch(RingProducer<>& producer, const HotKernel& kernel,
+                                                  Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                                                  std::span<const std::byte> params) noexcept {
+    static_assert(std::endian::native == std::endian::little, "records are little-endian");
+    const auto bytes = static_cast<std::uint32_t>(params.size());
+    const std::uint32_t slots = launch_slots(bytes, kForm);
+    for (std::uint32_t i = 1; i < slots; ++i) {
+        const std::size_t first = head_param_bytes(kForm) + (i - 1) * kContinuationParamBytes;
+        if constexpr (kPadded)
+            producer.write_continuation(i, params.data() + first);
+        else
+            producer.write_continuation(i, params.data(), bytes, first);
+    }
+    producer.publish_head(
+        slots, [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
+                   __attribute__((always_inline))
+                       ->std::uint64_t {
+                           if constexpr (kWord < kHeadWords<kForm>)
+                               return head_word<kForm, kWord>(kernel, grid, block, shared_bytes, bytes);
+                           else if constexpr (kPadded)
+                               return load_word(params.data() + 8 * (kWord - kHeadWords<kForm>));
+                           else
+                               return word_within(params.data(), bytes, 8 * (kWord - kHeadWords<kForm>));
+                       });
+}
+
+// How many slots does this launch take? It is launchable().
+[[nodiscard, gnu::always_inline]] inline std::uint32_t slots_of(const HotKernel& kernel, Dim3 grid,
+                                                                Dim3 block,
+                                                                std::uint32_t shared_bytes) noexcept {
+    return launch_slots(kernel.param_bytes, form_of(kernel, grid, block, shared_bytes));
+}
+
+// Enqueues a launch if nothing stands in its way, else answers false and has done nothing. Checks nothing of
+// the launch (see launchable()). A caller that hands all that it was given to its own slow path makes the
+// compiler save nothing.
+template <bool kPadded, LaunchForm kForm>
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch_as(
+    HotStream& stream, const HotKernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+    std::span<const std::byte> params) noexcept {
+    const StatusPage& page = stream.current();
+    if (!nothing_in_the_way(stream, page, launch_slots(params.size(), kForm))) [[unlikely]]
+        return false;
+    publish_launch<kPadded, kForm>(stream.producer, kernel, grid, block, shared_bytes, params);
+    wake_reader(stream, page);
+    return true;
+}
+template <bool kPadded>
+[[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch(HotStream& stream, const HotKernel& kernel,
+                                                                 Dim3 grid, Dim3 block,
+                                                                 std::uint32_t shared_bytes,
+                                                                 std::span<const std::byte> params) noexcept {
+    if (form_of(kernel, grid, block, shared_bytes) == LaunchForm::compact)
+        return try_enqueue_launch_as<kPadded, LaunchForm::compact>(stream, kernel, grid, block, shared_bytes,
+                                                                   params);
+    return try_enqueue_launch_as<kPadded, LaunchForm::general>(stream, kernel, grid, block, shared_bytes,
+                                                               params);
 }
 
 }  // namespace ringlaunch::detail

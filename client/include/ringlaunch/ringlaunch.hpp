@@ -291,12 +291,6 @@ inline std::uint64_t arg_address(const T& arg) {
         return 0;
 }
 
-// Parameters of `bytes` fill a head slot's 16 bytes and continuations of 56: the size of a buffer that can be
-// copied in whole slots.
-constexpr std::size_t padded_param_bytes(std::size_t bytes) {
-    return bytes <= 16 ? 16 : 16 + (bytes - 16 + 55) / 56 * 56;
-}
-
 // A list of arguments, or of parameters, as one number (FNV-1a over its words): equal lists are found equal
 // with one comparison, and two different ones have the same by no accident that anybody will see.
 constexpr std::uint64_t layout_digest(std::span<const ArgLayout> all) {
@@ -348,7 +342,6 @@ struct ArgPack {
     static constexpr ArgShape kShape{kLayout, layout_digest(kLayout), padded_param_bytes(bytes())};
 
     static constexpr std::size_t kWords = kShape.padded_bytes / 8;
-    static constexpr std::uint32_t kSlots = launch_slots(bytes());
     // Does no argument reach from one word into the next? Scalars never do; a struct may.
     static constexpr bool kWithinWords = [] {
         for (const ArgLayout& arg : kLayout)
@@ -437,8 +430,17 @@ class Stream {
         return launch_args<false>(kernel, grid, block, args...);
     }
     // The same with parameters already packed at the kernel's offsets; `params` is copied.
-    Status launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
-                         std::span<const std::byte> params, bool wait = true) noexcept;
+    [[gnu::always_inline]] Status launch_packed(const Kernel& kernel, Dim3 grid, Dim3 block,
+                                                std::uint32_t shared_bytes, std::span<const std::byte> params,
+                                                bool wait = true) noexcept {
+        if (state_ && kernel) [[likely]] {
+            const detail::HotKernel& of = *kernel.state_;
+            if (params.size() == of.param_bytes && detail::launchable(of, grid, block, shared_bytes) &&
+                detail::try_enqueue_launch<false>(*state_, of, grid, block, shared_bytes, params)) [[likely]]
+                return Status::ok;
+        }
+        return launch_packed_slowly(kernel, grid, block, shared_bytes, params, wait);
+    }
 
     // Copies of any size, through the stream's staging memory. to_device: `from` may be reused on return.
     // to_host: `to` is filled once the returned status is ok: blocks until the copy has completed.
@@ -484,10 +486,10 @@ class Stream {
         using Pack = detail::ArgPack<Args...>;
         if (state_ && kernel && Pack::empty_buffer(args...) < 0) [[likely]] {
             const detail::HotKernel& of = *kernel.state_;
-            if (of.digest == Pack::kShape.digest && of.slots == Pack::kSlots &&
+            if (of.digest == Pack::kShape.digest && of.param_bytes == Pack::bytes() &&
                 detail::launchable(of, grid, block, 0)) [[likely]] {
                 if constexpr (Pack::kWithinWords) {
-                    if (detail::try_enqueue<Pack::kSlots>(
+                    if (detail::try_enqueue<Pack::bytes()>(
                             *state_, of, grid, block, 0,
                             [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>) __attribute__((
                                 always_inline)) { return Pack::template word<kWord>(args...); })) [[likely]]
@@ -495,7 +497,7 @@ class Stream {
                 } else {
                     std::uint64_t params[Pack::kWords];
                     Pack::store(params, args...);
-                    if (detail::try_enqueue<Pack::kSlots>(
+                    if (detail::try_enqueue<Pack::bytes()>(
                             *state_, of, grid, block, 0,
                             [&]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
                                 __attribute__((always_inline)) { return load_word(params + kWord); }))
