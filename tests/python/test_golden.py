@@ -196,7 +196,7 @@ def test_a_copy_on_the_device(client, stream):
 
 
 def test_padding(client, stream):
-    """A launch of two slots at the last slot of the ring is preceded by padding."""
+    """A launch of four slots, three before the end of the ring, is preceded by padding."""
     takes = client.compile(SOURCE, name="golden.cu")["takes200"]
     while stream.status.published % 64 != 61:
         stream.record()
@@ -204,5 +204,5 @@ def test_padding(client, stream):
     position = stream.status.published
     takes[1, 1](bytes(200), stream=stream)
     check(stream, position, "padding.bin", slots=3)
-    assert _core._ring_bytes(stream, position + 3, 1)[8] == 1  # a launch
+    assert _core._ring_bytes(stream, position + 3, 1)[8] == RECORDS["compact_launch_long.bin"]["fields"][1]["value"]
     stream.synchronize()
