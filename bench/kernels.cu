@@ -55,10 +55,9 @@ extern "C" __global__ void marked(unsigned long long* out) {
 }
 RINGLAUNCH_EXPORT(marked)
 
-#if defined(__CUDACC__)
 // Seen by a CPU that polls memory of the host.
 extern "C" __global__ void raise_flag(volatile unsigned* flag, unsigned value) {
     *flag = value;
     __threadfence_system();
 }
-#endif
+RINGLAUNCH_EXPORT(raise_flag)

@@ -97,6 +97,7 @@ PinnedMemory Client::alloc_pinned(std::size_t bytes) {
     state->client = state_;
     PinnedMemory memory;
     memory.data_ = state->segment.data();
+    memory.device_address_ = made.address;
     memory.size_ = bytes;
     memory.state_ = std::move(state);
     return memory;

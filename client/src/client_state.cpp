@@ -180,7 +180,8 @@ ClientState::Staging ClientState::add_staging(std::size_t bytes) {
         throw Error(Status::malformed_message, doing + ": the daemon made " + std::to_string(answer.bytes()));
     const UniqueFd& fd = reply.message.fds[0];
     check_seals(fd, Sealing::shared, bytes, "the staging memory");
-    return {answer.staging(), Mapping(fd, bytes, Mapping::Access::read_write, "the staging memory")};
+    return {answer.staging(), answer.address(),
+            Mapping(fd, bytes, Mapping::Access::read_write, "the staging memory")};
 }
 
 std::vector<ClientState::Place> ClientState::places_ahead() {

@@ -50,6 +50,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
     std::shared_ptr<StreamState> open_stream(std::shared_ptr<ClientState> self, const StreamOptions& options);
     struct Staging {
         std::uint64_t id = 0;
+        std::uint64_t address = 0;  // where kernels reach it
         Mapping segment;
     };
     Staging add_staging(std::size_t bytes);

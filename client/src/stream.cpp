@@ -88,8 +88,8 @@ Status refuse_empty_buffer(const StreamState& stream, const KernelState& kernel,
     try {
         return refuse(stream, Status::invalid_argument,
                       "cannot launch: " + param_text(kernel, static_cast<std::size_t>(index)) +
-                          " was given an empty Buffer; make one with Client::alloc(), or pass nullptr for a "
-                          "null pointer");
+                          " was given an empty Buffer or PinnedMemory; make one with Client::alloc() or "
+                          "alloc_pinned(), or pass nullptr for a null pointer");
     } catch (...) {  // no memory for the text
         return Status::invalid_argument;
     }

@@ -13,26 +13,26 @@ std::string hex_address(std::uint64_t value) {
     return text;
 }
 
-std::string describe_chunk(std::uint64_t address, std::uint64_t bytes) {
-    return "the chunk of " + std::to_string(bytes) + " bytes at " + hex_address(address);
+std::string describe_chunk(std::uint64_t address, std::uint64_t bytes, const std::string& piece) {
+    return "the " + piece + " of " + std::to_string(bytes) + " bytes at " + hex_address(address);
 }
 
 void ChunkTable::check_free(std::uint64_t address, std::uint64_t bytes) const {
-    const std::string placing = "cannot place " + describe_chunk(address, bytes) + ": ";
+    const std::string placing = "cannot place " + describe_chunk(address, bytes, piece_) + ": ";
     if (bytes == 0 || address % chunk_bytes_ != 0 || bytes % chunk_bytes_ != 0 || address < range_base_ ||
         bytes > range_bytes_ || address - range_base_ > range_bytes_ - bytes)
         throw Error(Status::invalid_argument,
-                    placing + "chunks are multiples of " + std::to_string(chunk_bytes_) + " bytes within " +
+                    placing + piece_ + "s are multiples of " + std::to_string(chunk_bytes_) + " bytes within " +
                         hex_address(range_base_) + " to " + hex_address(range_base_ + range_bytes_));
     const auto after = chunks_.lower_bound(address);
     if (after != chunks_.end() && after->first - address < bytes)
         throw Error(Status::invalid_argument,
-                    placing + describe_chunk(after->first, after->second) + " is there");
+                    placing + describe_chunk(after->first, after->second, piece_) + " is there");
     if (after != chunks_.begin()) {
         const auto before = std::prev(after);
         if (address - before->first < before->second)
             throw Error(Status::invalid_argument,
-                        placing + describe_chunk(before->first, before->second) + " is there");
+                        placing + describe_chunk(before->first, before->second, piece_) + " is there");
     }
 }
 
@@ -40,7 +40,7 @@ void ChunkTable::check_mapped(std::uint64_t address, std::uint64_t bytes) const 
     const auto found = chunks_.find(address);
     if (found == chunks_.end() || found->second != bytes)
         throw Error(Status::not_found,
-                    "cannot unmap " + describe_chunk(address, bytes) + ": it is not mapped as such");
+                    "cannot unmap " + describe_chunk(address, bytes, piece_) + ": it is not mapped as such");
 }
 
 RangeTables::RangeTables(std::uint64_t first_base, std::uint64_t range_bytes, std::uint64_t chunk_bytes,

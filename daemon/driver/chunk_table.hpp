@@ -1,19 +1,24 @@
-// Which chunks of a device's range are mapped: the checks that every driver makes before it maps or unmaps
-// one.
+// Which chunks of a range are mapped: the checks that every driver makes before it maps or unmaps one.
 #pragma once
 
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 
 namespace ringlaunch::driver {
 
 // Control thread.
 class ChunkTable {
   public:
-    ChunkTable(std::uint64_t range_base, std::uint64_t range_bytes, std::uint64_t chunk_bytes)
-        : range_base_(range_base), range_bytes_(range_bytes), chunk_bytes_(chunk_bytes) {}
+    // `piece`: what a chunk of it is called.
+    ChunkTable(std::uint64_t range_base, std::uint64_t range_bytes, std::uint64_t chunk_bytes,
+               std::string piece = "chunk")
+        : range_base_(range_base),
+          range_bytes_(range_bytes),
+          chunk_bytes_(chunk_bytes),
+          piece_(std::move(piece)) {}
 
     // Throws Error{invalid_argument} unless it is whole chunks within the range and nothing of it is mapped.
     void check_free(std::uint64_t address, std::uint64_t bytes) const;
@@ -26,6 +31,7 @@ class ChunkTable {
 
   private:
     std::uint64_t range_base_, range_bytes_, chunk_bytes_;
+    std::string piece_;
     std::map<std::uint64_t, std::uint64_t> chunks_;
 };
 
@@ -60,6 +66,6 @@ class RangeTables {
 // "0x7e8000000000"
 std::string hex_address(std::uint64_t value);
 // "the chunk of 2097152 bytes at 0x7e8000000000"
-std::string describe_chunk(std::uint64_t address, std::uint64_t bytes);
+std::string describe_chunk(std::uint64_t address, std::uint64_t bytes, const std::string& piece = "chunk");
 
 }  // namespace ringlaunch::driver

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <vector>
 
+#include "daemon/driver/address_range.hpp"
 #include "daemon/driver/chunk_table.hpp"
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/cuda_module.hpp"
@@ -25,6 +26,9 @@ namespace {
 constexpr std::uint64_t kRangeBase = 0x200000000000;
 constexpr std::uint64_t kRangeBytes = std::uint64_t{1} << 40;
 constexpr int kMostDevices = 64;
+// Of staging segments, whichever device reaches them.
+constexpr std::uint64_t kStagingBase = 0x300000000000;
+constexpr std::uint64_t kStagingBytes = std::uint64_t{1} << 39;
 
 class CudaDriver : public Driver {
   public:
@@ -35,7 +39,8 @@ class CudaDriver : public Driver {
     UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) override;
     void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) override;
     void unmap_chunk(std::uint64_t address, std::uint64_t bytes) override;
-    std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) override;
+    std::unique_ptr<Staging> map_staging(std::uint64_t address, const UniqueFd& segment,
+                                         std::uint64_t bytes) override;
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
                                         std::span<const Signature> signatures) override;
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
@@ -60,6 +65,7 @@ class CudaDriver : public Driver {
     CUcontext context_ = nullptr;
     CUstream control_ = nullptr;  // zeroing of new memory
     std::optional<RangeTables> ranges_;
+    std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
 };
 
@@ -117,6 +123,9 @@ void CudaDriver::open(int ordinal) {
     info_.chunk_bytes = std::max<std::uint64_t>(granularity, 2u << 20);
     ranges_.emplace(kRangeBase, kRangeBytes, info_.chunk_bytes, ordinal, kMostDevices,
                     [this](std::uint64_t base) { reserve(base); });
+    info_.staging_base = kStagingBase;
+    info_.staging_bytes = kStagingBytes;
+    staging_.emplace(kStagingBase, kStagingBytes, info_.chunk_bytes, "staging segment");
     int lowest = 0, highest = 0;
     check_cuda(api_.cuCtxGetStreamPriorityRange_(&lowest, &highest),
                "cannot read the range of stream priorities");
@@ -242,9 +251,10 @@ void CudaDriver::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
     chunks.remove(address);
 }
 
-std::unique_ptr<Staging> CudaDriver::map_staging(const UniqueFd& segment, std::uint64_t bytes) {
+std::unique_ptr<Staging> CudaDriver::map_staging(std::uint64_t address, const UniqueFd& segment,
+                                                 std::uint64_t bytes) {
     enter();
-    return std::make_unique<CudaStaging>(segment, bytes);
+    return std::make_unique<CudaStaging>(*staging_, address, segment, bytes);
 }
 
 std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const UniqueFd& image,

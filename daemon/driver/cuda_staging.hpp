@@ -1,41 +1,43 @@
-// Staging memory that the GPU reads and writes directly.
+// Staging memory that the GPU reads and writes directly, at the address where it is mapped.
 #pragma once
 
-#include <sys/mman.h>
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
 
-#include <cerrno>
-#include <cstring>
-#include <string>
-
+#include "daemon/driver/address_range.hpp"
 #include "daemon/driver/cuda_stream.hpp"
 #include "daemon/driver/driver.hpp"
-#include "schema/error.hpp"
-#include "schema/segment.hpp"
 
 namespace ringlaunch::driver {
 
 class CudaStaging : public Staging {
   public:
-    CudaStaging(const UniqueFd& segment, std::uint64_t bytes)
-        : mapping_(populated(segment, bytes)), registered_(mapping_.data(), bytes, "a staging segment") {}
-    std::size_t size() const override { return mapping_.size(); }
-    std::byte* data() const { return mapping_.data(); }
+    // Control thread, with the context current.
+    CudaStaging(AddressRange& range, std::uint64_t address, const UniqueFd& segment, std::uint64_t bytes);
+    ~CudaStaging() override;
+    std::size_t size() const override { return segment_.size(); }
+    std::byte* at(std::uint64_t offset) const { return segment_.data() + offset; }
 
-  private:
-    // Its pages are made before CUDA registers them: made in there, under the driver's lock, they hold up
-    // every launch (0.4 s a GiB).
-    static Mapping populated(const UniqueFd& segment, std::uint64_t bytes) {
-        Mapping mapping(segment, bytes, Mapping::Access::read_write, "a staging segment");
-        ::madvise(mapping.data(), bytes, MADV_HUGEPAGE);  // where the OS has them for shared memory
-        // EINVAL: an older OS; then registering makes them.
-        if (::madvise(mapping.data(), bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL)
-            throw Error(Status::out_of_memory, "cannot make " + std::to_string(bytes) +
-                                                   " bytes of staging memory: " + std::strerror(errno));
-        return mapping;
+    // CUDA copies within one registration only: calls `copy(offset, bytes)` for each part of the range that
+    // lies in one, as long as that gives CUDA_SUCCESS.
+    template <class Copy>
+    CUresult each_part(std::uint64_t offset, std::uint64_t bytes, const Copy& copy) const noexcept {
+        for (const std::uint64_t end = offset + bytes; offset < end;) {
+            const std::uint64_t part = std::min(end, (offset / kPieceBytes + 1) * kPieceBytes) - offset;
+            if (const CUresult result = copy(offset, part); result != CUDA_SUCCESS) return result;
+            offset += part;
+        }
+        return CUDA_SUCCESS;
     }
 
-    Mapping mapping_;
-    RegisteredMemory registered_;
+  private:
+    // Registering holds the lock of the context, which every launch takes, for 40 us a MiB.
+    static constexpr std::uint64_t kPieceBytes = std::uint64_t{32} << 20;
+
+    PlacedSegment segment_;
+    std::vector<RegisteredMemory> pieces_;
 };
 
 }  // namespace ringlaunch::driver

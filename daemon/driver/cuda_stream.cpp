@@ -177,10 +177,15 @@ Status CudaStream::copy(const Copy& copy) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     if (copy.kind == schema::RecordKind::CopyOnDevice)
         return issued(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_), copy.end);
-    std::byte* host = static_cast<CudaStaging*>(copy.staging)->data() + copy.offset;
-    if (copy.kind == schema::RecordKind::CopyToDevice)
-        return issued(api_.cuMemcpyHtoDAsync_(copy.device, host, copy.bytes, stream_), copy.end);
-    return issued(api_.cuMemcpyDtoHAsync_(host, copy.device, copy.bytes, stream_), copy.end);
+    const auto& staging = *static_cast<const CudaStaging*>(copy.staging);
+    const bool to_device = copy.kind == schema::RecordKind::CopyToDevice;
+    const CUresult result = staging.each_part(
+        copy.offset, copy.bytes, [&](std::uint64_t offset, std::uint64_t bytes) {
+            const CUdeviceptr device = copy.device + (offset - copy.offset);
+            return to_device ? api_.cuMemcpyHtoDAsync_(device, staging.at(offset), bytes, stream_)
+                             : api_.cuMemcpyDtoHAsync_(staging.at(offset), device, bytes, stream_);
+        });
+    return issued(result, copy.end);
 }
 
 Status CudaStream::fill(const Fill& fill) noexcept {

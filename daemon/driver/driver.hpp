@@ -43,6 +43,9 @@ struct DeviceInfo {
     std::uint64_t range_base = 0;
     std::uint64_t range_bytes = 0;
     std::uint64_t chunk_bytes = 2u << 20;
+    // The addresses of staging segments, which kernels reach too; each segment takes whole chunk_bytes of them.
+    std::uint64_t staging_base = 0;
+    std::uint64_t staging_bytes = 0;
     Dim3 max_grid, max_block;
     std::uint32_t max_threads_per_block = 1024;
     std::uint32_t max_param_bytes = 4096;
@@ -111,7 +114,7 @@ class Module {
     virtual Kernel& configure(const Kernel& kernel, const LaunchAttributes& attributes) = 0;
 };
 
-// Staging memory as the executor has it mapped.
+// Staging memory as the executor has it mapped, within DeviceInfo's range for it. Destroyed before its driver.
 class Staging {
   public:
     virtual ~Staging() = default;
@@ -205,7 +208,9 @@ class Driver {
     virtual UniqueFd make_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
     virtual void map_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) = 0;
     virtual void unmap_chunk(std::uint64_t address, std::uint64_t bytes) = 0;
-    virtual std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) = 0;
+    // What host and device both reach at `address`: copies go from and to it, and kernels read and write it.
+    virtual std::unique_ptr<Staging> map_staging(std::uint64_t address, const UniqueFd& segment,
+                                                 std::uint64_t bytes) = 0;
 
     // `image` is an immutable sealed memfd. Refuses what is not the driver's with Error{bad_image} that says
     // what was found and what is expected; a signature that contradicts the image with the kernel, the

@@ -117,9 +117,7 @@ class HostDriver final : public Driver {
         device_.name = "host (" + cpu_name() + ")";
         device_.architecture = "x86-64";
         device_.ordinal = device;
-        device_.range_base = memory_->range_base();
-        device_.range_bytes = kHostRangeBytes;
-        device_.chunk_bytes = kHostChunkBytes;
+        memory_->describe(device_);
         device_.max_grid = {2147483647, 65535, 65535};
         device_.max_block = {1024, 1024, 64};
     }
@@ -139,8 +137,9 @@ class HostDriver final : public Driver {
     void unmap_chunk(std::uint64_t address, std::uint64_t bytes) override {
         memory_->unmap_chunk(address, bytes);
     }
-    std::unique_ptr<Staging> map_staging(const UniqueFd& segment, std::uint64_t bytes) override {
-        return std::make_unique<HostStaging>(segment, bytes);
+    std::unique_ptr<Staging> map_staging(std::uint64_t address, const UniqueFd& segment,
+                                         std::uint64_t bytes) override {
+        return memory_->map_staging(address, segment, bytes);
     }
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
                                         std::span<const Signature> signatures) override {

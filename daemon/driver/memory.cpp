@@ -1,13 +1,14 @@
 #include "daemon/driver/memory.hpp"
 
 #include <sys/mman.h>
-#include <sys/stat.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
 
 #include "schema/error.hpp"
+#include "schema/segment.hpp"
 
 namespace ringlaunch::driver {
 
@@ -17,18 +18,13 @@ void* pointer(std::uint64_t address) {
     return reinterpret_cast<void*>(address);
 }
 
-// Address space that nobody else of the process gets, and that nothing can reach.
-bool reserve(std::uint64_t address, std::uint64_t bytes, int how) {
-    return ::mmap(pointer(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1,
-                  0) == pointer(address);
-}
-
 }  // namespace
 
 HostMemory::HostMemory(int device)
     : device_(device),
+      staging_(kHostStagingBase, kHostStagingBytes, kHostChunkBytes, "staging segment"),
       ranges_(kHostRangeBase, kHostRangeBytes, kHostChunkBytes, device, kHostDevices, [](std::uint64_t base) {
-          if (reserve(base, kHostRangeBytes, MAP_FIXED_NOREPLACE)) return;
+          if (reserve_addresses(base, kHostRangeBytes, MAP_FIXED_NOREPLACE)) return;
           throw Error(Status::unsupported,
                       "cannot reserve the address range of device memory, " +
                           std::to_string(kHostRangeBytes >> 30) + " GiB at " + hex_address(base) + ": " +
@@ -36,6 +32,14 @@ HostMemory::HostMemory(int device)
                           "; something else of this process stands there, or its address space "
                           "is limited (ulimit -v)");
       }) {}
+
+void HostMemory::describe(DeviceInfo& device) const {
+    device.range_base = range_base();
+    device.range_bytes = kHostRangeBytes;
+    device.chunk_bytes = kHostChunkBytes;
+    device.staging_base = kHostStagingBase;
+    device.staging_bytes = kHostStagingBytes;
+}
 
 HostMemory::~HostMemory() {
     for (const auto& [device, chunks] : ranges_.reserved())
@@ -69,26 +73,21 @@ void HostMemory::map_chunk(std::uint64_t address, std::uint64_t bytes, const Uni
 void HostMemory::unmap_chunk(std::uint64_t address, std::uint64_t bytes) {
     ChunkTable& chunks = ranges_.at(address);
     chunks.check_mapped(address, bytes);
-    if (!reserve(address, bytes, MAP_FIXED))
+    if (!reserve_addresses(address, bytes, MAP_FIXED))
         throw Error(Status::internal_error,
                     "cannot unmap " + describe_chunk(address, bytes) + ": " + std::strerror(errno));
     chunks.remove(address);
-}
-
-HostStaging::HostStaging(const UniqueFd& segment, std::uint64_t bytes) {
-    check_seals(segment, Sealing::shared, bytes, "staging segment of " + std::to_string(bytes) + " bytes");
-    mapping_ = Mapping(segment, bytes, Mapping::Access::read_write, "staging segment");
 }
 
 void run_copy(const Copy& copy) {
     if (copy.bytes == 0) return;
     switch (copy.kind) {
         case schema::RecordKind::CopyToDevice:
-            std::memcpy(pointer(copy.device), static_cast<HostStaging*>(copy.staging)->data() + copy.offset,
+            std::memcpy(pointer(copy.device), static_cast<HostStaging*>(copy.staging)->segment().data() + copy.offset,
                         copy.bytes);
             return;
         case schema::RecordKind::CopyToHost:
-            std::memcpy(static_cast<HostStaging*>(copy.staging)->data() + copy.offset, pointer(copy.device),
+            std::memcpy(static_cast<HostStaging*>(copy.staging)->segment().data() + copy.offset, pointer(copy.device),
                         copy.bytes);
             return;
         case schema::RecordKind::CopyOnDevice:

@@ -221,7 +221,7 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     }
     std::unique_ptr<driver::Driver> made = driver::make_driver(request.driver(), request.device(), page);
     const driver::DeviceInfo& device = made->device();
-    auto memory = std::make_unique<MemoryMap>(device.range_base, device.range_bytes, device.chunk_bytes);
+    auto memory = std::make_unique<MemoryMap>(device);
 
     DispatchThread::Config config;
     if (request.max_in_flight() != 0)
@@ -253,6 +253,8 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     ready.add_range_base(device.range_base);
     ready.add_range_bytes(device.range_bytes);
     ready.add_chunk_bytes(device.chunk_bytes);
+    ready.add_staging_base(device.staging_base);
+    ready.add_staging_bytes(device.staging_bytes);
     ready.add_max_param_bytes(device.max_param_bytes);
     ready.add_max_grid_x(device.max_grid.x);
     ready.add_max_grid_y(device.max_grid.y);
@@ -388,7 +390,7 @@ void ControlPort::handle_memory(const ToExecutor& message, std::vector<UniqueFd>
         }
         case ExecutorRequest::MapStaging: {
             const auto& request = *message.request_as_MapStaging();
-            held.map_staging(request.session(), request.staging(), request.bytes(),
+            held.map_staging(request.session(), request.staging(), request.address(), request.bytes(),
                              take_fd(fds, 0, "the segment"));
             break;
         }

@@ -1,5 +1,5 @@
-// Which session owns which chunk of the device's address range: one flat table, so that checking a pointer is
-// one load and one comparison.
+// Which session owns which addresses: of device memory, and of staging memory, which kernels reach too. A flat
+// table each, by chunks, so that checking a pointer is one load and one comparison.
 //
 // The control thread writes, the dispatch thread reads. An entry changes only while nothing that relies on it
 // can be in the rings (a new chunk is told to its client after this) or before the dispatcher is asked for a
@@ -13,6 +13,7 @@
 #include <memory>
 #include <string>
 
+#include "daemon/driver/driver.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::executor {
@@ -20,10 +21,11 @@ namespace ringlaunch::executor {
 // Stands for a session in the table; never 0, which is nobody.
 using OwnerTag = std::uint32_t;
 
-class MemoryMap {
+// Of one range.
+class OwnerTable {
   public:
     // Throws Error{internal_error} where the chunk size is no power of two.
-    MemoryMap(std::uint64_t base, std::uint64_t bytes, std::uint64_t chunk_bytes)
+    OwnerTable(std::uint64_t base, std::uint64_t bytes, std::uint64_t chunk_bytes)
         : base_(base), shift_(static_cast<unsigned>(std::countr_zero(chunk_bytes))) {
         if (!std::has_single_bit(chunk_bytes))
             throw Error(Status::internal_error,
@@ -51,6 +53,11 @@ class MemoryMap {
         return true;
     }
 
+    // `bytes` in whole chunks.
+    std::uint64_t rounded(std::uint64_t bytes) const noexcept {
+        const std::uint64_t mask = (std::uint64_t{1} << shift_) - 1;
+        return (bytes + mask) & ~mask;
+    }
     // Is [address, address + bytes) made of whole chunks of this range?
     bool is_whole_chunks(std::uint64_t address, std::uint64_t bytes) const noexcept {
         const std::uint64_t mask = (std::uint64_t{1} << shift_) - 1;
@@ -71,6 +78,19 @@ class MemoryMap {
     unsigned shift_;
     std::size_t count_ = 0;
     std::unique_ptr<std::atomic<OwnerTag>[]> owners_;
+};
+
+struct MemoryMap {
+    explicit MemoryMap(const driver::DeviceInfo& info)
+        : device(info.range_base, info.range_bytes, info.chunk_bytes),
+          staging(info.staging_base, info.staging_bytes, info.chunk_bytes) {}
+
+    // May a kernel of the session be given this address?
+    bool reaches(OwnerTag tag, std::uint64_t address) const noexcept {
+        return device.owns(tag, address) || staging.owns(tag, address);
+    }
+
+    OwnerTable device, staging;
 };
 
 }  // namespace ringlaunch::executor

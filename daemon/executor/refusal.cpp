@@ -45,7 +45,7 @@ void bad_pointer(Sentence& say, const RecordCopy& copy, const KernelEntry& kerne
         if (param.type != driver::ParamType::Pointer) continue;
         std::uint64_t value;
         std::memcpy(&value, copy.params + param.offset, sizeof value);
-        if (value == 0 || bounds.memory.owns(bounds.session.tag, value)) continue;
+        if (value == 0 || bounds.memory.reaches(bounds.session.tag, value)) continue;
         say.add("parameter %zu", i);
         if (!param.name.empty()) say.add(" '%s'", param.name.c_str());
         say.add(" is 0x%" PRIx64 ", neither null nor inside memory of this session", value);
@@ -116,7 +116,7 @@ void copy_details(Sentence& say, Status status, const RecordCopy& copy, const Bo
         return;
     }
     const bool source = record.kind() == RecordKind::CopyOnDevice &&
-                        bounds.memory.owns_range(bounds.session.tag, record.device(), record.bytes());
+                        bounds.memory.device.owns_range(bounds.session.tag, record.device(), record.bytes());
     say.add("%s range of %" PRIu64 " bytes at 0x%" PRIx64 " is not inside memory of this session",
             source ? "the source" : "the device", record.bytes(), source ? record.other() : record.device());
 }

@@ -65,8 +65,9 @@ void Registry::detach_session(std::uint64_t id) {
                     "cannot detach " + quoted("session", id) + ": memory of it is still being unmapped");
     thread_.unwatch(gone.doorbell.get());
     // No stream, so nothing of it is in flight.
+    for (const auto& [staging, placed] : gone.staging) disown_staging(placed);
     for (const auto& [address, bytes] : gone.chunks) {
-        memory_.set_owner(0, address, bytes);
+        memory_.device.set_owner(0, address, bytes);
         driver_.unmap_chunk(address, bytes);
     }
     for (const auto& [kernel, key] : gone.kernel_modules) --modules_.get(key).bindings;
@@ -212,7 +213,7 @@ void Registry::unbind_kernels(std::uint64_t session_id, std::span<const std::uin
 // --------------------------------------------------------------------------------------------------------
 
 void Registry::check_chunk(std::uint64_t address, std::uint64_t bytes) const {
-    if (!memory_.is_whole_chunks(address, bytes))
+    if (!memory_.device.is_whole_chunks(address, bytes))
         throw Error(Status::invalid_argument, std::to_string(bytes) + " bytes at " + std::to_string(address) +
                                                   " are not whole chunks of the device's range");
 }
@@ -222,7 +223,7 @@ UniqueFd Registry::make_chunk(std::uint64_t session_id, std::uint64_t address, s
     check_chunk(address, bytes);
     UniqueFd chunk = driver_.make_chunk(address, bytes);
     owner.chunks[address] = bytes;
-    memory_.set_owner(owner.view.tag, address, bytes);
+    memory_.device.set_owner(owner.view.tag, address, bytes);
     return chunk;
 }
 
@@ -232,7 +233,7 @@ void Registry::map_chunk(std::uint64_t session_id, std::uint64_t address, std::u
     check_chunk(address, bytes);
     driver_.map_chunk(address, bytes, chunk);
     owner.chunks[address] = bytes;
-    memory_.set_owner(owner.view.tag, address, bytes);
+    memory_.device.set_owner(owner.view.tag, address, bytes);
 }
 
 void Registry::unmap_chunk(std::uint64_t session_id, std::uint64_t address, std::uint64_t bytes,
@@ -242,7 +243,7 @@ void Registry::unmap_chunk(std::uint64_t session_id, std::uint64_t address, std:
     if (chunk == owner.chunks.end() || chunk->second != bytes)
         not_found("chunk of " + std::to_string(bytes) + " bytes at " + std::to_string(address) + " in " +
                   quoted("session", session_id));
-    memory_.set_owner(0, address, bytes);
+    memory_.device.set_owner(0, address, bytes);
     owner.chunks.erase(chunk);
     ++owner.barriers;
     const std::uint64_t barrier = expect_barrier(
@@ -261,14 +262,24 @@ void Registry::change_staging(Session& owner, const std::function<void(IdTable<d
     thread_.call([&](Dispatcher&) { owner.view.staging.swap(table); });
 }
 
-void Registry::map_staging(std::uint64_t session_id, std::uint64_t id, std::uint64_t bytes,
-                           const UniqueFd& segment) {
+void Registry::disown_staging(const PlacedStaging& placed) noexcept {
+    memory_.staging.set_owner(0, placed.address, memory_.staging.rounded(placed.mapped->size()));
+}
+
+void Registry::map_staging(std::uint64_t session_id, std::uint64_t id, std::uint64_t address,
+                           std::uint64_t bytes, const UniqueFd& segment) {
     Session& owner = session(session_id);
     if (owner.staging.contains(id))
         throw Error(Status::invalid_argument, quoted("staging segment", id) + " is mapped already");
-    std::unique_ptr<driver::Staging> fresh = driver_.map_staging(segment, bytes);
+    const std::uint64_t taken = memory_.staging.rounded(bytes);
+    if (!memory_.staging.is_whole_chunks(address, taken))
+        throw Error(Status::invalid_argument, "a staging segment of " + std::to_string(bytes) + " bytes at " +
+                                                  std::to_string(address) +
+                                                  " is not within the range of staging memory");
+    std::unique_ptr<driver::Staging> fresh = driver_.map_staging(address, segment, bytes);
     change_staging(owner, [&](IdTable<driver::Staging>& table) { table.set(id, fresh.get()); });
-    owner.staging.emplace(id, std::move(fresh));
+    owner.staging.emplace(id, PlacedStaging{address, std::move(fresh)});
+    memory_.staging.set_owner(owner.view.tag, address, taken);
 }
 
 void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer answer) {
@@ -276,8 +287,9 @@ void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer 
     const auto found = owner.staging.find(id);
     if (found == owner.staging.end()) not_found(quoted("staging segment", id));
     change_staging(owner, [&](IdTable<driver::Staging>& table) { table.erase(id); });
+    disown_staging(found->second);
     // Shared, because a std::function is copied; gone when the barrier's entry is.
-    auto kept = std::make_shared<std::unique_ptr<driver::Staging>>(std::move(found->second));
+    auto kept = std::make_shared<std::unique_ptr<driver::Staging>>(std::move(found->second.mapped));
     owner.staging.erase(found);
     ++owner.barriers;
     const std::uint64_t barrier = expect_barrier(

@@ -57,7 +57,7 @@ class Registry {
     UniqueFd make_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes);
     void map_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
     void unmap_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, Answer answer);
-    void map_staging(std::uint64_t session, std::uint64_t staging, std::uint64_t bytes,
+    void map_staging(std::uint64_t session, std::uint64_t staging, std::uint64_t address, std::uint64_t bytes,
                      const UniqueFd& segment);
     void unmap_staging(std::uint64_t session, std::uint64_t staging, Answer answer);
 
@@ -70,10 +70,14 @@ class Registry {
     bool quiet();
 
   private:
+    struct PlacedStaging {
+        std::uint64_t address = 0;
+        std::unique_ptr<driver::Staging> mapped;
+    };
     struct Session {
         SessionView view;
         UniqueFd doorbell;
-        std::unordered_map<std::uint64_t, std::unique_ptr<driver::Staging>> staging;
+        std::unordered_map<std::uint64_t, PlacedStaging> staging;
         std::unordered_map<std::uint64_t, std::uint64_t> chunks;          // address -> bytes
         std::unordered_map<std::uint64_t, std::uint64_t> kernel_modules;  // kernel id -> module key
         std::size_t streams = 0;
@@ -96,6 +100,7 @@ class Registry {
     Stream& stream(std::uint64_t id);
     std::uint64_t expect_barrier(std::string what, std::function<void()> finish, Answer answer);
     void check_chunk(std::uint64_t address, std::uint64_t bytes) const;
+    void disown_staging(const PlacedStaging& placed) noexcept;
     void change_kernels(Session& session, const std::function<void(IdTable<const KernelEntry>&)>& change);
     void change_staging(Session& session, const std::function<void(IdTable<driver::Staging>&)>& change);
 

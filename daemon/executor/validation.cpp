@@ -86,7 +86,7 @@ Status check_launch(const RecordCopy& copy, const Bounds& bounds, driver::Launch
 
     for (const std::uint32_t offset : kernel->pointer_offsets) {
         const std::uint64_t pointer = pointer_at(copy, offset);
-        if (pointer != 0 && !bounds.memory.owns(bounds.session.tag, pointer)) return Status::bad_pointer;
+        if (pointer != 0 && !bounds.memory.reaches(bounds.session.tag, pointer)) return Status::bad_pointer;
     }
 
     out.kernel = kernel->kernel;
@@ -118,8 +118,8 @@ Status check_copy(const RecordCopy& copy, const Bounds& bounds, driver::Copy& ou
             return Status::bad_staging;
     }
     const OwnerTag tag = bounds.session.tag;
-    if (!bounds.memory.owns_range(tag, record.device(), record.bytes())) return Status::bad_range;
-    if (on_device && !bounds.memory.owns_range(tag, record.other(), record.bytes())) return Status::bad_range;
+    if (!bounds.memory.device.owns_range(tag, record.device(), record.bytes())) return Status::bad_range;
+    if (on_device && !bounds.memory.device.owns_range(tag, record.other(), record.bytes())) return Status::bad_range;
 
     out.kind = record.kind();
     out.position = copy.position;
@@ -141,7 +141,7 @@ Status check_fill(const RecordCopy& copy, const Bounds& bounds, driver::Fill& ou
     const std::uint32_t width = record.width();
     if (width != 1 && width != 2 && width != 4) return Status::bad_fill_width;
     if (record.bytes() % width != 0 || record.device() % width != 0) return Status::bad_fill_width;
-    if (!bounds.memory.owns_range(bounds.session.tag, record.device(), record.bytes()))
+    if (!bounds.memory.device.owns_range(bounds.session.tag, record.device(), record.bytes()))
         return Status::bad_range;
 
     out.position = copy.position;

@@ -147,6 +147,7 @@ class Core final : public FaultDomain::Owner {
     void add_staging(Session& session, std::uint32_t request, std::uint64_t bytes);
     void pump_stagings(Session& session);
     void make_staging(Session& session, std::uint32_t request, std::uint64_t bytes);
+    void forget_staging(Session& session, std::uint64_t id);
     void drop_staging(Session& session, std::uint32_t request, const schema::DropStaging& drop);
     // Acts on what may be freed now. True: something was.
     bool reclaim(Session& session);
@@ -215,6 +216,7 @@ class Core final : public FaultDomain::Owner {
     std::map<DomainKey, std::unique_ptr<FaultDomain>> domains_;
     std::vector<std::unique_ptr<FaultDomain>> leaving_domains_;
 
+    DeviceRange staging_range_;  // of staging segments, whichever device; known with the first
     // One that is served.
     struct Device {
         // The executor from which the daemon learns of the device, kept warm. Nothing: it was not started, or

@@ -201,6 +201,15 @@ void Core::make_staging(Session& session, std::uint32_t request, std::uint64_t b
     segment.bytes = round_up(bytes, kPageBytes);
     segment.fd = make_memfd("staging", segment.bytes);
     seal(segment.fd, Sealing::shared, "a staging segment");
+    const auto address = staging_range_.take(round_up(segment.bytes, staging_range_.unit()));
+    if (!address)
+        throw Error(Status::out_of_memory,
+                    "cannot add a staging segment of " + std::to_string(bytes) +
+                        " bytes: of the addresses of staging memory, which all sessions share, the largest "
+                        "free piece has " +
+                        std::to_string(staging_range_.largest()) + " of " +
+                        std::to_string(staging_range_.bytes()) + " bytes; let go of some");
+    segment.address = *address;
     segment.id = session.staging_ids.take();
     const std::uint64_t id = segment.id;
     session.staging_bytes += segment.bytes;
@@ -211,7 +220,9 @@ void Core::make_staging(Session& session, std::uint32_t request, std::uint64_t b
             const auto at = in.staging.find(id);
             if (at == in.staging.end()) return false;
             wire.kind = internal::ExecutorRequest::MapStaging;
-            wire.request = internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes).Union();
+            wire.request =
+                internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes, at->second.address)
+                    .Union();
             wire.fds = {at->second.fd.get()};
             return true;
         },
@@ -219,9 +230,7 @@ void Core::make_staging(Session& session, std::uint32_t request, std::uint64_t b
             const auto at = in.staging.find(id);
             if (at == in.staging.end()) return;
             if (reply.status != Status::ok) {
-                in.staging_bytes -= at->second.bytes;
-                in.staging_ids.give_back(id);
-                in.staging.erase(at);
+                forget_staging(in, id);
                 return refuse_later(in.id, request, reply.status,
                                     "cannot add a staging segment: " + reply.error);
             }
@@ -230,10 +239,20 @@ void Core::make_staging(Session& session, std::uint32_t request, std::uint64_t b
                 in.id, request,
                 [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
                     return {schema::Answer::StagingAdded,
-                            schema::CreateStagingAdded(builder, id, at->second.bytes).Union()};
+                            schema::CreateStagingAdded(builder, id, at->second.bytes, at->second.address)
+                                .Union()};
                 },
                 std::array{at->second.fd.get()});
         });
+}
+
+// No executor has it any more.
+void Core::forget_staging(Session& session, std::uint64_t id) {
+    const auto at = session.staging.find(id);
+    staging_range_.give_back(at->second.address, round_up(at->second.bytes, staging_range_.unit()));
+    session.staging_bytes -= at->second.bytes;
+    session.staging_ids.give_back(id);
+    session.staging.erase(at);
 }
 
 void Core::drop_staging(Session& session, std::uint32_t request, const schema::DropStaging& drop) {
@@ -290,9 +309,7 @@ bool Core::reclaim(Session& session) {
                     [this, id = entry.id](Session& in, Reply& reply) {
                         const auto at = in.staging.find(id);
                         if (reply.status != Status::ok || at == in.staging.end()) return;
-                        in.staging_bytes -= at->second.bytes;
-                        in.staging_ids.give_back(id);
-                        in.staging.erase(at);
+                        forget_staging(in, id);
                         pump_stagings(in);
                     });
                 break;

@@ -104,6 +104,7 @@ struct Chunk {
 };
 struct StagingSegment {
     std::uint64_t id = 0, bytes = 0;
+    std::uint64_t address = 0;  // in every executor
     UniqueFd fd;
     bool mapped = false;  // an executor has answered
     bool freeing = false;

@@ -296,6 +296,8 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
         device.max_block_z = ready.max_block_z();
         device.uses_membarrier = ready.uses_membarrier();
         device.range = DeviceRange(ready.range_base(), ready.range_bytes(), ready.chunk_bytes());
+        if (staging_range_.bytes() == 0)
+            staging_range_ = DeviceRange(ready.staging_base(), ready.staging_bytes(), ready.chunk_bytes());
         device.known = true;
         spdlog::info("device {}: {} ({})", domain.device(), device.name, device.architecture);
         if (!std::exchange(announced_, true) && options_.on_ready) options_.on_ready();
@@ -367,7 +369,9 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
                 const auto at = in.staging.find(id);
                 if (at == in.staging.end()) return false;
                 wire.kind = internal::ExecutorRequest::MapStaging;
-                wire.request = internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes).Union();
+                wire.request = internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes,
+                                                          at->second.address)
+                                   .Union();
                 wire.fds = {at->second.fd.get()};
                 return true;
             });

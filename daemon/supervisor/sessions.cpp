@@ -292,6 +292,8 @@ void Core::erase_session(std::uint64_t id) {
     for (const auto& [stream, ignored] : session->streams) streams.push_back(stream);
     for (const std::uint64_t stream : streams) erase_stream(*session, stream);
     for (const auto& [address, chunk] : session->chunks) range_of(*session).give_back(address, chunk.bytes);
+    for (const auto& [staging, segment] : session->staging)
+        staging_range_.give_back(segment.address, round_up(segment.bytes, staging_range_.unit()));
     for (const auto& [use, module] : session->modules) release_module(module.key);
     leave_domain(*session);
     session_ids_.give_back(id);

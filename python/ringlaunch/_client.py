@@ -434,10 +434,13 @@ class Client(Scope):
     def pinned_empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> np.ndarray:
         """A numpy array in memory that the device reads and writes directly, with unspecified contents.
 
+        Kernels take it, and its contiguous views, as they take a buffer: they read and write the array itself, and what
+        they wrote is there once the stream has passed them. `device_address` says where they find it.
+
         Copies from and to it and its contiguous views (`copy_from`, `array`, `numpy(out=)`, `copy_to`) go without a
         second one on the host. On a stream they are not waited for: write the array again, or read what was copied to
         it, once the stream has passed the copy (`stream.record()`, `stream.synchronize()`). The memory is given back
-        when the last view is gone and the copies that use it have completed; forked children share it. It counts
+        when the last view is gone and the work that uses it has completed; forked children share it. It counts
         towards the daemon's `--max-staging`.
 
         Parameters
@@ -470,6 +473,44 @@ class Client(Scope):
         if nbytes == 0:
             return np.empty(sizes, found)
         return np.ndarray(sizes, found, buffer=memoryview(self._handle.pinned(nbytes)))
+
+    def device_address(self, array: np.ndarray) -> int:
+        """Where kernels find an array from this client's `pinned_empty`, or a contiguous view of one.
+
+        For addresses that a kernel reads from memory; as an argument the array itself will do. Stays the same when the
+        daemon restarts an executor. Does not block.
+
+        Parameters
+        ----------
+        array : numpy.ndarray
+            Keep it as long as a kernel may use the address: only launches that are given the array itself keep its
+            memory.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        InvalidArgument
+            The array is none of this client's pinned memory, or not contiguous in C order.
+        ParamTypeError, Closed
+
+        Examples
+        --------
+        >>> flags = client.pinned_empty(4, np.uint32)
+        >>> client.device_address(flags[1:]) - client.device_address(flags)
+        4
+        """
+        if not isinstance(array, np.ndarray):
+            raise ParamTypeError(f"array: expected a numpy array, found {type(array).__name__}")
+        address = self._handle.device_address(array) if array.flags.c_contiguous else 0
+        if address == 0:
+            raise InvalidArgument(
+                "array: expected an array from this client's pinned_empty, or a view of one that is contiguous in C order, "
+                f"found {array.dtype} {array.shape} elsewhere or with gaps"
+            )
+        return address
 
     def stream(
         self, name: str = "", ring_slots: int | None = None, on_restart: str = "stop", priority: int = 0

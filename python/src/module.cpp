@@ -481,6 +481,13 @@ class ClientHandle {
             make_buffer(reinterpret_cast<PyTypeObject*>(type.ptr()), session_, std::move(buffer), 0, bytes));
     }
 
+    // 0: it is no contiguous array in pinned memory of this client.
+    std::uint64_t device_address(const py::object& array) const {
+        check_open(*session_, "looking for a device address");
+        const HostBytes bytes(array, PyBUF_SIMPLE);
+        const auto found = session_->find_pinned(bytes.data(), bytes.size());
+        return found ? found->memory.device_address() + found->offset : 0;
+    }
     std::unique_ptr<PinnedHandle> pinned(std::uint64_t bytes) const {
         check_open(*session_, "allocating pinned memory");
         return std::make_unique<PinnedHandle>(session_, control_call([session = session_, bytes] {
@@ -605,6 +612,7 @@ PYBIND11_MODULE(_core, module) {
              py::arg("priority"), py::arg("name"))
         .def("alloc", &ClientHandle::alloc, py::arg("type"), py::arg("bytes"))
         .def("pinned", &ClientHandle::pinned, py::arg("bytes"))
+        .def("device_address", &ClientHandle::device_address, py::arg("array"))
         .def("synchronize", &ClientHandle::synchronize, py::arg("timeout"))
         .def("synchronize_closed", &ClientHandle::synchronize_closed, py::arg("timeout"))
         .def("daemon", &ClientHandle::daemon)

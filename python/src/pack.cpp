@@ -265,6 +265,11 @@ bool pack_boolean(const Place& place, PyObject* arg, std::uint64_t& out) {
     return true;
 }
 
+// Is the error that PyObject_GetBuffer() set its own? NumPy says ValueError where others say BufferError.
+bool buffer_was_refused() {
+    return PyErr_ExceptionMatches(PyExc_BufferError) != 0 || PyErr_ExceptionMatches(PyExc_ValueError) != 0;
+}
+
 bool pack_bytes(const Place& place, PyObject* arg, std::byte* out, bool& ran_python) {
     const Param& param = place.param();
     const std::string expected =
@@ -273,10 +278,7 @@ bool pack_bytes(const Place& place, PyObject* arg, std::byte* out, bool& ran_pyt
     ran_python = true;
     Py_buffer view;
     if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) != 0) {
-        // NumPy says ValueError where others say BufferError.
-        const bool refused =
-            PyErr_ExceptionMatches(PyExc_BufferError) != 0 || PyErr_ExceptionMatches(PyExc_ValueError) != 0;
-        if (!refused && is_foreign_error()) return false;
+        if (!buffer_was_refused() && is_foreign_error()) return false;
         return wrong_type(place, expected + ", contiguous", arg);
     }
     const bool fits = view.len == static_cast<Py_ssize_t>(param.size);
@@ -293,7 +295,7 @@ bool pack_bytes(const Place& place, PyObject* arg, std::byte* out, bool& ran_pyt
 
 [[gnu::cold]] bool bad_pointer(const Place& place, const Session* session, PyObject* arg) {
     if (!is_buffer(arg)) {
-        std::string hint = "a Buffer or None";
+        std::string hint = "a Buffer, a contiguous array from pinned_empty of this kernel's client, or None";
         if (PyObject_CheckBuffer(arg)) hint += " (client.array() copies an array to the device)";
         return wrong_type(place, hint, arg);
     }
@@ -324,6 +326,25 @@ inline bool pointer_of(const Session* session, PyObject* arg, std::uint64_t& out
     }
     out = 0;
     return arg == Py_None;
+}
+
+// The address of a contiguous array in pinned memory of this session; false where it is none. Only an error
+// that has nothing to do with that is set.
+[[gnu::noinline]] bool pinned_pointer(const Session* session, PyObject* arg, std::uint64_t& out,
+                                      bool& ran_python) {
+    if (session == nullptr || !PyObject_CheckBuffer(arg)) return false;
+    ran_python = true;
+    Py_buffer view;
+    if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) != 0) {
+        if (buffer_was_refused()) PyErr_Clear();
+        return false;
+    }
+    const auto found =
+        session->find_pinned(static_cast<const std::byte*>(view.buf), static_cast<std::size_t>(view.len));
+    PyBuffer_Release(&view);
+    if (!found || found->offset == found->memory.size()) return false;
+    out = found->memory.device_address() + found->offset;
+    return true;
 }
 
 // Adds a scalar to its word. Whole words are stored, because whole words are what the ring's copy loads: a
@@ -416,7 +437,8 @@ bool to_bfloat16(double value, std::uint16_t& out) {
 bool repack_buffers(const Layout& layout, const Session* session, PyObject* const* args, std::byte* out) {
     for (std::size_t i = 0; i < layout.params.size(); ++i) {
         const Param& param = layout.params[i];
-        if (param.type != ParamType::pointer) continue;
+        // An array in pinned memory lives as long as the caller holds it, unlike a buffer that was freed.
+        if (param.type != ParamType::pointer || !(is_buffer(args[i]) || args[i] == Py_None)) continue;
         std::uint64_t address = 0;
         if (!pointer_of(session, args[i], address)) return bad_pointer(Place{layout, i}, session, args[i]);
         std::memcpy(out + param.offset, &address, sizeof(address));
@@ -444,9 +466,9 @@ bool pack(const Layout& layout, const Session* session, PyObject* const* args, P
         bool packed = false;
         switch (param.type) {
             case ParamType::pointer: {
-                packed = pointer_of(session, arg, bits);
+                packed = pointer_of(session, arg, bits) || pinned_pointer(session, arg, bits, ran_python);
                 if (!packed) [[unlikely]]
-                    return bad_pointer(place, session, arg);
+                    return PyErr_Occurred() == nullptr && bad_pointer(place, session, arg);
                 break;
             }
             case ParamType::boolean:

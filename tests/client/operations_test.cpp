@@ -291,6 +291,63 @@ TEST_F(Host, pinned_memory_may_go_with_its_copies_in_flight) {
     for (unsigned i = 0; i < 64; ++i) EXPECT_EQ(found[i], i);
 }
 
+TEST_F(Host, kernels_read_and_write_pinned_memory) {
+    constexpr unsigned kValues = 1000;
+    const PinnedMemory log = client_.alloc_pinned(kValues * 4), count = client_.alloc_pinned(4);
+    ASSERT_NE(log.device_address(), 0u);
+    EXPECT_NE(log.device_address(), count.device_address());
+    const Kernel append = kernel("append");
+    for (unsigned i = 0; i < kValues; ++i)
+        ASSERT_EQ(stream_.launch(append, {1}, {1}, log, count, i), Status::ok) << stream_.last_error();
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    const auto* const found = reinterpret_cast<const unsigned*>(log.data());
+    for (unsigned i = 0; i < kValues; ++i) EXPECT_EQ(found[i], i);
+    // Any place within it.
+    ASSERT_EQ(stream_.launch(kernel("store"), {1}, {1}, DevicePointer{log.device_address() + 40}, 2u, 77u),
+              Status::ok);
+    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    EXPECT_EQ(found[12], 77u);
+}
+
+TEST_F(Host, pinned_memory_may_go_with_launches_in_flight) {
+    const Buffer count = words(1);
+    ASSERT_EQ(stream_.fill(count, 0, 4, 0, 4), Status::ok);
+    for (unsigned i = 0; i < 32; ++i) {
+        const PinnedMemory memory = client_.alloc_pinned(4096);
+        ASSERT_EQ(stream_.launch(kernel("nap"), {1}, {1}, 1u), Status::ok);
+        ASSERT_EQ(stream_.launch(kernel("append"), {1}, {1}, memory, count, i), Status::ok);
+    }
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok) << stream_.last_error();
+    EXPECT_EQ(read(count, 1), std::vector<unsigned>{32});
+}
+
+TEST_F(Host, pinned_memory_of_another_session_stops_the_stream) {
+    Client other = daemon_->connect();
+    const PinnedMemory theirs = other.alloc_pinned(4096);
+    ASSERT_EQ(stream_.launch(kernel("store"), {1}, {1}, theirs, 0u, 1u), Status::ok);
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::stream_stopped);
+    EXPECT_EQ(stream_.status().status, Status::bad_pointer);
+    EXPECT_THAT(stream_.status().text, AllOf(HasSubstr("store"), HasSubstr("nor inside memory")));
+    EXPECT_EQ(*reinterpret_cast<const unsigned*>(theirs.data()), 0u);
+    stream_.resume();
+    EXPECT_EQ(stream_.launch(kernel("store"), {1}, {1}, PinnedMemory(), 0u, 1u), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("empty"));
+}
+
+TEST_F(Host, pinned_memory_that_was_given_back_stops_the_stream) {
+    const Kernel store = kernel("store");
+    const std::uint64_t address = client_.alloc_pinned(4096).device_address();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(kPatienceNs);
+    Status status = Status::ok;
+    while (status == Status::ok && std::chrono::steady_clock::now() < end) {
+        ASSERT_EQ(stream_.launch(store, {1}, {1}, DevicePointer{address}, 0u, 1u), Status::ok);
+        status = stream_.synchronize(kPatienceNs);
+        (void)client_.alloc(1);  // what is due is sent with any call
+    }
+    EXPECT_EQ(status, Status::stream_stopped);
+    EXPECT_EQ(stream_.status().status, Status::bad_pointer) << stream_.status().text;
+}
+
 TEST_F(Host, a_range_outside_pinned_memory_is_refused_where_it_is_made) {
     const Buffer a = words(8);
     const PinnedMemory memory = client_.alloc_pinned(32);

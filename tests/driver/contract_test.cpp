@@ -59,6 +59,8 @@ TEST_P(DriverContract, DescribesItsDevice) {
     EXPECT_FALSE(device.architecture.empty());
     EXPECT_EQ(device.range_base % device.chunk_bytes, 0u);
     EXPECT_EQ(device.range_bytes % device.chunk_bytes, 0u);
+    EXPECT_EQ(device.staging_base % device.chunk_bytes, 0u);
+    EXPECT_GE(device.staging_bytes, std::uint64_t{32} << 30);
     EXPECT_GE(device.max_param_bytes, kMaxParamBytes);
     EXPECT_EQ(rig->driver->failure(), std::nullopt);
 }
@@ -148,6 +150,88 @@ TEST_P(DriverContract, CopiesUseTheirOffsetInTheStaging) {
     rig->write(stream, at(0), std::vector<std::uint8_t>{1, 2, 3, 4, 5, 6, 7, 8});
     stream.copy(RecordKind::CopyToDevice, at(100), 3, rig->staging.get(), 2);
     EXPECT_EQ(rig->read<std::uint8_t>(stream, at(100), 4), (std::vector<std::uint8_t>{3, 4, 5, 0}));
+}
+
+TEST_P(DriverContract, CopiesOfALargeStagingSegmentStartAndEndAnywhere) {
+    constexpr std::uint64_t kMiB = std::uint64_t{1} << 20, kBytes = 100 * kMiB;
+    TestStream stream(*rig->driver);
+    const std::uint64_t device = rig->base + Rig::kBytes;
+    const UniqueFd chunk = rig->driver->make_chunk(device, kBytes);
+    const UniqueFd segment = make_memfd("large", kBytes);
+    seal(segment, Sealing::shared, "large");
+    const Mapping view(segment, kBytes, Mapping::Access::read_write, "large");
+    auto* const words = view.as<std::uint32_t>();
+    const std::unique_ptr<Staging> large =
+        rig->driver->map_staging(rig->driver->device().staging_base + Rig::kBytes, segment, kBytes);
+    ASSERT_EQ(large->size(), kBytes);
+    const auto value = [](std::size_t i) { return static_cast<std::uint32_t>(i * 2654435761u); };
+    for (std::size_t i = 0; i < kBytes / 4; ++i) words[i] = value(i);
+    stream.copy(RecordKind::CopyToDevice, device, kBytes, large.get(), 0);
+    ASSERT_TRUE(stream.finish());
+    std::memset(view.data(), 0, kBytes);
+    // Across borders, up to one, from one, and what is left.
+    std::uint64_t at = 0;
+    for (const std::uint64_t end : {32 * kMiB - 4, 32 * kMiB + 4, 64 * kMiB, 64 * kMiB + 4096, kBytes}) {
+        stream.copy(RecordKind::CopyToHost, device + at, end - at, large.get(), at);
+        at = end;
+    }
+    ASSERT_TRUE(stream.finish());
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < kBytes / 4; ++i) wrong += words[i] != value(i);
+    EXPECT_EQ(wrong, 0u);
+}
+
+// A segment as the test and the device see it.
+class SharedSegment {
+  public:
+    explicit SharedSegment(std::uint64_t bytes)
+        : fd(make_memfd("segment", bytes)), view((seal(fd, Sealing::shared, "segment"), fd), bytes,
+                                                 Mapping::Access::read_write, "segment") {}
+    UniqueFd fd;
+    Mapping view;
+};
+
+TEST_P(DriverContract, KernelsReadAndWriteStagingMemoryWhereItIsMapped) {
+    TestStream stream(*rig->driver);
+    const std::uint64_t base = rig->driver->device().staging_base + 3 * Rig::kBytes;
+    SharedSegment shared(Rig::kBytes);
+    std::unique_ptr<Staging> staging = rig->driver->map_staging(base, shared.fd, Rig::kBytes);
+    auto* const words = shared.view.as<unsigned>();
+    const auto append = [&](unsigned value) {
+        stream.launch(kernel("append"), {}, {},
+                      pack(device_pointer<unsigned>(base + 4096), device_pointer<unsigned>(base), value));
+    };
+    words[0] = 5;
+    append(70);
+    ASSERT_TRUE(stream.finish());
+    EXPECT_EQ(words[0], runs() ? 6u : 5u);
+    EXPECT_EQ(words[1024 + 5], runs() ? 70u : 0u);
+    // The next executor has it at the same place.
+    staging.reset();
+    staging = rig->driver->map_staging(base, shared.fd, Rig::kBytes);
+    append(71);
+    ASSERT_TRUE(stream.finish());
+    EXPECT_EQ(words[0], runs() ? 7u : 5u);
+    EXPECT_EQ(words[1024 + 6], runs() ? 71u : 0u);
+}
+
+TEST_P(DriverContract, RefusesStagingThatDoesNotFit) {
+    const DeviceInfo& device = rig->driver->device();
+    const std::uint64_t base = device.staging_base, unit = device.chunk_bytes;
+    SharedSegment shared(4096);
+    const auto map = [&](std::uint64_t address) {
+        return refusal(Status::invalid_argument,
+                       [&] { (void)rig->driver->map_staging(address, shared.fd, 4096); });
+    };
+    EXPECT_THAT(map(base), HasSubstr("is there"));  // the rig's
+    EXPECT_THAT(map(base + unit + 4096), HasSubstr("multiples"));
+    EXPECT_THAT(map(base - unit), HasSubstr("within"));
+    EXPECT_THAT(map(base + device.staging_bytes), HasSubstr("within"));
+    // A segment that its owner could shrink, and one that is shorter than was said.
+    const UniqueFd open = make_memfd("open", 4096);
+    EXPECT_THROW((void)rig->driver->map_staging(base + unit, open, 4096), Error);
+    EXPECT_THROW((void)rig->driver->map_staging(base + unit, shared.fd, 1 << 20), Error);
+    EXPECT_NE(rig->driver->map_staging(base + unit, shared.fd, 4096), nullptr) << "nothing of these stays";
 }
 
 TEST_P(DriverContract, RunsLaunchesInOrder) {

@@ -212,7 +212,7 @@ class Rig {
           staging_fd_(make_memfd("staging", kBytes)) {
         seal(staging_fd_, Sealing::shared, "staging");
         view_ = Mapping(staging_fd_, kBytes, Mapping::Access::read_write, "staging");
-        staging = driver->map_staging(staging_fd_, kBytes);
+        staging = driver->map_staging(driver->device().staging_base, staging_fd_, kBytes);
     }
 
     template <class T>

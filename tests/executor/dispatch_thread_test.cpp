@@ -63,7 +63,7 @@ class LiveClient {
 struct Rig {
     explicit Rig(bool membarrier, std::uint64_t spin_ns, driver::DriverKind kind = driver::DriverKind::Null)
         : driver(driver::make_driver(kind, 0, nullptr)),
-          memory(driver->device().range_base, driver->device().range_bytes, driver->device().chunk_bytes),
+          memory(driver->device()),
           thread(config(membarrier, spin_ns), *driver, memory, {}),
           registry(*driver, memory, thread, 256, 10'000'000'000) {
         thread.start();
@@ -177,7 +177,7 @@ INSTANTIATE_TEST_SUITE_P(Barriers, WakeUps,
 
 TEST(DispatchThread, AnIdleThreadSleepsAndBeats) {
     std::unique_ptr<driver::Driver> driver = driver::make_driver(driver::DriverKind::Null, 0, nullptr);
-    MemoryMap memory(driver->device().range_base, driver->device().range_bytes, driver->device().chunk_bytes);
+    MemoryMap memory(driver->device());
     DispatchThread::Config config;
     config.spin_ns = 1000;
     DispatchThread thread(config, *driver, memory, {});
@@ -327,7 +327,7 @@ TEST(DispatchThread, ErrorsOfAChangeReachWhoAskedForIt) {
 TEST(DispatchThread, WorkThatDoesNotEndIsReportedInTimeAndLetGoLater) {
     ScriptedDriver driver;
     driver.completes_at_once = false;
-    MemoryMap memory(driver.device().range_base, driver.device().range_bytes, driver.device().chunk_bytes);
+    MemoryMap memory(driver.device());
     DispatchThread::Config config;
     DispatchThread thread(config, driver, memory, {});  // not started: changes run here
     Registry registry(driver, memory, thread, 256, 1'000'000);
@@ -349,7 +349,7 @@ TEST(DispatchThread, WorkThatDoesNotEndIsReportedInTimeAndLetGoLater) {
     fill.mutate_width(1);
     fill.mutate_bytes(8);
     fill.mutate_device(driver.device().range_base);
-    memory.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+    memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
     client.put(fill);
     work();
     ASSERT_EQ(client.issued(), 1u);

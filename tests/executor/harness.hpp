@@ -81,6 +81,8 @@ class ScriptedDriver final : public driver::Driver {
         device_.name = "scripted";
         device_.range_base = 0x100000000;
         device_.range_bytes = 64u << 20;
+        device_.staging_base = 0x200000000;
+        device_.staging_bytes = 64u << 20;
         device_.max_grid = {1000, 100, 10};
         device_.max_block = {1024, 64, 32};
     }
@@ -88,7 +90,9 @@ class ScriptedDriver final : public driver::Driver {
     UniqueFd make_chunk(std::uint64_t, std::uint64_t) override { return {}; }
     void map_chunk(std::uint64_t, std::uint64_t, const UniqueFd&) override {}
     void unmap_chunk(std::uint64_t, std::uint64_t) override {}
-    std::unique_ptr<driver::Staging> map_staging(const UniqueFd&, std::uint64_t) override { return nullptr; }
+    std::unique_ptr<driver::Staging> map_staging(std::uint64_t, const UniqueFd&, std::uint64_t) override {
+        return nullptr;
+    }
     std::unique_ptr<driver::Module> load_module(const std::string&, const UniqueFd&, std::uint64_t,
                                                 std::span<const driver::Signature>) override {
         return nullptr;
@@ -353,7 +357,7 @@ class DispatcherTest : public ::testing::Test {
     static constexpr std::uint64_t kEmpty = make_id(1);
 
     explicit DispatcherTest(DispatcherConfig config = {})
-        : memory(driver.device().range_base, driver.device().range_bytes, driver.device().chunk_bytes),
+        : memory(driver.device()),
           dispatcher(config, driver, memory),
           config_(config) {
         view.id = kSession;
@@ -363,7 +367,7 @@ class DispatcherTest : public ::testing::Test {
         stranger.id = kStranger;
         stranger.tag = 2;
         stranger.kernels.set(kEmpty, &empty_entry);
-        memory.set_owner(view.tag, base(), 2 * driver.device().chunk_bytes);
+        memory.device.set_owner(view.tag, base(), 2 * driver.device().chunk_bytes);
     }
     ~DispatcherTest() override {
         for (auto& port : ports) dispatcher.remove(*port);

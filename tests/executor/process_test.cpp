@@ -189,6 +189,7 @@ class ProcessTest : public ::testing::Test {
         ASSERT_NE(device, nullptr);
         base = device->range_base();
         chunk_bytes = device->chunk_bytes();
+        staging_base = device->staging_base();
         ASSERT_TRUE(process.attach(kSession, doorbell.get()).ok());
         Reply loaded = process.load(1, image, bytes.size());
         ASSERT_TRUE(loaded.ok()) << loaded.error();
@@ -236,7 +237,7 @@ class ProcessTest : public ::testing::Test {
     static constexpr std::uint64_t kKernel = make_id(4, 2);
     const std::vector<std::byte> bytes = kernels_file();
     UniqueFd doorbell, image, chunk;
-    std::uint64_t base = 0, chunk_bytes = 0;
+    std::uint64_t base = 0, chunk_bytes = 0, staging_base = 0;
 };
 
 TEST_F(ProcessTest, LaunchesGoThroughAndEveryRequestIsAnswered) {
@@ -265,7 +266,7 @@ TEST_F(ProcessTest, LaunchesGoThroughAndEveryRequestIsAnswered) {
         const UniqueFd segment = make_memfd("staging", 1 << 16);
         seal(segment, Sealing::shared, "staging");
         const auto map_staging = [&](auto& b) {
-            return internal::CreateMapStaging(b, kSession, make_id(0), 1 << 16);
+            return internal::CreateMapStaging(b, kSession, make_id(0), 1 << 16, staging_base);
         };
         Reply mapped = process.simple(ExecutorRequest::MapStaging, map_staging, {segment.get()});
         ASSERT_TRUE(mapped.ok()) << mapped.error();

@@ -27,6 +27,17 @@ class ValidationTest : public ::testing::Test {
   protected:
     static constexpr std::uint64_t kBase = 0x100000000;
     static constexpr std::uint64_t kChunk = 2u << 20;
+    static constexpr std::uint64_t kStaging = 0x200000000;
+
+    static driver::DeviceInfo device() {
+        driver::DeviceInfo info;
+        info.range_base = kBase;
+        info.range_bytes = 64u << 20;
+        info.chunk_bytes = kChunk;
+        info.staging_base = kStaging;
+        info.staging_bytes = 8 * kChunk;
+        return info;
+    }
 
     ValidationTest() {
         view.id = 1;
@@ -38,9 +49,11 @@ class ValidationTest : public ::testing::Test {
         view.kernels.set(make_id(0), &saxpy_entry);
         view.kernels.set(make_id(1, 3), undeclared_entry.get());
         view.staging.set(make_id(0), &staging);
-        memory.set_owner(5, kBase, 2 * kChunk);           // ours: chunks 0 and 1
-        memory.set_owner(6, kBase + 2 * kChunk, kChunk);  // a neighbour's: chunk 2
-        memory.set_owner(5, kBase + 3 * kChunk, kChunk);  // ours: chunk 3
+        memory.device.set_owner(5, kBase, 2 * kChunk);           // ours: chunks 0 and 1
+        memory.device.set_owner(6, kBase + 2 * kChunk, kChunk);  // a neighbour's: chunk 2
+        memory.device.set_owner(5, kBase + 3 * kChunk, kChunk);  // ours: chunk 3
+        memory.staging.set_owner(5, kStaging, kChunk);
+        memory.staging.set_owner(6, kStaging + kChunk, kChunk);
     }
 
     Bounds bounds() const { return {view, memory, limits}; }
@@ -122,7 +135,7 @@ class ValidationTest : public ::testing::Test {
     std::unique_ptr<KernelEntry> undeclared_entry;
     PlainStaging staging{4096};
     SessionView view;
-    MemoryMap memory{kBase, 64u << 20, kChunk};
+    MemoryMap memory{device()};
     DeviceLimits limits{{1000, 100, 10}, {1024, 64, 32}, 1024};
 };
 
@@ -292,10 +305,12 @@ TEST_F(ValidationTest, PointerParameters) {
         return copy;
     };
     driver::Launch launch;
-    for (const std::uint64_t good : {std::uint64_t{0}, kBase, kBase + 2 * kChunk - 1, kBase + 3 * kChunk})
+    for (const std::uint64_t good : {std::uint64_t{0}, kBase, kBase + 2 * kChunk - 1, kBase + 3 * kChunk,
+                                     kStaging, kStaging + kChunk - 1})
         EXPECT_EQ(check_launch(with_pointer(1, good), bounds(), launch), Status::ok) << good;
     for (const std::uint64_t bad : {std::uint64_t{1}, kBase - 1, kBase + 2 * kChunk, kBase + 4 * kChunk,
-                                    kBase + (64u << 20), ~std::uint64_t{0}}) {
+                                    kBase + (64u << 20), ~std::uint64_t{0}, kStaging - 1, kStaging + kChunk,
+                                    kStaging + 2 * kChunk, kStaging + 8 * kChunk}) {
         const RecordCopy copy = with_pointer(1, bad);
         char hex[32];
         std::snprintf(hex, sizeof hex, "0x%llx", static_cast<unsigned long long>(bad));

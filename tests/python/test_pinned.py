@@ -187,6 +187,75 @@ def test_an_array_serves_after_a_restart(own_host):
         assert (x.numpy(out=array) == np.arange(100_000)).all()
 
 
+def test_kernels_read_and_write_the_array_itself(client, kernels):
+    words, factor = client.pinned_empty(1000, np.float32), client.pinned_empty((2, 3), np.float32)
+    assert client.device_address(words) != client.device_address(factor)
+    words[:] = np.arange(1000)
+    kernels["scale"][4, 256](words, 2.0, 1000)
+    kernels["scale"][1, 256](words[900:], 3.0, 100)  # any contiguous view
+    client.synchronize()
+    expected = np.arange(1000, dtype=np.float32) * 2
+    expected[900:] *= 3
+    assert (words == expected).all()
+    bound = kernels["scale"][4, 256]
+    for _ in range(2000):  # through a full ring, too
+        bound(words, -1.0, 1000)
+    client.synchronize()
+    assert (words == expected).all()
+    assert client.device_address(words[900:]) == client.device_address(words) + 3600
+
+
+def test_launches_outlive_their_array(client, kernels):
+    kept = client.zeros(1, np.float32)
+    for _ in range(10):
+        words = client.pinned_empty(1000, np.float32)
+        kernels["nap"][1, 1](5)
+        kernels["scale"][4, 256](words, 2.0, 1000)
+        del words
+        gc.collect()
+    assert kept.numpy()[0] == 0
+
+
+def test_kernels_reach_the_array_after_a_restart(own_host):
+    with own_host.connect() as client:
+        module = client.compile(
+            '#include <ringlaunch/kernel.h>\nextern "C" __global__ void crash(int n) '
+            "{ *reinterpret_cast<volatile int*>(8) = n; }\nRINGLAUNCH_EXPORT(crash)\n"
+            'extern "C" __global__ void add(int* x, int n) { *x += n; }\nRINGLAUNCH_EXPORT(add)'
+        )
+        array = client.pinned_empty(100_000, np.int32)
+        array[:] = 0
+        address = client.device_address(array)
+        for i in range(3):
+            doomed = client.stream()
+            module["crash"][1, 1](1, stream=doomed)
+            with pytest.raises(rl.KernelFault):
+                doomed.synchronize()
+            doomed.close()
+            module["add"][1, 1](array[-1:], 5)
+            client.synchronize()
+            assert array[-1] == 5 * (i + 1)
+        assert client.device_address(array) == address
+
+
+def test_arrays_that_a_kernel_cannot_be_given_are_refused(host, client, kernels):
+    array = client.pinned_empty((4, 4), np.float32)
+    scale = kernels["scale"][1, 16]
+    for wrong in (array.T[1:], array[:, ::2], np.zeros(4, np.float32), array[4:], b"bytes", 5):
+        with pytest.raises(rl.ParamTypeError, match="parameter 0.*pinned_empty of this kernel's client"):
+            scale(wrong, 2.0, 1)
+    with host.connect() as other:
+        theirs = other.pinned_empty(4)
+        with pytest.raises(rl.ParamTypeError, match="pinned_empty of this kernel's client"):
+            scale(theirs, 2.0, 1)
+        with pytest.raises(rl.InvalidArgument, match="this client's pinned_empty"):
+            client.device_address(theirs)
+    with pytest.raises(rl.InvalidArgument, match="contiguous"):
+        client.device_address(array.T)
+    with pytest.raises(rl.ParamTypeError, match="found list"):
+        client.device_address([1])
+
+
 def test_what_cannot_be_copied_to_is_refused(client):
     x = client.zeros((2, 3), np.int32)
     with pytest.raises(rl.ParamTypeError, match="numpy array"):

@@ -175,13 +175,16 @@ class Buffer {
     std::size_t size_ = 0;
 };
 
-// Host memory that the device reads and writes directly: copies from and to it go without a second one.
-// Shared with the daemon, and with forked children. Given back when the last copy of the handle goes and the
-// copies that were enqueued before have completed; whoever keeps data() keeps the handle.
+// Host memory that the device reads and writes directly: copies from and to it go without a second one, and a
+// kernel takes it as it takes a Buffer. Shared with the daemon, and with forked children. Given back when the
+// last copy of the handle goes and the work that was enqueued before has completed; whoever keeps data() keeps
+// the handle.
 class PinnedMemory {
   public:
     PinnedMemory() = default;
     std::byte* data() const noexcept { return data_; }
+    // Where kernels find it: another address than data(), the same in every epoch.
+    std::uint64_t device_address() const noexcept { return device_address_; }
     std::size_t size() const noexcept { return size_; }
     explicit operator bool() const { return state_ != nullptr; }
 
@@ -190,6 +193,7 @@ class PinnedMemory {
     friend struct detail::Access;
     std::shared_ptr<detail::PinnedState> state_;
     std::byte* data_ = nullptr;
+    std::uint64_t device_address_ = 0;
     std::size_t size_ = 0;
 };
 
@@ -247,11 +251,14 @@ struct ArgLayout {
 static_assert(std::has_unique_object_representations_v<ArgLayout> && sizeof(ArgLayout) == 8);
 
 template <class T>
+inline constexpr bool kIsAddress = std::is_same_v<T, Buffer> || std::is_same_v<T, PinnedMemory> ||
+                                   std::is_same_v<T, DevicePointer> || std::is_same_v<T, std::nullptr_t>;
+
+template <class T>
 constexpr ParamType arg_type() {
     static_assert(!std::is_pointer_v<T>,
-                  "a host pointer is no kernel argument: pass a Buffer or a DevicePointer");
-    if constexpr (std::is_same_v<T, Buffer> || std::is_same_v<T, DevicePointer> ||
-                  std::is_same_v<T, std::nullptr_t>) {
+                  "a host pointer is no kernel argument: pass a Buffer, PinnedMemory or a DevicePointer");
+    if constexpr (kIsAddress<T>) {
         return ParamType::pointer;
     } else if constexpr (std::is_enum_v<T>) {
         return arg_type<std::underlying_type_t<T>>();
@@ -268,14 +275,12 @@ constexpr ParamType arg_type() {
     } else {
         static_assert(
             std::is_class_v<T> && std::is_trivially_copyable_v<T>,
-            "a kernel argument is a Buffer, a DevicePointer, a scalar or a trivially copyable struct");
+            "a kernel argument is a Buffer, PinnedMemory, a DevicePointer, a scalar or a trivially copyable "
+            "struct");
         return ParamType::bytes;
     }
 }
 
-template <class T>
-inline constexpr bool kIsAddress =
-    std::is_same_v<T, Buffer> || std::is_same_v<T, DevicePointer> || std::is_same_v<T, std::nullptr_t>;
 template <class T>
 inline constexpr std::size_t kArgBytes = kIsAddress<T> ? 8 : sizeof(T);
 template <class T>
@@ -285,6 +290,8 @@ template <class T>
 inline std::uint64_t arg_address(const T& arg) {
     if constexpr (std::is_same_v<T, Buffer>)
         return arg.address();
+    else if constexpr (std::is_same_v<T, PinnedMemory>)
+        return arg.device_address();
     else if constexpr (std::is_same_v<T, DevicePointer>)
         return arg.address;
     else
@@ -349,7 +356,7 @@ struct ArgPack {
         return true;
     }();
 
-    // Which argument is an empty Buffer; -1: none.
+    // Which argument is an empty Buffer or PinnedMemory; -1: none.
     [[gnu::always_inline]] static int empty_buffer(const Args&... args) noexcept {
         int found = -1;
         int i = 0;
@@ -379,8 +386,8 @@ struct ArgPack {
   private:
     template <class T>
     [[gnu::always_inline]] static bool is_empty_buffer(const T& arg) noexcept {
-        if constexpr (std::is_same_v<T, Buffer>)
-            return arg.address() == 0;
+        if constexpr (std::is_same_v<T, Buffer> || std::is_same_v<T, PinnedMemory>)
+            return arg_address(arg) == 0;
         else
             return false;
     }
@@ -416,7 +423,7 @@ class Stream {
     Stream() = default;
 
     // Enqueues `kernel` over `grid` blocks of `block` threads (0 0 0: the kernel's default) with these
-    // arguments: Buffers, DevicePointers, scalars and plain structs. Count, order and each type must be the
+    // arguments: Buffers, PinnedMemory, DevicePointers, scalars and plain structs. Count, order and each type must be the
     // declared ones; a mismatch answers invalid_argument and last_error() names the parameter. Waits while
     // the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
     template <class... Args>
