@@ -31,16 +31,15 @@ Client Client::connect(const ConnectOptions& options) {
     return client;
 }
 
-Module Client::load(std::span<const std::byte> image, std::string name,
-                    std::span<const KernelSignature> signatures) {
+Module Client::load(std::span<const std::byte> image, std::string name, const LoadOptions& options) {
     open_client(state_, "cannot load a module");
     const UniqueFd fd = make_image(name.empty() ? "module" : name, image);
     Module module;
-    module.state_ = detail::load(state_, fd, image.size(), name, signatures);
+    module.state_ = detail::load(state_, fd, image.size(), name, options);
     return module;
 }
 
-Module Client::load_file(const std::string& path, std::span<const KernelSignature> signatures) {
+Module Client::load_file(const std::string& path, const LoadOptions& options) {
     open_client(state_, "cannot load a module");
     const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info {};
@@ -57,7 +56,7 @@ Module Client::load_file(const std::string& path, std::span<const KernelSignatur
             throw Error(Status::invalid_argument, "cannot load a module: " + path + " cannot be read whole");
         done += static_cast<std::size_t>(got);
     }
-    return load(image, path.substr(path.rfind('/') + 1), signatures);
+    return load(image, path.substr(path.rfind('/') + 1), options);
 }
 
 Stream Client::stream(const StreamOptions& options) {

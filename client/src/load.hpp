@@ -3,7 +3,6 @@
 
 #include <memory>
 #include <ringlaunch/ringlaunch.hpp>
-#include <span>
 #include <string>
 
 #include "schema/unique_fd.hpp"
@@ -12,8 +11,7 @@ namespace ringlaunch::detail {
 
 // `image` is a memfd of `bytes`, sealed as Sealing::immutable. Throws Error.
 std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, const UniqueFd& image,
-                                  std::size_t bytes, const std::string& name,
-                                  std::span<const KernelSignature> signatures);
+                                  std::size_t bytes, const std::string& name, const LoadOptions& options);
 
 // The same kernel, launched with these attributes. Throws Error.
 std::shared_ptr<KernelState> configure(const KernelState& kernel, const KernelAttributes& wanted);

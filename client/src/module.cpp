@@ -66,8 +66,7 @@ ModuleState::~ModuleState() {
 }
 
 std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, const UniqueFd& image,
-                                  std::size_t bytes, const std::string& name,
-                                  std::span<const KernelSignature> signatures) {
+                                  std::size_t bytes, const std::string& name, const LoadOptions& options) {
     const std::string doing = "cannot load module " + (name.empty() ? "(without a name)" : name);
     client->require_life(doing.c_str());
     client->sweep();
@@ -77,7 +76,7 @@ std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, co
         {schema::Request::LoadModule, schema::Answer::ModuleLoaded, 0, doing, fds},
         [&](flatbuffers::FlatBufferBuilder& builder) {
             std::vector<flatbuffers::Offset<schema::Signature>> declared;
-            for (const KernelSignature& signature : signatures) {
+            for (const KernelSignature& signature : options.signatures) {
                 std::vector<flatbuffers::Offset<schema::Param>> params;
                 for (const Param& param : signature.params)
                     params.push_back(schema::CreateParam(builder, static_cast<schema::ParamType>(param.type),
@@ -87,7 +86,7 @@ std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, co
                                                            builder.CreateVector(params)));
             }
             return schema::CreateLoadModule(builder, builder.CreateString(name), bytes,
-                                            builder.CreateVector(declared));
+                                            builder.CreateVector(declared), options.max_registers);
         });
     const schema::ModuleLoaded& answer = *reply.view().answer_as_ModuleLoaded();
     module->id = answer.module_id();

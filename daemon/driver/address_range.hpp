@@ -15,8 +15,8 @@ namespace ringlaunch::driver {
 // MAP_FIXED_NOREPLACE. False: errno says why not.
 bool reserve_addresses(std::uint64_t address, std::uint64_t bytes, int how);
 
-// Nothing else of the process lands there, and what is not mapped cannot be reached. Two of the same addresses
-// cannot live in one process at a time. Control thread.
+// Nothing else of the process lands there, and what is not mapped cannot be reached. Two of the same
+// addresses cannot live in one process at a time. Control thread.
 class AddressRange {
   public:
     // `piece`: what is placed in it, in words. Throws Error{unsupported} where the range is taken.
@@ -27,8 +27,8 @@ class AddressRange {
 
     // Throws Error{invalid_argument} unless it is whole units of the range, and free.
     void check_free(std::uint64_t address, std::uint64_t bytes) const { placed_.check_free(address, bytes); }
-    // Of the `bytes` at `address`, which are free, the first `mapped` are the descriptor's; the rest stays out
-    // of reach.
+    // Of the `bytes` at `address`, which are free, the first `mapped` are the descriptor's; the rest stays
+    // out of reach.
     void map(std::uint64_t address, std::uint64_t bytes, const UniqueFd& fd, std::uint64_t mapped);
     // Throws Error{not_found} unless exactly this was mapped.
     void unmap(std::uint64_t address, std::uint64_t bytes);

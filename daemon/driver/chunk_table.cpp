@@ -21,9 +21,10 @@ void ChunkTable::check_free(std::uint64_t address, std::uint64_t bytes) const {
     const std::string placing = "cannot place " + describe_chunk(address, bytes, piece_) + ": ";
     if (bytes == 0 || address % chunk_bytes_ != 0 || bytes % chunk_bytes_ != 0 || address < range_base_ ||
         bytes > range_bytes_ || address - range_base_ > range_bytes_ - bytes)
-        throw Error(Status::invalid_argument,
-                    placing + piece_ + "s are multiples of " + std::to_string(chunk_bytes_) + " bytes within " +
-                        hex_address(range_base_) + " to " + hex_address(range_base_ + range_bytes_));
+        throw Error(Status::invalid_argument, placing + piece_ + "s are multiples of " +
+                                                  std::to_string(chunk_bytes_) + " bytes within " +
+                                                  hex_address(range_base_) + " to " +
+                                                  hex_address(range_base_ + range_bytes_));
     const auto after = chunks_.lower_bound(address);
     if (after != chunks_.end() && after->first - address < bytes)
         throw Error(Status::invalid_argument,

@@ -42,7 +42,7 @@ class CudaDriver : public Driver {
     std::unique_ptr<Staging> map_staging(std::uint64_t address, const UniqueFd& segment,
                                          std::uint64_t bytes) override;
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
-                                        std::span<const Signature> signatures) override;
+                                        const LoadOptions& options) override;
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
     int completion_fd() const override { return completion_fd_.get(); }
     std::optional<std::string> failure() noexcept override;
@@ -258,10 +258,10 @@ std::unique_ptr<Staging> CudaDriver::map_staging(std::uint64_t address, const Un
 }
 
 std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const UniqueFd& image,
-                                                std::uint64_t bytes, std::span<const Signature> signatures) {
+                                                std::uint64_t bytes, const LoadOptions& options) {
     enter();
     const Mapping mapping = map_image(name, image, bytes);
-    return std::make_unique<CudaModule>(name, std::span<const std::byte>(mapping.data(), bytes), signatures,
+    return std::make_unique<CudaModule>(name, std::span<const std::byte>(mapping.data(), bytes), options,
                                         info_);
 }
 

@@ -44,8 +44,8 @@ CUlaunchAttributeValue& CudaKernel::add(CUlaunchAttributeID id) {
     return next.value;
 }
 
-CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image,
-                       std::span<const Signature> signatures, const DeviceInfo& device)
+CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image, const LoadOptions& options,
+                       const DeviceInfo& device)
     : api_(cuda_api()), name_(name) {
     const std::string loading = "cannot load module '" + name + "': ";
     const std::string takes = ", but the cuda driver takes cubins, fatbins and PTX for " +
@@ -59,14 +59,23 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
     }
     if (read.kind != ImageKind::cubin && read.kind != ImageKind::fat_binary && read.kind != ImageKind::ptx)
         throw Error(Status::bad_image, loading + "it is " + read.found + takes);
+    if (options.max_registers != 0 && read.kind != ImageKind::ptx)
+        throw Error(Status::unsupported,
+                    loading + "it is " + read.found +
+                        ", whose registers were settled when it was compiled, so max_registers " +
+                        std::to_string(options.max_registers) +
+                        " cannot be had; load PTX, or compile it so (nvcc --maxrregcount)");
     std::vector<char> log(kLogBytes);
-    std::array<CUjit_option, 2> options{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
-    std::array<void*, 2> values{log.data(), reinterpret_cast<void*>(kLogBytes)};
+    std::array<CUjit_option, 3> jit{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES,
+                                    CU_JIT_MAX_REGISTERS};
+    std::array<void*, 3> values{log.data(), reinterpret_cast<void*>(kLogBytes),
+                                reinterpret_cast<void*>(std::uintptr_t{options.max_registers})};
+    const unsigned jit_options = options.max_registers != 0 ? 3 : 2;
     // PTX must end with a 0.
     std::vector<std::byte> ended(image.begin(), image.end());
     ended.push_back(std::byte{0});
     const CUresult loaded =
-        api_.cuModuleLoadDataEx_(&module_, ended.data(), options.size(), options.data(), values.data());
+        api_.cuModuleLoadDataEx_(&module_, ended.data(), jit_options, jit.data(), values.data());
     if (loaded != CUDA_SUCCESS) {
         const std::string text(log.data());
         throw Error(loaded == CUDA_ERROR_OUT_OF_MEMORY ? Status::out_of_memory : Status::bad_image,
@@ -87,7 +96,7 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
         for (CUfunction function : functions) as_loaded.kernels.push_back(ask(function));
         // A cubin's declarations are local symbols, which only its ELF shows.
         take_signatures(read, as_loaded);
-        std::vector<KernelLayout> layouts = make_layouts(name, as_loaded, signatures);
+        std::vector<KernelLayout> layouts = make_layouts(name, as_loaded, options.signatures);
         for (std::size_t i = 0; i < layouts.size(); ++i) {
             allow_shared_memory(functions[i], layouts[i]);
             read_resources(functions[i], layouts[i]);

@@ -34,8 +34,8 @@ class CudaKernel : public Kernel {
 class CudaModule : public OwningModule {
   public:
     // Throws Error{bad_image} with what was found and the loader's log.
-    CudaModule(const std::string& name, std::span<const std::byte> image,
-               std::span<const Signature> signatures, const DeviceInfo& device);
+    CudaModule(const std::string& name, std::span<const std::byte> image, const LoadOptions& options,
+               const DeviceInfo& device);
     ~CudaModule() override;
 
   private:

@@ -25,8 +25,8 @@ void let_launches_by() {
 CudaStaging::CudaStaging(AddressRange& range, std::uint64_t address, const UniqueFd& segment,
                          std::uint64_t bytes)
     : segment_(range, address, segment, bytes) {
-    // Its pages are made before CUDA registers them: made in there, they hold up every launch for ten times as
-    // long.
+    // Its pages are made before CUDA registers them: made in there, they hold up every launch for ten times
+    // as long.
     ::madvise(segment_.data(), bytes, MADV_HUGEPAGE);  // where the OS has them for shared memory
     // EINVAL: an older OS; then registering makes them.
     if (::madvise(segment_.data(), bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL)
@@ -35,8 +35,8 @@ CudaStaging::CudaStaging(AddressRange& range, std::uint64_t address, const Uniqu
     pieces_.reserve((bytes + kPieceBytes - 1) / kPieceBytes);
     for (std::uint64_t offset = 0; offset < bytes; offset += kPieceBytes) {
         if (offset != 0) let_launches_by();
-        const RegisteredMemory& piece = pieces_.emplace_back(
-            at(offset), std::min(kPieceBytes, bytes - offset), "a staging segment");
+        const RegisteredMemory& piece =
+            pieces_.emplace_back(at(offset), std::min(kPieceBytes, bytes - offset), "a staging segment");
         if (piece.device_address() != address + offset)
             throw Error(Status::unsupported,
                         "CUDA gives the host memory at " + hex_address(address + offset) +

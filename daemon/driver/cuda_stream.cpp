@@ -179,8 +179,8 @@ Status CudaStream::copy(const Copy& copy) noexcept {
         return issued(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_), copy.end);
     const auto& staging = *static_cast<const CudaStaging*>(copy.staging);
     const bool to_device = copy.kind == schema::RecordKind::CopyToDevice;
-    const CUresult result = staging.each_part(
-        copy.offset, copy.bytes, [&](std::uint64_t offset, std::uint64_t bytes) {
+    const CUresult result =
+        staging.each_part(copy.offset, copy.bytes, [&](std::uint64_t offset, std::uint64_t bytes) {
             const CUdeviceptr device = copy.device + (offset - copy.offset);
             return to_device ? api_.cuMemcpyHtoDAsync_(device, staging.at(offset), bytes, stream_)
                              : api_.cuMemcpyDtoHAsync_(staging.at(offset), device, bytes, stream_);

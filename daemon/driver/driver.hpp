@@ -43,7 +43,8 @@ struct DeviceInfo {
     std::uint64_t range_base = 0;
     std::uint64_t range_bytes = 0;
     std::uint64_t chunk_bytes = 2u << 20;
-    // The addresses of staging segments, which kernels reach too; each segment takes whole chunk_bytes of them.
+    // The addresses of staging segments, which kernels reach too; each segment takes whole chunk_bytes of
+    // them.
     std::uint64_t staging_base = 0;
     std::uint64_t staging_bytes = 0;
     Dim3 max_grid, max_block;
@@ -94,6 +95,14 @@ struct Signature {
     std::vector<Param> params;
 };
 
+// How an image is loaded, beside what it holds.
+struct LoadOptions {
+    std::span<const Signature> signatures;
+    // The most registers that a thread may take, 0: as many as the compiler likes. Only what the driver
+    // itself compiles (cuda: PTX) can be told; where an image is compiled already it is refused.
+    std::uint32_t max_registers = 0;
+};
+
 class Kernel {
   public:
     virtual ~Kernel() = default;
@@ -114,7 +123,8 @@ class Module {
     virtual Kernel& configure(const Kernel& kernel, const LaunchAttributes& attributes) = 0;
 };
 
-// Staging memory as the executor has it mapped, within DeviceInfo's range for it. Destroyed before its driver.
+// Staging memory as the executor has it mapped, within DeviceInfo's range for it. Destroyed before its
+// driver.
 class Staging {
   public:
     virtual ~Staging() = default;
@@ -214,10 +224,9 @@ class Driver {
 
     // `image` is an immutable sealed memfd. Refuses what is not the driver's with Error{bad_image} that says
     // what was found and what is expected; a signature that contradicts the image with the kernel, the
-    // parameter and both sizes.
+    // parameter and both sizes; a limit of registers that has no meaning for it with Error{unsupported}.
     virtual std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image,
-                                                std::uint64_t bytes,
-                                                std::span<const Signature> signatures) = 0;
+                                                std::uint64_t bytes, const LoadOptions& options) = 0;
     virtual std::unique_ptr<Stream> open_stream(const StreamConfig& config) = 0;
 
     // An eventfd that notify_at() signals; the dispatcher sleeps on it.

@@ -142,9 +142,15 @@ class HostDriver final : public Driver {
         return memory_->map_staging(address, segment, bytes);
     }
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
-                                        std::span<const Signature> signatures) override {
+                                        const LoadOptions& options) override {
+        if (options.max_registers != 0)
+            throw Error(Status::unsupported, "cannot load module '" + name + "' with max_registers " +
+                                                 std::to_string(options.max_registers) +
+                                                 ": kernels of the host driver are compiled already, for a "
+                                                 "CPU, whose registers nobody limits");
         return std::make_unique<HostModule>(
-            name, image, read_module("the host driver", false, name, image, bytes, signatures), abandoned_);
+            name, image, read_module("the host driver", false, name, image, bytes, options.signatures),
+            abandoned_);
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<HostStream>(config, completion_.get(), abandoned_);

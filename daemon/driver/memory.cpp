@@ -83,12 +83,12 @@ void run_copy(const Copy& copy) {
     if (copy.bytes == 0) return;
     switch (copy.kind) {
         case schema::RecordKind::CopyToDevice:
-            std::memcpy(pointer(copy.device), static_cast<HostStaging*>(copy.staging)->segment().data() + copy.offset,
-                        copy.bytes);
+            std::memcpy(pointer(copy.device),
+                        static_cast<HostStaging*>(copy.staging)->segment().data() + copy.offset, copy.bytes);
             return;
         case schema::RecordKind::CopyToHost:
-            std::memcpy(static_cast<HostStaging*>(copy.staging)->segment().data() + copy.offset, pointer(copy.device),
-                        copy.bytes);
+            std::memcpy(static_cast<HostStaging*>(copy.staging)->segment().data() + copy.offset,
+                        pointer(copy.device), copy.bytes);
             return;
         case schema::RecordKind::CopyOnDevice:
             std::memmove(pointer(copy.device), pointer(copy.source), copy.bytes);

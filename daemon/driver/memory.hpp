@@ -1,5 +1,5 @@
-// Device memory of the drivers without a device: memfd chunks at fixed addresses within one reserved range, and
-// staging segments within another.
+// Device memory of the drivers without a device: memfd chunks at fixed addresses within one reserved range,
+// and staging segments within another.
 #pragma once
 
 #include <cstddef>

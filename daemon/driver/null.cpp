@@ -120,9 +120,9 @@ class NullDriver final : public Driver {
         return memory_.map_staging(address, segment, bytes);
     }
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
-                                        std::span<const Signature> signatures) override {
+                                        const LoadOptions& options) override {
         return std::make_unique<NullModule>(
-            read_module("the null driver", true, name, image, bytes, signatures));
+            read_module("the null driver", true, name, image, bytes, options.signatures));
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<NullStream>(config, completion_.get());

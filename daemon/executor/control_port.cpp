@@ -353,7 +353,8 @@ void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& requ
     const UniqueFd image = take_fd(fds, 0, "the image");
     const std::vector<driver::Signature> signatures = signatures_of(request);
     const KernelCache::Loaded& module =
-        held.load_module(request.module_key(), text_of(request.name()), image, request.bytes(), signatures);
+        held.load_module(request.module_key(), text_of(request.name()), image, request.bytes(),
+                         {signatures, request.max_registers()});
     fb::FlatBufferBuilder builder;
     std::vector<fb::Offset<schema::KernelInfo>> kernels;
     for (const auto& entry : module.kernels) kernels.push_back(describe(builder, entry->kernel->layout()));

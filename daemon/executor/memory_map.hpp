@@ -1,5 +1,5 @@
-// Which session owns which addresses: of device memory, and of staging memory, which kernels reach too. A flat
-// table each, by chunks, so that checking a pointer is one load and one comparison.
+// Which session owns which addresses: of device memory, and of staging memory, which kernels reach too. A
+// flat table each, by chunks, so that checking a pointer is one load and one comparison.
 //
 // The control thread writes, the dispatch thread reads. An entry changes only while nothing that relies on it
 // can be in the rings (a new chunk is told to its client after this) or before the dispatcher is asked for a

@@ -146,11 +146,11 @@ void Registry::hold_issue() {
 
 const KernelCache::Loaded& Registry::load_module(std::uint64_t key, const std::string& name,
                                                  const UniqueFd& image, std::uint64_t bytes,
-                                                 std::span<const driver::Signature> signatures) {
+                                                 const driver::LoadOptions& options) {
     if (modules_.contains(key))
         throw Error(Status::invalid_argument,
                     "cannot load module '" + name + "': its key " + std::to_string(key) + " is taken");
-    return modules_.add(key, name, driver_.load_module(name, image, bytes, signatures));
+    return modules_.add(key, name, driver_.load_module(name, image, bytes, options));
 }
 
 void Registry::unload_module(std::uint64_t key, Answer answer) {

@@ -45,8 +45,7 @@ class Registry {
     void hold_issue();
 
     const KernelCache::Loaded& load_module(std::uint64_t key, const std::string& name, const UniqueFd& image,
-                                           std::uint64_t bytes,
-                                           std::span<const driver::Signature> signatures);
+                                           std::uint64_t bytes, const driver::LoadOptions& options);
     void unload_module(std::uint64_t key, Answer answer);
     void bind_module(std::uint64_t session, std::uint64_t key, std::span<const std::uint64_t> ids);
     // One kernel with attributes of its own; answers what that is.

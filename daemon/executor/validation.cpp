@@ -119,7 +119,8 @@ Status check_copy(const RecordCopy& copy, const Bounds& bounds, driver::Copy& ou
     }
     const OwnerTag tag = bounds.session.tag;
     if (!bounds.memory.device.owns_range(tag, record.device(), record.bytes())) return Status::bad_range;
-    if (on_device && !bounds.memory.device.owns_range(tag, record.other(), record.bytes())) return Status::bad_range;
+    if (on_device && !bounds.memory.device.owns_range(tag, record.other(), record.bytes()))
+        return Status::bad_range;
 
     out.kind = record.kind();
     out.position = copy.position;

@@ -55,7 +55,7 @@ class Sha256 {
 }  // namespace
 
 std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
-                         const std::vector<DeclaredSignature>& signatures) {
+                         const std::vector<DeclaredSignature>& signatures, std::uint32_t max_registers) {
     Sha256 hash;
     std::vector<char> buffer(std::size_t{1} << 20);
     std::uint64_t done = 0;
@@ -68,7 +68,7 @@ std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
         hash.add(buffer.data(), static_cast<std::size_t>(got));
         done += static_cast<std::uint64_t>(got);
     }
-    if (!signatures.empty()) {
+    if (!signatures.empty() || max_registers != 0) {
         hash.add_number(signatures.size());
         for (const DeclaredSignature& signature : signatures) {
             hash.add_text(signature.kernel);
@@ -81,6 +81,7 @@ std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
             }
         }
     }
+    if (max_registers != 0) hash.add_number(max_registers);
     return hash.hexadecimal();
 }
 

@@ -1,4 +1,4 @@
-// The identity of an image: what it holds and how its kernels are declared.
+// The identity of an image: what it holds, how its kernels are declared and how it is loaded.
 #pragma once
 
 #include <cstdint>
@@ -9,10 +9,10 @@
 
 namespace ringlaunch::supervisor {
 
-// SHA-256 in hexadecimal of `bytes` of a sealed image and of its declarations: two images that differ have
-// two digests, also where somebody tries. Reads the file, so that an image with holes costs no memory.
+// SHA-256 in hexadecimal of `bytes` of a sealed image and of what else it is loaded with: two that differ
+// have two digests, also where somebody tries. Reads the file, so that an image with holes costs no memory.
 // Throws.
 std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
-                         const std::vector<DeclaredSignature>& signatures);
+                         const std::vector<DeclaredSignature>& signatures, std::uint32_t max_registers);
 
 }  // namespace ringlaunch::supervisor

@@ -35,7 +35,7 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
                         " (--max-image)");
     check_seals(image, Sealing::immutable, load.bytes(), "the image of module " + called);
     std::vector<DeclaredSignature> signatures = read_signatures(load.signatures());
-    const std::string digest = image_digest(image, load.bytes(), signatures);
+    const std::string digest = image_digest(image, load.bytes(), signatures, load.max_registers());
 
     const auto known = module_keys_.find({digest, session.device});
     const bool cached = known != module_keys_.end();
@@ -50,6 +50,7 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
         module.bytes = load.bytes();
         module.image = std::move(image);
         module.signatures = std::move(signatures);
+        module.max_registers = load.max_registers();
         modules_.emplace(key, std::move(module));
         module_keys_.emplace(std::pair(digest, session.device), key);
     }
@@ -121,8 +122,9 @@ bool Core::make_load_module(Call::Wire& wire, const Module& module) {
     const auto name = wire.builder.CreateString(module.name);
     const auto signatures = write_signatures(wire.builder, module.signatures);
     wire.kind = internal::ExecutorRequest::LoadModule;
-    wire.request =
-        internal::CreateLoadModule(wire.builder, module.key, name, module.bytes, signatures).Union();
+    wire.request = internal::CreateLoadModule(wire.builder, module.key, name, module.bytes, signatures,
+                                              module.max_registers)
+                       .Union();
     wire.fds = {module.image.get()};
     return true;
 }

@@ -49,15 +49,17 @@ struct DeclaredSignature {
     std::vector<ParamInfo> params;
 };
 
-// An image with its declarations: one for all sessions of a device that bring the same bytes.
+// An image with its declarations: one for all sessions of a device that bring the same bytes to be
+// loaded alike.
 struct Module {
     std::uint64_t key = 0;
     int device = 0;
-    std::string digest;  // SHA-256 of the image and of the declarations, hexadecimal
+    std::string digest;  // SHA-256 of the image and of how it is loaded, hexadecimal
     std::string name;
     std::uint64_t bytes = 0;
     UniqueFd image;
     std::vector<DeclaredSignature> signatures;
+    std::uint32_t max_registers = 0;         // 0: no limit
     std::vector<KernelDescription> kernels;  // known once an executor has loaded it
     bool known = false;
     std::uint32_t users = 0;         // sessions' uses, loading ones included

@@ -369,9 +369,9 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
                 const auto at = in.staging.find(id);
                 if (at == in.staging.end()) return false;
                 wire.kind = internal::ExecutorRequest::MapStaging;
-                wire.request = internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes,
-                                                          at->second.address)
-                                   .Union();
+                wire.request =
+                    internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes, at->second.address)
+                        .Union();
                 wire.fds = {at->second.fd.get()};
                 return true;
             });

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _DRIVERS = ("auto", "host", "null", "cuda")
 _MOST_BYTES = 2**63 - 1
 _MOST_DIMENSIONS = 32  # every numpy holds as many
+_MOST_REGISTERS = 255  # that a thread of any GPU has
 
 
 class DaemonInfo(NamedTuple):
@@ -233,19 +234,24 @@ class Client(Scope):
         image: bytes | bytearray | memoryview | str | os.PathLike[str],
         signatures: Mapping[str, Declaration] | None = None,
         name: str = "",
+        max_registers: int | None = None,
     ) -> Module:
         """Loads a module. Blocks until the daemon has, releasing the interpreter lock and answering Ctrl-C.
 
         Parameters
         ----------
         image : bytes-like, or a path
-            A shared object made with <ringlaunch/kernel.h> for the host driver, a cubin for a GPU.
+            A shared object made with <ringlaunch/kernel.h> for the host driver; a cubin, a fatbin or PTX for a GPU.
         signatures : mapping of str to sequence, optional
             The parameter types of kernels whose image does not declare them: for each kernel its parameters in order,
             as "int32" or ("n", "int32"). Types are pointer, bool, int8 to int64, uint8 to uint64, float16, bfloat16,
             float32, float64 and "bytes[size, alignment]" for a struct passed by value.
         name : str
             For operators and messages; a path's last part is the default.
+        max_registers : int, optional
+            The most registers that a thread may take, so that more threads run at once: 1 to 255. For PTX, which the
+            GPU's driver compiles; `Kernel.registers` says what came of it. What is compiled already has the registers
+            that its compiler gave it.
 
         Returns
         -------
@@ -255,12 +261,14 @@ class Client(Scope):
         ------
         BadImage
             Not what the daemon's driver takes, or a signature contradicts it; the text says what was found.
+        Unsupported
+            `max_registers` for an image that is compiled already.
         ExecutorLost
             The executor died while it loaded the module.
         LimitReached
             The session has as many modules as it may, or the image is too large.
-        ParamTypeError, InvalidArgument
-            An argument of another type; a signature that cannot be.
+        ParamTypeError, InvalidArgument, OutOfRange
+            An argument of another type; a signature or a number of registers that cannot be.
         Closed, DaemonLost
         OSError
             The file cannot be read.
@@ -270,10 +278,13 @@ class Client(Scope):
             image, name = path.read_bytes(), name or path.name
         elif not isinstance(image, bytes | bytearray | memoryview):
             raise _check.refused("image", "bytes or a path", image)
-        handle = self._handle.load(bytes(image), _check.name("name", name), signature_list(signatures))
+        registers = _registers(max_registers) or 0
+        handle = self._handle.load(bytes(image), _check.name("name", name), signature_list(signatures), registers)
         return Module(self._handle, handle, name)
 
-    def compile(self, source: str, name: str = "kernels.cu", options: Sequence[str] = ()) -> Module:
+    def compile(
+        self, source: str, name: str = "kernels.cu", options: Sequence[str] = (), max_registers: int | None = None
+    ) -> Module:
         """Compiles kernels written with <ringlaunch/kernel.h>, and loads them.
 
         The compiler runs here, in this process's environment; which one depends on the daemon's driver:
@@ -293,6 +304,10 @@ class Client(Scope):
             What the compiler's messages, and the module, call the source.
         options : sequence of str
             More of that compiler's options: "-DN=4" for both; "-march=native" for g++, "--use_fast_math" for NVRTC.
+        max_registers : int, optional
+            The most registers that a thread may take, so that more threads run at once: 1 to 255; NVRTC takes what is
+            less than its least for that. `__launch_bounds__` in the source does the same for one kernel;
+            `Kernel.registers` says what came of it. Results do not depend on it, so for a CPU it is not looked at.
 
         Returns
         -------
@@ -304,8 +319,8 @@ class Client(Scope):
             The compiler refused the source, or took too long. Its messages are in the text and in `log`.
         Unsupported
             There is no compiler; the text says what to install.
-        ParamTypeError, InvalidArgument
-            An argument of another type.
+        ParamTypeError, InvalidArgument, OutOfRange
+            An argument of another type; a number of registers that cannot be.
         BadImage, ExecutorLost, LimitReached, Closed, DaemonLost
             As of `load`.
 
@@ -322,6 +337,7 @@ class Client(Scope):
             options,
             self._daemon.driver,
             self._daemon.architecture,
+            _registers(max_registers),
         )
         return self.load(image, name=name)
 
@@ -507,8 +523,8 @@ class Client(Scope):
         address = self._handle.device_address(array) if array.flags.c_contiguous else 0
         if address == 0:
             raise InvalidArgument(
-                "array: expected an array from this client's pinned_empty, or a view of one that is contiguous in C order, "
-                f"found {array.dtype} {array.shape} elsewhere or with gaps"
+                "array: expected an array from this client's pinned_empty, or a view of one that is contiguous in C "
+                f"order, found {array.dtype} {array.shape} elsewhere or with gaps"
             )
         return address
 
@@ -603,6 +619,11 @@ def _shape_of(shape: object) -> tuple[int, ...]:
     if len(sizes) > _MOST_DIMENSIONS:
         raise InvalidArgument(f"shape: expected at most {_MOST_DIMENSIONS} dimensions, found {len(sizes)}")
     return sizes
+
+
+def _registers(most: int | None) -> int | None:
+    """`max_registers` of `Client.load` and `Client.compile`."""
+    return None if most is None else _check.integer("max_registers", most, 1, _MOST_REGISTERS)
 
 
 def _dtype_of(dtype: object) -> np.dtype:

@@ -33,10 +33,19 @@ _CACHED_IMAGES = 128  # the least recently used go
 _DRIVERS_OF_HOST_OBJECTS = ("host", "null")
 
 
-def compile_source(source: str, name: str, options: Sequence[str], driver: str, architecture: str = "") -> bytes:
+def compile_source(
+    source: str,
+    name: str,
+    options: Sequence[str],
+    driver: str,
+    architecture: str = "",
+    max_registers: int | None = None,
+) -> bytes:
     """The image of a source for a driver; a host object comes from the cache where it is there."""
     options = _options_list(options)
     if driver == "cuda":
+        if max_registers is not None:
+            options.append(f"--maxrregcount={max_registers}")
         return compile_cubin(source, name, options, architecture, INCLUDE)
     if driver not in _DRIVERS_OF_HOST_OBJECTS:
         raise Unsupported(f"compiling {name!r}: this client compiles for cuda, host and null, not for {driver!r}")

@@ -445,16 +445,19 @@ class ClientHandle {
     }
 
     ModuleHandle load(const py::bytes& image, const std::string& name,
-                      const std::vector<std::pair<std::string, std::vector<PyParam>>>& declared) const {
+                      const std::vector<std::pair<std::string, std::vector<PyParam>>>& declared,
+                      std::uint32_t max_registers) const {
         check_open(*session_, "loading a module");
-        std::vector<KernelSignature> signatures;
-        for (const auto& [kernel, params] : declared) signatures.push_back({kernel, params_of(params)});
+        LoadOptions options;
+        for (const auto& [kernel, params] : declared)
+            options.signatures.push_back({kernel, params_of(params)});
+        options.max_registers = max_registers;
         const std::string_view view = image;
         std::vector<std::byte> bytes(view.size());
         std::memcpy(bytes.data(), view.data(), view.size());
         return {session_, control_call([session = session_, bytes = std::move(bytes), name,
-                                        signatures = std::move(signatures)] {
-                    return session->client.load(bytes, name, signatures);
+                                        options = std::move(options)] {
+                    return session->client.load(bytes, name, options);
                 })};
     }
 
@@ -607,7 +610,8 @@ PYBIND11_MODULE(_core, module) {
         .def("kernels", &ModuleHandle::kernels);
     py::class_<PinnedHandle>(module, "PinnedHandle", py::buffer_protocol()).def_buffer(&PinnedHandle::bytes);
     py::class_<ClientHandle>(module, "ClientHandle")
-        .def("load", &ClientHandle::load, py::arg("image"), py::arg("name"), py::arg("signatures"))
+        .def("load", &ClientHandle::load, py::arg("image"), py::arg("name"), py::arg("signatures"),
+             py::arg("max_registers"))
         .def("stream", &ClientHandle::stream, py::arg("type"), py::arg("ring_slots"), py::arg("rerun"),
              py::arg("priority"), py::arg("name"))
         .def("alloc", &ClientHandle::alloc, py::arg("type"), py::arg("bytes"))

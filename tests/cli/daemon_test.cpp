@@ -40,19 +40,19 @@ TEST(Daemon, LaunchesWhatAClientEnqueuesAndTheResultIsRight) {
     const std::uint64_t x = client.allocate(kBytes).second, y = client.allocate(kBytes).second,
                         z = client.allocate(kBytes).second;
     const auto staging = client.add_staging(3 * kBytes);
-    auto* values = staging.second.as<float>();
+    auto* values = staging.bytes.as<float>();
     for (int i = 0; i < kCount; ++i) {
         values[i] = static_cast<float>(i);
         values[kCount + i] = static_cast<float>(2 * i);
     }
-    client.copy(stream, schema::RecordKind::CopyToDevice, x, staging.first, 0, kBytes);
-    client.copy(stream, schema::RecordKind::CopyToDevice, y, staging.first, kBytes, kBytes);
+    client.copy(stream, schema::RecordKind::CopyToDevice, x, staging.id, 0, kBytes);
+    client.copy(stream, schema::RecordKind::CopyToDevice, y, staging.id, kBytes, kBytes);
     // Five parameters: the head slot and a continuation.
     client.launch(stream, kernels.at("add"), 4, 256, Params().add(x).add(y).add(z).add(0.5f).add(kCount));
     for (int i = 0; i < 10; ++i)
         client.launch(stream, kernels.at("scale"), 4, 256, Params().add(z).add(2.0f).add(kCount));
     const std::uint64_t end =
-        client.copy(stream, schema::RecordKind::CopyToHost, z, staging.first, 2 * kBytes, kBytes);
+        client.copy(stream, schema::RecordKind::CopyToHost, z, staging.id, 2 * kBytes, kBytes);
     ASSERT_TRUE(client.wait_completed(stream, end)) << stream.page().error_text;
     for (int i = 0; i < kCount; ++i)
         ASSERT_EQ(values[2 * kCount + i], static_cast<float>(2 * i) * 1024.0f) << i;
@@ -130,9 +130,9 @@ TEST(Daemon, AFaultingKernelCostsItsClientAnErrorAndItsNeighbourNothing) {
     constexpr int kCount = 64;
     const std::uint64_t x = neighbour.allocate(kCount * sizeof(float)).second;
     const auto staging = neighbour.add_staging(kCount * sizeof(float));
-    for (int i = 0; i < kCount; ++i) staging.second.as<float>()[i] = static_cast<float>(i);
+    for (int i = 0; i < kCount; ++i) staging.bytes.as<float>()[i] = static_cast<float>(i);
     std::uint64_t end =
-        neighbour.copy(good, schema::RecordKind::CopyToDevice, x, staging.first, 0, kCount * sizeof(float));
+        neighbour.copy(good, schema::RecordKind::CopyToDevice, x, staging.id, 0, kCount * sizeof(float));
     ASSERT_TRUE(neighbour.wait_completed(good, end));
 
     const std::uint64_t position = bad.producer.position();
@@ -154,9 +154,9 @@ TEST(Daemon, AFaultingKernelCostsItsClientAnErrorAndItsNeighbourNothing) {
     good.status =
         Mapping(notice.message.fds[0], sizeof(StatusPage), Mapping::Access::read_only, "the new page");
     neighbour.launch(good, others.at("scale"), 1, kCount, Params().add(x).add(3.0f).add(kCount));
-    end = neighbour.copy(good, schema::RecordKind::CopyToHost, x, staging.first, 0, kCount * sizeof(float));
+    end = neighbour.copy(good, schema::RecordKind::CopyToHost, x, staging.id, 0, kCount * sizeof(float));
     ASSERT_TRUE(neighbour.wait_completed(good, end)) << good.page().error_text;
-    for (int i = 0; i < kCount; ++i) ASSERT_EQ(staging.second.as<float>()[i], static_cast<float>(3 * i));
+    for (int i = 0; i < kCount; ++i) ASSERT_EQ(staging.bytes.as<float>()[i], static_cast<float>(3 * i));
 
     const auto status = daemon.run({"status", "--json"}).json();
     ASSERT_EQ(status["executors"].size(), 1u);

@@ -216,12 +216,16 @@ class RawClient {
         return {allocated->buffer(), allocated->address()};
     }
 
-    std::pair<std::uint64_t, Mapping> add_staging(std::uint64_t bytes) {
+    struct Staging {
+        std::uint64_t id = 0, address = 0;
+        Mapping bytes;
+    };
+    Staging add_staging(std::uint64_t bytes) {
         Received answer = ask(schema::Request::AddStaging, [&](flatbuffers::FlatBufferBuilder& builder) {
             return schema::CreateAddStaging(builder, bytes).Union();
         });
         const auto* added = expect(answer, answer->answer_as_StagingAdded());
-        return {added->staging(),
+        return {added->staging(), added->address(),
                 Mapping(answer.message.fds.at(0), added->bytes(), Mapping::Access::read_write, "staging")};
     }
 

@@ -327,7 +327,8 @@ TEST_F(Host, pinned_memory_of_another_session_stops_the_stream) {
     ASSERT_EQ(stream_.launch(kernel("store"), {1}, {1}, theirs, 0u, 1u), Status::ok);
     EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::stream_stopped);
     EXPECT_EQ(stream_.status().status, Status::bad_pointer);
-    EXPECT_THAT(stream_.status().text, AllOf(HasSubstr("store"), HasSubstr("nor inside memory")));
+    EXPECT_THAT(stream_.status().text,
+                AllOf(HasSubstr("store"), HasSubstr("nor inside memory of this session")));
     EXPECT_EQ(*reinterpret_cast<const unsigned*>(theirs.data()), 0u);
     stream_.resume();
     EXPECT_EQ(stream_.launch(kernel("store"), {1}, {1}, PinnedMemory(), 0u, 1u), Status::invalid_argument);
@@ -698,10 +699,11 @@ TEST(Null, takes_records_and_runs_nothing) {
 TEST(Null, a_kernel_with_too_many_parameters_refuses_itself_and_not_its_module) {
     Daemon daemon("null");
     Client client = daemon.connect();
-    const std::vector<KernelSignature> signatures = {
+    LoadOptions options;
+    options.signatures = {
         {"plain",
          {{ParamType::pointer, 0, 8, ""}, {ParamType::float32, 8, 4, ""}, {ParamType::int32, 12, 4, ""}}}};
-    const Module module = client.load_file(TEST_CUBINS "/undeclared_sm120.cubin", signatures);
+    const Module module = client.load_file(TEST_CUBINS "/undeclared_sm120.cubin", options);
     EXPECT_THAT(module.kernels(), ::testing::UnorderedElementsAre("plain", "huge"));
     try {
         static_cast<void>(module.kernel("huge"));

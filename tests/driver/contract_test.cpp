@@ -185,8 +185,8 @@ TEST_P(DriverContract, CopiesOfALargeStagingSegmentStartAndEndAnywhere) {
 class SharedSegment {
   public:
     explicit SharedSegment(std::uint64_t bytes)
-        : fd(make_memfd("segment", bytes)), view((seal(fd, Sealing::shared, "segment"), fd), bytes,
-                                                 Mapping::Access::read_write, "segment") {}
+        : fd(make_memfd("segment", bytes)),
+          view((seal(fd, Sealing::shared, "segment"), fd), bytes, Mapping::Access::read_write, "segment") {}
     UniqueFd fd;
     Mapping view;
 };

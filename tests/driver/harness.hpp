@@ -47,7 +47,7 @@ inline std::vector<std::byte> read_file(const std::string& path) {
 inline std::unique_ptr<Module> load(Driver& driver, const std::string& path,
                                     const std::vector<Signature>& signatures = {}) {
     const std::vector<std::byte> bytes = read_file(path);
-    return driver.load_module("test", make_image("test", bytes), bytes.size(), signatures);
+    return driver.load_module("test", make_image("test", bytes), bytes.size(), {signatures, 0});
 }
 
 inline Kernel* find(const Module& module, const std::string& name) {

@@ -94,7 +94,7 @@ class ScriptedDriver final : public driver::Driver {
         return nullptr;
     }
     std::unique_ptr<driver::Module> load_module(const std::string&, const UniqueFd&, std::uint64_t,
-                                                std::span<const driver::Signature>) override {
+                                                const driver::LoadOptions&) override {
         return nullptr;
     }
     std::unique_ptr<driver::Stream> open_stream(const driver::StreamConfig& config) override;
@@ -357,9 +357,7 @@ class DispatcherTest : public ::testing::Test {
     static constexpr std::uint64_t kEmpty = make_id(1);
 
     explicit DispatcherTest(DispatcherConfig config = {})
-        : memory(driver.device()),
-          dispatcher(config, driver, memory),
-          config_(config) {
+        : memory(driver.device()), dispatcher(config, driver, memory), config_(config) {
         view.id = kSession;
         view.tag = 1;
         view.kernels.set(kSaxpy, &saxpy_entry);

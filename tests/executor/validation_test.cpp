@@ -308,9 +308,9 @@ TEST_F(ValidationTest, PointerParameters) {
     for (const std::uint64_t good : {std::uint64_t{0}, kBase, kBase + 2 * kChunk - 1, kBase + 3 * kChunk,
                                      kStaging, kStaging + kChunk - 1})
         EXPECT_EQ(check_launch(with_pointer(1, good), bounds(), launch), Status::ok) << good;
-    for (const std::uint64_t bad : {std::uint64_t{1}, kBase - 1, kBase + 2 * kChunk, kBase + 4 * kChunk,
-                                    kBase + (64u << 20), ~std::uint64_t{0}, kStaging - 1, kStaging + kChunk,
-                                    kStaging + 2 * kChunk, kStaging + 8 * kChunk}) {
+    for (const std::uint64_t bad :
+         {std::uint64_t{1}, kBase - 1, kBase + 2 * kChunk, kBase + 4 * kChunk, kBase + (64u << 20),
+          ~std::uint64_t{0}, kStaging - 1, kStaging + kChunk, kStaging + 2 * kChunk, kStaging + 8 * kChunk}) {
         const RecordCopy copy = with_pointer(1, bad);
         char hex[32];
         std::snprintf(hex, sizeof hex, "0x%llx", static_cast<unsigned long long>(bad));

@@ -5,6 +5,7 @@ import pytest
 from gpu_support import WATCHDOG_S
 
 import ringlaunch as rl
+from ringlaunch import _compile, _nvrtc
 
 # cooperative_groups comes with the toolkit's headers, which NVRTC alone does not have: the few instructions that its
 # cluster.sync() and grid.sync() stand for are written out here.
@@ -195,3 +196,74 @@ def test_attributes_survive_a_restart(gpu_socket):
             stream.resume()
         clustered[8, 32](out, 2)
         assert list(out.numpy()) == [1, 0, 3, 2, 5, 4, 7, 6]
+
+
+VALUES = 100
+HUNGRY = f"""
+#include <ringlaunch/kernel.h>
+// Holds {VALUES} values at once: each is read before the first is written.
+extern "C" __global__ void hungry(volatile unsigned* out, const volatile unsigned* in) {{
+    unsigned values[{VALUES}];
+#pragma unroll
+    for (int i = 0; i < {VALUES}; ++i) values[i] = in[i];
+#pragma unroll
+    for (int i = 0; i < {VALUES}; ++i) out[{VALUES} - 1 - i] = values[i];
+}}
+RINGLAUNCH_EXPORT(hungry)
+"""
+
+
+def hungry_ptx(architecture: str) -> bytes:
+    """The same for the GPU's driver to compile."""
+    reads = "\n".join(f"ld.volatile.global.u32 %r{i}, [%rd2+{4 * i}];" for i in range(VALUES))
+    writes = "\n".join(f"st.volatile.global.u32 [%rd1+{4 * (VALUES - 1 - i)}], %r{i};" for i in range(VALUES))
+    return f"""
+.version 8.0
+.target {architecture}
+.address_size 64
+.visible .entry hungry(.param .u64 out, .param .u64 in)
+{{
+.reg .b32 %r<{VALUES}>;
+.reg .b64 %rd<5>;
+ld.param.u64 %rd3, [out];
+ld.param.u64 %rd4, [in];
+cvta.to.global.u64 %rd1, %rd3;
+cvta.to.global.u64 %rd2, %rd4;
+{reads}
+{writes}
+ret;
+}}
+""".encode()
+
+
+def check_hungry(client, kernel):
+    source, out = client.array(np.arange(VALUES, dtype=np.uint32)), client.zeros(VALUES, np.uint32)
+    kernel[1, 1](out, source)
+    assert np.array_equal(out.numpy(), np.arange(VALUES, dtype=np.uint32)[::-1])
+
+
+def test_registers_of_ptx_are_limited_where_it_is_loaded(client):
+    image, signatures = hungry_ptx(client.daemon.architecture), {"hungry": ["pointer", "pointer"]}
+    plain = client.load(image, signatures=signatures, name="plain")["hungry"]
+    limited = client.load(image, signatures=signatures, name="limited", max_registers=40)["hungry"]
+    assert plain.registers > VALUES
+    assert limited.registers <= 40
+    assert limited.local_bytes > plain.local_bytes  # what did not fit
+    check_hungry(client, plain)
+    check_hungry(client, limited)
+
+
+def test_registers_are_limited_where_a_source_is_compiled(client):
+    plain = client.compile(HUNGRY, name="hungry.cu")["hungry"]
+    limited = client.compile(HUNGRY, name="hungry.cu", max_registers=40)["hungry"]
+    assert plain.registers > VALUES
+    assert limited.registers <= 40
+    check_hungry(client, plain)
+    check_hungry(client, limited)
+
+
+def test_registers_of_what_is_compiled_already_cannot_be_limited(client):
+    image = _nvrtc.compile_cubin(HUNGRY, "hungry.cu", [], client.daemon.architecture, _compile.INCLUDE)
+    with pytest.raises(rl.Unsupported, match=r"a cubin.*settled when it was compiled.*max_registers 40"):
+        client.load(image, name="hungry", max_registers=40)
+    check_hungry(client, client.load(image, name="hungry")["hungry"])

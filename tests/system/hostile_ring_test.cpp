@@ -75,7 +75,7 @@ class Attacker {
         client_.hello();
         for (const auto& [name, id] : client_.load(TEST_KERNELS)) kernels_[name] = id;
         memory_ = client_.allocate(64 << 10).second;
-        std::tie(staging_, staging_bytes_) = client_.add_staging(64 << 10);
+        staging_ = client_.add_staging(64 << 10);
         stream_ = client_.open_stream(kSlots);
         side_ = client_.open_stream(kSlots);
     }
@@ -112,7 +112,7 @@ class Attacker {
         record.mutate_device(memory_);
         record.mutate_other(kind == RecordKind::CopyOnDevice ? memory_ + 4096 : 0);
         record.mutate_bytes(64);
-        record.mutate_staging(kind == RecordKind::CopyOnDevice ? 0 : staging_);
+        record.mutate_staging(kind == RecordKind::CopyOnDevice ? 0 : staging_.id);
         change(record);
         return RecordImage::of(record);
     }
@@ -198,7 +198,7 @@ class Attacker {
             touch([](auto& record) { record.mutate_reserved0(1); }));
         add("another", Status::reserved_not_zero, touch([](auto& record) { record.mutate_reserved1(1); }));
         add("a copy on the device with a staging id", Status::reserved_not_zero,
-            copy(RecordKind::CopyOnDevice, [&](auto& record) { record.mutate_staging(staging_); }));
+            copy(RecordKind::CopyOnDevice, [&](auto& record) { record.mutate_staging(staging_.id); }));
         const auto last_byte = [](RecordImage image) {
             image.slots[0].back() = std::byte{1};
             return image;
@@ -224,6 +224,7 @@ class Attacker {
 
         for (const std::uint64_t address :
              {std::uint64_t{1}, neighbour_.address(), ~std::uint64_t{0}, memory_ - 1, memory_ + (2u << 20),
+              neighbour_.staging_address(), staging_.address - 1, staging_.address + (2u << 20),
               std::uint64_t{1} << 63, reinterpret_cast<std::uint64_t>(this)})
             add("a pointer " + std::to_string(address), Status::bad_pointer,
                 RecordImage::of(launch("touch", 16), touch_params(address)));
@@ -383,7 +384,7 @@ class Attacker {
             world.kernels.push_back({kernels_.at(name), params});
         world.memory = memory_;
         world.memory_bytes = 64 << 10;
-        world.staging = staging_;
+        world.staging = staging_.id;
         world.staging_bytes = 64 << 10;
         world.stream = stream_.id;
         HostileRecords make(1, world);
@@ -394,6 +395,7 @@ class Attacker {
                                       neighbour_.address(),
                                       neighbour_.stream(),
                                       neighbour_.staging(),
+                                      neighbour_.staging_address(),
                                       memory_,
                                       memory_ + (2u << 20) - 1,
                                       side_.id,
@@ -574,8 +576,8 @@ class Attacker {
     RawClient client_;
     const Neighbour& neighbour_;
     std::map<std::string, std::uint64_t> kernels_;
-    std::uint64_t memory_ = 0, staging_ = 0;
-    Mapping staging_bytes_;
+    std::uint64_t memory_ = 0;
+    RawClient::Staging staging_;
     RawStream stream_, side_;
     std::uint64_t position_ = 0;
     std::map<Status, int> crafted_, random_;

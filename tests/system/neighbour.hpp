@@ -18,11 +18,11 @@ class Neighbour {
         for (const auto& [name, id] : client_.load(TEST_KERNELS))
             if (name == "step") step_ = id;
         stream_ = client_.open_stream(1024);
-        std::tie(staging_, bytes_) = client_.add_staging(kBytes);
-        for (std::size_t i = 0; i < kBytes; ++i) bytes_.data()[i] = pattern(i);
-        std::memset(bytes_.data(), 0, sizeof(std::uint32_t));
+        staging_ = client_.add_staging(kBytes);
+        for (std::size_t i = 0; i < kBytes; ++i) staging_.bytes.data()[i] = pattern(i);
+        std::memset(staging_.bytes.data(), 0, sizeof(std::uint32_t));
         const std::uint64_t end =
-            client_.copy(stream_, schema::RecordKind::CopyToDevice, address(), staging_, 0, kBytes);
+            client_.copy(stream_, schema::RecordKind::CopyToDevice, address(), staging_.id, 0, kBytes);
         if (!client_.wait_completed(stream_, end)) wrong_ = "its memory could not be written";
         thread_ = std::thread([this] { run(); });
     }
@@ -48,7 +48,8 @@ class Neighbour {
     }
     std::uint64_t address() const { return memory_.second; }
     std::uint64_t stream() const { return stream_.id; }
-    std::uint64_t staging() const { return staging_; }
+    std::uint64_t staging() const { return staging_.id; }
+    std::uint64_t staging_address() const { return staging_.address; }
 
     static constexpr std::uint64_t kBytes = 64 << 10;
     static constexpr unsigned kBurst = 100;
@@ -79,21 +80,21 @@ class Neighbour {
             client_.launch(stream_, step_, 1, 1, Params().add(address()).add(a).add(b));
             expected_ = expected_ * a + b;
         }
-        std::memset(bytes_.data(), 0xee, kBytes);
+        std::memset(staging_.bytes.data(), 0xee, kBytes);
         const std::uint64_t end =
-            client_.copy(stream_, schema::RecordKind::CopyToHost, address(), staging_, 0, kBytes);
+            client_.copy(stream_, schema::RecordKind::CopyToHost, address(), staging_.id, 0, kBytes);
         if (!client_.wait_completed(stream_, end)) {
             wrong_ = "the stream does not go on at position " + std::to_string(stream_.completed()) + ": " +
                      stream_.page().error_text;
             return;
         }
         std::uint32_t found;
-        std::memcpy(&found, bytes_.data(), sizeof found);
+        std::memcpy(&found, staging_.bytes.data(), sizeof found);
         if (found != expected_)
             wrong_ = "the word is " + std::to_string(found) + ", not " + std::to_string(expected_) +
                      ", in round " + std::to_string(rounds_);
         for (std::size_t i = sizeof found; i < kBytes && wrong_.empty(); ++i)
-            if (bytes_.data()[i] != pattern(i))
+            if (staging_.bytes.data()[i] != pattern(i))
                 wrong_ = "byte " + std::to_string(i) + " of its memory was changed";
         if (wrong_.empty()) ++rounds_;
     }
@@ -101,9 +102,9 @@ class Neighbour {
     RawClient client_;
     std::uint64_t session_;
     std::pair<std::uint64_t, std::uint64_t> memory_;  // id and address
-    std::uint64_t step_ = 0, staging_ = 0;
+    std::uint64_t step_ = 0;
     RawStream stream_;
-    Mapping bytes_;
+    RawClient::Staging staging_;
     std::uint32_t expected_ = 0;
     std::string wrong_;
     std::atomic<std::uint64_t> rounds_{0};

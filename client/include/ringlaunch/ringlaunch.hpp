@@ -85,6 +85,15 @@ struct KernelSignature {
     std::vector<Param> params;
 };
 
+// How an image is loaded.
+struct LoadOptions {
+    std::vector<KernelSignature> signatures;
+    // The most registers that a thread of its kernels may take; 0: as many as the compiler likes. For PTX,
+    // which the GPU's driver compiles; an image that is compiled already is refused with it
+    // (Error{unsupported}).
+    std::uint32_t max_registers = 0;
+};
+
 struct DaemonInfo {
     int pid = 0;
     std::string version, driver, device_name, architecture, socket;
@@ -177,8 +186,8 @@ class Buffer {
 
 // Host memory that the device reads and writes directly: copies from and to it go without a second one, and a
 // kernel takes it as it takes a Buffer. Shared with the daemon, and with forked children. Given back when the
-// last copy of the handle goes and the work that was enqueued before has completed; whoever keeps data() keeps
-// the handle.
+// last copy of the handle goes and the work that was enqueued before has completed; whoever keeps data()
+// keeps the handle.
 class PinnedMemory {
   public:
     PinnedMemory() = default;
@@ -423,9 +432,9 @@ class Stream {
     Stream() = default;
 
     // Enqueues `kernel` over `grid` blocks of `block` threads (0 0 0: the kernel's default) with these
-    // arguments: Buffers, PinnedMemory, DevicePointers, scalars and plain structs. Count, order and each type must be the
-    // declared ones; a mismatch answers invalid_argument and last_error() names the parameter. Waits while
-    // the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
+    // arguments: Buffers, PinnedMemory, DevicePointers, scalars and plain structs. Count, order and each type
+    // must be the declared ones; a mismatch answers invalid_argument and last_error() names the parameter.
+    // Waits while the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
     template <class... Args>
     [[gnu::always_inline]] Status launch(const Kernel& kernel, Dim3 grid, Dim3 block,
                                          const Args&... args) noexcept {
@@ -549,9 +558,8 @@ class Client {
     Client() = default;
     static Client connect(const ConnectOptions& options = {});
 
-    Module load(std::span<const std::byte> image, std::string name = "",
-                std::span<const KernelSignature> signatures = {});
-    Module load_file(const std::string& path, std::span<const KernelSignature> signatures = {});
+    Module load(std::span<const std::byte> image, std::string name = "", const LoadOptions& options = {});
+    Module load_file(const std::string& path, const LoadOptions& options = {});
     Stream stream(const StreamOptions& options = {});
     Buffer alloc(std::size_t bytes);
     PinnedMemory alloc_pinned(std::size_t bytes);  // of the session's --max-staging
