@@ -274,7 +274,7 @@ void add_serve(CLI::App& app, Action& action) {
             "--devices", options->devices,
             "Which devices of the driver, as 0,1; all: every GPU that is usable. The first has its executor "
             "from the beginning, another when a client asks for it. The host and null drivers pretend any "
-            "of 0 to 6, and without this one")
+            "of 0 to 5, and without this one")
         ->type_name("all|N,...")
         ->capture_default_str();
 

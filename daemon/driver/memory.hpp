@@ -15,11 +15,12 @@ namespace ringlaunch::driver {
 
 // Where the ranges stand: a place that AddressSanitizer and ThreadSanitizer leave to the program, too. As
 // many devices as are asked for are pretended; they differ in their addresses alone. Behind theirs is that of
-// staging.
+// staging. The last 64 GiB below 0x7f0000000000 stay free: what a process maps by itself may reach down
+// there.
 inline constexpr std::uint64_t kHostRangeBase = 0x7e8000000000;
 inline constexpr std::uint64_t kHostRangeBytes = std::uint64_t{64} << 30;
 inline constexpr std::uint64_t kHostChunkBytes = std::uint64_t{2} << 20;
-inline constexpr int kHostDevices = 7;
+inline constexpr int kHostDevices = 6;
 inline constexpr std::uint64_t kHostStagingBase = kHostRangeBase + kHostDevices * kHostRangeBytes;
 inline constexpr std::uint64_t kHostStagingBytes = std::uint64_t{64} << 30;
 
