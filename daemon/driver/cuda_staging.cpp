@@ -1,6 +1,7 @@
 #include "daemon/driver/cuda_staging.hpp"
 
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 
 #include <cerrno>
 #include <chrono>
@@ -20,6 +21,16 @@ void let_launches_by() {
     std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
+// "1000 of 2000"
+std::string free_memory() {
+    struct sysinfo info {};
+    ::sysinfo(&info);
+    const auto bytes = [&](unsigned long units) {
+        return std::to_string(static_cast<std::uint64_t>(units) * info.mem_unit);
+    };
+    return bytes(info.freeram) + " of " + bytes(info.totalram);
+}
+
 }  // namespace
 
 CudaStaging::CudaStaging(AddressRange& range, std::uint64_t address, const UniqueFd& segment,
@@ -31,12 +42,15 @@ CudaStaging::CudaStaging(AddressRange& range, std::uint64_t address, const Uniqu
     // EINVAL: an older OS; then registering makes them.
     if (::madvise(segment_.data(), bytes, MADV_POPULATE_WRITE) != 0 && errno != EINVAL)
         throw Error(Status::out_of_memory, "cannot make " + std::to_string(bytes) +
-                                               " bytes of staging memory: " + std::strerror(errno));
+                                               " bytes of staging memory: " + std::strerror(errno) +
+                                               "; of the machine's memory " + free_memory() +
+                                               " bytes are free");
+    const std::string what = "a staging segment of " + std::to_string(bytes) + " bytes";
     pieces_.reserve((bytes + kPieceBytes - 1) / kPieceBytes);
     for (std::uint64_t offset = 0; offset < bytes; offset += kPieceBytes) {
         if (offset != 0) let_launches_by();
         const RegisteredMemory& piece =
-            pieces_.emplace_back(at(offset), std::min(kPieceBytes, bytes - offset), "a staging segment");
+            pieces_.emplace_back(at(offset), std::min(kPieceBytes, bytes - offset), what);
         if (piece.device_address() != address + offset)
             throw Error(Status::unsupported,
                         "CUDA gives the host memory at " + hex_address(address + offset) +

@@ -171,7 +171,7 @@ TEST_P(DriverContract, CopiesOfALargeStagingSegmentStartAndEndAnywhere) {
     std::memset(view.data(), 0, kBytes);
     // Across borders, up to one, from one, and what is left.
     std::uint64_t at = 0;
-    for (const std::uint64_t end : {32 * kMiB - 4, 32 * kMiB + 4, 64 * kMiB, 64 * kMiB + 4096, kBytes}) {
+    for (const std::uint64_t end : {16 * kMiB - 4, 16 * kMiB + 4, 64 * kMiB, 64 * kMiB + 4096, kBytes}) {
         stream.copy(RecordKind::CopyToHost, device + at, end - at, large.get(), at);
         at = end;
     }

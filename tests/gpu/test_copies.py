@@ -174,6 +174,7 @@ def test_kernels_reach_a_pinned_array_after_a_fault(gpu_socket):
         wild[1, 1](1, stream=stream)
         with pytest.raises(rl.StreamStopped):
             stream.synchronize(timeout=WATCHDOG_S)
+        stream.resume()
         step[1, 1](array[-1:], 3, 4)
         peer.default_stream.synchronize(timeout=WATCHDOG_S)
         assert array[-1] == 19
