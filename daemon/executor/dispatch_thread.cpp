@@ -1,7 +1,6 @@
 #include "daemon/executor/dispatch_thread.hpp"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -21,7 +20,6 @@ namespace {
 constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
 constexpr std::uint32_t kPausesPerYield = 32;
-constexpr int kFewCores = 2;
 constexpr std::uint64_t kStuckWriteNs = 500'000'000;
 constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
 
@@ -38,11 +36,6 @@ UniqueFd make_eventfd() {
 void signal(const UniqueFd& event) {
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t wrote = ::write(event.get(), &one, sizeof one);  // full is a signal too
-}
-
-int cores() {
-    cpu_set_t set;
-    return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : kFewCores + 1;
 }
 
 void watch_edges(int epoll, int fd) {
@@ -66,7 +59,6 @@ DispatchThread::DispatchThread(const Config& config, driver::Driver& driver, con
     : config_(config),
       driver_(driver),
       dispatcher_(config.dispatcher, driver, memory, std::move(device_lost)),
-      few_cores_(cores() <= kFewCores),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       change_event_(make_eventfd()),
       notice_event_(make_eventfd()) {
@@ -188,10 +180,10 @@ bool DispatchThread::look() {
     return worked;
 }
 
-void DispatchThread::spin(std::uint32_t round) const {
+void DispatchThread::spin(std::uint32_t round) {
     pause_cpu();
-    // Where a client and this thread share two cores with the rest of the machine, others must get on.
-    if (few_cores_ && round % kPausesPerYield == 0) ::sched_yield();
+    // Where a client and this thread share two processors with the rest of the machine, others must get on.
+    if (cpu_.few() && round % kPausesPerYield == 0) cpu_.yield();
 }
 
 // W1 and W2 of schema/wakeup.hpp, in their order. The look after the barrier is an ordinary turn: it sees
@@ -206,12 +198,17 @@ void DispatchThread::sleep() {
         const int longest_ms = dispatcher_.arm();
         sleeps_.fetch_add(1, std::memory_order_relaxed);  // relaxed: a count for people
         epoll_event events[16];
+        const std::uint64_t asleep_ns = now_ns();
         const int got = ::epoll_wait(epoll_.get(), events, 16, longest_ms);
+        const std::uint64_t awake_ns = now_ns();
         bool driver_told = false;
         for (int i = 0; i < got; ++i) driver_told |= events[i].data.fd == driver_.completion_fd();
         if (driver_told) dispatcher_.disarm();
-        beat(now_ns());
-        if (got > 0) break;
+        beat(awake_ns);
+        if (got > 0) {
+            cpu_.slept(asleep_ns, awake_ns);
+            break;
+        }
         dispatcher_.look_at_device();
         // Only time went by: need_wakeup stands, and so does the barrier's promise. One more look, and sleep
         // on.

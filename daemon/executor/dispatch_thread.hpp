@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "daemon/executor/dispatcher.hpp"
+#include "daemon/executor/shared_cpu.hpp"
 #include "schema/unique_fd.hpp"
 
 namespace ringlaunch::executor {
@@ -73,14 +74,14 @@ class DispatchThread {
     void run_changes();
     void pass_notices();
     void beat(std::uint64_t now);
-    void spin(std::uint32_t round) const;
+    void spin(std::uint32_t round);
     void sleep();
     bool look();
 
     const Config config_;
     driver::Driver& driver_;
     Dispatcher dispatcher_;
-    const bool few_cores_;
+    SharedCpu cpu_;
     UniqueFd epoll_, change_event_, notice_event_;
 
     std::mutex mutex_;  // changes_, notices_, running_
