@@ -69,6 +69,14 @@ namespace ringlaunch::driver {
     X(cuLaunchHostFunc)                   \
     X(cuLaunchKernel)                     \
     X(cuLaunchKernelEx)                   \
+    X(cuGraphCreate)                      \
+    X(cuGraphDestroy)                     \
+    X(cuGraphAddKernelNode)               \
+    X(cuGraphInstantiate)                 \
+    X(cuGraphUpload)                      \
+    X(cuGraphExecDestroy)                 \
+    X(cuGraphExecKernelNodeSetParams)     \
+    X(cuGraphLaunch)                      \
     X(cuOccupancyMaxPotentialClusterSize) \
     X(cuOccupancyMaxActiveBlocksPerMultiprocessor)
 

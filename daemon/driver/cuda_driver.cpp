@@ -30,6 +30,9 @@ constexpr int kMostDevices = 64;
 constexpr std::uint64_t kStagingBase = 0x300000000000;
 constexpr std::uint64_t kStagingBytes = std::uint64_t{1} << 39;
 
+// Of the device's memory, for the launch graphs of all streams.
+constexpr std::uint64_t kGraphBytes = 128u << 20;
+
 class CudaDriver : public Driver {
   public:
     explicit CudaDriver(int ordinal);
@@ -67,6 +70,7 @@ class CudaDriver : public Driver {
     std::optional<RangeTables> ranges_;
     std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
+    GraphBudget graphs_{kGraphBytes};
 };
 
 int CudaDriver::attribute(CUdevice_attribute which) const {
@@ -267,7 +271,7 @@ std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const U
 
 std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
-    return std::make_unique<CudaStream>(config, context_, completion_fd_.get());
+    return std::make_unique<CudaStream>(config, context_, completion_fd_.get(), graphs_);
 }
 
 std::optional<std::string> CudaDriver::failure() noexcept {

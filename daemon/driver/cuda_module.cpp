@@ -24,8 +24,8 @@ void take_signatures(const Image& from, Image& to) {
 
 }  // namespace
 
-CudaKernel::CudaKernel(KernelLayout layout, CUfunction function, bool compiled_cluster)
-    : Kernel(std::move(layout)), function_(function), compiled_cluster_(compiled_cluster) {
+CudaKernel::CudaKernel(KernelLayout layout, CUmodule module, CUfunction function, bool compiled_cluster)
+    : Kernel(std::move(layout)), module_(module), function_(function), compiled_cluster_(compiled_cluster) {
     const LaunchAttributes& wanted = layout_.attributes;
     if (wanted.cluster != Dim3{} && !compiled_cluster_) {
         CUlaunchAttributeValue& value = add(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);
@@ -101,7 +101,7 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
             allow_shared_memory(functions[i], layouts[i]);
             read_resources(functions[i], layouts[i]);
             const bool compiled_cluster = layouts[i].attributes.cluster != Dim3{};
-            add(std::make_unique<CudaKernel>(std::move(layouts[i]), functions[i], compiled_cluster));
+            add(std::make_unique<CudaKernel>(std::move(layouts[i]), module_, functions[i], compiled_cluster));
         }
     } catch (...) {
         api_.cuModuleUnload_(module_);
@@ -171,7 +171,8 @@ std::unique_ptr<Kernel> CudaModule::configured(const Kernel& kernel, KernelLayou
     if (wanted.programmatic && device_attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) < 9)
         refuse_attributes(layout, "programmatic launches need a device of sm_90 or later",
                           Status::unsupported);
-    return std::make_unique<CudaKernel>(std::move(layout), plain.function(), plain.compiled_cluster());
+    return std::make_unique<CudaKernel>(std::move(layout), module_, plain.function(),
+                                        plain.compiled_cluster());
 }
 
 void CudaModule::check_cluster(CUfunction function, const KernelLayout& layout) const {

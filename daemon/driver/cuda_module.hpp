@@ -16,7 +16,8 @@ namespace ringlaunch::driver {
 class CudaKernel : public Kernel {
   public:
     // `compiled_cluster`: the cluster is the image's own, which a launch need not name.
-    CudaKernel(KernelLayout layout, CUfunction function, bool compiled_cluster);
+    CudaKernel(KernelLayout layout, CUmodule module, CUfunction function, bool compiled_cluster);
+    CUmodule module() const { return module_; }
     CUfunction function() const { return function_; }
     bool compiled_cluster() const { return compiled_cluster_; }
     // What a launch names; empty: an ordinary launch.
@@ -25,6 +26,7 @@ class CudaKernel : public Kernel {
   private:
     CUlaunchAttributeValue& add(CUlaunchAttributeID id);
 
+    CUmodule module_;
     CUfunction function_;
     bool compiled_cluster_;
     std::array<CUlaunchAttribute, 3> attributes_{};
@@ -37,6 +39,7 @@ class CudaModule : public OwningModule {
     CudaModule(const std::string& name, std::span<const std::byte> image, const LoadOptions& options,
                const DeviceInfo& device);
     ~CudaModule() override;
+    CUmodule handle() const { return module_; }
 
   private:
     std::unique_ptr<Kernel> configured(const Kernel& kernel, KernelLayout layout) override;

@@ -48,7 +48,7 @@ RegisteredMemory& RegisteredMemory::operator=(RegisteredMemory&& other) noexcept
     return *this;
 }
 
-CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int completion_fd)
+CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int completion_fd, GraphBudget& budget)
     : api_(cuda_api()),
       context_(context),
       id_(config.id),
@@ -69,6 +69,7 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int comple
         api_.cuStreamDestroy_(stream_);
         check_cuda(made, "cannot make a CUDA event");
     }
+    if (config.coalesce) graphs_.emplace(stream_, budget);
     // sync: COMPLETED (pairs with clients that wait): nothing of this stream has been issued yet.
     completed_->store(config.position, std::memory_order_release);
 }
@@ -80,6 +81,7 @@ CudaStream::~CudaStream() {
         new RegisteredMemory(std::move(page_));
         return;
     }
+    graphs_.reset();
     api_.cuEventDestroy_(tail_);
     api_.cuStreamDestroy_(stream_);
 }
@@ -114,6 +116,12 @@ Status CudaStream::issued(CUresult result, std::uint64_t end) noexcept {
 
 Status CudaStream::launch(const Launch& launch) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
+    if (!graphs_ || !graphs_->launch(launch)) return launch_plainly(launch);
+    issued_ = launch.end;
+    return Status::ok;
+}
+
+Status CudaStream::launch_plainly(const Launch& launch) noexcept {
     std::size_t bytes = launch.param_bytes;
     void* packed[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
                       CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
@@ -166,11 +174,25 @@ Status CudaStream::refused_launch(const Launch& launch, CUresult result) noexcep
 }
 
 Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {
-    for (taken = 0; taken < launches.size(); ++taken) {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
+    for (taken = 0; taken < launches.size();) {
+        if (graphs_) {
+            if (const std::size_t chained = graphs_->launch_chain(launches.subspan(taken)); chained != 0) {
+                taken += chained;
+                issued_ = launches[taken - 1].end;
+                continue;
+            }
+        }
         const Status status = launch(launches[taken]);
         if (status != Status::ok) return status;
+        ++taken;
     }
     return Status::ok;
+}
+
+void CudaStream::forget(const Module& module) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS || !graphs_) return;
+    graphs_->forget(static_cast<const CudaModule&>(module).handle());
 }
 
 Status CudaStream::copy(const Copy& copy) noexcept {

@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 
 #include "daemon/driver/cuda_api.hpp"
+#include "daemon/driver/cuda_graphs.hpp"
 #include "daemon/driver/driver.hpp"
 
 namespace ringlaunch::driver {
@@ -26,13 +28,14 @@ class RegisteredMemory {
 
 class CudaStream : public Stream {
   public:
-    // Control thread, with the context current. `completion_fd`: the driver's eventfd.
-    CudaStream(const StreamConfig& config, CUcontext context, int completion_fd);
+    // Control thread, with the context current. `completion_fd`: the driver's eventfd. `budget` lives longer.
+    CudaStream(const StreamConfig& config, CUcontext context, int completion_fd, GraphBudget& budget);
     ~CudaStream() override;
 
     bool drain(std::uint64_t timeout_ns) noexcept override;
     Status launch(const Launch& launch) noexcept override;
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override;
+    void forget(const Module& module) noexcept override;
     Status copy(const Copy& copy) noexcept override;
     Status fill(const Fill& fill) noexcept override;
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
@@ -45,6 +48,7 @@ class CudaStream : public Stream {
 
   private:
     Status answer(CUresult result) noexcept;
+    Status launch_plainly(const Launch& launch) noexcept;
     Status refused_launch(const Launch& launch, CUresult result) noexcept;
     // The same for an operation that ends at `end`.
     Status issued(CUresult result, std::uint64_t end) noexcept;
@@ -57,7 +61,8 @@ class CudaStream : public Stream {
     RegisteredMemory page_;
     CUdeviceptr completed_on_device_ = 0;
     CUstream stream_ = nullptr;
-    CUevent tail_ = nullptr;  // recorded anew for each stream that waits for this one
+    std::optional<LaunchGraphs> graphs_;  // none where launches are not coalesced
+    CUevent tail_ = nullptr;              // recorded anew for each stream that waits for this one
     const int completion_fd_;
     char why_[256] = "";
 };

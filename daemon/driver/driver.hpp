@@ -169,6 +169,7 @@ struct StreamConfig {
     std::uint64_t position = 0;
     int priority = 0;  // within the device's range
     std::uint32_t max_in_flight = 256;
+    bool coalesce = true;  // false: each launch is given to the device by itself, as it is
 };
 
 // In-order work. An operation's `end` becomes visible in `completed` once it and all before it have
@@ -187,6 +188,9 @@ class Stream {
     // The same as launching each in turn; the driver may do it faster. Sets `taken` to how many it took.
     [[nodiscard]] virtual Status launch_chain(std::span<const Launch> launches,
                                               std::size_t& taken) noexcept = 0;
+    // The module is about to be destroyed, and nothing of it is in flight: what was kept of its kernels to
+    // launch them faster goes.
+    virtual void forget(const Module&) noexcept {}
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
     // What the driver says of the last operation that it refused, in words; empty: nothing.

@@ -241,7 +241,7 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     constexpr std::uint64_t kNsPerMs = 1'000'000, kLongestMs = 1'000'000'000;
     const std::uint64_t close_timeout_ms =
         request.close_timeout_ms() == 0 ? kLongestMs : std::min(request.close_timeout_ms(), kLongestMs);
-    registry_ = std::make_unique<Registry>(*driver_, *memory_, *thread_, config.dispatcher.max_in_flight,
+    registry_ = std::make_unique<Registry>(*driver_, *memory_, *thread_, config.dispatcher,
                                            close_timeout_ms * kNsPerMs);
 
     fb::FlatBufferBuilder builder;

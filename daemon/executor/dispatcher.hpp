@@ -89,6 +89,8 @@ class Dispatcher {
     // Barrier `id` is reached when all that was issued by the streams of `session` (null: all) has completed.
     void begin_barrier(const SessionView* session, std::uint64_t id);
 
+    // The module is about to be unloaded; nothing of it is in flight.
+    void forget(const driver::Module& module) noexcept;
     // Issues nothing more, for good. What is in flight completes.
     void hold_issue() noexcept;
 

@@ -126,6 +126,11 @@ void Dispatcher::begin_barrier(const SessionView* session, std::uint64_t id) {
     barriers_.push_back(std::move(barrier));
 }
 
+void Dispatcher::forget(const driver::Module& module) noexcept {
+    for (StreamPort* stream : streams_)
+        if (stream->driver_stream != nullptr) stream->driver_stream->forget(module);
+}
+
 void Dispatcher::hold_issue() noexcept {
     issue_held_ = true;
     for (StreamPort* stream : streams_) stream->force_complete = true;

@@ -21,8 +21,8 @@ std::string quoted(const char* what, std::uint64_t id) {
 }  // namespace
 
 Registry::Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread,
-                   std::uint32_t max_in_flight, std::uint64_t stuck_ns)
-    : driver_(driver), memory_(memory), thread_(thread), max_in_flight_(max_in_flight), stuck_ns_(stuck_ns) {}
+                   const DispatcherConfig& config, std::uint64_t stuck_ns)
+    : driver_(driver), memory_(memory), thread_(thread), config_(config), stuck_ns_(stuck_ns) {}
 
 Registry::~Registry() {
     thread_.stop();
@@ -86,7 +86,8 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
                                                   ": this device has " +
                                                   std::to_string(device.lowest_priority) + " to " +
                                                   std::to_string(device.highest_priority));
-    setup.max_in_flight = max_in_flight_;
+    setup.max_in_flight = config_.max_in_flight;
+    setup.coalesce = config_.coalesce;
     auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.add(*port); });
     streams_.emplace(setup.id, Stream{std::move(port), &owner});
@@ -160,7 +161,12 @@ void Registry::unload_module(std::uint64_t key, Answer answer) {
                                                   "': sessions still have " + std::to_string(gone.bindings) +
                                                   " ids of its kernels");
     const std::uint64_t barrier = expect_barrier(
-        "module '" + gone.name + "'", [this, key] { modules_.erase(key); }, std::move(answer));
+        "module '" + gone.name + "'",
+        [this, key] {
+            thread_.call([&](Dispatcher& dispatcher) { dispatcher.forget(*modules_.get(key).module); });
+            modules_.erase(key);
+        },
+        std::move(answer));
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, barrier); });
 }
 

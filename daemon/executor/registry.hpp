@@ -30,8 +30,8 @@ class Registry {
     // How a request that takes its time is answered; the text is empty with ok.
     using Answer = std::function<void(Status, const std::string&)>;
 
-    Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread, std::uint32_t max_in_flight,
-             std::uint64_t stuck_ns);
+    Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread,
+             const DispatcherConfig& config, std::uint64_t stuck_ns);
     ~Registry();  // ends the dispatch thread
 
     // All of these throw Error (or std::system_error) that says what was wrong with what.
@@ -106,7 +106,7 @@ class Registry {
     driver::Driver& driver_;
     MemoryMap& memory_;
     DispatchThread& thread_;
-    const std::uint32_t max_in_flight_;
+    const DispatcherConfig config_;
     const std::uint64_t stuck_ns_;
 
     // Destroyed from the last to the first: streams before what their work uses.

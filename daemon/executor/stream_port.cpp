@@ -72,6 +72,7 @@ std::unique_ptr<driver::Stream> StreamPort::open_driver_stream(driver::Driver& d
     config.position = position;
     config.priority = setup.priority;
     config.max_in_flight = setup.max_in_flight;
+    config.coalesce = setup.coalesce;
     return driver.open_stream(config);
 }
 

@@ -28,6 +28,7 @@ struct StreamSetup {
     bool hold = false;
     bool watched = false;  // every record's completion is made visible by itself
     std::uint32_t max_in_flight = 256;
+    bool coalesce = true;
 };
 
 class StreamPort {

@@ -1,6 +1,7 @@
 // What every driver promises (daemon/driver/driver.hpp), on each driver that this machine can open.
 #include <gmock/gmock.h>
 
+#include <deque>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -307,6 +308,155 @@ TEST_P(DriverContract, ChainsDoWhatSinglesDo) {
     EXPECT_EQ(expected[0], runs() ? kLaunches : 0);
 }
 
+// As in kernels.cu.
+struct Long {
+    unsigned words[1000];
+};
+
+// Launches of all kinds, long and short, with copies and fills between them, that read what the ones before
+// wrote: given one by one, each as it is, and given as backlogs of every length that the driver may cut as it
+// likes.
+TEST_P(DriverContract, BacklogsOfAnythingDoWhatSinglesDo) {
+    constexpr std::uint64_t kRegion = 1u << 20;
+    constexpr int kOperations = 6000;
+    TestStream singles(*rig->driver, 0, 64, false), backlogs(*rig->driver);
+    const auto run = [&](TestStream& stream, std::uint64_t base, bool together) {
+        std::mt19937 random(7);
+        const auto below = [&](unsigned bound) { return static_cast<unsigned>(random() % bound); };
+        std::deque<std::vector<std::byte>> params;  // which the launches point to
+        std::vector<Launch> backlog;
+        const auto flush = [&] {
+            if (together) {
+                stream.launch_chain(backlog);
+            } else {
+                for (const Launch& launch : backlog) stream.launch_chain({&launch, 1});
+            }
+            backlog.clear();
+            params.clear();
+        };
+        const auto add = [&](const char* name, Dim3 grid, Dim3 block, std::vector<std::byte> packed) {
+            params.push_back(std::move(packed));
+            backlog.push_back(TestStream::make_launch(kernel(name), grid, block, params.back(),
+                                                      stream.position() + backlog.size()));
+        };
+        const std::uint64_t log = base + 4096, floats = base + 512 * 1024, sums = base + 768 * 1024;
+        unsigned length = 1;
+        for (int i = 0; i < kOperations; ++i) {
+            switch (below(40)) {
+                case 0:
+                    flush();
+                    stream.fill(floats + 4 * below(64), 64, 0x3f800000 + below(1000), 4);
+                    break;
+                case 1:
+                    flush();
+                    stream.copy(RecordKind::CopyOnDevice, sums + 8 * below(1000), 8, nullptr, 0, base);
+                    break;
+                case 2:
+                case 3: {
+                    Long values{};
+                    for (unsigned& word : values.words) word = random();
+                    add("sum_long", {}, {},
+                        pack(device_pointer<unsigned long long>(sums + 8 * below(1000)), values));
+                    break;
+                }
+                case 4:
+                case 5:
+                    add("indices", {1 + below(3), 1 + below(3), 1 + below(2)},
+                        {1 + below(8), 1 + below(4), 1}, pack(device_pointer<unsigned>(base + 900 * 1024)));
+                    break;
+                case 6:
+                    add("nothing", {1 + below(100)}, {32}, {});
+                    break;
+                case 7:
+                case 8:
+                case 9:
+                    add("count_up", {1 + below(3)}, {1 + below(2)}, pack(device_pointer<unsigned>(base)));
+                    break;
+                case 10:
+                case 11:
+                case 12:
+                case 13:
+                    add("scale", {1 + below(4)}, {32},
+                        pack(device_pointer<float>(floats), 1.0f + static_cast<float>(below(7)) / 8,
+                             static_cast<int>(below(100))));
+                    break;
+                default:  // where it writes says how often count_up ran before it
+                    add("append", {}, {},
+                        pack(device_pointer<unsigned>(log), device_pointer<unsigned>(base),
+                             static_cast<unsigned>(i)));
+            }
+            if (backlog.size() >= length) {
+                flush();
+                length = below(3) == 0 ? 1 + below(3) : 1 + below(90);
+            }
+        }
+        flush();
+        ASSERT_TRUE(stream.finish());
+    };
+    run(singles, at(0), false);
+    run(backlogs, at(kRegion), true);
+    EXPECT_EQ(singles.completed(), backlogs.completed());
+    const auto expected = rig->read<std::uint32_t>(singles, at(0), kRegion / 4);
+    EXPECT_EQ(rig->read<std::uint32_t>(backlogs, at(kRegion), kRegion / 4), expected);
+    if (runs()) EXPECT_GT(expected[0], unsigned{kOperations / 2});
+}
+
+// A module goes while a stream knows its kernels from backlogs; another takes its place in memory.
+TEST_P(DriverContract, AModuleMayGoWhileItsStreamLives) {
+    TestStream stream(*rig->driver);
+    unsigned launches = 0;
+    const auto backlog = [&](Module& first, Module& second) {
+        const auto params = pack(device_pointer<unsigned>(at(0)));
+        std::vector<Launch> all;
+        for (unsigned i = 0; i < 60; ++i)
+            all.push_back(TestStream::make_launch(find(i % 3 == 0 ? first : second, "count_up"), {}, {},
+                                                  params, stream.position() + i));
+        stream.launch_chain(all);
+        for (unsigned i = 0; i < 10; ++i) stream.launch(find(first, "count_up"), {}, {}, params);
+        launches += 70;
+    };
+    for (int round = 0; round < 10; ++round) {
+        const std::unique_ptr<Module> other = load(*rig->driver, GetParam().image);
+        for (int i = 0; i < 10; ++i) backlog(*other, *module);
+        ASSERT_TRUE(stream.finish());
+        (*stream).forget(*other);
+    }
+    for (int i = 0; i < 10; ++i) backlog(*module, *module);
+    ASSERT_TRUE(stream.finish());
+    EXPECT_EQ(rig->read<unsigned>(stream, at(0), 1), std::vector<unsigned>{runs() ? launches : 0});
+}
+
+// What the device does not take in the middle of a backlog: all before it ran, it and what follows did not.
+TEST_P(DriverContract, ALaunchThatIsRefusedEndsABacklogThere) {
+    if (GetParam().kind != DriverKind::Cuda) GTEST_SKIP() << "this driver takes every launch";
+    TestStream stream(*rig->driver);
+    const auto params = pack(device_pointer<unsigned>(at(0)));
+    unsigned expected = 0;
+    for (const std::size_t bad : {0u, 1u, 5u, 31u, 40u, 59u}) {
+        for (int again = 0; again < 5; ++again) {
+            std::vector<Launch> all;
+            for (unsigned i = 0; i < 60; ++i)
+                all.push_back(
+                    TestStream::make_launch(kernel("count_up"), {}, {}, params, stream.position() + i));
+            stream.launch_chain(all);
+            expected += 60;
+            for (unsigned i = 0; i < 60; ++i) {
+                all[i].position = stream.position() + i;
+                all[i].end = all[i].position + 1;
+            }
+            all[bad].shared_bytes = 1u << 20;
+            std::size_t taken = 0;
+            EXPECT_EQ((*stream).launch_chain(all, taken), Status::driver_failed);
+            EXPECT_EQ(taken, bad);
+            EXPECT_THAT((*stream).why(), HasSubstr("CUDA_ERROR"));
+            stream.moved_to(stream.position() + taken);
+            expected += static_cast<unsigned>(taken);
+        }
+    }
+    ASSERT_TRUE(stream.finish());
+    EXPECT_EQ(rig->read<unsigned>(stream, at(0), 1), std::vector<unsigned>{expected});
+}
+
 TEST_P(DriverContract, WaitsOrderStreams) {
     // Each turn reads what the other stream wrote in the turn before: one word that travels between two
     // streams.
@@ -451,9 +601,7 @@ TEST_P(DriverContract, DrainsWhatWasIssued) {
 
 TEST_P(DriverContract, TheLongestParametersArriveWhole) {
     TestStream stream(*rig->driver);
-    struct Long {
-        unsigned words[1000];
-    } values;
+    Long values;
     for (unsigned turn = 0; turn < 40; ++turn) {
         for (unsigned i = 0; i < 1000; ++i) values.words[i] = i * turn;
         stream.launch(kernel("sum_long"), {}, {},

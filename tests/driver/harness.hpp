@@ -111,13 +111,15 @@ T* device_pointer(std::uint64_t address) {
 // A stream and its status page. Every record is one position long.
 class TestStream {
   public:
-    explicit TestStream(Driver& driver, std::uint64_t position = 0, std::uint32_t max_in_flight = 64)
+    explicit TestStream(Driver& driver, std::uint64_t position = 0, std::uint32_t max_in_flight = 64,
+                        bool coalesce = true)
         : position_(position) {
         StreamConfig config;
         config.id = 7;
         config.completed = &page_->completed;
         config.position = position;
         config.max_in_flight = max_in_flight;
+        config.coalesce = coalesce;
         stream_ = driver.open_stream(config);
     }
 
@@ -135,6 +137,17 @@ class TestStream {
     // These wait for room.
     void launch(Kernel* kernel, Dim3 grid, Dim3 block, const std::vector<std::byte>& params = {}) {
         insist([&] { return try_launch(kernel, grid, block, params); });
+    }
+    void launch_chain(std::span<const Launch> launches) {
+        for (std::size_t taken = 0; !launches.empty(); launches = launches.subspan(taken)) {
+            insist([&] {
+                const Status status = stream_->launch_chain(launches, taken);
+                return status == Status::ring_full && taken != 0 ? Status::ok : status;
+            });
+            ASSERT_LE(taken, launches.size());
+            ASSERT_GT(taken, 0u);
+            position_ += taken;
+        }
     }
     void copy(schema::RecordKind kind, std::uint64_t device, std::uint64_t bytes, Staging* staging,
               std::uint64_t offset, std::uint64_t source = 0) {
