@@ -323,7 +323,8 @@ void add_serve(CLI::App& app, Action& action) {
         ->capture_default_str()
         ->group(kDispatch);
     command
-        ->add_flag("--no-coalesce", options->no_coalesce, "Give each launch to the device by itself, as it is: no launch graphs, no chains")
+        ->add_flag("--no-coalesce", options->no_coalesce,
+                   "Give each launch to the device by itself, as it is: no launch graphs, no chains")
         ->group(kDispatch);
 
     command

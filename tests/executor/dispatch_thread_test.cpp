@@ -65,7 +65,7 @@ struct Rig {
         : driver(driver::make_driver(kind, 0, nullptr)),
           memory(driver->device()),
           thread(config(membarrier, spin_ns), *driver, memory, {}),
-          registry(*driver, memory, thread, 256, 10'000'000'000) {
+          registry(*driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 10'000'000'000) {
         thread.start();
     }
     static DispatchThread::Config config(bool membarrier, std::uint64_t spin_ns) {
@@ -181,7 +181,7 @@ TEST(DispatchThread, AnIdleThreadSleepsAndBeats) {
     DispatchThread::Config config;
     config.spin_ns = 1000;
     DispatchThread thread(config, *driver, memory, {});
-    Registry registry(*driver, memory, thread, 256, 10'000'000'000);
+    Registry registry(*driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 10'000'000'000);
     thread.start();
     ClientStream client(1, make_id(0));
     registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
@@ -330,7 +330,7 @@ TEST(DispatchThread, WorkThatDoesNotEndIsReportedInTimeAndLetGoLater) {
     MemoryMap memory(driver.device());
     DispatchThread::Config config;
     DispatchThread thread(config, driver, memory, {});  // not started: changes run here
-    Registry registry(driver, memory, thread, 256, 1'000'000);
+    Registry registry(driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000);
     registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
     ClientStream client(1, make_id(0));
     registry.open_stream(1, client.setup(), client.ring_fd, client.status_fd, client.wake_fd.duplicate());
