@@ -33,7 +33,9 @@ namespace ringlaunch::bench {
     X(cuMemcpyHtoD)                  \
     X(cuMemcpyDtoH)                  \
     X(cuMemcpyHtoDAsync)             \
-    X(cuMemcpyDtoHAsync)
+    X(cuMemcpyDtoHAsync)             \
+    X(cuMemcpyPeerAsync)             \
+    X(cuCtxEnablePeerAccess)
 
 struct PeerApi {
 #define RINGLAUNCH_PEER_MEMBER(name) decltype(&::name) name##_ = nullptr;

@@ -20,7 +20,7 @@ root=$PWD build=$PWD/build/gpu logs=$PWD/build/gpu/logs
 host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests memcheck faultmatrix"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
-gpu_bench="gpu_launch gpu_copies gpu_clients gpu_modules gpu_throughput gpu_footprint gpu_fairness"
+gpu_bench="gpu_launch gpu_copies gpu_peer gpu_clients gpu_modules gpu_throughput gpu_footprint gpu_fairness"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -134,6 +134,7 @@ maybe gpu_tests 600 python3 -m pytest -v -s -rs tests/gpu
 maybe driver_tests 300 "$build/tests/driver/driver_test"
 bench gpu_launch 200 "$build/bench/bench_gpu_launch"
 bench gpu_copies 200 "$build/bench/bench_gpu_copies"
+bench gpu_peer 200 "$build/bench/bench_gpu_peer"
 bench gpu_clients 300 "$build/bench/bench_gpu_clients"
 bench gpu_modules 200 "$build/bench/bench_gpu_modules"
 bench gpu_footprint 200 "$build/bench/bench_footprint" --driver cuda

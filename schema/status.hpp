@@ -67,6 +67,12 @@ enum class Status : std::uint32_t {
     suspect = 84             // one of several streams whose work may have killed the executor
 };
 
+// Did a stream stop at a record of its own (not because of a restart)?
+constexpr bool stopped_at_record(Status status) noexcept {
+    const auto number = static_cast<std::uint32_t>(status);
+    return (number >= 50 && number < 80) || status == Status::driver_failed;
+}
+
 // The spelling of the enumerator, for logs and errors; "unknown" for a number of a newer peer.
 std::string_view status_name(Status status) noexcept;
 // One sentence for people.

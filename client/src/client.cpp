@@ -10,6 +10,7 @@
 #include "client/src/clock.hpp"
 #include "client/src/connect.hpp"
 #include "client/src/load.hpp"
+#include "client/src/loans.hpp"
 #include "client/src/waiter.hpp"
 
 namespace ringlaunch {
@@ -100,6 +101,19 @@ PinnedMemory Client::alloc_pinned(std::size_t bytes) {
     memory.size_ = bytes;
     memory.state_ = std::move(state);
     return memory;
+}
+
+void Client::borrow(const Buffer& buffer) {
+    open_client(state_, "cannot borrow a buffer");
+    if (!buffer) throw Error(Status::invalid_argument, "cannot borrow a buffer: it is empty");
+    detail::borrow(state_, *detail::Access::state(buffer));
+}
+
+void Client::borrow(const Event& event) {
+    open_client(state_, "cannot borrow a stream");
+    const std::shared_ptr<detail::StreamState> stream = detail::Access::stream(event);
+    if (!stream) throw Error(Status::invalid_argument, "cannot borrow a stream: the event is empty");
+    detail::borrow(state_, *stream);
 }
 
 Status Client::synchronize(std::optional<std::uint64_t> timeout_ns) noexcept {

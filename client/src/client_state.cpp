@@ -244,6 +244,8 @@ void ClientState::on_orphan(const schema::ServerMessage& answer) {
         unsent.push_back({schema::Request::DropStaging, staging->staging(), {}});
     else if (const auto* buffer = answer.answer_as_BufferAllocated())
         unsent.push_back({schema::Request::FreeBuffer, buffer->buffer(), {}});
+    else if (const auto* loan = answer.answer_as_Borrowed(); loan != nullptr && loan->buffer() != 0)
+        unsent.push_back({schema::Request::FreeBuffer, loan->buffer(), {}});
     else if (const auto* module = answer.answer_as_ModuleLoaded())
         unsent.push_back({schema::Request::UnloadModule, module->module_id(), {}});
 }

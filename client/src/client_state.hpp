@@ -123,9 +123,18 @@ struct ClientState final : ForkGuarded, NoticeSink {
 
 struct BufferState {
     ~BufferState() {
+        for (const Loan& loan : loans)
+            if (const auto borrower = loan.borrower.lock()) borrower->free_buffer(loan.id);
         if (client) client->free_buffer(id);
     }
     std::shared_ptr<ClientState> client;
+    // Clients whose copies may name it, and what it is called there.
+    struct Loan {
+        std::weak_ptr<ClientState> borrower;
+        std::uint64_t id = 0;
+    };
+    mutable std::mutex loans_mutex;
+    mutable std::vector<Loan> loans;
     std::uint64_t id = 0;
     std::uint64_t address = 0;
     std::uint64_t bytes = 0;

@@ -7,6 +7,7 @@
 #include "client/src/clock.hpp"
 #include "client/src/copies.hpp"
 #include "client/src/enqueue.hpp"
+#include "client/src/loans.hpp"
 #include "client/src/waiter.hpp"
 #include "schema/id_text.hpp"
 
@@ -95,19 +96,22 @@ Status refuse_empty_buffer(const StreamState& stream, const KernelState& kernel,
     }
 }
 
+enum class Whose { mine, anybodys };
+
 // A range of a buffer or of pinned memory, or why it is none.
 template <class Memory>
 Status check_range(const StreamState& stream, const char* doing, const Memory& memory, std::size_t offset,
-                   std::size_t bytes) noexcept {
-    if (memory && Access::state(memory)->client.get() == stream.client && offset <= memory.size() &&
-        bytes <= memory.size() - offset)
-        return Status::ok;
+                   std::size_t bytes, Whose whose = Whose::mine) noexcept {
+    const auto mine = [&] {
+        return whose == Whose::anybodys || Access::state(memory)->client.get() == stream.client;
+    };
+    if (memory && mine() && offset <= memory.size() && bytes <= memory.size() - offset) return Status::ok;
     try {
         const std::string what = std::is_same_v<Memory, Buffer> ? "the buffer" : "the pinned memory";
         std::string text = std::string(doing) + ": ";
         if (!memory)
             text += what + " is empty";
-        else if (Access::state(memory)->client.get() != stream.client)
+        else if (!mine())
             text += what + " belongs to another client";
         else
             text += std::to_string(bytes) + " bytes at offset " + std::to_string(offset) + " leave " + what +
@@ -115,6 +119,21 @@ Status check_range(const StreamState& stream, const char* doing, const Memory& m
         return refuse(stream, Status::invalid_argument, text);
     } catch (...) {  // no memory for the text
         return Status::invalid_argument;
+    }
+}
+
+// What belongs to another client is borrowed at its first use.
+template <class Thing>
+Status borrow_if_not_mine(const StreamState& stream, const ClientState* owner, Thing& thing) noexcept {
+    if (owner == stream.client) [[likely]]
+        return Status::ok;
+    try {
+        borrow(stream.keeper, thing);
+        return Status::ok;
+    } catch (const Error& error) {
+        return refuse(stream, error.status(), error.what());
+    } catch (const std::exception& error) {
+        return refuse(stream, Status::internal_error, error.what());
     }
 }
 
@@ -247,10 +266,17 @@ Status Stream::copy(const Buffer& to, std::size_t to_offset, const Buffer& from,
                     std::size_t bytes) noexcept {
     if (!state_) return Status::closed;
     detail::StreamState& stream = *Access::state(*this);
-    Status status = detail::check_range(stream, "cannot copy: the destination", to, to_offset, bytes);
+    constexpr auto kAnybodys = detail::Whose::anybodys;
+    Status status =
+        detail::check_range(stream, "cannot copy: the destination", to, to_offset, bytes, kAnybodys);
     if (status == Status::ok)
-        status = detail::check_range(stream, "cannot copy: the source", from, from_offset, bytes);
+        status = detail::check_range(stream, "cannot copy: the source", from, from_offset, bytes, kAnybodys);
     if (status != Status::ok || bytes == 0) return status;
+    for (const Buffer* each : {&to, &from}) {
+        const detail::BufferState& buffer = *Access::state(*each);
+        status = detail::borrow_if_not_mine(stream, buffer.client.get(), buffer);
+        if (status != Status::ok) return status;
+    }
     schema::CopyRecord record{};
     record.mutate_device(to.address() + to_offset);
     record.mutate_other(from.address() + from_offset);
@@ -323,11 +349,11 @@ Status Stream::wait(const Event& event) noexcept {
         return detail::refuse(stream, Status::invalid_argument, "cannot wait: the event is empty");
     if (event.failure_ != Status::ok)
         return detail::refuse(stream, Status::invalid_argument, "cannot wait: the event was not recorded");
-    if (event.stream_->client != stream.client)
-        return detail::refuse(stream, Status::invalid_argument,
-                              "cannot wait: the event belongs to another client");
     // In a stream everything runs in order, and what has completed stays so.
     if (event.stream_.get() == &stream || event.done()) return Status::ok;
+    if (const Status status = detail::borrow_if_not_mine(stream, event.stream_->client, *event.stream_);
+        status != Status::ok)
+        return status;
     schema::WaitRecord record{};
     record.mutate_stream(event.stream_->id);
     record.mutate_position(event.position_);

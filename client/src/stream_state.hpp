@@ -90,9 +90,10 @@ struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
     bool ended = false;          // `page` is `last_page`
     Sleeper* sleepers = nullptr;
     bool has_leader = false;
-    std::uint64_t armed = 0;          // the lowest position that an event loop waits for; 0: none
-    UniqueFd loop;                    // epoll of `wake`, `kick` and the socket, for event loops
-    UniqueFd kick;                    // this process wakes its own event loop
+    std::uint64_t armed = 0;  // the lowest position that an event loop waits for; 0: none
+    UniqueFd loop;            // epoll of `wake`, `kick` and the socket, for event loops
+    UniqueFd kick;            // this process wakes its own event loop
+    std::vector<std::weak_ptr<ClientState>> watchers;  // other clients whose streams may wait for it
     std::uint64_t issued_before = 0;  // B of the last restart, until the new epoch has issued as much
     std::string stop_text;            // what the last epoch notice said
     Status stop_status = Status::ok;
@@ -196,6 +197,7 @@ struct Access {
     static ClientState* state(const Client& client) noexcept { return client.state_.get(); }
     static const BufferState* state(const Buffer& buffer) noexcept { return buffer.state_.get(); }
     static const PinnedState* state(const PinnedMemory& memory) noexcept { return memory.state_.get(); }
+    static std::shared_ptr<StreamState> stream(const Event& event) noexcept { return event.stream_; }
     static std::shared_ptr<StreamState> share(const Stream& stream) noexcept {
         return std::static_pointer_cast<StreamState>(stream.state_);
     }

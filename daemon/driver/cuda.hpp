@@ -7,6 +7,8 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage* fault);
+// `direct_peers` false: copies from and to other devices go through the host, as they do between devices that
+// cannot reach each other.
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage* fault, bool direct_peers = true);
 
 }  // namespace ringlaunch::driver

@@ -21,6 +21,7 @@ namespace ringlaunch::driver {
     X(cuDeviceGetCount)                   \
     X(cuDeviceGetName)                    \
     X(cuDeviceGetAttribute)               \
+    X(cuDeviceCanAccessPeer)              \
     X(cuDevicePrimaryCtxRetain)           \
     X(cuDevicePrimaryCtxRelease)          \
     X(cuCtxSetCurrent)                    \
@@ -44,6 +45,7 @@ namespace ringlaunch::driver {
     X(cuMemcpyHtoDAsync)                  \
     X(cuMemcpyDtoHAsync)                  \
     X(cuMemcpyDtoDAsync)                  \
+    X(cuMemcpyPeerAsync)                  \
     X(cuMemsetD8Async)                    \
     X(cuMemsetD16Async)                   \
     X(cuMemsetD32Async)                   \

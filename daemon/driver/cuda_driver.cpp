@@ -12,6 +12,7 @@
 #include "daemon/driver/chunk_table.hpp"
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/cuda_module.hpp"
+#include "daemon/driver/cuda_peers.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "daemon/driver/cuda_stream.hpp"
 #include "daemon/driver/image_module.hpp"
@@ -21,11 +22,6 @@ namespace ringlaunch::driver {
 
 namespace {
 
-// A reservation of a whole TiB is honoured at this address also in a process where torch has its context: the
-// same pointers everywhere.
-constexpr std::uint64_t kRangeBase = 0x200000000000;
-constexpr std::uint64_t kRangeBytes = std::uint64_t{1} << 40;
-constexpr int kMostDevices = 64;
 // Of staging segments, whichever device reaches them.
 constexpr std::uint64_t kStagingBase = 0x300000000000;
 constexpr std::uint64_t kStagingBytes = std::uint64_t{1} << 39;
@@ -35,7 +31,7 @@ constexpr std::uint64_t kGraphBytes = 128u << 20;
 
 class CudaDriver : public Driver {
   public:
-    explicit CudaDriver(int ordinal);
+    CudaDriver(int ordinal, bool direct_peers);
     ~CudaDriver() override;
 
     const DeviceInfo& device() const override { return info_; }
@@ -58,7 +54,7 @@ class CudaDriver : public Driver {
     }
     int attribute(CUdevice_attribute which) const;
     void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle);
-    void open(int ordinal);
+    void open(int ordinal, bool direct_peers);
     void reserve(std::uint64_t base);
     void release() noexcept;
 
@@ -68,6 +64,7 @@ class CudaDriver : public Driver {
     CUcontext context_ = nullptr;
     CUstream control_ = nullptr;  // zeroing of new memory
     std::optional<RangeTables> ranges_;
+    std::optional<CudaPeers> peers_;
     std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
     GraphBudget graphs_{kGraphBytes};
@@ -80,7 +77,7 @@ int CudaDriver::attribute(CUdevice_attribute which) const {
     return value;
 }
 
-void CudaDriver::open(int ordinal) {
+void CudaDriver::open(int ordinal, bool direct_peers) {
     // Functions are loaded when a module is, never in the middle of somebody's launch.
     ::setenv("CUDA_MODULE_LOADING", "EAGER", 1);
     check_cuda(api_.cuInit_(0), "cannot start CUDA", Status::unsupported);
@@ -115,8 +112,8 @@ void CudaDriver::open(int ordinal) {
 
     check_cuda(api_.cuDevicePrimaryCtxRetain_(&context_, device_), "cannot make a context on " + info_.name);
     enter();
-    info_.range_base = kRangeBase + static_cast<std::uint64_t>(ordinal) * kRangeBytes;
-    info_.range_bytes = kRangeBytes;
+    info_.range_base = kCudaRangeBase + static_cast<std::uint64_t>(ordinal) * kCudaRangeBytes;
+    info_.range_bytes = kCudaRangeBytes;
     CUmemAllocationProp kind{};
     kind.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     kind.location = {CU_MEM_LOCATION_TYPE_DEVICE, {ordinal}};
@@ -125,7 +122,8 @@ void CudaDriver::open(int ordinal) {
     check_cuda(api_.cuMemGetAllocationGranularity_(&granularity, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
                "cannot read the granularity of device memory");
     info_.chunk_bytes = std::max<std::uint64_t>(granularity, 2u << 20);
-    ranges_.emplace(kRangeBase, kRangeBytes, info_.chunk_bytes, ordinal, kMostDevices,
+    peers_.emplace(device_, ordinal, direct_peers);
+    ranges_.emplace(kCudaRangeBase, kCudaRangeBytes, info_.chunk_bytes, ordinal, kMostCudaDevices,
                     [this](std::uint64_t base) { reserve(base); });
     info_.staging_base = kStagingBase;
     info_.staging_bytes = kStagingBytes;
@@ -144,18 +142,18 @@ void CudaDriver::open(int ordinal) {
 
 void CudaDriver::reserve(std::uint64_t base) {
     CUdeviceptr reserved = 0;
-    check_cuda(api_.cuMemAddressReserve_(&reserved, kRangeBytes, 0, base, 0),
+    check_cuda(api_.cuMemAddressReserve_(&reserved, kCudaRangeBytes, 0, base, 0),
                "cannot reserve 1 TiB of addresses at " + hex_address(base));
     if (reserved == base) return;
-    api_.cuMemAddressFree_(reserved, kRangeBytes);
+    api_.cuMemAddressFree_(reserved, kCudaRangeBytes);
     throw Error(Status::unsupported,
                 "CUDA reserved " + hex_address(reserved) + " instead of " + hex_address(base) +
                     ": buffers could not keep their addresses across a restart; serve with --driver host");
 }
 
-CudaDriver::CudaDriver(int ordinal) : api_(cuda_api()) {
+CudaDriver::CudaDriver(int ordinal, bool direct_peers) : api_(cuda_api()) {
     try {
-        open(ordinal);
+        open(ordinal, direct_peers);
     } catch (...) {
         release();
         throw;
@@ -173,17 +171,17 @@ void CudaDriver::release() noexcept {
     if (ranges_)
         for (const auto& [device, table] : ranges_->reserved()) {
             for (const auto& [address, bytes] : table.chunks()) api_.cuMemUnmap_(address, bytes);
-            api_.cuMemAddressFree_(ranges_->base(device), kRangeBytes);
+            api_.cuMemAddressFree_(ranges_->base(device), kCudaRangeBytes);
         }
     leave_context();
     api_.cuDevicePrimaryCtxRelease_(device_);
 }
 
 void CudaDriver::map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle) {
+    CUmemAccessDesc access{};
+    access.location = {CU_MEM_LOCATION_TYPE_DEVICE, {peers_->accessor(address)}};
     check_cuda(api_.cuMemMap_(address, bytes, 0, handle, 0),
                "cannot map " + std::to_string(bytes) + " bytes at " + hex_address(address));
-    CUmemAccessDesc access{};
-    access.location = {CU_MEM_LOCATION_TYPE_DEVICE, {info_.ordinal}};
     access.flags = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
     const CUresult result = api_.cuMemSetAccess_(address, bytes, &access, 1);
     if (result == CUDA_SUCCESS) {
@@ -271,7 +269,7 @@ std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const U
 
 std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
-    return std::make_unique<CudaStream>(config, context_, completion_fd_.get(), graphs_);
+    return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), graphs_);
 }
 
 std::optional<std::string> CudaDriver::failure() noexcept {
@@ -290,8 +288,8 @@ std::optional<std::string> CudaDriver::failure() noexcept {
 
 // The device says of a fault no more than that there was one: failure() reports it, nobody is accused on the
 // fault page.
-std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*) {
-    return std::make_unique<CudaDriver>(device);
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*, bool direct_peers) {
+    return std::make_unique<CudaDriver>(device, direct_peers);
 }
 
 }  // namespace ringlaunch::driver

@@ -48,9 +48,11 @@ RegisteredMemory& RegisteredMemory::operator=(RegisteredMemory&& other) noexcept
     return *this;
 }
 
-CudaStream::CudaStream(const StreamConfig& config, CUcontext context, int completion_fd, GraphBudget& budget)
+CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers,
+                       int completion_fd, GraphBudget& budget)
     : api_(cuda_api()),
       context_(context),
+      peers_(peers),
       id_(config.id),
       completed_(config.completed),
       issued_(config.position),
@@ -197,8 +199,14 @@ void CudaStream::forget(const Module& module) noexcept {
 
 Status CudaStream::copy(const Copy& copy) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
-    if (copy.kind == schema::RecordKind::CopyOnDevice)
+    if (copy.kind == schema::RecordKind::CopyOnDevice) {
+        const CUcontext to = peers_.far(copy.device), from = peers_.far(copy.source);
+        if (to != nullptr || from != nullptr) [[unlikely]]
+            return issued(api_.cuMemcpyPeerAsync_(copy.device, to != nullptr ? to : context_, copy.source,
+                                                  from != nullptr ? from : context_, copy.bytes, stream_),
+                          copy.end);
         return issued(api_.cuMemcpyDtoDAsync_(copy.device, copy.source, copy.bytes, stream_), copy.end);
+    }
     const auto& staging = *static_cast<const CudaStaging*>(copy.staging);
     const bool to_device = copy.kind == schema::RecordKind::CopyToDevice;
     const CUresult result =

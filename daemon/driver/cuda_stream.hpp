@@ -7,6 +7,7 @@
 
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/cuda_graphs.hpp"
+#include "daemon/driver/cuda_peers.hpp"
 #include "daemon/driver/driver.hpp"
 
 namespace ringlaunch::driver {
@@ -28,8 +29,10 @@ class RegisteredMemory {
 
 class CudaStream : public Stream {
   public:
-    // Control thread, with the context current. `completion_fd`: the driver's eventfd. `budget` lives longer.
-    CudaStream(const StreamConfig& config, CUcontext context, int completion_fd, GraphBudget& budget);
+    // Control thread, with the context current. `completion_fd`: the driver's eventfd. `peers` and `budget`
+    // live longer.
+    CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers, int completion_fd,
+               GraphBudget& budget);
     ~CudaStream() override;
 
     bool drain(std::uint64_t timeout_ns) noexcept override;
@@ -55,6 +58,7 @@ class CudaStream : public Stream {
 
     const CudaApi& api_;
     const CUcontext context_;
+    const CudaPeers& peers_;
     const std::uint64_t id_;
     SharedU64* const completed_;
     std::uint64_t issued_;  // the end of the last operation, or the completion asked for behind it

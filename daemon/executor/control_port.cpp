@@ -176,6 +176,8 @@ void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) 
         case ExecutorRequest::ReleaseStream:
         case ExecutorRequest::ResumeStream:
         case ExecutorRequest::CloseStream:
+        case ExecutorRequest::WatchStream:
+        case ExecutorRequest::UnwatchStream:
             return handle_stream(message, fds);
         case ExecutorRequest::LoadModule:
         case ExecutorRequest::UnloadModule:
@@ -188,6 +190,8 @@ void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) 
         case ExecutorRequest::UnmapChunk:
         case ExecutorRequest::MapStaging:
         case ExecutorRequest::UnmapStaging:
+        case ExecutorRequest::LendMemory:
+        case ExecutorRequest::ReturnMemory:
             return handle_memory(message, fds);
         case ExecutorRequest::HoldIssue:
             registry().hold_issue();
@@ -301,6 +305,16 @@ void ControlPort::handle_stream(const ToExecutor& message, std::vector<UniqueFd>
             held.resume_stream(request.stream(), request.position(), request.skip());
             break;
         }
+        case ExecutorRequest::WatchStream: {
+            const auto& request = *message.request_as_WatchStream();
+            held.watch_stream(request.session(), request.stream(), take_fd(fds, 0, "the status page"));
+            break;
+        }
+        case ExecutorRequest::UnwatchStream: {
+            const auto& request = *message.request_as_UnwatchStream();
+            held.unwatch_stream(request.session(), request.stream(), request.final_position());
+            break;
+        }
         default:
             held.close_stream(message.request_as_CloseStream()->stream(), later(message.id()));
             return;
@@ -394,6 +408,16 @@ void ControlPort::handle_memory(const ToExecutor& message, std::vector<UniqueFd>
             held.map_staging(request.session(), request.staging(), request.address(), request.bytes(),
                              take_fd(fds, 0, "the segment"));
             break;
+        }
+        case ExecutorRequest::LendMemory: {
+            const auto& request = *message.request_as_LendMemory();
+            held.lend_memory(request.session(), request.loan(), {request.address(), request.bytes()},
+                             request.chunk(), request.chunk_bytes(), take_fd(fds, 0, "the chunk"));
+            break;
+        }
+        case ExecutorRequest::ReturnMemory: {
+            const auto& request = *message.request_as_ReturnMemory();
+            return held.return_memory(request.session(), request.loan(), later(message.id()));
         }
         default: {
             const auto& request = *message.request_as_UnmapStaging();

@@ -135,6 +135,9 @@ class Dispatcher {
 
     WaitAnswer look_at_wait(const StreamPort& stream, std::uint64_t at, const Wait& wait,
                             StreamPort*& awaited, Status& why) const noexcept;
+    static WaitAnswer look_at_watched(const WatchedStream& watched, std::uint64_t position,
+                                      Status& why) noexcept;
+    bool watches() const noexcept;
     bool closes_cycle(const StreamPort& stream, const Wait& wait) const noexcept;
     bool is_blocked(const StreamPort& stream) const noexcept;
     bool go_on_after_wait(StreamPort& stream) noexcept;

@@ -20,6 +20,7 @@ using Phase = StreamPort::Phase;
 constexpr std::uint32_t kRecordsPerCompletion = 32;
 constexpr std::uint64_t kRecordsPerTimed = 64;
 constexpr std::uint64_t kLongestSampleNs = 3600ull * 1'000'000'000u;
+constexpr int kWatchSleepMs = 1;  // between two looks at a stream of another executor
 constexpr int kDriverFullSleepMs = 1;
 
 // Of two sleeps; negative is for ever.
@@ -131,6 +132,7 @@ void Dispatcher::announce_awake() noexcept {
 
 int Dispatcher::arm() noexcept {
     int longest = config_.longest_sleep_ms;
+    if (watches()) longest = shorter(longest, kWatchSleepMs);
     for (StreamPort* each : streams_) {
         StreamPort& stream = *each;
         const std::uint64_t completed = stream.load_completed();

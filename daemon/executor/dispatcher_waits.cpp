@@ -5,10 +5,39 @@ namespace ringlaunch::executor {
 
 using Phase = StreamPort::Phase;
 
+// A stream of another session, known by its status page alone, since it may stand in another executor: it is
+// waited for here, not on the device, and dies with nobody. Its events make their completion visible at once.
+Dispatcher::WaitAnswer Dispatcher::look_at_watched(const WatchedStream& watched, std::uint64_t position,
+                                                   Status& why) noexcept {
+    const StatusPage* page = watched.page;
+    // sync: COMPLETED: what that stream wrote before is seen by what is issued behind this wait.
+    const std::uint64_t completed =
+        page == nullptr ? watched.final_position : page->completed.load(std::memory_order_acquire);
+    if (completed >= position) return WaitAnswer::satisfied;
+    why = Status::awaited_stream_stopped;
+    if (page == nullptr) return WaitAnswer::refuse;
+    // sync: STATE: the error belongs to it. An ended page has a successor, which is on its way here.
+    const auto state = static_cast<schema::StreamState>(page->state.load(std::memory_order_acquire));
+    if (state != schema::StreamState::Stopped) return WaitAnswer::hold;
+    // sync: ISSUED. What was issued before a bad record completes; what a restart stopped is in doubt.
+    const bool comes = stopped_at_record(static_cast<Status>(page->error_status)) &&
+                       page->issued.load(std::memory_order_acquire) >= position;
+    return comes ? WaitAnswer::hold : WaitAnswer::refuse;
+}
+
+// Is any stream held for one that is known by its status page alone? Then nobody wakes this dispatcher.
+bool Dispatcher::watches() const noexcept {
+    for (const StreamPort* stream : streams_)
+        if (stream->waiting() && stream->session.watched.find(stream->wait.stream) != nullptr) return true;
+    return false;
+}
+
 // What becomes of a wait that stands at position `at` of `stream`. Sets `awaited` for `issue`, `why` for
 // `refuse`.
 Dispatcher::WaitAnswer Dispatcher::look_at_wait(const StreamPort& stream, std::uint64_t at, const Wait& wait,
                                                 StreamPort*& awaited, Status& why) const noexcept {
+    if (const WatchedStream* watched = stream.session.watched.find(wait.stream))
+        return look_at_watched(*watched, wait.position, why);
     StreamPort* const other = find(wait.stream);
     if (other == nullptr) {
         const auto closed = closed_.find(wait.stream);

@@ -115,10 +115,11 @@ void copy_details(Sentence& say, Status status, const RecordCopy& copy, const Bo
                     record.bytes(), record.other(), staging->size());
         return;
     }
-    const bool source = record.kind() == RecordKind::CopyOnDevice &&
-                        bounds.memory.device.owns_range(bounds.session.tag, record.device(), record.bytes());
-    say.add("%s range of %" PRIu64 " bytes at 0x%" PRIx64 " is not inside memory of this session",
-            source ? "the source" : "the device", record.bytes(), source ? record.other() : record.device());
+    const bool source =
+        record.kind() == RecordKind::CopyOnDevice && may_copy(bounds, record.device(), record.bytes());
+    say.add("%s range of %" PRIu64 " bytes at 0x%" PRIx64 " is not inside memory of this session%s",
+            source ? "the source" : "the device", record.bytes(), source ? record.other() : record.device(),
+            record.kind() == RecordKind::CopyOnDevice ? ", nor inside a buffer that it has borrowed" : "");
 }
 
 void fill_details(Sentence& say, Status status, const RecordCopy& copy) {

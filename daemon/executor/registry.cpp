@@ -68,8 +68,9 @@ void Registry::detach_session(std::uint64_t id) {
     for (const auto& [staging, placed] : gone.staging) disown_staging(placed);
     for (const auto& [address, bytes] : gone.chunks) {
         memory_.device.set_owner(0, address, bytes);
-        driver_.unmap_chunk(address, bytes);
+        let_go_of_chunk(address);
     }
+    for (const auto& [loan, entry] : gone.loans) let_go_of_chunk(entry.chunk_address);
     for (const auto& [kernel, key] : gone.kernel_modules) --modules_.get(key).bindings;
     sessions_.erase(id);
 }
@@ -228,6 +229,7 @@ UniqueFd Registry::make_chunk(std::uint64_t session_id, std::uint64_t address, s
     Session& owner = session(session_id);
     check_chunk(address, bytes);
     UniqueFd chunk = driver_.make_chunk(address, bytes);
+    mapped_[address] = {bytes, 1};
     owner.chunks[address] = bytes;
     memory_.device.set_owner(owner.view.tag, address, bytes);
     return chunk;
@@ -237,7 +239,7 @@ void Registry::map_chunk(std::uint64_t session_id, std::uint64_t address, std::u
                          const UniqueFd& chunk) {
     Session& owner = session(session_id);
     check_chunk(address, bytes);
-    driver_.map_chunk(address, bytes, chunk);
+    hold_chunk(address, bytes, chunk);
     owner.chunks[address] = bytes;
     memory_.device.set_owner(owner.view.tag, address, bytes);
 }
@@ -254,12 +256,96 @@ void Registry::unmap_chunk(std::uint64_t session_id, std::uint64_t address, std:
     ++owner.barriers;
     const std::uint64_t barrier = expect_barrier(
         "chunk at " + std::to_string(address),
-        [this, &owner, address, bytes] {
+        [this, &owner, address] {
             --owner.barriers;
-            driver_.unmap_chunk(address, bytes);
+            let_go_of_chunk(address);
         },
         std::move(answer));
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
+}
+
+void Registry::hold_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk) {
+    const auto found = mapped_.find(address);
+    if (found == mapped_.end()) {
+        driver_.map_chunk(address, bytes, chunk);
+        mapped_[address] = {bytes, 1};
+        return;
+    }
+    if (found->second.bytes != bytes)
+        throw Error(Status::invalid_argument, "the chunk at " + std::to_string(address) + " has " +
+                                                  std::to_string(found->second.bytes) + " bytes here, not " +
+                                                  std::to_string(bytes));
+    ++found->second.holders;
+}
+
+void Registry::let_go_of_chunk(std::uint64_t address) {
+    const auto found = mapped_.find(address);
+    if (found == mapped_.end() || --found->second.holders != 0) return;
+    const std::uint64_t bytes = found->second.bytes;
+    mapped_.erase(found);
+    driver_.unmap_chunk(address, bytes);
+}
+
+void Registry::lend_memory(std::uint64_t session_id, std::uint64_t id, const Loan& memory,
+                           std::uint64_t chunk_address, std::uint64_t chunk_bytes, const UniqueFd& chunk) {
+    Session& borrower = session(session_id);
+    if (borrower.loans.contains(id))
+        throw Error(Status::invalid_argument, quoted("loan", id) + " is there already");
+    if (memory.address < chunk_address || memory.bytes > chunk_bytes ||
+        memory.address - chunk_address > chunk_bytes - memory.bytes)
+        throw Error(Status::invalid_argument, quoted("loan", id) + " does not lie within its chunk");
+    hold_chunk(chunk_address, chunk_bytes, chunk);
+    borrower.loans.emplace(id, Session::LoanEntry{memory, chunk_address});
+    change_loans(borrower);
+}
+
+void Registry::return_memory(std::uint64_t session_id, std::uint64_t id, Answer answer) {
+    Session& borrower = session(session_id);
+    const auto found = borrower.loans.find(id);
+    if (found == borrower.loans.end()) not_found(quoted("loan", id));
+    const std::uint64_t chunk_address = found->second.chunk_address;
+    borrower.loans.erase(found);
+    change_loans(borrower);
+    ++borrower.barriers;
+    const std::uint64_t barrier = expect_barrier(
+        quoted("loan", id),
+        [this, &borrower, chunk_address] {
+            --borrower.barriers;
+            let_go_of_chunk(chunk_address);
+        },
+        std::move(answer));
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&borrower.view, barrier); });
+}
+
+void Registry::change_loans(Session& borrower) {
+    std::vector<Loan> loans;
+    for (const auto& [id, entry] : borrower.loans) loans.push_back(entry.memory);
+    std::sort(loans.begin(), loans.end(), [](const Loan& a, const Loan& b) { return a.address < b.address; });
+    thread_.call([&](Dispatcher&) { borrower.view.loans.swap(loans); });
+}
+
+void Registry::watch_stream(std::uint64_t session_id, std::uint64_t stream_id, const UniqueFd& status) {
+    const std::string what = "the status page of " + quoted("stream", stream_id);
+    check_seals(status, Sealing::one_writer, sizeof(StatusPage), what);
+    auto now = std::make_unique<Session::Watched>();
+    now->page = Mapping(status, sizeof(StatusPage), Mapping::Access::read_only, what);
+    now->view.page = now->page.as<const StatusPage>();
+    change_watched(session(session_id), stream_id, std::move(now));
+}
+
+void Registry::unwatch_stream(std::uint64_t session_id, std::uint64_t stream_id,
+                              std::uint64_t final_position) {
+    auto now = std::make_unique<Session::Watched>();
+    now->view.final_position = final_position;
+    change_watched(session(session_id), stream_id, std::move(now));
+}
+
+void Registry::change_watched(Session& watcher, std::uint64_t stream_id,
+                              std::unique_ptr<Session::Watched> now) {
+    IdTable<const WatchedStream> table = watcher.view.watched;
+    table.set(stream_id, &now->view);
+    thread_.call([&](Dispatcher&) { watcher.view.watched.swap(table); });
+    watcher.watched[stream_id] = std::move(now);  // the dispatcher knows the one before no more
 }
 
 void Registry::change_staging(Session& owner, const std::function<void(IdTable<driver::Staging>&)>& change) {

@@ -56,6 +56,12 @@ class Registry {
     UniqueFd make_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes);
     void map_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
     void unmap_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, Answer answer);
+    // `chunk` of another session, in which the loan lies.
+    void lend_memory(std::uint64_t session, std::uint64_t loan, const Loan& memory,
+                     std::uint64_t chunk_address, std::uint64_t chunk_bytes, const UniqueFd& chunk);
+    void return_memory(std::uint64_t session, std::uint64_t loan, Answer answer);
+    void watch_stream(std::uint64_t session, std::uint64_t stream, const UniqueFd& status);
+    void unwatch_stream(std::uint64_t session, std::uint64_t stream, std::uint64_t final_position);
     void map_staging(std::uint64_t session, std::uint64_t staging, std::uint64_t address, std::uint64_t bytes,
                      const UniqueFd& segment);
     void unmap_staging(std::uint64_t session, std::uint64_t staging, Answer answer);
@@ -79,6 +85,16 @@ class Registry {
         std::unordered_map<std::uint64_t, PlacedStaging> staging;
         std::unordered_map<std::uint64_t, std::uint64_t> chunks;          // address -> bytes
         std::unordered_map<std::uint64_t, std::uint64_t> kernel_modules;  // kernel id -> module key
+        struct LoanEntry {
+            Loan memory;
+            std::uint64_t chunk_address = 0;
+        };
+        std::unordered_map<std::uint64_t, LoanEntry> loans;
+        struct Watched {
+            Mapping page;
+            WatchedStream view;
+        };
+        std::unordered_map<std::uint64_t, std::unique_ptr<Watched>> watched;
         std::size_t streams = 0;
         std::size_t barriers = 0;  // of its own, not reached yet
     };
@@ -100,6 +116,11 @@ class Registry {
     std::uint64_t expect_barrier(std::string what, std::function<void()> finish, Answer answer);
     void check_chunk(std::uint64_t address, std::uint64_t bytes) const;
     void disown_staging(const PlacedStaging& placed) noexcept;
+    // A chunk is mapped once, for its owner and for all loans in it.
+    void hold_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
+    void let_go_of_chunk(std::uint64_t address);
+    void change_loans(Session& session);
+    void change_watched(Session& session, std::uint64_t stream, std::unique_ptr<Session::Watched> now);
     void change_kernels(Session& session, const std::function<void(IdTable<const KernelEntry>&)>& change);
     void change_staging(Session& session, const std::function<void(IdTable<driver::Staging>&)>& change);
 
@@ -114,6 +135,11 @@ class Registry {
     std::unordered_map<std::uint64_t, std::unique_ptr<Session>> sessions_;
     std::unordered_map<std::uint64_t, Stream> streams_;
     std::unordered_map<std::uint64_t, Pending> pending_;
+    struct MappedChunk {
+        std::uint64_t bytes = 0;
+        std::size_t holders = 0;
+    };
+    std::unordered_map<std::uint64_t, MappedChunk> mapped_;  // by address
     OwnerTag next_tag_ = 1;
     std::uint64_t next_barrier_ = 1;
 };

@@ -13,6 +13,7 @@
 #include "daemon/driver/driver.hpp"
 #include "daemon/executor/memory_map.hpp"
 #include "schema/error.hpp"
+#include "schema/pages.hpp"
 
 namespace ringlaunch::executor {
 
@@ -67,11 +68,24 @@ struct KernelEntry {
     std::vector<std::uint32_t> pointer_offsets;
 };
 
+// Memory of another session, which copies on the device may name.
+struct Loan {
+    std::uint64_t address = 0, bytes = 0;
+};
+
+// A stream of another session, which may stand in another executor: seen through its status page.
+struct WatchedStream {
+    const StatusPage* page = nullptr;  // null: it was closed
+    std::uint64_t final_position = 0;  // then
+};
+
 struct SessionView {
     std::uint64_t id = 0;
     OwnerTag tag = 0;
     IdTable<const KernelEntry> kernels;
     IdTable<driver::Staging> staging;
+    std::vector<Loan> loans;  // by address
+    IdTable<const WatchedStream> watched;
 };
 
 }  // namespace ringlaunch::executor

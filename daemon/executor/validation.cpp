@@ -1,5 +1,6 @@
 #include "daemon/executor/validation.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace ringlaunch::executor {
@@ -31,6 +32,16 @@ bool within(std::uint64_t value, std::uint64_t most) noexcept {
 }
 
 }  // namespace
+
+bool may_copy(const Bounds& bounds, std::uint64_t address, std::uint64_t bytes) noexcept {
+    if (bounds.memory.device.owns_range(bounds.session.tag, address, bytes)) return true;
+    const std::vector<Loan>& loans = bounds.session.loans;
+    const auto after = std::upper_bound(loans.begin(), loans.end(), address,
+                                        [](std::uint64_t at, const Loan& loan) { return at < loan.address; });
+    if (after == loans.begin()) return false;
+    const Loan& loan = *(after - 1);
+    return bytes <= loan.bytes && address - loan.address <= loan.bytes - bytes;
+}
 
 LaunchHead launch_head(const RecordCopy& copy) noexcept {
     if (kind_of(copy) == schema::RecordKind::CompactLaunch) {
@@ -117,10 +128,13 @@ Status check_copy(const RecordCopy& copy, const Bounds& bounds, driver::Copy& ou
         if (record.bytes() > staging->size() || record.other() > staging->size() - record.bytes())
             return Status::bad_staging;
     }
-    const OwnerTag tag = bounds.session.tag;
-    if (!bounds.memory.device.owns_range(tag, record.device(), record.bytes())) return Status::bad_range;
-    if (on_device && !bounds.memory.device.owns_range(tag, record.other(), record.bytes()))
+    if (on_device) {
+        if (!may_copy(bounds, record.device(), record.bytes()) ||
+            !may_copy(bounds, record.other(), record.bytes()))
+            return Status::bad_range;
+    } else if (!bounds.memory.device.owns_range(bounds.session.tag, record.device(), record.bytes())) {
         return Status::bad_range;
+    }
 
     out.kind = record.kind();
     out.position = copy.position;

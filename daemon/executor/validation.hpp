@@ -59,6 +59,10 @@ struct LaunchHead {
 };
 [[nodiscard]] LaunchHead launch_head(const RecordCopy& copy) noexcept;
 
+// May a copy on the device name these bytes: are they all memory of the session, or all within one buffer
+// that it has borrowed?
+bool may_copy(const Bounds& bounds, std::uint64_t address, std::uint64_t bytes) noexcept;
+
 // Writes one sentence into `text` (ends with 0): the record's kind and position, what was found and what is
 // allowed. For the refusals above and those of RingConsumer::copy(); `detail` is added where it is not null.
 void describe_refusal(Status status, const RecordCopy& copy, const Bounds& bounds, std::span<char> text,

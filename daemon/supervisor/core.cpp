@@ -25,7 +25,8 @@ constexpr std::chrono::milliseconds kDrainPoll{5};
 // What a session holds of the daemon's descriptors.
 std::uint64_t descriptors_of(const Session& session) {
     return Descriptors::kSession + Descriptors::kStream * session.streams.size() + session.staging.size() +
-           session.chunks.size() + (session.making_bytes != 0 ? 1 : 0) + session.modules.size();
+           session.chunks.size() + session.loans.size() + (session.making_bytes != 0 ? 1 : 0) +
+           session.modules.size();
 }
 
 // Descriptors that a request brings.
@@ -268,6 +269,10 @@ void Core::dispatch(Client& client, const schema::ClientMessage& request, Messag
             return add_staging(session_of(client), id, request.request_as_AddStaging()->bytes());
         case Request::DropStaging:
             return drop_staging(session_of(client), id, *request.request_as_DropStaging());
+        case Request::Share:
+            return share(session_of(client), id, *request.request_as_Share());
+        case Request::Borrow:
+            return borrow(session_of(client), id, *request.request_as_Borrow());
         case Request::GetStatus:
             return get_status(client, id);
         case Request::GetStats:

@@ -157,6 +157,23 @@ class Core final : public FaultDomain::Owner {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> positions_of(
         Session& session, const flatbuffers::Vector<flatbuffers::Offset<schema::StreamPosition>>* after);
 
+    // ---- loans.cpp: what sessions of one user lend each other
+    void share(Session& session, std::uint32_t request, const schema::Share& share);
+    void borrow(Session& session, std::uint32_t request, const schema::Borrow& borrow);
+    void borrow_buffer(Session& session, std::uint32_t request, Session& owner, Buffer& buffer);
+    void borrow_stream(Session& session, std::uint32_t request, const Stream& stream);
+    void return_loan(Session& session, std::uint64_t id);
+    // The borrower is through with it, and so is its executor.
+    void drop_loan(Session& session, std::uint64_t id);
+    // The addresses of a chunk that its owner has no more: another's once nothing in it is lent.
+    void give_back_chunk(int device, std::uint64_t address, std::uint64_t bytes);
+    void forget_right(std::optional<Right>& right);
+    void watch_stream(Session& watcher, std::uint64_t stream);
+    // The stream has another page, or is closed.
+    void tell_watchers(const Stream& stream, bool closed);
+    bool make_lend(Call::Wire& wire, const Session& session, const Loan& loan) const;
+    bool make_watch(Call::Wire& wire, const Session& session, std::uint64_t stream);
+
     // ---- operators.cpp
     void get_status(Client& client, std::uint32_t request);
     void get_stats(Client& client, std::uint32_t request, std::uint32_t skip);
@@ -208,7 +225,12 @@ class Core final : public FaultDomain::Owner {
     IdAllocator session_ids_, stream_ids_;
     std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
     std::map<std::uint64_t, std::uint64_t> stream_sessions_;  // stream -> session
-    std::map<std::uint64_t, Module> modules_;                 // by key
+    struct Shared {
+        std::uint64_t session = 0, buffer = 0, stream = 0;  // one of the two
+    };
+    std::map<Right, Shared> rights_;
+    std::map<std::uint64_t, LentChunk> lent_;  // by address
+    std::map<std::uint64_t, Module> modules_;  // by key
     // By digest and device: what a driver says of a kernel holds for one kind of device.
     std::map<std::pair<std::string, int>, std::uint64_t> module_keys_;
     std::uint64_t last_module_key_ = 0;

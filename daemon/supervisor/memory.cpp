@@ -140,16 +140,23 @@ void Core::make_chunk(Session& session, std::uint64_t bytes) {
 
 void Core::free_buffer(Session& session, std::uint32_t request, const schema::FreeBuffer& free) {
     const auto at = session.buffers.find(free.buffer());
-    if (at == session.buffers.end() || at->second.freeing)
+    const auto loan = session.loans.find(free.buffer());
+    const bool lent = loan != session.loans.end() && loan->second.mapped && !loan->second.freeing;
+    if (!lent && (at == session.buffers.end() || at->second.freeing))
         throw Error(Status::not_found,
                     "cannot free buffer " + id_text(free.buffer()) + ": this session has no such buffer");
     if (session.deferred.size() >= kMaxDeferred)
         throw Error(Status::limit_reached, "cannot free buffer " + id_text(free.buffer()) + ": " +
                                                std::to_string(session.deferred.size()) +
                                                " frees wait for their streams already; synchronize them");
-    at->second.freeing = true;
-    session.deferred.push_back(
-        {DeferredFree::Kind::buffer, free.buffer(), positions_of(session, free.after())});
+    if (lent) {
+        loan->second.freeing = true;
+    } else {
+        at->second.freeing = true;
+        forget_right(at->second.right);
+    }
+    session.deferred.push_back({lent ? DeferredFree::Kind::loan : DeferredFree::Kind::buffer, free.buffer(),
+                                positions_of(session, free.after())});
     answer_done(*session.connection, request);
     reclaim(session);
     schedule_reclaim();
@@ -272,6 +279,7 @@ void Core::drop_staging(Session& session, std::uint32_t request, const schema::D
 
 bool Core::reclaim(Session& session) {
     const auto due = [&](const DeferredFree& entry) {
+        if (entry.kind == DeferredFree::Kind::buffer && session.buffers.at(entry.id).loans != 0) return false;
         for (const auto& [stream, position] : entry.after) {
             const auto at = session.streams.find(stream);
             if (at == session.streams.end()) continue;  // closed: nothing of it is outstanding
@@ -297,6 +305,9 @@ bool Core::reclaim(Session& session) {
                 session.buffer_ids.give_back(entry.id);
                 break;
             }
+            case DeferredFree::Kind::loan:
+                return_loan(session, entry.id);
+                break;
             case DeferredFree::Kind::staging:
                 session.staging.at(entry.id).mapped = false;  // a restart does not map it again
                 call(
@@ -331,7 +342,7 @@ bool Core::reclaim(Session& session) {
                         // Not ok: still at work on it. Its addresses come back when the session or the
                         // executor ends.
                         if (reply.status == Status::ok && in.chunks.erase(address) != 0)
-                            range_of(in).give_back(address, bytes);
+                            give_back_chunk(in.device, address, bytes);
                         pump_allocs(in);
                     });
                 break;

@@ -2,11 +2,13 @@
 // The truth from which every executor is set up anew. Plain data: the services change it.
 #pragma once
 
+#include <compare>
 #include <cstdint>
 #include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -66,6 +68,12 @@ struct Module {
     std::uint64_t unused_since = 0;  // a count, for the order of eviction
 };
 
+// What one session may give to others of its user: known to whoever its owner told.
+struct Right {
+    std::uint64_t low = 0, high = 0;
+    auto operator<=>(const Right&) const = default;
+};
+
 struct Stream {
     std::uint64_t id = 0, session = 0;
     std::string name;
@@ -73,6 +81,7 @@ struct Stream {
     schema::OnRestart on_restart{};
     int priority = 0;
     UniqueFd ring, wake;
+    std::optional<Right> right;
     Mapping ring_header;  // read-only; a client's hints, never trusted
     EpochPage page;       // of the epoch that serves it, or served it last
     enum class Phase {
@@ -98,6 +107,25 @@ struct Stream {
 struct Buffer {
     std::uint64_t id = 0, address = 0, bytes = 0;
     bool freeing = false;
+    std::optional<Right> right = std::nullopt;
+    std::uint32_t loans = 0;  // to other sessions: it is not freed before they have let go
+};
+// Memory that a session has of another.
+struct Loan {
+    std::uint64_t id = 0;  // among the borrower's buffers
+    std::uint64_t owner = 0, buffer = 0;
+    std::uint64_t address = 0, bytes = 0, chunk = 0;
+    bool mapped = false;   // an executor has answered
+    bool freeing = false;  // the borrower has let go
+    bool leaving = false;  // an executor was asked to let go
+};
+// A chunk in which something is lent: it stays when its owner goes.
+struct LentChunk {
+    UniqueFd fd;
+    std::uint64_t bytes = 0;
+    int device = 0;
+    std::uint32_t loans = 0;
+    bool owner_gone = false;
 };
 struct Chunk {
     std::uint64_t address = 0, bytes = 0;
@@ -134,8 +162,8 @@ struct ModuleUse {
 };
 // Acts once every stream named has completed its position.
 struct DeferredFree {
-    enum class Kind { buffer, staging, chunk } kind{};
-    std::uint64_t id = 0;  // of the buffer or segment; a chunk's address
+    enum class Kind { buffer, staging, chunk, loan } kind{};
+    std::uint64_t id = 0;  // of the buffer, segment or loan; a chunk's address
     std::vector<std::pair<std::uint64_t, std::uint64_t>> after;  // stream, position
 };
 struct PendingAlloc {
@@ -167,6 +195,9 @@ struct Session {
     IdAllocator module_ids, kernel_ids, buffer_ids, staging_ids;
     std::map<std::uint64_t, ModuleUse> modules;
     std::map<std::uint64_t, Buffer> buffers;
+    std::map<std::uint64_t, Loan> loans;
+    // Streams of other sessions that this one's may wait for; with a value: closed, with this completed.
+    std::map<std::uint64_t, std::optional<std::uint64_t>> watched;
     std::map<std::uint64_t, StagingSegment> staging;
     std::uint64_t staging_bytes = 0;
     SessionHeap heap;

@@ -18,11 +18,6 @@ void wake(const UniqueFd& eventfd) {
         ::write(eventfd.get(), &one, sizeof one);  // full: it wakes already
 }
 
-bool refused_record(Status status) {
-    const auto number = static_cast<std::uint32_t>(status);
-    return (number >= 50 && number < 80) || status == Status::driver_failed;
-}
-
 }  // namespace
 
 std::vector<Session*> Core::sessions_in(const FaultDomain& domain) {
@@ -54,7 +49,7 @@ std::uint64_t Core::last_heartbeat_ns(const FaultDomain& domain) {
 }
 
 bool Core::stopped_by_restart(const Stream& stream) {
-    return stream.page.stopped() && !refused_record(static_cast<Status>(stream.page.page().error_status));
+    return stream.page.stopped() && !stopped_at_record(static_cast<Status>(stream.page.page().error_status));
 }
 
 bool Core::nothing_in_doubt(const FaultDomain& domain) {
@@ -118,7 +113,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         // What an executor would not let go of went with it; what it was still asked for is answered by its
         // death.
         std::erase_if(session->chunks, [&](const auto& entry) {
-            if (entry.second.leaving) range_of(*session).give_back(entry.first, entry.second.bytes);
+            if (entry.second.leaving) give_back_chunk(session->device, entry.first, entry.second.bytes);
             return entry.second.leaving;
         });
     }
@@ -183,7 +178,7 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     at.completed = stream.page.completed();
     at.issued = stream.page.issued();
     at.rerun = stream.on_restart == schema::OnRestart::Rerun;
-    at.refused = page_stopped && refused_record(page_error);
+    at.refused = page_stopped && stopped_at_record(page_error);
     at.stopped_by_restart = page_stopped && !at.refused;
     at.suspect = stream.suspect;
     if (at.culprit && at.stopped_by_restart) at.culprit = false;  // its doubt is older than this life
@@ -363,6 +358,15 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
                 wire.fds = {at->second.fd.get()};
                 return true;
             });
+    for (const auto& [id, loan] : session.loans)
+        if (loan.mapped && !loan.leaving)
+            restore([this, id = id](Call::Wire& wire, Session& in) {
+                const auto at = in.loans.find(id);
+                return at != in.loans.end() && !at->second.leaving && make_lend(wire, in, at->second);
+            });
+    for (const auto& [stream, closed] : session.watched)
+        restore(
+            [this, stream = stream](Call::Wire& wire, Session& in) { return make_watch(wire, in, stream); });
     for (const auto& [id, segment] : session.staging)
         if (segment.mapped)
             restore([id = id](Call::Wire& wire, Session& in) {
@@ -432,6 +436,7 @@ void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream)
         restored.page.seal();
         restored.served = true;
         tell_epoch(*found, restored);
+        tell_watchers(restored, false);
     };
     domain.restore_call(std::move(call));
 }

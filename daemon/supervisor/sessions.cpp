@@ -275,6 +275,13 @@ void Core::release_all(Session& session,
                 wire.request = internal::CreateUnbindKernels(wire.builder, in.id, ids).Union();
                 return true;
             });
+    for (const auto& [id, loan] : session.loans)
+        if (loan.mapped && !loan.leaving)
+            ask([id = id](Call::Wire& wire, Session& in) {
+                wire.kind = internal::ExecutorRequest::ReturnMemory;
+                wire.request = internal::CreateReturnMemory(wire.builder, in.id, id).Union();
+                return true;
+            });
     for (const auto& [address, chunk] : session.chunks)
         if (!chunk.leaving)
             ask([address = address, bytes = chunk.bytes](Call::Wire& wire, Session& in) {
@@ -288,10 +295,14 @@ void Core::erase_session(std::uint64_t id) {
     Session* session = find(id);
     if (session == nullptr) return;
     if (FaultDomain* domain = existing_domain(*session)) domain->forget_calls(id);
-    std::vector<std::uint64_t> streams;
+    std::vector<std::uint64_t> streams, loans;
     for (const auto& [stream, ignored] : session->streams) streams.push_back(stream);
     for (const std::uint64_t stream : streams) erase_stream(*session, stream);
-    for (const auto& [address, chunk] : session->chunks) range_of(*session).give_back(address, chunk.bytes);
+    for (const auto& [loan, ignored] : session->loans) loans.push_back(loan);
+    for (const std::uint64_t loan : loans) drop_loan(*session, loan);
+    for (auto& [buffer, held] : session->buffers) forget_right(held.right);
+    for (const auto& [address, chunk] : session->chunks)
+        give_back_chunk(session->device, address, chunk.bytes);
     for (const auto& [staging, segment] : session->staging)
         staging_range_.give_back(segment.address, round_up(segment.bytes, staging_range_.unit()));
     for (const auto& [use, module] : session->modules) release_module(module.key);

@@ -16,12 +16,6 @@ namespace ringlaunch::supervisor {
 
 namespace {
 
-// Did the stream stop at a record of its own (not because of a restart)?
-bool stopped_at_record(Status status) {
-    const auto number = static_cast<std::uint32_t>(status);
-    return (number >= 50 && number < 80) || status == Status::driver_failed;
-}
-
 UniqueFd make_eventfd(const char* what) {
     UniqueFd fd(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!fd) throw std::system_error(errno, std::generic_category(), std::string("cannot make ") + what);
@@ -210,6 +204,8 @@ void Core::ask_close_stream(Session& session, std::uint64_t stream, std::optiona
 void Core::erase_stream(Session& session, std::uint64_t id) {
     const auto at = session.streams.find(id);
     if (at == session.streams.end()) return;
+    forget_right(at->second->right);
+    tell_watchers(*at->second, true);
     session.streams.erase(at);
     stream_sessions_.erase(id);
     stream_ids_.give_back(id);

@@ -284,14 +284,20 @@ class Buffer(_core.BufferHandle):
         source : array_like or Buffer
             Of the same shape and dtype (a sequence is converted to the dtype). An array may be changed as soon as
             this returns; one from `client.pinned_empty` that is copied on a stream once that has passed this place.
+            A buffer may be another client's, of the same daemon and user, on another device too: it is copied from
+            device to device.
         stream : Stream, optional
             Where to enqueue the copy, which then is not waited for. Without it: after what was enqueued to every stream
-            of the client, all of which are waited for, and it has completed on return.
+            of the client (and of the client of a buffer that is copied), all of which are waited for, and it has
+            completed on return. Between two clients it may be a stream of either.
 
         Raises
         ------
         InvalidArgument
-            Another shape or dtype, or a sequence that numpy does not convert; a buffer or stream of another client.
+            Another shape or dtype, or a sequence that numpy does not convert; a buffer or stream of a client of another
+            daemon; an array and a stream of another client than the buffer's.
+        Unsupported
+            Memory cannot go from the one device to the other.
         OutOfRange
             A number of a sequence that the dtype does not hold.
         StreamStopped
@@ -318,6 +324,8 @@ class Buffer(_core.BufferHandle):
 
     def _write(self, source: np.ndarray | Buffer, stream: Stream | None) -> None:
         to = self._begin(stream)
+        if stream is None and isinstance(source, Buffer) and source._client is not self._client:
+            synchronize(source._client, None)
         if self.nbytes:
             if isinstance(source, Buffer):
                 _core.stream_copy(to, self, 0, source, 0, self.nbytes)

@@ -194,9 +194,11 @@ class Stream(_core.StreamHandle, Scope):
         return Event(self, _core.stream_record(self))
 
     def wait_event(self, event: Event) -> None:
-        """What is enqueued from here on runs after `event`, of this or another stream of the client.
+        """What is enqueued from here on runs after `event`, of this or another stream.
 
         Does not wait on the host; blocks only while the ring is full. If the awaited stream stops, this one does, too.
+        The other stream may be another client's, of the same daemon and user, on another device too: then the daemon
+        waits rather than the device, which costs up to a millisecond, and the first such wait asks the daemon.
 
         Parameters
         ----------
@@ -207,7 +209,7 @@ class Stream(_core.StreamHandle, Scope):
         ParamTypeError
             No Event.
         InvalidArgument
-            An event of another client.
+            An event of a client of another daemon.
         StreamStopped, DaemonLost, Closed
 
         Examples

@@ -91,15 +91,15 @@ StreamObject* stream_of(const py::object& object) {
     return reinterpret_cast<StreamObject*>(object.ptr());
 }
 
-// A live buffer of the stream's client.
-const BufferObject* buffer_of(const StreamObject* stream, const py::object& object) {
+// A live buffer of the stream's client, or of any.
+const BufferObject* buffer_of(const StreamObject* stream, const py::object& object, bool anybodys = false) {
     if (!is_buffer(object.ptr()))
         throw_named("ParamTypeError", "expected a Buffer, found " + short_repr(object.ptr()) + " (" +
                                           type_name(object.ptr()) + ")");
     const auto* buffer = reinterpret_cast<const BufferObject*>(object.ptr());
     if (buffer->live_session == nullptr)
         throw_named("Closed", "expected a buffer that lives, found one that was freed");
-    if (buffer->live_session != stream->session.get())
+    if (buffer->live_session != stream->session.get() && !anybodys)
         throw_named("InvalidArgument",
                     "expected a buffer of the stream's client, found one of another client");
     return buffer;
@@ -186,8 +186,10 @@ void stream_wait_event(const py::object& self, const EventHandle& event) {
     constexpr const char* kDoing = "waiting for an event of another stream";
     StreamObject* stream = stream_of(self);
     if (event.stream()->session != stream->session)
-        throw_named("InvalidArgument",
-                    "expected an event of the stream's client, found one of another client");
+        control_call([session = stream->session, awaited = event.event()] {
+            session->client.borrow(awaited);
+            return true;
+        });
     check(await_turn_and_room(stream, kRecordSlots, kDoing));
     stream_status_check(stream, stream->stream.wait(event.event()), kDoing);
 }
@@ -211,9 +213,17 @@ void stream_fill(const py::object& self, const py::object& buffer, std::uint32_t
 void stream_copy(const py::object& self, const py::object& to_object, std::uint64_t to_offset,
                  const py::object& from_object, std::uint64_t from_offset, std::uint64_t bytes) {
     StreamObject* stream = stream_of(self);
+    for (const py::object& object : {to_object, from_object}) {
+        const BufferObject* buffer = buffer_of(stream, object, true);
+        if (buffer->live_session != stream->session.get())
+            control_call([session = stream->session, lent = buffer->buffer] {
+                session->client.borrow(lent);
+                return true;
+            });
+    }
     check(await_turn_and_room(stream, kRecordSlots, "copying on the device"));
-    const BufferObject* to = buffer_of(stream, to_object);
-    const BufferObject* from = buffer_of(stream, from_object);
+    const BufferObject* to = buffer_of(stream, to_object, true);
+    const BufferObject* from = buffer_of(stream, from_object, true);
     check_range(to, to_offset, bytes);
     check_range(from, from_offset, bytes);
     stream_status_check(stream,

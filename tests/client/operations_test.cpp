@@ -279,6 +279,36 @@ TEST_F(Host, copies_between_pinned_memory_and_the_device) {
     EXPECT_EQ(stream_.copy(to, 0, buffer, 0, 0), Status::ok);
 }
 
+TEST_F(Host, buffers_and_events_of_two_clients_meet) {
+    Client other = daemon_->connect();
+    Stream theirs = other.stream();
+    const std::vector<unsigned> values{3, 1, 4, 1, 5, 9, 2, 6};
+    const Buffer mine = words(8), lent = other.alloc(32);
+    ASSERT_EQ(theirs.copy_to_device(lent, values.data(), 32), Status::ok);
+    const Event written = theirs.record();
+    ASSERT_EQ(stream_.wait(written), Status::ok) << stream_.last_error();
+    ASSERT_EQ(stream_.copy(mine, 0, lent, 0, 32), Status::ok) << stream_.last_error();
+    EXPECT_EQ(read(mine, 8), values);
+    // By the stream of the one that is copied from, in parts, once more without asking anybody.
+    ASSERT_EQ(stream_.copy(lent, 16, mine, 0, 16), Status::ok) << stream_.last_error();
+    ASSERT_EQ(theirs.wait(stream_.record()), Status::ok) << theirs.last_error();
+    std::vector<unsigned> found(8);
+    ASSERT_EQ(theirs.copy_to_host(found.data(), lent, 32), Status::ok) << theirs.last_error();
+    EXPECT_EQ(found, (std::vector<unsigned>{3, 1, 4, 1, 3, 1, 4, 1}));
+    // A range is checked against the buffer, whoever's it is.
+    EXPECT_EQ(stream_.copy(mine, 0, lent, 4, 32), Status::invalid_argument);
+    EXPECT_THAT(stream_.last_error(), HasSubstr("leave the buffer"));
+    EXPECT_NO_THROW(client_.borrow(lent));
+    EXPECT_NO_THROW(client_.borrow(theirs.record()));
+    EXPECT_THROW(client_.borrow(Buffer()), Error);
+    EXPECT_THROW(client_.borrow(Event()), Error);
+    other.close();
+    EXPECT_EQ(stream_.copy(mine, 0, lent, 0, 32), Status::ok) << "what was lent outlives who lent it";
+    EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+    Client third = daemon_->connect();
+    EXPECT_THROW(third.borrow(lent), Error);
+}
+
 TEST_F(Host, pinned_memory_may_go_with_its_copies_in_flight) {
     const Buffer log = words(64);
     for (unsigned i = 0; i < 64; ++i) {
@@ -399,8 +429,6 @@ TEST_F(Host, a_stream_waits_for_an_event_of_another) {
     ASSERT_EQ(second.wait(stream_.record()), Status::ok) << second.last_error();
     ASSERT_EQ(second.launch(kernel("append"), {1}, {1}, log, count, 2u), Status::ok);
     EXPECT_EQ(read(second, log, 3), (std::vector<unsigned>{1, 2, 0}));
-    Client other = daemon_->connect();
-    EXPECT_EQ(second.wait(other.stream().record()), Status::invalid_argument);
     EXPECT_EQ(second.wait(Event()), Status::invalid_argument);
 }
 

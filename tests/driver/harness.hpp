@@ -218,8 +218,9 @@ class Rig {
   public:
     static constexpr std::uint64_t kBytes = 2u << 20;
 
-    explicit Rig(DriverKind kind, FaultPage* fault = nullptr)
-        : driver(make_driver(kind, 0, fault)),
+    explicit Rig(DriverKind kind, FaultPage* fault = nullptr) : Rig(make_driver(kind, 0, fault)) {}
+    explicit Rig(std::unique_ptr<Driver> made)
+        : driver(std::move(made)),
           base(driver->device().range_base),
           chunk(driver->make_chunk(base, kBytes)),
           staging_fd_(make_memfd("staging", kBytes)) {

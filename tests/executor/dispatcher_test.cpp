@@ -462,6 +462,68 @@ TEST_F(DispatcherTest, AnEventOfAClosedStreamCanStillBeAwaited) {
     EXPECT_EQ(late.error(), Status::awaited_stream_stopped);
 }
 
+TEST_F(DispatcherTest, AStreamOfAnotherSessionIsWaitedForThroughItsPageAlone) {
+    ClientStream theirs(kStranger, make_id(0)), waiter(kSession, make_id(1));
+    StreamPort& held = open(waiter);
+    auto& page = *theirs.page;  // of a stream that stands in another executor
+    WatchedStream watched{&page};
+    view.watched.set(theirs.id, &watched);
+    waiter.put_wait(theirs.id, 3);
+    put_saxpy(waiter);
+    work();
+    EXPECT_EQ(waiter.issued(), 0u);
+    EXPECT_EQ(dispatcher.arm(), 1) << "nobody wakes it, so it looks once a millisecond";
+    page.completed.store(2);
+    work();
+    EXPECT_EQ(waiter.issued(), 0u);
+    // Its executor dies: the next page goes on where it was.
+    page.state.store(static_cast<std::uint32_t>(StreamState::Ended));
+    work();
+    EXPECT_EQ(waiter.state(), StreamState::Running);
+    ClientStream next(kStranger, make_id(2));
+    next.page->completed.store(3);
+    WatchedStream after{next.page};
+    view.watched.set(theirs.id, &after);
+    work();
+    EXPECT_EQ(waiter.completed(), waiter.producer.position());
+    EXPECT_TRUE(device(held).waits.empty()) << "the device was asked to wait";
+    EXPECT_GT(dispatcher.arm(), 1);
+}
+
+TEST_F(DispatcherTest, AWaiterOfAnotherSessionsStreamThatStopsOrClosesIsTold) {
+    ClientStream theirs(kStranger, make_id(0));
+    auto& page = *theirs.page;
+    WatchedStream watched{&page}, closed{nullptr, 5};
+    view.watched.set(theirs.id, &watched);
+    page.issued.store(4);
+    page.completed.store(2);
+    page.error_status = static_cast<std::uint32_t>(Status::bad_kind);
+    page.state.store(static_cast<std::uint32_t>(StreamState::Stopped));
+    ClientStream early(kSession, make_id(1)), late(kSession, make_id(2)), in_doubt(kSession, make_id(3)),
+        before(kSession, make_id(4)), behind(kSession, make_id(5));
+    for (ClientStream* each : {&early, &late, &in_doubt, &before, &behind}) open(*each);
+    early.put_wait(theirs.id, 4);
+    late.put_wait(theirs.id, 5);
+    work();
+    EXPECT_EQ(early.state(), StreamState::Running) << "what was issued before a bad record completes";
+    EXPECT_EQ(late.error(), Status::awaited_stream_stopped);
+    page.completed.store(4);
+    work();
+    EXPECT_EQ(early.completed(), 1u);
+    // What a restart stopped may never complete.
+    page.issued.store(9);
+    page.error_status = static_cast<std::uint32_t>(Status::suspect);
+    in_doubt.put_wait(theirs.id, 9);
+    work();
+    EXPECT_EQ(in_doubt.error(), Status::awaited_stream_stopped);
+    view.watched.set(theirs.id, &closed);
+    before.put_wait(theirs.id, 5);
+    behind.put_wait(theirs.id, 6);
+    work();
+    EXPECT_EQ(before.completed(), 1u);
+    EXPECT_EQ(behind.error(), Status::awaited_stream_stopped);
+}
+
 TEST_F(DispatcherTest, StreamsThatWaitForEachOtherAreFound) {
     std::vector<std::unique_ptr<ClientStream>> ring;
     for (std::uint32_t i = 0; i < 3; ++i) {

@@ -407,6 +407,63 @@ TEST_F(ValidationTest, CopiesStayInStagingAndInTheSessionsMemory) {
     expect_copy(Status::bad_range, [](auto& r) { r.mutate_bytes(1ull << 63); }, {"range"});
 }
 
+TEST_F(ValidationTest, CopiesOnTheDeviceMayNameWhatIsLentAndNothingElseMay) {
+    // A neighbour's buffer on this device, and two of another device, far below and far above.
+    const std::uint64_t near = kBase + 2 * kChunk + 256, below = 0x10000, above = 0x200000000000;
+    view.loans = {{below, 512}, {near, 1000}, {above, kChunk}};
+    schema::CopyRecord record{};
+    record.mutate_kind(RecordKind::CopyOnDevice);
+    record.mutate_bytes(512);
+    driver::Copy out;
+    const auto check = [&](std::uint64_t to, std::uint64_t from, std::uint64_t bytes) {
+        record.mutate_device(to);
+        record.mutate_other(from);
+        record.mutate_bytes(bytes);
+        return check_copy(copy_of(record), bounds(), out);
+    };
+    for (const std::uint64_t lent : {below, near, above}) {
+        EXPECT_EQ(check(lent, kBase, 512), Status::ok);
+        EXPECT_EQ(out.device, lent);
+        EXPECT_EQ(check(kBase, lent, 512), Status::ok);
+        EXPECT_EQ(out.source, lent);
+        EXPECT_EQ(check(kBase, lent - 1, 512), Status::bad_range) << "a byte before what is lent";
+    }
+    EXPECT_EQ(check(above, near, 1000), Status::ok) << "from one loan to another";
+    EXPECT_EQ(check(kBase, near, 1001), Status::bad_range);
+    EXPECT_EQ(check(kBase, near + 1, 1000), Status::bad_range);
+    EXPECT_EQ(check(kBase, near + 1000, 1), Status::bad_range);
+    EXPECT_EQ(check(kBase, near, ~0ull), Status::bad_range);
+    EXPECT_EQ(check(kBase, above + kChunk - 1, 1), Status::ok);
+    EXPECT_EQ(check(kBase, above + kChunk - 1, 2), Status::bad_range);
+    EXPECT_EQ(check(kBase, below + 512, ~0ull - below - 511), Status::bad_range);
+    record.mutate_device(near);
+    record.mutate_other(kBase);
+    record.mutate_bytes(1001);
+    const RecordCopy too_long = copy_of(record);
+    expect_refusal(check_copy(too_long, bounds(), out), Status::bad_range, too_long,
+                   {"the device range of 1001 bytes", "nor inside a buffer that it has borrowed"});
+
+    // Neither staging copies, nor fills, nor launches.
+    record = {};
+    record.mutate_kind(RecordKind::CopyToDevice);
+    record.mutate_device(near);
+    record.mutate_bytes(8);
+    record.mutate_staging(make_id(0));
+    EXPECT_EQ(check_copy(copy_of(record), bounds(), out), Status::bad_range);
+    schema::FillRecord fill{};
+    fill.mutate_kind(RecordKind::Fill);
+    fill.mutate_width(1);
+    fill.mutate_device(near);
+    fill.mutate_bytes(8);
+    driver::Fill filled;
+    EXPECT_EQ(check_fill(copy_of(fill), bounds(), filled), Status::bad_range);
+    RecordCopy launch = launch_copy();
+    const auto params = saxpy_params(near, kBase + 8, 0, 3);
+    std::memcpy(launch.params, params.data(), params.size());
+    driver::Launch launched;
+    EXPECT_EQ(check_launch(launch, bounds(), launched), Status::bad_pointer);
+}
+
 TEST_F(ValidationTest, FillsHaveAWidthThatDividesThem) {
     schema::FillRecord record{};
     record.mutate_kind(RecordKind::Fill);

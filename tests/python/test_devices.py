@@ -4,8 +4,11 @@ The host driver pretends the devices: they differ in their addresses, everything
 """
 
 import json
+import os
+import signal
 import subprocess
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -163,3 +166,172 @@ def test_a_daemon_may_serve_a_device_that_is_not_the_first():
             assert client.zeros(4).numpy().tolist() == [0, 0, 0, 0]
     finally:
         daemon.stop()
+
+
+# ---- copies between devices, and waits for each other
+
+
+@pytest.fixture
+def pair(two):
+    """Clients on device 0 and 1."""
+    with connect(two, 0) as zero, connect(two, 1) as one:
+        yield zero, one
+
+
+@pytest.mark.parametrize("count", [1, 1000, 16 << 20])
+def test_a_copy_between_devices_is_exact_both_ways(pair, count):
+    values = np.random.default_rng(count).integers(0, 2**32, count, dtype=np.uint32)
+    for here, there in (pair, pair[::-1]):
+        source, target = here.array(values), there.zeros(count, np.uint32)
+        target.copy_from(source)
+        assert np.array_equal(target.numpy(), values)
+        # Enqueued on a stream of the one that is copied from, as well.
+        again = there.zeros(count, np.uint32)
+        stream = here.stream()
+        again.copy_from(source, stream=stream)
+        stream.synchronize()
+        assert np.array_equal(again.numpy(), values)
+
+
+def test_a_part_of_a_buffer_goes_to_a_part_of_another(pair):
+    zero, one = pair
+    source = zero.array(np.arange(100, dtype=np.int64))
+    target = one.zeros(50, np.int64)
+    target[10:20].copy_from(source[70:80])
+    expected = np.zeros(50, np.int64)
+    expected[10:20] = np.arange(70, 80)
+    assert np.array_equal(target.numpy(), expected)
+
+
+def test_clients_of_one_device_copy_between_each_other_too(two):
+    with connect(two, 1) as first, connect(two, 1) as second:
+        x = first.array(np.arange(5.0))
+        y = second.zeros(5, np.float64)
+        y.copy_from(x)
+        assert y.numpy().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_borrowed_buffer_lives_until_its_copies_are_done_whoever_goes_first(two, pair):
+    zero, one = pair
+    nap = one.compile(KERNELS)["nap"]
+    values = np.arange(1 << 18, dtype=np.int32)
+    target = one.zeros(values.shape, np.int32)
+    with connect(two, 0) as short:
+        source = short.array(values)
+        nap[1, 1](300)
+        target.copy_from(source, stream=one.default_stream)
+        source.free()
+        # What its owner allocates next is not what is still being copied.
+        for _ in range(4):
+            short.array(-values)
+    assert np.array_equal(target.numpy(), values)
+    # And its addresses are given anew, once nobody has it.
+    with connect(two, 0) as next_one:
+        assert np.array_equal(next_one.zeros(values.shape, np.int32).numpy(), np.zeros_like(values))
+    assert np.array_equal(zero.array(values).numpy(), values)
+
+
+def test_a_kernel_gets_memory_of_its_own_device_alone(pair):
+    zero, one = pair
+    x = zero.zeros(1, np.int32)
+    one.zeros(1, np.int32).copy_from(x)
+    with pytest.raises(rl.InvalidArgument, match="another client"):
+        one.compile(KERNELS)["increment"][1, 1](x)
+
+
+def test_a_stream_waits_for_an_event_of_another_device(pair):
+    """Ping-pong: each hands a counter to the other, which adds to it, a hundred times; nothing waits on the host."""
+    rounds = 100
+    values = [client.zeros(1, np.int32) for client in pair]
+    increments = [client.compile(KERNELS)["increment"] for client in pair]
+    for _ in range(rounds):
+        for here, there in ((0, 1), (1, 0)):
+            increments[here][1, 1](values[here])
+            event = pair[here].default_stream.record()
+            pair[there].default_stream.wait_event(event)
+            values[there].copy_from(values[here], stream=pair[there].default_stream)
+            pair[here].default_stream.wait_event(pair[there].default_stream.record())
+    assert values[0].numpy().tolist() == [2 * rounds]
+
+
+def test_a_wait_for_a_stream_that_stops_stops(pair):
+    zero, one = pair
+    crash = zero.compile(KERNELS)["crash"]
+    faulty, waiting = zero.stream(), one.stream()
+    zero.default_stream.synchronize()
+    crash[1, 1](zero.zeros(1, np.int32), stream=faulty)
+    event = faulty.record()
+    waiting.wait_event(event)
+    with pytest.raises(rl.StreamStopped, match=r"awaited|stopped"):
+        waiting.synchronize(WATCHDOG_S)
+    faulty.close()
+    waiting.close()
+    # Device 1 itself noticed nothing.
+    assert one.zeros(3).numpy().tolist() == [0, 0, 0]
+
+
+def test_restarts_of_either_executor_keep_loans_and_addresses(two, pair):
+    zero, one = pair
+    values = np.arange(5000, dtype=np.int32)
+    source, target = zero.array(values), one.zeros(5000, np.int32)
+    target.copy_from(source)
+    for victim in (0, 1, 0, 1):
+        pid = executors(two)[victim]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + WATCHDOG_S
+        while executors(two)[victim]["pid"] in (pid, 0) or executors(two)[victim]["state"] != "ready":
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        values = values * 3 + 1
+        source.copy_from(values)
+        target.copy_from(source)
+        assert np.array_equal(target.numpy(), values)
+        back = zero.zeros(5000, np.int32)
+        back.copy_from(target)
+        assert np.array_equal(back.numpy(), values)
+
+
+def test_a_fault_of_the_owner_does_not_reach_a_copy_of_its_memory(pair):
+    """The executor of the source dies again and again; the other goes on copying out of what it lent."""
+    zero, one = pair
+    values = np.arange(1 << 20, dtype=np.int32)
+    source, target = zero.array(values), one.zeros(values.shape, np.int32)
+    crash = zero.compile(KERNELS)["crash"]
+    stop = threading.Event()
+    failed = []
+
+    def fault() -> None:
+        try:
+            for _ in range(3):
+                with zero.stream() as stream:
+                    crash[1, 1](zero.zeros(1, np.int32), stream=stream)
+                    with pytest.raises(rl.StreamStopped):
+                        stream.synchronize(WATCHDOG_S)
+                    stream.close()
+        except BaseException as error:
+            failed.append(error)
+        finally:
+            stop.set()
+
+    faulting = threading.Thread(target=fault)
+    faulting.start()
+    copies = 0
+    while not stop.is_set() or copies < 10:
+        target.fill(0, stream=one.default_stream)
+        target.copy_from(source, stream=one.default_stream)
+        one.default_stream.synchronize(WATCHDOG_S)
+        assert np.array_equal(target.numpy(stream=one.default_stream), values)
+        copies += 1
+    faulting.join(WATCHDOG_S)
+    assert not failed
+
+
+def test_another_daemons_buffer_and_event_are_refused(pair, host):
+    zero, _ = pair
+    with host.connect() as other:
+        with pytest.raises(rl.InvalidArgument, match="client of another daemon"):
+            zero.zeros(4).copy_from(other.zeros(4))
+        stream = other.stream()
+        other.compile(KERNELS)["nap"][1, 1](200, stream=stream)
+        with pytest.raises(rl.InvalidArgument, match="client of another daemon"):
+            zero.default_stream.wait_event(stream.record())

@@ -33,6 +33,12 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
              options.driver = value == "host" ? ringlaunch::schema::DriverKind::Host
                                               : ringlaunch::schema::DriverKind::Null;
          }},
+        // As many devices as are asked for, from 0.
+        {"devices",
+         [&] {
+             options.devices.clear();
+             for (int device = 0; device < std::stoi(value); ++device) options.devices.push_back(device);
+         }},
         {"isolate",
          [&] {
              options.isolate = value == "session" ? Isolate::session

@@ -251,16 +251,43 @@ bool RawClient::hung_up() {
     });
 }
 
-Answer RawClient::hello(std::uint32_t version, bool observer, std::uint32_t magic) {
+Answer RawClient::hello(std::uint32_t version, bool observer, std::uint32_t magic, int device) {
     return ask(schema::Request::Hello, [&](flatbuffers::FlatBufferBuilder& builder) {
         const auto program = builder.CreateString("test");
-        return schema::CreateHello(builder, magic, version, program, 0, false, observer).Union();
+        return schema::CreateHello(builder, magic, version, program, device, false, observer).Union();
     });
 }
 
 void TestStream::ring_doorbell() const {
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t wrote = ::write(doorbell, &one, sizeof one);
+}
+
+std::uint64_t TestStream::event() {
+    EXPECT_EQ(producer.reserve(1, status().completed), Status::ok);
+    schema::EventRecord record{};
+    record.mutate_kind(schema::RecordKind::EventRecord);
+    return put(*this, record, 1);
+}
+
+std::uint64_t TestStream::wait_for(std::uint64_t stream, std::uint64_t position) {
+    EXPECT_EQ(producer.reserve(1, status().completed), Status::ok);
+    schema::WaitRecord record{};
+    record.mutate_kind(schema::RecordKind::EventWait);
+    record.mutate_stream(stream);
+    record.mutate_position(position);
+    return put(*this, record, 1);
+}
+
+std::uint64_t TestStream::fill(std::uint64_t address, std::size_t bytes) {
+    EXPECT_EQ(producer.reserve(1, status().completed), Status::ok);
+    schema::FillRecord record{};
+    record.mutate_kind(schema::RecordKind::Fill);
+    record.mutate_flags(schema::RecordFlag::ForceCompletion);
+    record.mutate_width(1);
+    record.mutate_device(address);
+    record.mutate_bytes(bytes);
+    return put(*this, record, 1);
 }
 
 void TestStream::take_page(UniqueFd fd) {
@@ -292,8 +319,8 @@ std::uint64_t TestStream::launch(std::uint64_t kernel, std::span<const std::byte
     return put(*this, record, count);
 }
 
-SessionClient::SessionClient(const std::string& socket) : RawClient(socket) {
-    Answer welcome = hello();
+SessionClient::SessionClient(const std::string& socket, int device) : RawClient(socket) {
+    Answer welcome = hello(kProtocolVersion, false, kHelloMagic, device);
     if (welcome.status() != Status::ok) throw std::runtime_error("no session: " + welcome.text());
     session_ = welcome->answer_as_Welcome()->session();
     doorbell_ = std::move(welcome.message.fds.at(0));
@@ -405,6 +432,22 @@ bool SessionClient::read(TestStream& stream, Staging& staging, std::uint64_t add
 
 bool SessionClient::write(TestStream& stream, Staging& staging, std::uint64_t address, std::size_t bytes) {
     return copy(stream, schema::RecordKind::CopyToDevice, staging.id, address, bytes);
+}
+
+bool SessionClient::copy_on_device(TestStream& stream, std::uint64_t to, std::uint64_t from,
+                                   std::size_t bytes) {
+    if (!eventually([&] { return stream.producer.reserve(1, stream.status().completed) == Status::ok; }))
+        return false;
+    schema::CopyRecord record{};
+    record.mutate_kind(schema::RecordKind::CopyOnDevice);
+    record.mutate_flags(schema::RecordFlag::ForceCompletion);
+    record.mutate_device(to);
+    record.mutate_other(from);
+    record.mutate_bytes(bytes);
+    const std::uint64_t end = put(stream, record, 1);
+    EXPECT_TRUE(eventually(
+        [&] { return stream.completed() >= end || stream.state() == schema::StreamState::Stopped; }));
+    return stream.completed() >= end;
 }
 
 UniqueFd image_of_file(const std::string& path, std::uint64_t& bytes) {

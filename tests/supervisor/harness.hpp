@@ -92,7 +92,7 @@ class RawClient {
     bool hung_up();
 
     Answer hello(std::uint32_t version = kProtocolVersion, bool observer = false,
-                 std::uint32_t magic = kHelloMagic);
+                 std::uint32_t magic = kHelloMagic, int device = 0);
 
   private:
     UniqueFd socket_;
@@ -118,6 +118,9 @@ struct TestStream {
     void ring_doorbell() const;
     void take_page(UniqueFd fd);  // of a new epoch
     std::uint64_t launch(std::uint64_t kernel, std::span<const std::byte> params);
+    std::uint64_t event();
+    std::uint64_t wait_for(std::uint64_t stream, std::uint64_t position);
+    std::uint64_t fill(std::uint64_t address, std::size_t bytes);
     bool reaches(std::uint64_t position) const {
         return eventually([&] { return completed() >= position; });
     }
@@ -126,7 +129,7 @@ struct TestStream {
 // A greeted client with the usual requests; each expects success.
 class SessionClient : public RawClient {
   public:
-    explicit SessionClient(const std::string& socket);
+    explicit SessionClient(const std::string& socket, int device = 0);
     std::uint64_t session() const { return session_; }
     int doorbell() const { return doorbell_.get(); }
 
@@ -155,6 +158,9 @@ class SessionClient : public RawClient {
     // Copies between staging and the device through `stream`, and waits.
     bool read(TestStream& stream, Staging& staging, std::uint64_t address, std::size_t bytes);
     bool write(TestStream& stream, Staging& staging, std::uint64_t address, std::size_t bytes);
+
+    // False: it stopped the stream.
+    bool copy_on_device(TestStream& stream, std::uint64_t to, std::uint64_t from, std::size_t bytes);
 
   private:
     std::uint64_t session_ = 0;

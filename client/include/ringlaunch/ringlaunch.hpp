@@ -463,6 +463,9 @@ class Stream {
     Status copy_to_device(const Buffer& to, const void* from, std::size_t bytes,
                           std::size_t offset = 0) noexcept;
     Status copy_to_host(void* to, const Buffer& from, std::size_t bytes, std::size_t offset = 0) noexcept;
+    // Between buffers of this client and of others of the same daemon and user, on whatever devices they are.
+    // The first such copy asks the daemon (Client::borrow). What another client's streams do is waited for by
+    // an event.
     Status copy(const Buffer& to, std::size_t to_offset, const Buffer& from, std::size_t from_offset,
                 std::size_t bytes) noexcept;
     // Copies from and to pinned memory wait for nothing: `from` may be written again, and `to` be read, once
@@ -475,9 +478,13 @@ class Stream {
     Status fill(const Buffer& to, std::uint32_t value, std::uint32_t width, std::size_t offset,
                 std::size_t bytes) noexcept;
 
-    Event record() noexcept;                   // everything enqueued so far
-    Status wait(const Event& event) noexcept;  // what follows runs after it; of any stream of this client
-    Status barrier() noexcept;                 // nothing before it is ever replayed by a rerun
+    Event record() noexcept;  // everything enqueued so far
+    // What follows runs after it: of any stream of this client, or of another client of the same daemon and
+    // user, on whatever device (the first such wait asks the daemon, as Client::borrow does). Within a client
+    // the device waits; for another the daemon does, which looks for the event once a millisecond when it has
+    // nothing else to do.
+    Status wait(const Event& event) noexcept;
+    Status barrier() noexcept;  // nothing before it is ever replayed by a rerun
 
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;
     StreamStatus status() const;
@@ -563,6 +570,11 @@ class Client {
     Stream stream(const StreamOptions& options = {});
     Buffer alloc(std::size_t bytes);
     PinnedMemory alloc_pinned(std::size_t bytes);  // of the session's --max-staging
+    // Asks the daemon to let this client's copies name a buffer of another client, or its streams wait for
+    // the event's stream: of the same daemon and user. Stream::copy and Stream::wait do it themselves at the
+    // first use; done before, they ask nobody. Throws Error that says what stands between the two.
+    void borrow(const Buffer& buffer);
+    void borrow(const Event& event);
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;  // all streams of this client
     const DaemonInfo& daemon() const;
     // What the daemon last warned this session of (it kills executors again and again); empty: nothing.
