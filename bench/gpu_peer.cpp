@@ -17,16 +17,22 @@ using namespace ringlaunch::bench;
 
 namespace {
 
+constexpr int kInARow = 16;
+
 // A program of its own device in the daemon.
 struct Side {
     explicit Side(Client connected, std::size_t bytes)
-        : client(std::move(connected)), stream(client.stream()), memory(client.alloc(bytes)) {
+        : client(std::move(connected)),
+          stream(client.stream()),
+          checks(client.stream()),
+          memory(client.alloc(bytes)) {
         Module module = client.load_file(kernel_image(client.daemon().architecture));
         step = module.kernel("step");
         word = client.alloc(4);
     }
     Client client;
-    Stream stream;
+    Stream stream;  // what is measured
+    Stream checks;  // what sets it up and compares: its longer waits teach the other nothing
     Buffer memory;
     Kernel step;
     Buffer word;
@@ -50,12 +56,13 @@ struct PlainPair {
             enabled = api.cuCtxEnablePeerAccess_(contexts[1 - i], 0) == CUDA_SUCCESS && enabled;
         }
     }
-    void copy(int to, int from, std::size_t bytes) {
+    void copy(int to, int from, std::size_t bytes, int times) {
         const PeerApi& api = peer_api();
         check_peer(api.cuCtxSetCurrent_(contexts[to]), "entering a context");
-        check_peer(api.cuMemcpyPeerAsync_(memory[to], contexts[to], memory[from], contexts[from], bytes,
-                                          streams[to]),
-                   "copying between devices");
+        for (int i = 0; i < times; ++i)
+            check_peer(api.cuMemcpyPeerAsync_(memory[to], contexts[to], memory[from], contexts[from], bytes,
+                                              streams[to]),
+                       "copying between devices");
         check_peer(api.cuStreamSynchronize_(streams[to]), "copying between devices");
     }
     CUcontext contexts[2] = {};
@@ -117,37 +124,48 @@ int measure(const std::string& socket, int rounds, std::size_t bytes, unsigned c
                   {"0_to_1", "1_to_0", "0_to_1/plain", "1_to_0/plain"});
     struct Way {
         std::string name;
-        std::function<void(int to, int from)> move;
+        int times;   // copies before the wait
+        int beside;  // the way that it is compared with
+        std::function<void(int to, int from, int times)> move;
         std::vector<double> rates[2] = {};  // by the device that is copied to
     };
-    const auto ours = [&](int by, int to, int from) {
-        must(sides[by].stream.copy(sides[to].memory, 0, sides[from].memory, 0, bytes),
-             "copying between devices");
+    const auto ours = [&](int by, int to, int from, int times) {
+        for (int i = 0; i < times; ++i)
+            must(sides[by].stream.copy(sides[to].memory, 0, sides[from].memory, 0, bytes),
+                 "copying between devices");
         must(sides[by].stream.synchronize(), "copying between devices");
     };
     std::vector<Way> ways;
-    ways.push_back({"copy GB/s, by the device copied to", [&](int to, int from) { ours(to, to, from); }});
-    ways.push_back({"copy GB/s, by the device copied from", [&](int to, int from) { ours(from, to, from); }});
-    if (gpu)
-        ways.push_back(
-            {"copy GB/s, cuMemcpyPeerAsync", [&](int to, int from) { plain->copy(to, from, bytes); }});
+    for (const int times : {1, kInARow}) {
+        const std::string how = times == 1 ? "copy GB/s, " : std::to_string(times) + " in a row, ";
+        const int beside = times == 1 ? 2 : 5;
+        ways.push_back({how + "by the device copied to", times, beside,
+                        [&](int to, int from, int n) { ours(to, to, from, n); }});
+        ways.push_back({how + "by the device copied from", times, beside,
+                        [&](int to, int from, int n) { ours(from, to, from, n); }});
+        if (gpu)
+            ways.push_back({how + "cuMemcpyPeerAsync", times, beside,
+                            [&](int to, int from, int n) { plain->copy(to, from, bytes, n); }});
+    }
     std::mt19937_64 random(1);
     std::vector<std::uint64_t> source(bytes / 8), target(bytes / 8);
     for (int round = -1; round < rounds; ++round)  // the first warms up
-        for (Way& way : ways)
+        for (std::size_t i = 0; i < ways.size(); ++i)
             for (int to = 0; to < 2; ++to) {
-                const bool compared = &way != &ways.back() || !gpu;
+                Way& way = ways[i];
+                const bool compared = !gpu || i != static_cast<std::size_t>(way.beside);
+                Side &here = sides[to], &there = sides[1 - to];
                 if (compared) {
                     for (std::uint64_t& word : source) word = random();
-                    must(sides[1 - to].stream.copy_to_device(sides[1 - to].memory, source.data(), bytes),
-                         "writing");
-                    must(sides[1 - to].stream.synchronize(), "writing");
-                    must(sides[to].stream.fill(sides[to].memory, 0, 4, 0, bytes), "clearing");
-                    must(sides[to].stream.synchronize(), "clearing");
+                    must(there.checks.copy_to_device(there.memory, source.data(), bytes), "writing");
+                    must(there.checks.synchronize(), "writing");
+                    must(here.checks.fill(here.memory, 0, 4, 0, bytes), "clearing");
+                    must(here.checks.synchronize(), "clearing");
                 }
-                const double rate = gbs(bytes, [&] { way.move(to, 1 - to); });
+                const double rate = gbs(bytes * static_cast<std::size_t>(way.times),
+                                        [&] { way.move(to, 1 - to, way.times); });
                 if (compared) {
-                    must(sides[to].stream.copy_to_host(target.data(), sides[to].memory, bytes), "reading");
+                    must(here.checks.copy_to_host(target.data(), here.memory, bytes), "reading");
                     if (source != target)
                         throw std::runtime_error(way.name + ": other bytes arrived than were sent");
                 }
@@ -156,7 +174,7 @@ int measure(const std::string& socket, int rounds, std::size_t bytes, unsigned c
     const double none = std::nan("");
     for (Way& way : ways) {
         const double there = quantile(way.rates[1], 0.5), back = quantile(way.rates[0], 0.5);
-        Way* beside = gpu ? &ways.back() : nullptr;
+        Way* beside = gpu ? &ways[static_cast<std::size_t>(way.beside)] : nullptr;
         report.add(way.name, {there, back, beside ? there / quantile(beside->rates[1], 0.5) : none,
                               beside ? back / quantile(beside->rates[0], 0.5) : none});
     }
