@@ -17,12 +17,15 @@ using namespace ringlaunch::bench;
 namespace {
 
 // One way to move bytes there and back, each ending when they have arrived.
+constexpr int kInARow = 8;
+
 struct Way {
     std::string name;
     std::byte* source;
     std::byte* target;
     std::function<void()> there, back;
-    int beside;  // the way that it is compared with
+    int beside;      // the way that it is compared with
+    int copies = 1;  // of all bytes, waited for together
     std::vector<double> there_gbs = {}, back_gbs = {};
 };
 
@@ -54,14 +57,28 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
                         must(stream.copy(to, 0, ours, 0, bytes), "copying to the host");
                         must(stream.synchronize(), "copying to the host");
                     },
-                    2});
+                    3});
+    // What it takes to wake a daemon that slept, and to be told, is shared by several.
+    ways.push_back({"ringlaunch, pinned memory, " + std::to_string(kInARow) + " in a row", from.data(),
+                    to.data(),
+                    [&] {
+                        for (int i = 0; i < kInARow; ++i)
+                            must(stream.copy(ours, 0, from, 0, bytes), "copying to the device");
+                        must(stream.synchronize(), "copying to the device");
+                    },
+                    [&] {
+                        for (int i = 0; i < kInARow; ++i)
+                            must(stream.copy(to, 0, ours, 0, bytes), "copying to the host");
+                        must(stream.synchronize(), "copying to the host");
+                    },
+                    4, kInARow});
     ways.push_back({"ringlaunch, ordinary memory", source.data(), target.data(),
                     [&] {
                         must(stream.copy_to_device(ours, source.data(), bytes), "copying to the device");
                         must(stream.synchronize(), "copying to the device");
                     },
                     [&] { must(stream.copy_to_host(target.data(), ours, bytes), "copying to the host"); },
-                    3});
+                    5});
 
     std::unique_ptr<PlainCuda> cuda;
     std::unique_ptr<PeerMemory> theirs;
@@ -72,21 +89,26 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
         theirs = std::make_unique<PeerMemory>(bytes);
         locked_from = std::make_unique<PeerHostMemory>(bytes);
         locked_to = std::make_unique<PeerHostMemory>(bytes);
-        ways.push_back({"cuMemcpyAsync, cuMemHostAlloc", static_cast<std::byte*>(locked_from->data()),
-                        static_cast<std::byte*>(locked_to->data()),
-                        [&] {
-                            check_peer(api.cuMemcpyHtoDAsync_(theirs->address(), locked_from->data(), bytes,
-                                                              cuda->stream()),
-                                       "copying to the device");
-                            cuda->synchronize();
-                        },
-                        [&] {
-                            check_peer(api.cuMemcpyDtoHAsync_(locked_to->data(), theirs->address(), bytes,
-                                                              cuda->stream()),
-                                       "copying to the host");
-                            cuda->synchronize();
-                        },
-                        2});
+        for (const int copies : {1, kInARow})
+            ways.push_back({"cuMemcpyAsync, cuMemHostAlloc" +
+                                (copies == 1 ? std::string() : ", " + std::to_string(copies) + " in a row"),
+                            static_cast<std::byte*>(locked_from->data()),
+                            static_cast<std::byte*>(locked_to->data()),
+                            [&, copies] {
+                                for (int i = 0; i < copies; ++i)
+                                    check_peer(api.cuMemcpyHtoDAsync_(theirs->address(), locked_from->data(),
+                                                                      bytes, cuda->stream()),
+                                               "copying to the device");
+                                cuda->synchronize();
+                            },
+                            [&, copies] {
+                                for (int i = 0; i < copies; ++i)
+                                    check_peer(api.cuMemcpyDtoHAsync_(locked_to->data(), theirs->address(),
+                                                                      bytes, cuda->stream()),
+                                               "copying to the host");
+                                cuda->synchronize();
+                            },
+                            copies == 1 ? 3 : 4, copies});
         ways.push_back({"cuMemcpy, ordinary memory", source.data(), target.data(),
                         [&] {
                             check_peer(api.cuMemcpyHtoD_(theirs->address(), source.data(), bytes),
@@ -98,7 +120,7 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
                             check_peer(api.cuMemcpyDtoH_(target.data(), theirs->address(), bytes),
                                        "copying to the host");
                         },
-                        3});
+                        5});
     }
 
     std::mt19937_64 random(1);
@@ -109,7 +131,8 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
                 std::memcpy(way.source + i, &word, 8);
             }
             std::memset(way.target, 0, bytes);
-            const double there = gbs(bytes, way.there), back = gbs(bytes, way.back);
+            const std::size_t moved = bytes * static_cast<std::size_t>(way.copies);
+            const double there = gbs(moved, way.there), back = gbs(moved, way.back);
             if (driver != "null" && std::memcmp(way.source, way.target, bytes) != 0)
                 throw std::runtime_error(way.name + ": other bytes came back than were sent");
             if (round < 0) continue;
