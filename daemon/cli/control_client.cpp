@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -100,6 +101,10 @@ void ControlClient::connect(const SocketPlace& place) {
                 throw CommandError(ExitCode::no_daemon, "no daemon answers at " + path_ +
                                                             " (there is no such socket): " + kStartAdvice);
             case ECONNREFUSED:
+                if (struct stat found{}; ::stat(path_.c_str(), &found) == 0 && !S_ISSOCK(found.st_mode))
+                    throw CommandError(
+                        ExitCode::failure,
+                        "cannot ask " + path_ + ": it is no socket; name the daemon's with --socket");
                 throw CommandError(ExitCode::no_daemon,
                                    "no daemon answers at " + path_ +
                                        " (the socket is there, but nobody listens): " + kStartAdvice);

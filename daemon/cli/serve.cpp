@@ -187,12 +187,15 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
     const char* kGroup = "Limits";
     command.add_option("--max-sessions", limits.max_sessions, "Sessions in all")
         ->group(kGroup)
+        ->check(CLI::PositiveNumber)
         ->capture_default_str();
     command.add_option("--max-streams", limits.max_streams, "Streams a session")
         ->group(kGroup)
+        ->check(CLI::PositiveNumber)
         ->capture_default_str();
     command.add_option("--max-modules", limits.max_modules, "Modules a session")
         ->group(kGroup)
+        ->check(CLI::PositiveNumber)
         ->capture_default_str();
     const auto bytes = [&command, kGroup](const char* name, std::uint64_t& value, const char* description) {
         command.add_option(name, value, description)

@@ -235,14 +235,15 @@ void add_stats(CLI::App& app, Action& action) {
         "stats",
         "Show launches, rates, queue depths, latencies and errors of every stream, read from shared memory");
     command->footer(
-        "Columns: QUEUED slots are published and not yet issued; IN FLIGHT are issued and not yet completed; "
-        "DONE AT is\n"
-        "the completed position. ISSUE is the time from enqueue to issue, DONE from issue to completion; one "
-        "record in 64\n"
-        "is timed. Rates are over --over, or over the time between two tables with --watch; latencies since "
-        "the stream\n"
-        "began, or with --watch since the table before. A narrow terminal leaves the less important columns "
-        "out.\n\n"
+        "Columns: QUEUED slots are published and not yet issued; IN FLIGHT are issued and not yet "
+        "completed;\n"
+        "DONE AT is the completed position. ISSUE is the time from enqueue to issue, measured at about one "
+        "record in\n"
+        "128 slots, DONE from issue to completion, at one in 64. Rates are over --over, or over the time "
+        "between two\n"
+        "tables with --watch; latencies since the stream began, or with --watch since the table before. A "
+        "narrow\n"
+        "terminal leaves the less important columns out.\n\n"
         "Examples:\n"
         "  ringlaunchd stats\n"
         "  ringlaunchd stats --watch            a new table every second\n"

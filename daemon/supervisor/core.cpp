@@ -78,7 +78,7 @@ int Core::run() {
             descriptors_.limit(), max_streams(), options_.limits.max_streams);
     spdlog::info("descriptors: {}, room for {} streams in all and {} in a session", descriptors_.limit(),
                  descriptors_.streams_in_all(), max_streams());
-    spdlog::info("serving {} (process {}, user {})", options_.socket_path, ::getpid(), own_uid_);
+    spdlog::info("listening at {} (process {}, user {})", options_.socket_path, ::getpid(), own_uid_);
     io_.run();
     return exit_;
 }

@@ -159,7 +159,7 @@ class EventHandle {
         if (status == Status::ok) return;
         set_stream_error(
             stream(), status,
-            status == Status::timed_out ? "waiting for an event" : "the stream of an awaited event");
+            status == Status::timed_out ? "waiting for an event" : "waiting for an event of a stream");
         throw py::error_already_set();
     }
 

@@ -59,6 +59,8 @@ def test_version_says_program_and_protocol_in_text_and_json(cli):
         (["serve", "--in-flight", "0"], "--in-flight"),
         (["serve", "--log-level", "loud"], "loud"),
         (["serve", "--ready-fd", "937"], "937"),
+        (["serve", "--max-streams", "0"], "--max-streams"),
+        (["serve", "--max-sessions", "0"], "--max-sessions"),
         (["serve", "--allow-uid", "no-such-user-here"], "no-such-user-here"),
         (["serve", "--allow-gid", "no-such-group-here"], "no-such-group-here"),
         (["stats", "--count", "3"], "--watch"),
