@@ -295,6 +295,10 @@ class World {
     std::array<Late, 16> late{};
     std::size_t late_count = 0;
 
+    // What the client's producer knows of `completed`, noted while it reserves.
+    bool reserving = false;
+    std::uint64_t completed_read = 0;
+
   private:
     struct Stored {
         std::uint64_t value = 0;
@@ -464,6 +468,7 @@ struct WeakMemory {
         if (role == Role::completed && world.self_is_client()) {
             if (world.is(Mutant::reserve_off_by_a_slot)) value += 1;
             if (world.is(Mutant::reserve_off_by_a_lap)) value += 8;
+            if (world.reserving) world.completed_read = value;
         }
         return value;
     }
