@@ -60,7 +60,8 @@ struct Scenario {
     alignas(kSlotBytes) Slot slots[kSlots + 1];  // the last for a record that should not have been written
     RingHeader header{};
     Page pages[2];
-    Event doorbell, wake, notice, completion;
+    EdgeEvent doorbell, completion;
+    Event wake, notice;
     RungSleep rung;  // the client's
     std::uint64_t starts[kMaxRecords] = {};
     std::uint32_t executed[kMaxRecords] = {};  // the test's own note
@@ -271,11 +272,11 @@ struct Scenario {
             bool found = false;
             if (first_look && !world.is(Mutant::reader_no_second_look))
                 found = look(reader, !world.is(Mutant::reader_second_look_without_waiters));
-            if (world.is(Mutant::reader_drains_after_second_look)) doorbell.drain();
+            if (world.is(Mutant::reader_takes_edges_after_second_look)) doorbell.take();
             if (!found) {
-                world.sleep([this] { return doorbell.is_set() || completion.is_set(); });
-                doorbell.drain();
-                completion.drain();
+                world.sleep([this] { return doorbell.has_edge() || completion.has_edge(); });
+                doorbell.take();
+                completion.take();
             }
             announce_awake<WeakMemory>(reader.page->need_wakeup);
             first_look = true;

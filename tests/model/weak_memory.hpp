@@ -31,6 +31,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "schema/pages.hpp"
@@ -454,6 +455,30 @@ class Event {
   private:
     View view_;
     std::uint64_t count_ = 0;
+};
+
+// An eventfd that is watched edge-triggered and never read: each write is an edge, and who sleeps on it takes
+// all that there are.
+class EdgeEvent {
+  public:
+    void signal() {
+        World& world = World::current();
+        world.step();
+        view_.join(world.publish_view());
+        edge_ = edge_ || count_ == 0 || !world.is(Mutant::doorbell_edge_only_from_zero);
+        ++count_;
+    }
+    void take() {
+        World& world = World::current();
+        world.step();
+        if (std::exchange(edge_, false)) world.take_view(view_);
+    }
+    bool has_edge() const { return edge_; }
+
+  private:
+    View view_;
+    std::uint64_t count_ = 0;
+    bool edge_ = false;
 };
 
 // The memory operations of the real templates, on the machine; a mutant weakens one.
