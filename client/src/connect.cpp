@@ -26,7 +26,8 @@ namespace {
 constexpr int kExitAlreadyRunning = 4;
 constexpr int kRetryMs = 5;
 constexpr std::uint64_t kDefaultStagingBytes = 4u << 20;
-constexpr std::uint64_t kLeastStagingBytes = 4096;
+constexpr std::uint64_t kLeastStagingBytes = 4096;  // of which segments are made
+constexpr std::uint64_t kStagingShares = 8;         // so many streams of a session fit below any limit
 // How often a daemon that hangs up on the Hello is greeted where none is started in its place.
 constexpr int kGreetings = 3;
 // How long after a daemon left for another that started before it the other may take to listen or to die.
@@ -61,12 +62,13 @@ std::optional<UniqueFd> connect_socket(const SocketPlace& place, std::uint64_t d
     return socket;
 }
 
-// Of each stream that copies. Where the daemon allows less than the least, it says so at the first copy.
+// Of each stream that copies. Where the daemon allows less than that, it says so at the copy.
 std::uint32_t staging_bytes(const ConnectOptions& options, const schema::Welcome& welcome) {
     std::uint64_t bytes = options.staging_bytes;
     if (bytes == 0) {
         bytes = kDefaultStagingBytes;
-        if (welcome.max_staging_bytes() != 0) bytes = std::min(bytes, welcome.max_staging_bytes());
+        if (const std::uint64_t most = welcome.max_staging_bytes(); most != 0)
+            bytes = std::min(bytes, most / kStagingShares / kLeastStagingBytes * kLeastStagingBytes);
     }
     return static_cast<std::uint32_t>(std::max(bytes, kLeastStagingBytes));
 }

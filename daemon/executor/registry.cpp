@@ -128,14 +128,13 @@ void Registry::close_stream(std::uint64_t id, Answer answer) {
     if (closing.closing) throw Error(Status::invalid_argument, quoted("stream", id) + " is closing already");
     closing.closing = true;
     const std::uint64_t barrier = expect_barrier(
-        quoted("stream", id),
-        [this, id] {
-            const auto found = streams_.find(id);
-            thread_.call([&](Dispatcher& dispatcher) { dispatcher.remove(*found->second.port); });
-            --found->second.session->streams;
-            streams_.erase(found);
-        },
-        std::move(answer));
+        {[this, id] {
+             const auto found = streams_.find(id);
+             thread_.call([&](Dispatcher& dispatcher) { dispatcher.remove(*found->second.port); });
+             --found->second.session->streams;
+             streams_.erase(found);
+         },
+         std::move(answer), id, now_ns() + stuck_ns_});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.close(*closing.port, barrier); });
 }
 
@@ -162,12 +161,11 @@ void Registry::unload_module(std::uint64_t key, Answer answer) {
                                                   "': sessions still have " + std::to_string(gone.bindings) +
                                                   " ids of its kernels");
     const std::uint64_t barrier = expect_barrier(
-        "module '" + gone.name + "'",
-        [this, key] {
-            thread_.call([&](Dispatcher& dispatcher) { dispatcher.forget(*modules_.get(key).module); });
-            modules_.erase(key);
-        },
-        std::move(answer));
+        {[this, key] {
+             thread_.call([&](Dispatcher& dispatcher) { dispatcher.forget(*modules_.get(key).module); });
+             modules_.erase(key);
+         },
+         std::move(answer)});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, barrier); });
 }
 
@@ -254,13 +252,11 @@ void Registry::unmap_chunk(std::uint64_t session_id, std::uint64_t address, std:
     memory_.device.set_owner(0, address, bytes);
     owner.chunks.erase(chunk);
     ++owner.barriers;
-    const std::uint64_t barrier = expect_barrier(
-        "chunk at " + std::to_string(address),
-        [this, &owner, address] {
-            --owner.barriers;
-            let_go_of_chunk(address);
-        },
-        std::move(answer));
+    const std::uint64_t barrier = expect_barrier({[this, &owner, address] {
+                                                      --owner.barriers;
+                                                      let_go_of_chunk(address);
+                                                  },
+                                                  std::move(answer)});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
 }
 
@@ -307,13 +303,11 @@ void Registry::return_memory(std::uint64_t session_id, std::uint64_t id, Answer 
     borrower.loans.erase(found);
     change_loans(borrower);
     ++borrower.barriers;
-    const std::uint64_t barrier = expect_barrier(
-        quoted("loan", id),
-        [this, &borrower, chunk_address] {
-            --borrower.barriers;
-            let_go_of_chunk(chunk_address);
-        },
-        std::move(answer));
+    const std::uint64_t barrier = expect_barrier({[this, &borrower, chunk_address] {
+                                                      --borrower.barriers;
+                                                      let_go_of_chunk(chunk_address);
+                                                  },
+                                                  std::move(answer)});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&borrower.view, barrier); });
 }
 
@@ -384,23 +378,20 @@ void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer 
     auto kept = std::make_shared<std::unique_ptr<driver::Staging>>(std::move(found->second.mapped));
     owner.staging.erase(found);
     ++owner.barriers;
-    const std::uint64_t barrier = expect_barrier(
-        quoted("staging segment", id),
-        [&owner, kept] {
-            --owner.barriers;
-            kept->reset();
-        },
-        std::move(answer));
+    const std::uint64_t barrier = expect_barrier({[&owner, kept] {
+                                                      --owner.barriers;
+                                                      kept->reset();
+                                                  },
+                                                  std::move(answer)});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
 }
 
 // ---- what takes its time
 // -------------------------------------------------------------------------------------------
 
-std::uint64_t Registry::expect_barrier(std::string what, std::function<void()> finish, Answer answer) {
+std::uint64_t Registry::expect_barrier(Pending pending) {
     const std::uint64_t id = next_barrier_++;
-    pending_.emplace(id,
-                     Pending{std::move(what), now_ns() + stuck_ns_, std::move(finish), std::move(answer)});
+    pending_.emplace(id, std::move(pending));
     return id;
 }
 
@@ -419,21 +410,19 @@ void Registry::barrier_reached(std::uint64_t barrier) {
 }
 
 int Registry::tick(std::uint64_t now) {
-    std::uint64_t next = ~std::uint64_t{0};
+    std::uint64_t next = kNever;
     for (auto& [id, pending] : pending_) {
-        if (pending.answered) continue;
+        if (pending.answered || pending.deadline_ns == kNever) continue;
         if (pending.deadline_ns > now) {
             next = std::min(next, pending.deadline_ns - now);
             continue;
         }
         pending.answered = true;
-        pending.answer(Status::timed_out, "the device is still at work for " + pending.what + " after " +
-                                              std::to_string(stuck_ns_ / 1'000'000) +
-                                              " ms; it is let go when that ends");
+        pending.answer(Status::timed_out,
+                       "the device is still at work for " + quoted("stream", pending.stream) + " after " +
+                           std::to_string(stuck_ns_ / 1'000'000) + " ms; it is let go when that ends");
     }
-    return next == ~std::uint64_t{0}
-               ? -1
-               : static_cast<int>(std::min<std::uint64_t>(next / 1'000'000 + 1, 1'000'000));
+    return next == kNever ? -1 : static_cast<int>(std::min<std::uint64_t>(next / 1'000'000 + 1, 1'000'000));
 }
 
 bool Registry::quiet() {

@@ -3,8 +3,9 @@
 //
 // A change prepares everything here, then swaps it into the dispatcher between two turns. What goes away goes
 // in two steps: first the dispatcher forgets it, then a barrier tells when the device is through with what it
-// was given, and only then is it destroyed and the request answered. A device that does not come through in
-// time is reported as stuck; the thing is kept until it does.
+// was given, and only then is it destroyed and the request answered. Only a stream that closes has a
+// deadline: where the device does not come through with its work in time, that is answered (the supervisor
+// ends the executor for it), and the stream is kept until it does.
 #pragma once
 
 #include <cstdint>
@@ -68,8 +69,8 @@ class Registry {
 
     // A barrier that the dispatcher reported: finishes and answers what waited for it.
     void barrier_reached(std::uint64_t barrier);
-    // Answers what has been waiting for too long. Returns the ms until it wants to be called again; -1: no
-    // need.
+    // Answers for streams whose work goes on for too long. Returns the ms until it wants to be called again;
+    // -1: no need.
     int tick(std::uint64_t now_ns);
     // Is nothing left that the device could still be working on?
     bool quiet();
@@ -103,17 +104,18 @@ class Registry {
         Session* session = nullptr;
         bool closing = false;
     };
+    static constexpr std::uint64_t kNever = ~std::uint64_t{0};
     struct Pending {
-        std::string what;
-        std::uint64_t deadline_ns;
         std::function<void()> finish;
         Answer answer;
+        std::uint64_t stream = 0;  // that closes; 0: something else
+        std::uint64_t deadline_ns = kNever;
         bool answered = false;
     };
 
     Session& session(std::uint64_t id);
     Stream& stream(std::uint64_t id);
-    std::uint64_t expect_barrier(std::string what, std::function<void()> finish, Answer answer);
+    std::uint64_t expect_barrier(Pending pending);
     void check_chunk(std::uint64_t address, std::uint64_t bytes) const;
     void disown_staging(const PlacedStaging& placed) noexcept;
     // A chunk is mapped once, for its owner and for all loans in it.

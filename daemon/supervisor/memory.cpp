@@ -99,11 +99,9 @@ void Core::pump_allocs(Session& session) {
 // Frees that are not due yet make room, and so do chunks that the executor is letting go of.
 bool Core::waits_for_room(const Session& session, const PendingAlloc& alloc) {
     if (now_ns() >= alloc.deadline_ns) return false;
-    if (!session.deferred.empty()) {
-        schedule_reclaim();
-        return true;
-    }
-    return session.unmapping_chunks != 0;  // the answer looks at the allocations again
+    if (session.deferred.empty() && session.unmapping_chunks == 0) return false;
+    schedule_reclaim();  // looks at the allocations again: what makes room may take longer than they wait
+    return true;
 }
 
 void Core::make_chunk(Session& session, std::uint64_t bytes) {
@@ -339,7 +337,7 @@ bool Core::reclaim(Session& session) {
                     },
                     [this, address = entry.id, bytes](Session& in, Reply& reply) {
                         --in.unmapping_chunks;
-                        // Not ok: still at work on it. Its addresses come back when the session or the
+                        // Not ok: it may still be mapped. Its addresses come back when the session or the
                         // executor ends.
                         if (reply.status == Status::ok && in.chunks.erase(address) != 0)
                             give_back_chunk(in.device, address, bytes);
@@ -379,11 +377,14 @@ void Core::schedule_reclaim() {
         bool waiting = false;
         bool progress = false;
         for (const auto& [id, session] : sessions_) {
-            if ((session->deferred.empty() && session->stagings.empty()) || !session->connection) continue;
+            const auto waits = [&session] {
+                return !session->deferred.empty() || !session->stagings.empty() || !session->allocs.empty();
+            };
+            if (!waits() || !session->connection) continue;
             progress |= reclaim(*session);
             pump_allocs(*session);
             pump_stagings(*session);
-            waiting |= !session->deferred.empty() || !session->stagings.empty();
+            waiting |= waits();
         }
         reclaim_ms_ = progress || !waiting ? kReclaimFirstMs : std::min(reclaim_ms_ * 2, kReclaimMaxMs);
         if (waiting) schedule_reclaim();

@@ -66,7 +66,7 @@ struct SupervisorOptions {
     std::uint64_t ping_every_ms = 1'000;
     std::uint64_t ping_timeout_ms = 10'000;  // 0: never taken for stuck
     // How long the device may go on with the work of a stream that was closed, by its client or with its
-    // session, and with what else is given back, before it counts as stuck. The executor measures it.
+    // session, before it counts as stuck. The executor measures it.
     std::uint64_t close_timeout_ms = 10'000;
     // Before the executor is ended for that: how long what others have in flight may take to complete.
     std::uint64_t drain_timeout_ms = 3'000;

@@ -265,6 +265,28 @@ TEST_F(Host, copies_more_than_its_staging_memory_holds) {
     EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
 }
 
+TEST(Staging, eight_streams_can_copy_below_a_small_limit_and_who_cannot_is_told) {
+    const Daemon daemon("host", {"--max-staging", "70000"});
+    Client client = daemon.connect();
+    std::vector<unsigned> values(10'000), out(values.size());
+    std::iota(values.begin(), values.end(), 7u);
+    const std::size_t bytes = values.size() * sizeof(unsigned);
+    const Buffer buffer = client.alloc(bytes);
+    std::vector<Stream> streams;
+    for (int i = 0; i < 8; ++i) {
+        Stream& stream = streams.emplace_back(client.stream());
+        values[0] = static_cast<unsigned>(i);
+        ASSERT_EQ(stream.copy_to_device(buffer, values.data(), bytes), Status::ok) << stream.last_error();
+        ASSERT_EQ(stream.copy_to_host(out.data(), buffer, bytes), Status::ok) << stream.last_error();
+        EXPECT_EQ(out, values);
+    }
+    Stream ninth = client.stream();
+    EXPECT_EQ(ninth.copy_to_device(buffer, values.data(), bytes), Status::limit_reached);
+    EXPECT_THAT(ninth.last_error(), HasSubstr("--max-staging"));
+    streams.pop_back();  // and with it its share
+    ASSERT_EQ(ninth.copy_to_device(buffer, values.data(), bytes), Status::ok) << ninth.last_error();
+}
+
 TEST_F(Host, copies_between_pinned_memory_and_the_device) {
     constexpr std::size_t kBytes = 3'000'001;
     const PinnedMemory from = client_.alloc_pinned(kBytes), to = client_.alloc_pinned(kBytes + 5);

@@ -300,6 +300,23 @@ TEST(Close, WaitsForAKernelThatEndsWithinTheBound) {
     EXPECT_EQ(daemon.executor(), before);
 }
 
+TEST(Close, WhatIsGivenBackBesideWorkThatGoesOnComesBackWhenThatEnds) {
+    const Daemon daemon({"driver=host", "close_timeout_ms=100", "max_staging_bytes=8192"});
+    Holder holder(daemon);
+    const std::uint64_t end = holder.hold();
+    const auto more = holder.client.add_staging(4096);
+    const Answer dropped = holder.client.ask(schema::Request::DropStaging, [&](FlatBufferBuilder& builder) {
+        return schema::CreateDropStaging(builder, more.id).Union();
+    });
+    ASSERT_EQ(dropped.status(), Status::ok) << dropped.text();
+    // Longer than the bound of a stream that closes: here it has none.
+    ::usleep(300'000);
+    EXPECT_LT(holder.stream->completed(), end);
+    holder.open_gate();
+    EXPECT_TRUE(holder.stream->reaches(end));
+    EXPECT_NE(holder.client.add_staging(4096).id, 0u);  // throws where there is no room
+}
+
 Answer stop(RawClient& operators, std::uint32_t drain_ms) {
     return operators.ask(schema::Request::StopDaemon, [&](FlatBufferBuilder& builder) {
         return schema::CreateStopDaemon(builder, drain_ms).Union();

@@ -116,8 +116,8 @@ struct ConnectOptions {
     // The longest that a record may be at work before the daemon ends it and restarts the executor; 0: the
     // daemon's own bound. The shorter of both counts.
     std::uint32_t kernel_timeout_ms = 0;
-    // Of each stream that copies; larger copies are cut and pipelined. 0: 4 MiB, or the daemon's
-    // --max-staging where that is less.
+    // Of each stream that copies; larger copies are cut and pipelined. 0: 4 MiB, or an eighth of the
+    // daemon's --max-staging where that is less.
     std::uint32_t staging_bytes = 0;
 };
 
