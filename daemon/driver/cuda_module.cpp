@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "daemon/driver/module_text.hpp"
 #include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
 
@@ -47,7 +48,7 @@ CUlaunchAttributeValue& CudaKernel::add(CUlaunchAttributeID id) {
 CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image, const LoadOptions& options,
                        const DeviceInfo& device)
     : api_(cuda_api()), name_(name) {
-    const std::string loading = "cannot load module '" + name + "': ";
+    const std::string loading = "cannot load " + module_text(name) + ": ";
     const std::string takes = ", but the cuda driver takes cubins, fatbins and PTX for " +
                               device.architecture + " (" + device.name + ")";
     // The loader gets nothing to see that it might take for something else, and says less of what is damaged.
@@ -85,10 +86,10 @@ CudaModule::CudaModule(const std::string& name, std::span<const std::byte> image
     try {
         unsigned count = 0;
         check_cuda(api_.cuModuleGetFunctionCount_(&count, module_),
-                   "cannot count the kernels of module '" + name + "'");
+                   "cannot count the kernels of " + module_text(name));
         std::vector<CUfunction> functions(count);
         check_cuda(api_.cuModuleEnumerateFunctions_(functions.data(), count, module_),
-                   "cannot list the kernels of module '" + name + "'");
+                   "cannot list the kernels of " + module_text(name));
         Image as_loaded;
         as_loaded.kind = ImageKind::cubin;
         as_loaded.found = read.found;
@@ -116,7 +117,7 @@ CudaModule::~CudaModule() {
 ImageKernel CudaModule::ask(CUfunction function) const {
     const char* spelled = nullptr;
     check_cuda(api_.cuFuncGetName_(&spelled, function),
-               "cannot read the name of a kernel of module '" + name_ + "'");
+               "cannot read the name of a kernel of " + module_text(name_));
     ImageKernel kernel;
     kernel.name = spelled;
     check_cuda(api_.cuFuncLoad_(function), "cannot load kernel " + kernel.name);

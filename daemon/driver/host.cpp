@@ -11,6 +11,7 @@
 #include "daemon/driver/host_stream.hpp"
 #include "daemon/driver/image_module.hpp"
 #include "daemon/driver/memory.hpp"
+#include "daemon/driver/module_text.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::driver {
@@ -34,15 +35,15 @@ class HostModule final : public OwningModule {
         : image_(image.duplicate()),
           path_("/proc/self/fd/" + std::to_string(image_.get())),
           abandoned_(std::move(abandoned)) {
-        const std::string what = "loading module '" + name + "'";
+        const std::string what = "loading " + module_text(name);
         // Its constructors run now. Stream 0 in a fault report: nobody's record is to blame.
         set_running({0, 0, 0, what.c_str()});
         library_ = ::dlopen(path_.c_str(), RTLD_NOW | RTLD_LOCAL);
         clear_running();
         if (library_ == nullptr) {
             const char* why = ::dlerror();
-            throw Error(Status::bad_image, "cannot load module '" + name +
-                                               "': the loader says: " + (why != nullptr ? why : "nothing") +
+            throw Error(Status::bad_image, "cannot load " + module_text(name) +
+                                               ": the loader says: " + (why != nullptr ? why : "nothing") +
                                                "; link everything that the kernels call into the object");
         }
         try {
@@ -69,7 +70,7 @@ class HostModule final : public OwningModule {
     void add_kernel(const std::string& module, KernelLayout layout) {
         const std::string symbol = "ringlaunch_kernel_" + layout.name;
         const auto* kernel = static_cast<const kernel_abi::HostKernel*>(::dlsym(library_, symbol.c_str()));
-        const std::string loading = "cannot load module '" + module + "': ";
+        const std::string loading = "cannot load " + module_text(module) + ": ";
         if (kernel == nullptr || kernel->magic != kernel_abi::kHostKernelMagic)
             throw Error(Status::bad_image,
                         loading + "symbol '" + symbol +
@@ -144,7 +145,7 @@ class HostDriver final : public Driver {
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
                                         const LoadOptions& options) override {
         if (options.max_registers != 0)
-            throw Error(Status::unsupported, "cannot load module '" + name + "' with max_registers " +
+            throw Error(Status::unsupported, "cannot load " + module_text(name) + " with max_registers " +
                                                  std::to_string(options.max_registers) +
                                                  ": kernels of the host driver are compiled already, for a "
                                                  "CPU, whose registers nobody limits");

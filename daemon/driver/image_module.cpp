@@ -1,5 +1,6 @@
 #include "daemon/driver/image_module.hpp"
 
+#include "daemon/driver/module_text.hpp"
 #include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
 
@@ -22,15 +23,16 @@ Kernel& OwningModule::configure(const Kernel& kernel, const LaunchAttributes& at
 }
 
 Mapping map_image(const std::string& name, const UniqueFd& image, std::uint64_t bytes) {
-    if (bytes == 0) throw Error(Status::bad_image, "cannot load module '" + name + "': the image is empty");
-    const std::string what = "the image of module '" + name + "'";
+    if (bytes == 0)
+        throw Error(Status::bad_image, "cannot load " + module_text(name) + ": the image is empty");
+    const std::string what = "the image of " + module_text(name);
     check_seals(image, Sealing::immutable, bytes, what);
     return Mapping(image, bytes, Mapping::Access::read_only, what);
 }
 
 ReadModule read_module(const std::string& taker, bool takes_cubins, const std::string& name,
                        const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures) {
-    const std::string loading = "cannot load module '" + name + "': ";
+    const std::string loading = "cannot load " + module_text(name) + ": ";
     const Mapping mapping = map_image(name, image, bytes);
     ReadModule read;
     try {

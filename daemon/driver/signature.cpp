@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "daemon/driver/module_text.hpp"
 #include "schema/error.hpp"
 #include "schema/version.hpp"
 
@@ -210,11 +211,11 @@ std::vector<KernelLayout> make_layouts(const std::string& module, const Image& i
         if (std::none_of(image.kernels.begin(), image.kernels.end(),
                          [&](const ImageKernel& kernel) { return kernel.name == signature.kernel; }))
             throw Error(Status::bad_image,
-                        "module '" + module + "': a signature is given for kernel '" + signature.kernel +
+                        module_text(module) + ": a signature is given for kernel '" + signature.kernel +
                             "', which the image does not have (it has: " + names_of(image) + ")");
     if (!image.orphans.empty())
         throw Error(Status::bad_image,
-                    "module '" + module + "' declares kernel '" + image.orphans.front() +
+                    module_text(module) + " declares kernel '" + image.orphans.front() +
                         "', but has no kernel of that name (it has: " + names_of(image) +
                         "); define it extern \"C\" and non-static beside its RINGLAUNCH_EXPORT");
 

@@ -736,6 +736,8 @@ TEST_P(DriverContract, RefusesWhatIsNotAnImage) {
     EXPECT_THAT(
         refusal(Status::bad_image, [&] { rig->driver->load_module("mine", make_memfd("x", 1), 0, {}); }),
         HasSubstr("empty"));
+    EXPECT_THAT(refusal(Status::bad_image, [&] { rig->driver->load_module("", make_memfd("x", 1), 0, {}); }),
+                HasSubstr("cannot load module (without a name)"));
     // An image that its sender could still change.
     EXPECT_THAT(
         refusal(Status::bad_seals, [&] { rig->driver->load_module("mine", make_memfd("x", 100), 100, {}); }),

@@ -71,6 +71,12 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
              ::setrlimit(RLIMIT_NOFILE, &limit);
          }},
         {"executor_path", [&] { options.executor_path = value; }},
+        // What it says goes to this file, from warnings on.
+        {"log",
+         [&] {
+             if (std::freopen(value.c_str(), "w", stderr) == nullptr) std::_Exit(126);
+             spdlog::set_level(spdlog::level::warn);
+         }},
     };
     const auto setter = setters.find(name);
     if (setter == setters.end()) return false;

@@ -1,5 +1,6 @@
 // One daemon a socket: locks, stale sockets, folders, private daemons, and leaving.
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -9,6 +10,8 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
+#include <iterator>
 
 #include "daemon/supervisor/supervisor.hpp"
 #include "tests/supervisor/harness.hpp"
@@ -17,6 +20,8 @@ namespace ringlaunch::test {
 namespace {
 
 using namespace supervisor;
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(Listener, MakesAFolderAndASocketOfTheUserAlone) {
     const Folder folder;
@@ -69,6 +74,25 @@ TEST(Listener, RefusesAFolderThatEverybodyMayChange) {
     ASSERT_EQ(::chmod(folder.file("open").c_str(), 0777), 0);
     Daemon daemon({}, folder.file("open/daemon.sock"));
     EXPECT_EQ(daemon.wait(), kExitSocketRefused);
+}
+
+TEST(Listener, WarnsOfAFolderThatOthersMayChangeAndServes) {
+    const Folder folder;
+    const std::string place = folder.file("place"), log = folder.file("log");
+    ASSERT_EQ(::mkdir(place.c_str(), 0700), 0);
+    const auto said = [&](mode_t mode) {
+        EXPECT_EQ(::chmod(place.c_str(), mode), 0);
+        const Daemon daemon({"log=" + log}, place + "/daemon.sock");
+        EXPECT_NE(SessionClient(daemon.socket()).session(), 0u);
+        std::ifstream file(log);
+        return std::string(std::istreambuf_iterator<char>(file), {});
+    };
+    const std::string warning = said(0770);
+    EXPECT_THAT(warning, HasSubstr("others may replace the socket " + place + "/daemon.sock"));
+    EXPECT_THAT(warning, HasSubstr("mode 0770"));
+    EXPECT_THAT(warning, HasSubstr("chmod g-w " + place));
+    // Its owner's alone, or where nobody may remove what is another's.
+    for (const mode_t mode : {0700u, 0755u, 01770u}) EXPECT_THAT(said(mode), Not(HasSubstr("others may")));
 }
 
 TEST(Daemon, LeavesOnSigtermAndTakesItsSocketAndExecutorsAlong) {
