@@ -87,10 +87,13 @@ template <class Memory = StdMemory>
 // ---- the reader
 // --------------------------------------------------------------------------------------------
 
-// Before it sleeps, in this order: drain the doorbells; announce_sleep(page, number) for each page, with a
-// number that this reader has not used (from 1);
-// barrier_before_sleep() once; look at every ring and wait position once more; sleep if there is nothing.
-// After waking, or if there was something: announce_awake(page) for each page, before the look that follows.
+// Doorbells are eventfds that the reader watches edge-triggered and never reads: each write is an edge of its
+// own, whatever the count is, and one that came while the reader was awake ends its next sleep at once. So
+// there is nothing to drain, and nothing that a drain at the wrong moment could swallow.
+// Before it sleeps, in this order: announce_sleep(page, number) for each page, with a number that this reader
+// has not used (from 1); barrier_before_sleep() once; look at every ring and wait position once more; sleep,
+// which takes the edges, if there is nothing. After waking, or if there was something: announce_awake(page)
+// for each page, before the look that follows.
 template <class Memory = StdMemory>
 inline void announce_sleep(SharedU64& need_wakeup, std::uint64_t sleep) noexcept {
     Memory::store_relaxed(need_wakeup, sleep);  // relaxed: W1, W2 order it by barrier_before_sleep

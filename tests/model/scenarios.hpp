@@ -19,16 +19,17 @@ namespace ringlaunch::model {
 
 inline constexpr std::uint32_t kSlots = 8;
 inline constexpr std::size_t kMaxRecords = 8;
+inline constexpr std::uint64_t kStart = 4;  // the stream's first position, in the middle of the ring
 
 // Record `sequence` has one slot or two; the client writes them one after the other, so that a position says
-// which it is.
+// which it is. The third would cross the ring's end, while there is room for it.
 constexpr std::uint32_t slots_of(std::size_t sequence) {
-    return sequence % 3 == 0 ? 1 : 2;
+    return sequence % 6 == 0 ? 1 : 2;
 }
 
 struct Page {
-    SharedU64 completed{0};
-    SharedU64 issued{0};
+    SharedU64 completed{kStart};
+    SharedU64 issued{kStart};
     SharedU64 need_wakeup{0};
     SharedU32 state{0};  // 2: ended
 };
@@ -43,7 +44,8 @@ struct Scenario {
             world.name_word(page.need_wakeup, Role::need_wakeup);
         }
         world.name_word(header.wait_position, Role::wait_position);
-        std::uint64_t position = 0;
+        world.completed_read = kStart;
+        std::uint64_t position = kStart;
         for (std::size_t i = 0; i < records; ++i) {
             const std::uint32_t to_end = kSlots - static_cast<std::uint32_t>(position % kSlots);
             if (slots_of(i) > to_end) position += to_end;
@@ -55,10 +57,11 @@ struct Scenario {
     World world;
     const bool membarrier;  // else both sides fence
     const std::size_t records;
-    alignas(kSlotBytes) Slot slots[kSlots];
+    alignas(kSlotBytes) Slot slots[kSlots + 1];  // the last for a record that should not have been written
     RingHeader header{};
     Page pages[2];
-    Event doorbell, wake, notice, completion;
+    EdgeEvent doorbell, completion;
+    Event wake, notice;
     RungSleep rung;  // the client's
     std::uint64_t starts[kMaxRecords] = {};
     std::uint32_t executed[kMaxRecords] = {};  // the test's own note
@@ -67,7 +70,7 @@ struct Scenario {
     // The device: finishes what was issued, in order. It and the driver share a lock; its words are the
     // driver's own.
     bool with_device = false;
-    std::uint64_t device_issued = 0, device_completed = 0, notify_position = 0;
+    std::uint64_t device_issued = kStart, device_completed = kStart, notify_position = 0;
     View device_lock;
 
     bool all_executed() const {
@@ -78,9 +81,46 @@ struct Scenario {
 
     // ---- the client ----
 
+    // RingProducer::has_room(), or one of its three bounds a slot further.
+    bool has_room(const RingProducer<WeakMemory>& producer, std::uint32_t count) {
+        const auto one_if = [this](Mutant mutant) { return world.is(mutant) ? 1u : 0u; };
+        const std::uint32_t longer = one_if(Mutant::room_for_too_long_a_record);
+        const std::uint32_t further = one_if(Mutant::room_past_the_end);
+        const std::uint32_t more = one_if(Mutant::room_off_by_a_slot);
+        const std::uint64_t at = producer.position();
+        const bool room = count <= kSlots / 4 + longer && count <= kSlots - at % kSlots + further &&
+                          at + count <= world.completed_read + kSlots + more;
+        if (longer + further + more != 0) return room;
+        if (producer.has_room(count) != room) world.fail("has_room() has other bounds than it should");
+        return room;
+    }
+    Status reserve(RingProducer<WeakMemory>& producer, std::uint32_t count, const Page& page) {
+        world.reserving = true;
+        const Status status = producer.reserve(count, page.completed);
+        world.reserving = false;
+        return status;
+    }
+
+    // A launch that is too long for this ring, which the client asks for like any other.
+    void send_too_long(RingProducer<WeakMemory>& producer, const Page& page) {
+        constexpr std::uint32_t kTooLong = kSlots / 4 + 1;
+        if (!has_room(producer, kTooLong)) {
+            if (reserve(producer, kTooLong, page) != Status::record_too_long)
+                world.fail("a record was taken that is too long");
+            return;
+        }
+        producer.publish_each<kTooLong>([]<std::size_t k>(std::integral_constant<std::size_t, k>) {
+            return k == 1 ? first_word(kLaunchKind, kTooLong, 0) : 0;
+        });
+    }
+
+    // As the client: has_room() first, and where there is none reserve().
     void send(RingProducer<WeakMemory>& producer, std::size_t i, const Page& page) {
-        while (producer.reserve(slots_of(i), page.completed) != Status::ok) world.pause();
-        if (producer.position() != starts[i]) world.fail("the producer stands elsewhere than its records");
+        if (i == 0) send_too_long(producer, page);
+        if (!has_room(producer, slots_of(i)))
+            while (reserve(producer, slots_of(i), page) != Status::ok) world.pause();
+        if (world.is(Mutant::none) && producer.position() != starts[i])
+            world.fail("the producer stands elsewhere than its records");
         std::uint64_t params[7];
         for (std::uint64_t k = 0; k < 7; ++k) params[k] = 1000 * i + k;
         schema::LaunchRecord record{};
@@ -88,8 +128,8 @@ struct Scenario {
         record.mutate_slots(static_cast<std::uint16_t>(slots_of(i)));
         record.mutate_kernel(0x1000 + i);
         record.mutate_grid_x(static_cast<std::uint32_t>(77 * i));
-        // Both ways of writing a record.
-        if (i % 2 == 0) {
+        // Both ways of writing a record, of one slot and of two.
+        if (i / 2 % 2 == 0) {
             if (slots_of(i) == 2) producer.write_continuation(1, reinterpret_cast<const std::byte*>(params));
             producer.publish(record);
         } else {
@@ -232,11 +272,11 @@ struct Scenario {
             bool found = false;
             if (first_look && !world.is(Mutant::reader_no_second_look))
                 found = look(reader, !world.is(Mutant::reader_second_look_without_waiters));
-            if (world.is(Mutant::reader_drains_after_second_look)) doorbell.drain();
+            if (world.is(Mutant::reader_takes_edges_after_second_look)) doorbell.take();
             if (!found) {
-                world.sleep([this] { return doorbell.is_set() || completion.is_set(); });
-                doorbell.drain();
-                completion.drain();
+                world.sleep([this] { return doorbell.has_edge() || completion.has_edge(); });
+                doorbell.take();
+                completion.take();
             }
             announce_awake<WeakMemory>(reader.page->need_wakeup);
             first_look = true;
@@ -280,7 +320,7 @@ struct Scenario {
         }
     }
 
-    RingProducer<WeakMemory> producer() { return {&header, slots, kSlots, 0}; }
+    RingProducer<WeakMemory> producer() { return {&header, slots, kSlots, kStart}; }
     Reader reader(std::size_t page, std::uint64_t position) {
         return {RingConsumer<WeakMemory>(slots, kSlots, position), &pages[page]};
     }
@@ -295,7 +335,7 @@ inline std::string run_ring(Choices& choices, Mutant mutant, bool membarrier, st
         for (std::size_t i = 0; i < it.records; ++i) it.send(producer, i, it.pages[0]);
     });
     it.world.add_thread("the reader", false, false, [&it] {
-        auto reader = it.reader(0, 0);
+        auto reader = it.reader(0, kStart);
         while (!it.all_executed())
             if (!it.look(reader, false)) it.world.pause();
     });
@@ -313,7 +353,7 @@ inline std::string run_sleep(Choices& choices, Mutant mutant, bool membarrier, s
         for (std::size_t i = 0; i < it.records; ++i) it.enqueue(producer, i, page);
     });
     it.world.add_thread("the reader", false, false, [&it] {
-        auto reader = it.reader(0, 0);
+        auto reader = it.reader(0, kStart);
         it.read(reader, true);
     });
     return it.world.run([&it] { return it.all_executed(); });
@@ -334,7 +374,7 @@ inline std::string run_wait(Choices& choices, Mutant mutant, bool membarrier, st
         it.client_done = true;
     });
     it.world.add_thread("the reader", false, false, [&it] {
-        auto reader = it.reader(0, 0);
+        auto reader = it.reader(0, kStart);
         it.read(reader, true);
     });
     it.world.add_thread("the device", false, false, [&it] { it.complete_for_ever(); });
@@ -353,7 +393,7 @@ inline std::string run_restart(Choices& choices, Mutant mutant, bool membarrier,
     });
     it.world.add_thread("the first reader", false, false, [&it] {
         it.world.die_after(it.world.choose(60));
-        auto reader = it.reader(0, 0);
+        auto reader = it.reader(0, kStart);
         it.read(reader, true);
     });
     it.world.add_thread("the next reader", false, false, [&it] {

@@ -8,7 +8,7 @@
  * nothing can move, everything must have been done.
  *
  * Mutants: PRODUCER_NO_LOOK PRODUCER_LOOKS_FIRST PRODUCER_NO_FENCE READER_NO_ANNOUNCEMENT READER_ANNOUNCES_LATE
- *          READER_NO_BARRIER READER_FENCES_ONLY_ITSELF READER_NO_SECOND_LOOK READER_DRAINS_LATE WAITER_NO_FENCE
+ *          READER_NO_BARRIER READER_FENCES_ONLY_ITSELF READER_NO_SECOND_LOOK READER_TAKES_EDGES_LATE WAITER_NO_FENCE
  *          WAITER_NO_SECOND_LOOK WAITER_NO_DOORBELL WAITER_DRAINS_LATE SECOND_LOOK_WITHOUT_WAITERS DEAD_PAGE_NOT_MARKED
  *          NEXT_READER_NO_FIRST_LOOK NO_NOTICE PRODUCER_RINGS_ONCE SLEEPS_WITHOUT_NUMBERS DEAD_PAGE_MARKED_AS_A_SLEEP
  *          RUNG_WITHOUT_ITS_PAGE; with -DDEVICE also READER_NO_NOTIFICATION
@@ -21,8 +21,8 @@ byte wait_local, wait_mem;              /* the client's: wait_position */
 chan need_buffer[2] = [3] of { byte };  /* each reader's: need_wakeup of its page, in order */
 byte need_mem[2];
 byte completed_local[2], completed_mem[2];
-bool doorbell, wake, notice;            /* eventfds and the socket: the OS orders them */
-bool completion;                        /* the device's eventfd */
+bool doorbell, completion;              /* eventfds that are never read: is there an edge that no sleep has taken? */
+bool wake, notice;                      /* an eventfd and the socket; the OS orders all four */
 byte issued, device_done, notify;       /* the driver's own words, under its lock */
 bool dead, client_done, waits;
 byte taken;                             /* how many records some reader has run: the test's own note */
@@ -257,7 +257,7 @@ inline read(me, first) {
         :: else
         fi;
 #endif
-#ifdef READER_DRAINS_LATE
+#ifdef READER_TAKES_EDGES_LATE
         doorbell = 0;
 #endif
         if

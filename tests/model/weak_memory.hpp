@@ -31,6 +31,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "schema/pages.hpp"
@@ -295,6 +296,10 @@ class World {
     std::array<Late, 16> late{};
     std::size_t late_count = 0;
 
+    // What the client's producer knows of `completed`, noted while it reserves.
+    bool reserving = false;
+    std::uint64_t completed_read = 0;
+
   private:
     struct Stored {
         std::uint64_t value = 0;
@@ -452,6 +457,30 @@ class Event {
     std::uint64_t count_ = 0;
 };
 
+// An eventfd that is watched edge-triggered and never read: each write is an edge, and who sleeps on it takes
+// all that there are.
+class EdgeEvent {
+  public:
+    void signal() {
+        World& world = World::current();
+        world.step();
+        view_.join(world.publish_view());
+        edge_ = edge_ || count_ == 0 || !world.is(Mutant::doorbell_edge_only_from_zero);
+        ++count_;
+    }
+    void take() {
+        World& world = World::current();
+        world.step();
+        if (std::exchange(edge_, false)) world.take_view(view_);
+    }
+    bool has_edge() const { return edge_; }
+
+  private:
+    View view_;
+    std::uint64_t count_ = 0;
+    bool edge_ = false;
+};
+
 // The memory operations of the real templates, on the machine; a mutant weakens one.
 struct WeakMemory {
     template <class Word>
@@ -464,6 +493,7 @@ struct WeakMemory {
         if (role == Role::completed && world.self_is_client()) {
             if (world.is(Mutant::reserve_off_by_a_slot)) value += 1;
             if (world.is(Mutant::reserve_off_by_a_lap)) value += 8;
+            if (world.reserving) world.completed_read = value;
         }
         return value;
     }

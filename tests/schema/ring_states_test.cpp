@@ -358,6 +358,78 @@ TEST(RingProducer, ReadsTheCompletedPositionOnlyWhenTheRingLooksFull) {
     EXPECT_EQ(send(other.producer, behind, Sample(0, 1)), Status::ring_full);
 }
 
+// ---- the hot path's question, which alone decides about most launches ----
+
+TEST(HasRoom, UpToTheLastFreeSlot) {
+    Ring ring(kSlots, kSlots / 2);  // so that the ring's end is not what is in the way
+    for (std::uint64_t i = 0; i < kSlots - 2; ++i) {
+        ASSERT_TRUE(ring.producer.has_room(1)) << i;
+        ASSERT_EQ(send(ring.producer, ring.completed, Sample(i, 1)), Status::ok);
+    }
+    EXPECT_TRUE(ring.producer.has_room(2));
+    EXPECT_FALSE(ring.producer.has_room(3));
+    ASSERT_EQ(send(ring.producer, ring.completed, Sample(kSlots - 2, 1)), Status::ok);
+    EXPECT_TRUE(ring.producer.has_room(1));
+    EXPECT_FALSE(ring.producer.has_room(2));
+    ASSERT_EQ(send(ring.producer, ring.completed, Sample(kSlots - 1, 1)), Status::ok);
+    EXPECT_FALSE(ring.producer.has_room(1));
+}
+
+TEST(HasRoom, KnowsOnlyWhatReserveReadOfTheCompletedPosition) {
+    Ring ring(kSlots);
+    for (std::uint64_t i = 0; i < kSlots; ++i)
+        ASSERT_EQ(send(ring.producer, ring.completed, Sample(i, 1)), Status::ok);
+    ring.complete(2);
+    EXPECT_FALSE(ring.producer.has_room(1));
+    ASSERT_EQ(ring.producer.reserve(1, ring.completed), Status::ok);
+    ring.complete(3);  // not read
+    EXPECT_TRUE(ring.producer.has_room(2));
+    EXPECT_FALSE(ring.producer.has_room(3));
+}
+
+TEST(HasRoom, NotForARecordThatWouldCrossTheEnd) {
+    for (const std::uint32_t to_end : {1u, 2u, 15u}) {
+        Ring ring(kSlots, 3 * kSlots - to_end);
+        EXPECT_TRUE(ring.producer.has_room(to_end)) << to_end;
+        EXPECT_FALSE(ring.producer.has_room(to_end + 1)) << to_end;
+        // reserve() pads, and then there is room.
+        ASSERT_EQ(ring.producer.reserve(to_end + 1, ring.completed), Status::ok);
+        EXPECT_EQ(ring.producer.position(), 3 * kSlots);
+        EXPECT_TRUE(ring.producer.has_room(to_end + 1)) << to_end;
+    }
+}
+
+TEST(HasRoom, UpToTheLongestRecord) {
+    for (const std::uint32_t slot_count : {kMinRingSlots, 4 * kMinRingSlots, kMaxRingSlots}) {
+        Ring ring(slot_count);
+        EXPECT_TRUE(ring.producer.has_room(slot_count / 4)) << slot_count;
+        EXPECT_FALSE(ring.producer.has_room(slot_count / 4 + 1)) << slot_count;
+        EXPECT_FALSE(ring.producer.has_room(~0u)) << slot_count;
+    }
+}
+
+// Wherever it stands, however full the ring: yes exactly where reserve() would change nothing and say ok.
+TEST(HasRoom, AgreesWithReserveInEveryState) {
+    for (const std::uint64_t start :
+         {std::uint64_t{0}, std::uint64_t{kSlots} - 1, std::uint64_t{5} * kSlots + 33,
+          (std::uint64_t{1} << 32) - 3, (std::uint64_t{1} << 63) - 20000}) {
+        Ring ring(kSlots, start);
+        for (std::uint64_t used = 0; used <= kSlots; ++used) {
+            for (std::uint32_t count = 1; count <= ring.producer.max_record_slots() + 2; ++count) {
+                RingProducer<> asked = ring.producer;
+                const std::uint64_t at = asked.position();
+                const bool crosses = at / kSlots != (at + count - 1) / kSlots;
+                const bool room = !crosses && asked.reserve(count, ring.completed) == Status::ok;
+                ASSERT_EQ(ring.producer.has_room(count), room)
+                    << count << " slots at " << at << ", " << used << " in use";
+            }
+            if (used < kSlots) {
+                ASSERT_EQ(send(ring.producer, ring.completed, Sample(used, 1)), Status::ok);
+            }
+        }
+    }
+}
+
 // ---- both, over laps and numbers ----
 
 class FarPositions : public ::testing::TestWithParam<std::uint64_t> {};

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -56,12 +57,30 @@ bool sleep_on(const UniqueFd& fd) {
     return ::poll(&entry, 1, kWatchdogMs) == 1;
 }
 
+// How the reader sleeps on a doorbell, which it never reads.
+class Edges {
+  public:
+    explicit Edges(const UniqueFd& doorbell) : epoll_(::epoll_create1(EPOLL_CLOEXEC)) {
+        epoll_event event{};
+        event.events = EPOLLIN | EPOLLET;
+        if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, doorbell.get(), &event) != 0) std::abort();
+    }
+    bool sleep(int at_most_ms) const {
+        epoll_event event;
+        return ::epoll_wait(epoll_.get(), &event, 1, at_most_ms) == 1;
+    }
+
+  private:
+    UniqueFd epoll_;
+};
+
 // The reader's turns: takes and completes what is there, wakes who waits, and sleeps at once when there is
 // nothing, so that every record has its chance to lose a wake-up. "" once `records` were seen and nobody
 // waits.
 std::string read_records(const Shared& shared, std::uint64_t records, bool membarrier,
                          std::uint64_t& sleeps) {
     RingConsumer<> consumer(shared.slots(), kSlots, 0);
+    const Edges doorbell(shared.doorbell);
     StatusPage& status = shared.status();
     std::uint64_t seen = 0, woken_for = 0, sleep = 0;
     RecordCopy out;
@@ -90,9 +109,8 @@ std::string read_records(const Shared& shared, std::uint64_t records, bool memba
         barrier_before_sleep(membarrier);
         if (!look()) {
             ++sleeps;
-            if (!sleep_on(shared.doorbell))
+            if (!doorbell.sleep(kWatchdogMs))
                 wrong = "the reader slept for ever; records seen: " + std::to_string(seen);
-            drain_fd(shared.doorbell);
         }
         announce_awake(status.need_wakeup);
     }
@@ -176,6 +194,17 @@ TEST_P(Wakeup, IsNeverLostBetweenProcesses) {
 
 INSTANTIATE_TEST_SUITE_P(Barriers, Wakeup, ::testing::Values(false, true),
                          [](const auto& test) { return test.param ? "WithMembarrier" : "WithFences"; });
+
+// What the reader relies on of the OS, since it never reads a doorbell.
+TEST(Doorbell, HasAnEdgeForEachWriteThoughNobodyReadsIt) {
+    const UniqueFd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    const Edges edges(doorbell);
+    for (int i = 0; i < 3; ++i) {
+        EXPECT_FALSE(edges.sleep(0)) << i;
+        signal_fd(doorbell);  // while nobody sleeps
+        EXPECT_TRUE(edges.sleep(0)) << i;
+    }
+}
 
 TEST(Membarrier, MayBeRegisteredForMoreThanOnce) {
     if (!membarrier_available()) GTEST_SKIP() << "no membarrier here";
