@@ -53,9 +53,10 @@ struct RingHeader {
     alignas(kCacheLine) SharedU64 published;
     // The client: the lowest position that a sleeper of this stream waits to see completed; 0: nobody sleeps.
     alignas(kCacheLine) SharedU64 wait_position;
-    // The client: about one record in 128 slots is timed. `sample_ns` (CLOCK_MONOTONIC) first, then
-    // `sample_position` (the record's first slot, with release); the dispatcher takes the sample when it
-    // issues that position.
+    // The client: about one record in 128 slots is timed. `sample_ns` (CLOCK_MONOTONIC) and
+    // `sample_position` (the record's first slot) are written before the record's stamp, which releases both;
+    // the dispatcher takes the sample when it issues that position. The time may be a later record's, should
+    // the client be 128 slots further by then, but never an earlier one's.
     alignas(kCacheLine) SharedU64 sample_position;
     SharedU64 sample_ns;
 };
@@ -100,7 +101,10 @@ struct StatusPage {
 
     // The device (or the thread that stands for it): everything before this position has completed.
     alignas(kLinePair) SharedU64 completed;
-    // The dispatch thread: everything before this position was handed to the driver, or is just about to be.
+    // The dispatch thread: everything before this position was handed to the driver, or is just about to be:
+    // stored before the driver's call, so that whoever reaps a killed executor never takes what a driver had
+    // for what it had not. relaxed, like its loads: waitpid() orders it for the supervisor, `state` for who
+    // reads it of a stream that stopped or goes on, and everybody else reads a number for people.
     alignas(kLinePair) SharedU64 issued;
     // The dispatch thread (the supervisor, once the epoch has ended): not 0: the reader may sleep; ring the
     // doorbell (schema/wakeup.hpp). The producer looks at this line for every record: only what changes

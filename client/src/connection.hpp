@@ -133,7 +133,8 @@ class Connection {
     UniqueFd kick_;  // wakes the reader when another thread took in its answer
     std::string peer_;
     NoticeSink& sink_;
-    // sync: LOST (release in lose(), acquire here): the text belongs to it.
+    // sync: LOST (release in lose(), acquire here): the text belongs to it, as an error to `state` in the
+    // scenario `stop` of tests/model.
     std::atomic<Status> lost_{Status::ok};
     // relaxed: only its uniqueness counts.
     std::atomic<std::uint32_t> last_id_{0};

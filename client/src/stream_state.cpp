@@ -101,9 +101,9 @@ void StreamState::take_sample() noexcept {
     // relaxed: a late look skips one sample.
     if (current().issued.load(std::memory_order_relaxed) < last_sample) return;
     last_sample = producer.position();
-    header->sample_ns.store(now_ns(), std::memory_order_relaxed);  // relaxed: released by the position
-    // sync: SAMPLE (pairs with the dispatcher's look when it issues the position).
-    header->sample_position.store(last_sample, std::memory_order_release);
+    // relaxed: the stamp of the record, which comes after, releases both.
+    header->sample_ns.store(now_ns(), std::memory_order_relaxed);
+    header->sample_position.store(last_sample, std::memory_order_relaxed);
 }
 
 void StreamState::replace_page(Mapping next, const schema::StreamEpoch& notice) {

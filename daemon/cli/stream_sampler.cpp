@@ -36,7 +36,9 @@ StreamSample read_page(const StatusPage& page) {
         sample.error_kernel = page.error_kernel;
         sample.error_text =
             printable(std::string(page.error_text, ::strnlen(page.error_text, sizeof page.error_text)));
-        // Resumed or stopped anew meanwhile: the fields may belong to two errors, so none is shown.
+        // Resumed or stopped anew meanwhile: the fields may belong to two errors, so none is shown where that
+        // is seen. (A resume clears them before it stores `state`: cleared ones may slip by. A line for
+        // people: no model.)
         std::atomic_thread_fence(
             std::memory_order_acquire);  // sync: STATE, the reads above stay before this look
         if (page.state.load(std::memory_order_relaxed) != state) {

@@ -87,7 +87,7 @@ class HostModule final : public OwningModule {
 
     void close() noexcept {
         // sync: ABANDONED (pairs with the end of a worker that was given up on): it runs no more code of
-        // ours.
+        // ours. A count within one process, as in host_stream.cpp: no model.
         const bool may_run = abandoned_->load(std::memory_order_acquire) > 0;
         if (may_run)
             leave_kernels();  // a fault report may yet need the name

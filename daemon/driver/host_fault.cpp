@@ -112,7 +112,9 @@ Writer describe(FaultPage& to, int signal, std::uint64_t address, std::uint64_t 
 }
 
 void publish(FaultPage& to) {
-    // sync: FAULT (pairs with the supervisor's load once it has reaped this process).
+    // sync: FAULT (pairs with the supervisor's load once it has reaped this process). waitpid() orders all of
+    // it; release only keeps the compiler from storing the kind before the rest, should another signal end
+    // this handler. A model adds nothing.
     to.kind.store(static_cast<std::uint32_t>(FaultKind::signal), std::memory_order_release);
 }
 

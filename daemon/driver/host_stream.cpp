@@ -19,6 +19,11 @@
 #include "schema/error.hpp"
 #include "schema/version.hpp"
 
+// The sync points of this file are between threads of one process, and the thread sanitizer sees a release or
+// an acquire that is missing in any of its tests: no model. What it cannot see are the two that need
+// sequential consistency, PARK and WATCH: a store, then a look at the other side's word, on both sides, which
+// is W1 of schema/wakeup.hpp with such accesses in place of the fences; tests/model takes each of those steps
+// away.
 namespace ringlaunch::driver {
 
 namespace {

@@ -107,7 +107,8 @@ void DispatchThread::call(const std::function<void(Dispatcher&)>& change) {
     }
     Change entry{&change, false, nullptr};
     changes_.push_back(&entry);
-    // sync: CHANGE (pairs with look()): the queue itself is the mutex's.
+    // sync: CHANGE (pairs with look()): the queue itself is the mutex's, and the write below is an edge in
+    // any case, so that a flag seen late costs a turn and no wake-up: no model.
     pending_.store(true, std::memory_order_release);
     // Always: the thread may be about to sleep, and an edge is not lost.
     signal(change_event_);

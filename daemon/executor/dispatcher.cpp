@@ -162,9 +162,8 @@ Dispatcher::Step Dispatcher::flush(StreamPort& stream, std::uint32_t wanted) noe
     if (wanted == 0) return Step::taken;
     const std::uint64_t first = launches_[0].position;
     const std::uint64_t end = launches_[wanted - 1].end;
-    // sync: ISSUED (pairs with the supervisor's read after it reaped this process, and with a resume's
-    // reader)
-    stream.page->issued.store(end, std::memory_order_release);
+    // relaxed: see StatusPage::issued
+    stream.page->issued.store(end, std::memory_order_relaxed);
     Status status;
     std::size_t taken = 0;
     if (wanted == 1) {
@@ -191,7 +190,7 @@ Dispatcher::Step Dispatcher::flush(StreamPort& stream, std::uint32_t wanted) noe
     if (status == Status::ok) return Step::taken;
 
     // The driver returned and says what it did not take: that is not in doubt.
-    stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
+    stream.page->issued.store(stream.handed, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
     stream.consumer.advance_to(launches_[taken].position);
     if (status == Status::ring_full) return Step::retry;
     driver_refused(stream, launches_[taken].position, &launches_[taken], "launch", status);
@@ -241,7 +240,7 @@ template <class Call>
 Dispatcher::Step Dispatcher::issue(StreamPort& stream, const RecordCopy& copy, std::uint64_t bytes,
                                    Call&& call) noexcept {
     const std::uint64_t end = copy.position + copy.slots;
-    stream.page->issued.store(end, std::memory_order_release);  // sync: ISSUED
+    stream.page->issued.store(end, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
     const Status status = bytes == 0 ? Status::ok : call();
     if (status == Status::ok) {
         if (bytes != 0) stream.driver_end = end;
@@ -249,7 +248,7 @@ Dispatcher::Step Dispatcher::issue(StreamPort& stream, const RecordCopy& copy, s
         note_issued(stream, copy.position, end);
         return Step::taken;
     }
-    stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
+    stream.page->issued.store(stream.handed, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
     if (status == Status::ring_full) return Step::retry;
     driver_refused(stream, copy.position, nullptr, kind_name(kind_of(copy)), status);
     return Step::ended;
@@ -273,7 +272,7 @@ Dispatcher::Step Dispatcher::take_padding(StreamPort& stream, const RecordCopy& 
     const Status status = check_padding(copy);
     if (status != Status::ok) return answer(stream, copy, status);
     stream.handed = copy.position + copy.slots;
-    stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
+    stream.page->issued.store(stream.handed, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
     ++counts_.records;
     ++counts_.paddings;
     return Step::taken;
@@ -284,7 +283,7 @@ Dispatcher::Step Dispatcher::take_event(StreamPort& stream, const RecordCopy& co
     const Status status = check_event(copy);
     if (status != Status::ok) return answer(stream, copy, status);
     const std::uint64_t end = copy.position + copy.slots;
-    stream.page->issued.store(end, std::memory_order_release);  // sync: ISSUED
+    stream.page->issued.store(end, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
     note_issued(stream, copy.position, end);
     ++counts_.events;
     stream.force_complete = true;

@@ -32,8 +32,9 @@ void Dispatcher::add(StreamPort& stream) {
     });
     streams_.insert(place, &stream);
     if (stream.phase != Phase::stopped)
-        stream.page->issued.store(stream.handed, std::memory_order_release);  // sync: ISSUED
-    stream.page->heartbeat_ns.store(now_ns(), std::memory_order_relaxed);     // relaxed: as in heartbeat()
+        // relaxed: see StatusPage::issued
+        stream.page->issued.store(stream.handed, std::memory_order_relaxed);
+    stream.page->heartbeat_ns.store(now_ns(), std::memory_order_relaxed);  // relaxed: as in heartbeat()
     ringlaunch::announce_awake(stream.page->need_wakeup);
 }
 
@@ -77,7 +78,7 @@ void Dispatcher::resume(StreamPort& stream, std::uint64_t position) {
     page.error_position = 0;
     page.error_kernel = 0;
     page.error_text[0] = 0;
-    page.issued.store(position, std::memory_order_release);  // sync: ISSUED
+    page.issued.store(position, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
     // sync: STATE (pairs with the client's acquire)
     page.state.store(static_cast<std::uint32_t>(StreamState::Running), std::memory_order_release);
     stream.consumer.advance_to(position);

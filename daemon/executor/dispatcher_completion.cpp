@@ -181,11 +181,11 @@ void Dispatcher::look_at_device() noexcept {
 }
 
 void Dispatcher::sample_enqueue(StreamPort& stream, std::uint64_t first, std::uint64_t end) noexcept {
-    // sync: SAMPLE (pairs with the client's release store): sample_ns belongs to it.
-    const std::uint64_t at = stream.header->sample_position.load(std::memory_order_acquire);
+    // relaxed: the stamp at `at` was read with acquire, and the client wrote both words before it.
+    const std::uint64_t at = stream.header->sample_position.load(std::memory_order_relaxed);
     if (at - first >= end - first || at == stream.last_sample) return;
     stream.last_sample = at;
-    // relaxed: ordered by the line above. The client may have written anything.
+    // relaxed: as above. The client may have written anything.
     const std::uint64_t enqueued = stream.header->sample_ns.load(std::memory_order_relaxed);
     if (enqueued == 0) return;
     const std::uint64_t now = now_ns();

@@ -19,9 +19,10 @@ Dispatcher::WaitAnswer Dispatcher::look_at_watched(const WatchedStream& watched,
     // sync: STATE: the error belongs to it. An ended page has a successor, which is on its way here.
     const auto state = static_cast<schema::StreamState>(page->state.load(std::memory_order_acquire));
     if (state != schema::StreamState::Stopped) return WaitAnswer::hold;
-    // sync: ISSUED. What was issued before a bad record completes; what a restart stopped is in doubt.
+    // What was issued before a bad record completes; what a restart stopped is in doubt.
+    // relaxed: ordered by `state`, see StatusPage::issued
     const bool comes = stopped_at_record(static_cast<Status>(page->error_status)) &&
-                       page->issued.load(std::memory_order_acquire) >= position;
+                       page->issued.load(std::memory_order_relaxed) >= position;
     return comes ? WaitAnswer::hold : WaitAnswer::refuse;
 }
 

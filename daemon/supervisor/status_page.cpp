@@ -59,14 +59,14 @@ void EpochPage::seal() {
     sealed_ = true;
 }
 
-// sync: COMPLETED, ISSUED (pair with the executor's stores). Order matters only while the executor lives.
+// sync: COMPLETED (pairs with the executor's stores). Order matters only while the executor lives.
 std::uint64_t EpochPage::completed() const {
     return page().completed.load(std::memory_order_acquire);
 }
 
 std::uint64_t EpochPage::issued() const {
     const std::uint64_t completed = this->completed();
-    return std::max(completed, page().issued.load(std::memory_order_acquire));
+    return std::max(completed, page().issued.load(std::memory_order_relaxed));  // see StatusPage::issued
 }
 
 bool EpochPage::stopped() const {
@@ -84,10 +84,10 @@ void EpochPage::end() {
     StatusPage& page = *mapping_.as<StatusPage>();
     // sync: STATE (pairs with the client's look after need_wakeup, or before it sleeps).
     page.state.store(static_cast<std::uint32_t>(schema::StreamState::Ended), std::memory_order_release);
-    // sync: ENDED (pairs with the producer's look at need_wakeup): whoever sees it sees `state` Ended. It
-    // stays for good, so a producer that sees it late does so at its next record; sleepers get the wake
-    // eventfd after this.
-    page.need_wakeup.store(kRingAlways, std::memory_order_release);
+    // relaxed: it stays for good, so a producer that sees it late does so at its next record, and one that
+    // sees it before `state` Ended rings and takes in notices, for this record and the next; sleepers get the
+    // wake eventfd after this.
+    page.need_wakeup.store(kRingAlways, std::memory_order_relaxed);
 }
 
 }  // namespace ringlaunch::supervisor

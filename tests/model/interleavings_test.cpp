@@ -32,10 +32,10 @@ void PrintTo(const Case& it, std::ostream* out) {
 }
 
 constexpr Case kCases[] = {
-    {Where::ring, "ring", 7, 6, 2, 1},
-    {Where::sleep, "sleep", 4, 2, 2, 2},
-    {Where::wait, "wait", 3, 1, 1, 1},
-    {Where::restart, "restart", 4, 1, 1, 1},
+    {Where::ring, "ring", 7, 6, 2, 1},     {Where::sleep, "sleep", 4, 2, 2, 2},
+    {Where::wait, "wait", 3, 1, 1, 1},     {Where::restart, "restart", 4, 1, 1, 1},
+    {Where::stop, "stop", 2, 2, 3, 3},     {Where::page, "page", 1, 1, 3, 3},
+    {Where::sample, "sample", 5, 3, 2, 2},
 };
 const Case& case_of(Where where) {
     for (const Case& it : kCases)

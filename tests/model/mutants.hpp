@@ -49,10 +49,22 @@ enum class Mutant {
     next_reader_no_first_look,
     next_reader_starts_at_issued,
     no_notice_of_the_new_page,
+    issued_after_handing_over,
+    // a stop: the error first, then `state`
+    state_store_relaxed,
+    state_load_relaxed,
+    state_before_error,
+    issued_taken_back_after_state,
+    // the client's page is replaced
+    page_store_relaxed,
+    page_load_relaxed,
+    page_address_before_its_words,
+    // a timed record
+    sample_time_after_stamp,
 };
 
 // The scenario that must catch it (tests/model/scenarios.hpp).
-enum class Where { ring, sleep, wait, restart };
+enum class Where { ring, sleep, wait, restart, stop, page, sample };
 
 struct MutantName {
     Mutant mutant;
@@ -137,6 +149,24 @@ inline constexpr std::array kMutants{
                "the next reader starts at B, not at A"},
     MutantName{Mutant::no_notice_of_the_new_page, Where::restart, "no_notice_of_the_new_page",
                "the client is not told of the new page"},
+    MutantName{Mutant::issued_after_handing_over, Where::restart, "issued_after_handing_over",
+               "issued stored after the driver was given the record"},
+    MutantName{Mutant::state_store_relaxed, Where::stop, "state_store_relaxed",
+               "state stored relaxed, not release"},
+    MutantName{Mutant::state_load_relaxed, Where::stop, "state_load_relaxed",
+               "state loaded relaxed, not acquire, before the error is read"},
+    MutantName{Mutant::state_before_error, Where::stop, "state_before_error",
+               "the error written after state"},
+    MutantName{Mutant::issued_taken_back_after_state, Where::stop, "issued_taken_back_after_state",
+               "issued corrected for the refused record after state"},
+    MutantName{Mutant::page_store_relaxed, Where::page, "page_store_relaxed",
+               "replace_page, end: the page's address stored relaxed, not release"},
+    MutantName{Mutant::page_load_relaxed, Where::page, "page_load_relaxed",
+               "current: the page's address loaded relaxed, not acquire"},
+    MutantName{Mutant::page_address_before_its_words, Where::page, "page_address_before_its_words",
+               "the page's address stored before what stands in it"},
+    MutantName{Mutant::sample_time_after_stamp, Where::sample, "sample_time_after_stamp",
+               "sample_ns written after the record's stamp"},
 };
 
 }  // namespace ringlaunch::model

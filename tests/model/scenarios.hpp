@@ -6,6 +6,9 @@
 //   sleep     the reader sleeps whenever it finds nothing; the producer only enqueues
 //   wait      a client that waits, gives up, and waits again; a device completes what the reader issued
 //   restart   the reader is killed at any step; the next one takes the stream up at `completed` on a new page
+//   stop      a record is refused, and somebody reads why
+//   page      the client's page is replaced by the next epoch's, then by the one of a closed stream
+//   sample    each record is one to be timed
 #pragma once
 
 #include <string>
@@ -31,8 +34,10 @@ struct Page {
     SharedU64 completed{kStart};
     SharedU64 issued{kStart};
     SharedU64 need_wakeup{0};
-    SharedU32 state{0};  // 2: ended
+    SharedU32 state{0};
+    alignas(kSlotBytes) std::byte words[kSlotBytes] = {};  // what is not atomic: the error, the epoch, ...
 };
+inline constexpr std::uint32_t kStopped = 1, kEnded = 2, kClosed = 3;
 
 struct Scenario {
     Scenario(Choices& choices, Mutant mutant, bool with_membarrier, std::size_t record_count)
@@ -42,8 +47,10 @@ struct Scenario {
         for (const Page& page : pages) {
             world.name_word(page.completed, Role::completed);
             world.name_word(page.need_wakeup, Role::need_wakeup);
+            world.name_word(page.state, Role::state);
         }
         world.name_word(header.wait_position, Role::wait_position);
+        world.name_word(current, Role::page);
         world.completed_read = kStart;
         std::uint64_t position = kStart;
         for (std::size_t i = 0; i < records; ++i) {
@@ -59,13 +66,16 @@ struct Scenario {
     const std::size_t records;
     alignas(kSlotBytes) Slot slots[kSlots + 1];  // the last for a record that should not have been written
     RingHeader header{};
-    Page pages[2];
+    Page pages[3];         // the first epoch's, the next one's, the closed stream's own
+    SharedU64 current{0};  // which of them the client's `page` is
     EdgeEvent doorbell, completion;
     Event wake, notice;
     RungSleep rung;  // the client's
     std::uint64_t starts[kMaxRecords] = {};
     std::uint32_t executed[kMaxRecords] = {};  // the test's own note
     bool client_done = false;
+    bool samples = false;
+    std::uint64_t last_sample = 0, last_sample_taken = 0;  // the client's and the reader's own
 
     // The device: finishes what was issued, in order. It and the driver share a lock; its words are the
     // driver's own.
@@ -121,6 +131,20 @@ struct Scenario {
             while (reserve(producer, slots_of(i), page) != Status::ok) world.pause();
         if (world.is(Mutant::none) && producer.position() != starts[i])
             world.fail("the producer stands elsewhere than its records");
+        const bool timed = samples && WeakMemory::load_relaxed(page.issued) >= last_sample;
+        if (timed) {
+            last_sample = producer.position();
+            if (!world.is(Mutant::sample_time_after_stamp))
+                WeakMemory::store_relaxed(header.sample_ns, time_of(i));
+            WeakMemory::store_relaxed(header.sample_position, last_sample);
+        }
+        publish(producer, i);
+        if (timed && world.is(Mutant::sample_time_after_stamp))
+            WeakMemory::store_relaxed(header.sample_ns, time_of(i));
+    }
+    static constexpr std::uint64_t time_of(std::size_t i) { return 100 + i; }
+
+    void publish(RingProducer<WeakMemory>& producer, std::size_t i) {
         std::uint64_t params[7];
         for (std::uint64_t k = 0; k < 7; ++k) params[k] = 1000 * i + k;
         schema::LaunchRecord record{};
@@ -225,8 +249,11 @@ struct Scenario {
             if (reader.consumer.copy(reader.copy) != Status::ok) world.fail("a record was refused");
             reader.consumer.advance(reader.copy.slots);
             const std::uint64_t end = reader.consumer.position();
-            WeakMemory::store_release(reader.page->issued, end);
+            const bool late = world.is(Mutant::issued_after_handing_over);
+            if (!late) WeakMemory::store_relaxed(reader.page->issued, end);
             check(reader.copy);
+            if (late) WeakMemory::store_relaxed(reader.page->issued, end);
+            if (samples) take_sample(reader.copy.position, end);
             if (with_device) {
                 world.step();
                 device_issued = end;
@@ -247,6 +274,16 @@ struct Scenario {
         if (with_device && reader.consumer.position() >= waits && !world.is(Mutant::reader_no_notification))
             notify_at(waits);
         return found;
+    }
+
+    // The time may be a later record's, where the client has gone on meanwhile, but never an earlier one's.
+    void take_sample(std::uint64_t first, std::uint64_t end) {
+        const std::uint64_t at = WeakMemory::load_relaxed(header.sample_position);
+        if (at - first >= end - first || at == last_sample_taken) return;
+        last_sample_taken = at;
+        const std::uint64_t ns = WeakMemory::load_relaxed(header.sample_ns);
+        for (std::size_t i = 0; i < records; ++i)
+            if (starts[i] == at && ns < time_of(i)) world.fail("a sample has an earlier record's time");
     }
 
     std::uint64_t end_of_next(const Reader& reader) const {
@@ -326,7 +363,7 @@ struct Scenario {
     }
 };
 
-// ---- the four ----
+// ---- the scenarios ----
 
 inline std::string run_ring(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
     Scenario it(choices, mutant, membarrier, records);
@@ -404,9 +441,12 @@ inline std::string run_restart(Choices& choices, Mutant mutant, bool membarrier,
         world.join_thread(1);
         Page &dead = it.pages[0], &page = it.pages[1];
         const std::uint64_t completed = WeakMemory::load_acquire(dead.completed);
-        const std::uint64_t issued = WeakMemory::load_acquire(dead.issued);
+        const std::uint64_t issued = WeakMemory::load_relaxed(dead.issued);
         if (completed > issued) world.fail("completed is past issued");
-        WeakMemory::store_release(dead.state, 2u);
+        for (std::size_t i = 0; i < it.records; ++i)
+            if (it.executed[i] != 0 && it.starts[i] >= issued)
+                world.fail("the driver was given a record that nobody would call in doubt");
+        WeakMemory::store_release(dead.state, kEnded);
         if (!world.is(Mutant::dead_page_not_marked))
             announce_sleep<WeakMemory>(dead.need_wakeup,
                                        world.is(Mutant::dead_page_marked_as_a_sleep) ? 1 : kRingAlways);
@@ -417,6 +457,88 @@ inline std::string run_restart(Choices& choices, Mutant mutant, bool membarrier,
         it.read(reader, !world.is(Mutant::next_reader_no_first_look));
     });
     return it.world.run([&it] { return it.client_done && it.all_executed(); });
+}
+
+// The driver takes some records and refuses the next. Who sees the stop (a client, another executor's
+// dispatcher that waits for the stream) reads why, and how far it got.
+inline std::string run_stop(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    constexpr char kWhy[] = "why";
+    it.world.add_thread("the dispatcher", false, false, [&it, &kWhy] {
+        Page& page = it.pages[0];
+        const std::uint64_t handed = kStart + it.records;
+        for (std::uint64_t end = kStart + 1; end <= handed + 1; ++end)
+            WeakMemory::store_relaxed(page.issued, end);
+        const bool state_first = it.world.is(Mutant::state_before_error);
+        const bool late = it.world.is(Mutant::issued_taken_back_after_state);
+        if (!late) WeakMemory::store_relaxed(page.issued, handed);
+        if (state_first) WeakMemory::store_release(page.state, kStopped);
+        WeakMemory::write_payload(page.words, kWhy, sizeof kWhy);
+        if (!state_first) WeakMemory::store_release(page.state, kStopped);
+        if (late) WeakMemory::store_relaxed(page.issued, handed);
+    });
+    it.world.add_thread("who looks", true, true, [&it, &kWhy] {
+        const Page& page = it.pages[0];
+        while (WeakMemory::load_acquire(page.state) != kStopped) it.world.pause();
+        char why[sizeof kWhy];
+        WeakMemory::read_payload(why, page.words, sizeof why);
+        if (std::memcmp(why, kWhy, sizeof why) != 0) it.world.fail("the error is torn");
+        if (WeakMemory::load_relaxed(page.issued) != kStart + it.records)
+            it.world.fail("issued is not where the stop left it");
+    });
+    return it.world.run([&it] { return it.world.finished(0) && it.world.finished(1); });
+}
+
+// One thread of the client takes in the daemon's notices, another launches.
+inline std::string run_page(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    it.world.add_thread("who takes notices in", true, true, [&it] {
+        const bool address_first = it.world.is(Mutant::page_address_before_its_words);
+        for (std::uint64_t next = 1; next <= 2; ++next) {
+            Page& page = it.pages[next];
+            if (address_first) WeakMemory::store_release(it.current, next);
+            WeakMemory::write_payload(page.words, &next, sizeof next);
+            if (next == 1) {  // the daemon's: it stood so before the notice
+                WeakMemory::store_relaxed(page.completed, kStart + 3);
+            } else {
+                WeakMemory::store_relaxed(page.completed, WeakMemory::load_acquire(it.pages[1].completed));
+                WeakMemory::store_relaxed(page.state, kClosed);
+            }
+            if (!address_first) WeakMemory::store_release(it.current, next);
+        }
+    });
+    it.world.add_thread("who launches", true, true, [&it] {
+        std::uint64_t completed_before = kStart;
+        for (std::uint64_t at = 0; at != 2;) {
+            at = WeakMemory::load_acquire(it.current);
+            const Page& page = it.pages[at];
+            std::uint64_t epoch;
+            WeakMemory::read_payload(&epoch, page.words, sizeof epoch);
+            if (epoch != at) it.world.fail("a page is seen that is not there yet");
+            const std::uint64_t completed = WeakMemory::load_relaxed(page.completed);
+            if (completed < completed_before) it.world.fail("completed went back");
+            completed_before = completed;
+            if (at == 2 && WeakMemory::load_relaxed(page.state) != kClosed)
+                it.world.fail("a closed stream looks as if it ran");
+            if (at != 2) it.world.pause();
+        }
+    });
+    return it.world.run([&it] { return it.world.finished(0) && it.world.finished(1); });
+}
+
+inline std::string run_sample(Choices& choices, Mutant mutant, bool membarrier, std::size_t records) {
+    Scenario it(choices, mutant, membarrier, records);
+    it.samples = true;
+    it.world.add_thread("the producer", true, true, [&it] {
+        auto producer = it.producer();
+        for (std::size_t i = 0; i < it.records; ++i) it.send(producer, i, it.pages[0]);
+    });
+    it.world.add_thread("the reader", false, false, [&it] {
+        auto reader = it.reader(0, kStart);
+        while (!it.all_executed())
+            if (!it.look(reader, false)) it.world.pause();
+    });
+    return it.world.run([&it] { return it.world.finished(0) && it.world.finished(1); });
 }
 
 inline std::string run_scenario(Where where, Choices& choices, Mutant mutant, bool membarrier,
@@ -430,6 +552,12 @@ inline std::string run_scenario(Where where, Choices& choices, Mutant mutant, bo
             return run_wait(choices, mutant, membarrier, records);
         case Where::restart:
             return run_restart(choices, mutant, membarrier, records);
+        case Where::stop:
+            return run_stop(choices, mutant, membarrier, records);
+        case Where::page:
+            return run_page(choices, mutant, membarrier, records);
+        case Where::sample:
+            return run_sample(choices, mutant, membarrier, records);
     }
     return "no such scenario";
 }

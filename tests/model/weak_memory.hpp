@@ -126,7 +126,7 @@ class SearchedChoices final : public Choices {
 // ---- the machine
 // -------------------------------------------------------------------------------------------
 
-enum class Role { other, stamp, completed, need_wakeup, wait_position };
+enum class Role { other, stamp, completed, need_wakeup, wait_position, state, page };
 
 struct View {
     std::array<std::uint16_t, kMaxWords> seen{};     // the oldest value of each word that may still be read
@@ -488,7 +488,9 @@ struct WeakMemory {
         World& world = World::current();
         const Role role = world.role_of(&word);
         const bool weak = (role == Role::stamp && world.is(Mutant::peek_relaxed)) ||
-                          (role == Role::completed && world.is(Mutant::completed_load_relaxed));
+                          (role == Role::completed && world.is(Mutant::completed_load_relaxed)) ||
+                          (role == Role::state && world.is(Mutant::state_load_relaxed)) ||
+                          (role == Role::page && world.is(Mutant::page_load_relaxed));
         auto value = world.load(word, !weak);
         if (role == Role::completed && world.self_is_client()) {
             if (world.is(Mutant::reserve_off_by_a_slot)) value += 1;
@@ -506,7 +508,9 @@ struct WeakMemory {
         World& world = World::current();
         const Role role = world.role_of(&word);
         const bool weak = (role == Role::stamp && world.is(Mutant::head_stamp_relaxed)) ||
-                          (role == Role::completed && world.is(Mutant::completed_store_relaxed));
+                          (role == Role::completed && world.is(Mutant::completed_store_relaxed)) ||
+                          (role == Role::state && world.is(Mutant::state_store_relaxed)) ||
+                          (role == Role::page && world.is(Mutant::page_store_relaxed));
         world.store(word, value, !weak);
         if (role == Role::stamp) do_late(world);
     }
