@@ -26,10 +26,6 @@ namespace {
 
 constexpr std::uint32_t kShortestSpinNs = 2'000;
 constexpr int kLooksPerClock = 16;
-// Where there are few processors the daemon may wait for this one: it is offered after so many rounds of
-// looks.
-constexpr unsigned kFewProcessors = 2;
-constexpr int kRoundsPerYield = 2;
 
 inline void cpu_relax() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
