@@ -62,7 +62,7 @@ enum class Status : std::uint32_t {
     // Why a stream stopped without a fault of its record.
     kernel_faulted = 80,     // this stream's launch killed the executor; the text names kernel and record
     neighbour_faulted = 81,  // another session's fault restarted the executor; records may be in doubt
-    executor_killed = 82,    // the executor was killed from outside
+    executor_killed = 82,    // the executor was killed, from outside or by a kernel: nobody can tell
     driver_failed = 83,      // the driver refused the work
     suspect = 84             // one of several streams whose work may have killed the executor
 };

@@ -99,7 +99,7 @@ class Core final : public FaultDomain::Owner {
     void start_first(int device, std::uint32_t uid);
     bool is_first(const DomainKey& key) const { return devices_.at(key.device).first_domain == key; }
     DeviceRange& range_of(const Session& session) { return devices_.at(session.device).range; }
-    void move_alone(Session& session);
+    void move_alone(Session& session, const std::string& why);
     // Asks the session's executor, and counts. `done` is called unless the session has been erased.
     void call(Session& session, Call::OnDeath on_death, std::function<bool(Call::Wire&, Session&)> make,
               std::function<void(Session&, Reply&)> done);
@@ -201,6 +201,16 @@ class Core final : public FaultDomain::Owner {
     void watch_probations();
     void release_stream(Session& session, Stream& stream);
     std::vector<Session*> sessions_in(const FaultDomain& domain);
+
+    // ---- suspects.cpp: deaths of which nobody is known to be the culprit
+    std::vector<Stream*> streams_in_doubt(const std::vector<Session*>& sessions);
+    // Counts against the sessions of which one may have done it, and answers them.
+    std::vector<Session*> suspect(FaultDomain& domain, const Death& death);
+    // Gives one of them an executor of its own where it is time for that.
+    void try_suspect(FaultDomain& domain, const std::vector<Session*>& suspects);
+    std::uint64_t kernel_in_flight(const Session& session,
+                                   const Stream& stream) const;  // 0: none, or unknown
+    std::string describe_suspicion(const Session& session, const Stream& stream, const Death& death) const;
 
     // ---- watchdog.cpp: records that take too long
     void watch_kernels();

@@ -14,7 +14,8 @@ std::string hex(std::uint64_t value) {
     return text;
 }
 
-bool comes_from_outside(int signal) {
+// No fault raises these: somebody sent them, from outside or in a kernel.
+bool was_sent(int signal) {
     return signal == SIGKILL || signal == SIGTERM || signal == SIGINT || signal == SIGHUP ||
            signal == SIGQUIT;
 }
@@ -64,6 +65,7 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         return death;
     }
     if (own_kill.done) {
+        death.by_daemon = true;
         death.stream = own_kill.stream;
         death.cause = own_kill.abandoned     ? DeathCause::abandoned_work
                       : own_kill.stream != 0 ? DeathCause::culprit_known
@@ -72,9 +74,9 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         return death;
     }
     if (exit.by_signal) {
-        death.cause = comes_from_outside(exit.code) ? DeathCause::killed : DeathCause::unknown;
-        death.text = (death.cause == DeathCause::killed ? "was killed from outside by " : "died of ") +
-                     signal_name(exit.code);
+        death.cause = was_sent(exit.code) ? DeathCause::killed : DeathCause::unknown;
+        death.text =
+            (death.cause == DeathCause::killed ? "was killed by " : "died of ") + signal_name(exit.code);
         return death;
     }
     death.text = exit.code == driver::kExitDeviceLost

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "daemon/driver/fault.hpp"
 #include "daemon/supervisor/recovery.hpp"
@@ -31,7 +32,15 @@ struct Death {
     std::uint64_t kernel = 0;
     // A fault was caught outside of every stream's work: what the control thread was doing is to blame.
     bool outside_streams = false;
-    std::string text;  // "caught SIGSEGV at address 0x0", "was killed from outside (SIGKILL)"
+    bool by_daemon = false;               // the supervisor ended it
+    std::vector<std::uint64_t> suspects;  // streams of which one may have done it, where nobody is known to
+    std::string text;                     // "caught SIGSEGV at address 0x0", "was killed by SIGKILL"
+
+    // May work in flight have ended it?
+    bool of_its_work() const {
+        return (cause == DeathCause::unknown || cause == DeathCause::killed) && !outside_streams &&
+               !by_daemon;
+    }
 };
 
 // A copy of what a dying executor left; it cannot be trusted to be sane.

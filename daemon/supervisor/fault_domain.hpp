@@ -138,6 +138,7 @@ class FaultDomain {
     std::uint32_t deaths_without_culprit = 0;  // in a row
     std::uint64_t probationer = 0;             // the stream that is being rerun alone
     bool strict_probation = false;             // and all others are held meanwhile
+    std::uint64_t first_suspect = 0;           // which then is rerun first
     std::uint64_t probation_since_ns = 0;
 
   private:

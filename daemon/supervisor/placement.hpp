@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <compare>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "daemon/supervisor/supervisor.hpp"
@@ -50,7 +51,23 @@ inline std::uint64_t own_delay_ms(const RestartPolicy& policy, std::uint32_t dea
     return doubled(policy.first_delay_ms, deaths_caused - policy.own_executor_at, policy.max_delay_ms);
 }
 
-// A shared executor: only deaths in a row without a culprit slow it, and the first of them does not.
+// Deaths at which a session had work in flight, and others too: each of them may have done it.
+struct Suspicion {
+    std::uint64_t session = 0;
+    std::uint32_t deaths = 0;
+};
+
+// The suspect that is given an executor of its own, to see which of the two dies: the most suspected, of
+// several the last; 0: nobody yet.
+inline std::uint64_t choose_suspect(const RestartPolicy& policy, std::span<const Suspicion> suspects) {
+    Suspicion chosen;
+    for (const Suspicion& each : suspects)
+        if (each.deaths >= policy.own_executor_at && each.deaths >= chosen.deaths) chosen = each;
+    return chosen.session;
+}
+
+// A shared executor: only deaths in a row without a culprit or a suspect slow it, and the first of them does
+// not.
 inline std::uint64_t shared_delay_ms(const RestartPolicy& policy, std::uint32_t deaths_without_culprit) {
     if (deaths_without_culprit < 2) return 0;
     return doubled(policy.first_delay_ms, deaths_without_culprit - 2, policy.max_delay_ms);

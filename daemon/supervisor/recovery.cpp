@@ -26,8 +26,10 @@ Decision decide(DeathCause cause, const StreamAtDeath& stream) {
     return {Fate::stop, a, Status::suspect};
 }
 
-bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt) {
-    return cause == DeathCause::unknown && probationer_in_doubt && in_doubt == 1;
+bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt,
+                          std::uint32_t times_alone) {
+    if (!probationer_in_doubt || in_doubt != 1) return false;
+    return cause == DeathCause::unknown || (cause == DeathCause::killed && times_alone >= kKillsToConvict);
 }
 
 }  // namespace ringlaunch::supervisor

@@ -13,7 +13,7 @@ namespace ringlaunch::supervisor {
 enum class DeathCause {
     culprit_known,   // a stream's record did it, and we know whose
     unknown,         // it died of itself and nobody knows whose record did it
-    killed,          // from outside
+    killed,          // by a signal that no fault raises: from outside, or by a kernel itself
     abandoned_work,  // by the daemon, for work that a closed stream left behind and that did not end
 };
 
@@ -49,8 +49,11 @@ struct Decision {
 Decision decide(DeathCause cause, const StreamAtDeath& stream);
 
 // A death without a culprit, while one suspect was rerun and nothing else was in doubt: that suspect did it.
-// `in_doubt`: streams with work in doubt (or suspects that were running), `probationer_in_doubt`: the one
-// being rerun.
-bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt);
+// Of a signal that may have come from outside it did so when it was alone at kKillsToConvict deaths at the
+// same record. `in_doubt`: streams with work in doubt (or suspects that were running),
+// `probationer_in_doubt`: the one being rerun, `times_alone`: this death included.
+inline constexpr std::uint32_t kKillsToConvict = 3;
+bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt,
+                          std::uint32_t times_alone);
 
 }  // namespace ringlaunch::supervisor

@@ -96,6 +96,8 @@ struct Stream {
     // issued when nothing of it was in flight.
     std::uint64_t watched_completed = 0, watched_since_ns = 0, watched_waits = 0;
     std::uint64_t suspect_until = 0;  // its rerun has come to its end here
+    std::uint32_t times_alone = 0;    // deaths in a row at which nothing else was in doubt, ...
+    std::uint64_t alone_at = 0;       // ... all at this record
     // What the next page says of a stop that a restart made or kept.
     Status stop = Status::ok;
     std::uint64_t stop_position = 0, stop_kernel = 0;
@@ -188,6 +190,12 @@ struct Session {
     bool attaching = false;
     bool alone = false;
     std::uint32_t deaths_caused = 0;
+    // Of these: those at which only its work was in flight, which proves nothing once. They and `suspicions`
+    // are forgotten RestartPolicy::suspicion_ms after the last of them.
+    std::uint32_t unproven_deaths = 0;
+    std::uint32_t suspicions = 0;  // deaths at which others had work in flight, too
+    std::uint64_t suspected_ns = 0;
+    std::optional<DomainKey> on_trial;    // moved out of there because of suspicions: which of the two dies?
     std::uint64_t kernel_timeout_ms = 0;  // 0: none
     std::uint64_t moved_ns = 0;           // when the watchdog last saw a stream of it complete something
 

@@ -87,24 +87,25 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         culprit_session = find(blamed);
         if (culprit_session != nullptr) death.cause = DeathCause::culprit_known;
     }
+    const std::vector<Stream*> in_doubt = streams_in_doubt(sessions);
+    if (culprit_session == nullptr)
+        for (const Stream* stream : in_doubt) death.suspects.push_back(stream->id);
+    std::vector<Session*> suspects = suspect(domain, death);
     // A suspect that was rerun while nothing else was in doubt.
-    std::size_t in_doubt = 0;
-    bool probationer_in_doubt = false;
-    for (Session* session : sessions)
-        for (const auto& [id, stream] : session->streams) {
-            if (!stream->served || stream->page.stopped()) continue;
-            if (stream->page.issued() <= stream->page.completed()) continue;
-            ++in_doubt;
-            probationer_in_doubt |= id == domain.probationer;
-        }
-    if (convicts_probationer(death.cause, in_doubt, probationer_in_doubt)) {
-        culprit_session = find(stream_sessions_.at(domain.probationer));
+    if (in_doubt.size() == 1 && convicts_probationer(death.cause, 1, in_doubt[0]->id == domain.probationer,
+                                                     in_doubt[0]->times_alone)) {
+        culprit_session = find(in_doubt[0]->session);
         death.stream = domain.probationer;
+        death.position = in_doubt[0]->page.completed();
+        death.kernel = kernel_in_flight(*culprit_session, *in_doubt[0]);
+        if (death.cause == DeathCause::killed) death.text += " each time that this record ran alone";
         death.cause = DeathCause::culprit_known;
+        suspects.clear();
     }
     // Several were in doubt: next time everything else waits for the suspect.
-    domain.strict_probation = domain.probationer != 0 && death.cause == DeathCause::unknown;
-    domain.probationer = 0;
+    const bool unexplained = death.cause == DeathCause::unknown || death.cause == DeathCause::killed;
+    domain.strict_probation = domain.probationer != 0 && unexplained;
+    domain.first_suspect = std::exchange(domain.probationer, 0);
 
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
@@ -116,6 +117,13 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             if (entry.second.leaving) give_back_chunk(session->device, entry.first, entry.second.bytes);
             return entry.second.leaving;
         });
+    }
+
+    // Whose work was in flight and nobody else's did it, as far as anybody can know.
+    const bool unproven = suspects.size() == 1;
+    if (unproven) {
+        culprit_session = suspects.front();
+        ++culprit_session->unproven_deaths;
     }
 
     // What was being taken apart has come apart.
@@ -130,18 +138,22 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     std::uint64_t delay = 0;
     if (culprit_session != nullptr) {
         ++culprit_session->deaths_caused;
-        spdlog::warn("session {} ({}) caused the death of its executor: {} so far",
-                     id_text(culprit_session->id), culprit_session->program, culprit_session->deaths_caused);
+        spdlog::warn("session {} ({}) {} its executor: {} so far", id_text(culprit_session->id),
+                     culprit_session->program,
+                     unproven ? "alone had work in flight at the death of" : "caused the death of",
+                     culprit_session->deaths_caused);
         const std::uint64_t own_delay = own_delay_ms(options_.restart, culprit_session->deaths_caused);
         if (culprit_session->deaths_caused >= options_.restart.warn_at) warn(*culprit_session, own_delay);
         if (culprit_session->ending != Session::Ending::no) {
             ended.push_back(culprit_session->id);
         } else if (culprit_session->deaths_caused >= options_.restart.own_executor_at) {
             const bool shared = domain.key().kind != DomainKey::Kind::session;
-            if (shared && !descriptors_.room(Descriptors::kExecutor)) {
+            const bool no_others = unproven && sessions.size() == 1;
+            if (shared && (no_others || !descriptors_.room(Descriptors::kExecutor))) {
                 delay = own_delay;  // it stays where it is, and all wait with it
             } else {
-                move_alone(*culprit_session);
+                move_alone(*culprit_session,
+                           "it caused " + std::to_string(culprit_session->deaths_caused) + " deaths");
                 if (shared)
                     domains_.at(culprit_session->domain)->start_after(own_delay);
                 else
@@ -149,6 +161,9 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             }
         }
         domain.deaths_without_culprit = 0;
+    } else if (!suspects.empty() && descriptors_.room(Descriptors::kExecutor)) {
+        domain.deaths_without_culprit = 0;
+        try_suspect(domain, suspects);
     } else {
         const bool calm = now_ns() - domain.started_ns() > options_.restart.calm_ms * kNsPerMs;
         domain.deaths_without_culprit = calm ? 1 : domain.deaths_without_culprit + 1;
@@ -239,14 +254,15 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     stream.stop_text = "another stream's fault restarted the executor of " + where;
                     break;
                 case Status::executor_killed:
-                    stream.stop_text = death.cause == DeathCause::abandoned_work
-                                           ? "the executor was restarted while " + where +
-                                                 " had work in flight: it " + death.text
-                                           : "the executor of " + where + " " + death.text;
-                    break;
+                    if (death.cause == DeathCause::abandoned_work) {
+                        stream.stop_text = "the executor was restarted while " + where +
+                                           " had work in flight: it " + death.text;
+                        break;
+                    }
+                    [[fallthrough]];
                 default:
-                    stream.stop_text = "the executor " + death.text +
-                                       " and nobody knows whose work did it; " + where + " had work in doubt";
+                    stream.stop_kernel = kernel_in_flight(session, stream);
+                    stream.stop_text = where + ": " + describe_suspicion(session, stream, death);
                     break;
             }
             stream.stop_text += "; " + doubt + "; resume() goes on after it, resume(rerun) repeats it";
@@ -262,8 +278,11 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
 void Core::warn(Session& session, std::uint64_t delay_ms) {
     if (!session.connection) return;
     const std::string text =
-        "this session's work caused the death of " + std::to_string(session.deaths_caused) +
-        " executors; it has one of its own, whose next start waits " + std::to_string(delay_ms) +
+        "this session's work caused the death of " + std::to_string(session.deaths_caused) + " executors" +
+        (session.unproven_deaths == 0 ? ""
+                                      : " (it was all that was in flight at " +
+                                            std::to_string(session.unproven_deaths) + " of these deaths)") +
+        "; the next one of its own starts after " + std::to_string(delay_ms) +
         " ms; find out what its kernels do wrong (the streams' errors name them)";
     answer(*session.connection, 0, [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
         const auto error = builder.CreateString(text);
@@ -486,17 +505,24 @@ void Core::go_on_probation(FaultDomain& domain) {
         }
         domain.probationer = 0;
     }
+    Session* session_of_next = nullptr;
+    Stream* next = nullptr;
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams) {
             if (!stream->suspect || !stream->hold || stream->phase != Stream::Phase::open) continue;
-            domain.probationer = id;
-            domain.probation_since_ns = now_ns();
-            spdlog::info("suspect stream {} of session {} is rerun alone, up to {}", id_text(id),
-                         id_text(session->id), stream->suspect_until);
-            release_stream(*session, *stream);
-            if (!probation_scheduled_) watch_probations();
-            return;
+            if (next != nullptr && id != domain.first_suspect) continue;
+            session_of_next = session;
+            next = stream.get();
         }
+    if (next != nullptr) {
+        domain.probationer = next->id;
+        domain.probation_since_ns = now_ns();
+        spdlog::info("suspect stream {} of session {} is rerun alone, up to {}", id_text(next->id),
+                     id_text(session_of_next->id), next->suspect_until);
+        release_stream(*session_of_next, *next);
+        if (!probation_scheduled_) watch_probations();
+        return;
+    }
     domain.strict_probation = false;
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams)

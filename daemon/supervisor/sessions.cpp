@@ -165,14 +165,14 @@ void Core::call(Session& session, Call::OnDeath on_death, std::function<bool(Cal
     domain.call(std::move(call));
 }
 
-void Core::move_alone(Session& session) {
+void Core::move_alone(Session& session, const std::string& why) {
     FaultDomain* before = existing_domain(session);
     const std::uint64_t id = session.id;
     session.alone = true;
     if (before == nullptr || before->key().kind == DomainKey::Kind::session) return;
     const DomainKey from = before->key();
-    spdlog::warn("session {} ({}) gets an executor of its own: it caused {} deaths", id_text(session.id),
-                 session.program, session.deaths_caused);
+    spdlog::warn("session {} ({}) gets an executor of its own: {}", id_text(session.id), session.program,
+                 why);
     session.domain = place(options_.isolate, session.uid, session.id, true, session.device);
     auto& domain = domains_[session.domain];
     domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);

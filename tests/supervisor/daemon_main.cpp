@@ -57,6 +57,8 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"max_cached_image_bytes", [&] { u64(options.limits.max_cached_image_bytes); }},
         {"own_executor_at", [&] { u32(options.restart.own_executor_at); }},
         {"warn_at", [&] { u32(options.restart.warn_at); }},
+        {"suspicion_ms", [&] { u64(options.restart.suspicion_ms); }},
+        {"max_delay_ms", [&] { u64(options.restart.max_delay_ms); }},
         {"first_delay_ms", [&] { u64(options.restart.first_delay_ms); }},
         {"exit_when_idle_ms", [&] { u64(options.exit_when_idle_ms); }},
         {"handshake_timeout_ms", [&] { u64(options.handshake_timeout_ms); }},

@@ -88,6 +88,18 @@ TEST(Placement, DelaysDoubleUpToABound) {
     EXPECT_EQ(shared_delay_ms(policy, 100), 300u);
 }
 
+TEST(Placement, TheMostSuspectedIsTriedFirstAndOfSeveralTheLast) {
+    RestartPolicy policy;
+    policy.own_executor_at = 2;
+    const Suspicion none[] = {{1, 1}, {2, 1}};
+    EXPECT_EQ(choose_suspect(policy, none), 0u);
+    EXPECT_EQ(choose_suspect(policy, {}), 0u);
+    const Suspicion equal[] = {{1, 2}, {2, 2}, {3, 1}};
+    EXPECT_EQ(choose_suspect(policy, equal), 2u);
+    const Suspicion most[] = {{1, 4}, {2, 3}};
+    EXPECT_EQ(choose_suspect(policy, most), 1u);
+}
+
 void fill(driver::FaultPage& page, driver::FaultKind kind, std::uint64_t stream) {
     page.signal = SIGSEGV;
     page.stream = stream;
@@ -123,6 +135,7 @@ TEST(Death, AFaultOutsideOfEveryStreamIsNoStreams) {
     const Death death = explain_death({true, SIGSEGV}, read_fault_page(page), {});
     EXPECT_EQ(death.cause, DeathCause::unknown);
     EXPECT_TRUE(death.outside_streams);
+    EXPECT_FALSE(death.of_its_work());
 }
 
 TEST(Death, ALostDeviceMayNameNobody) {
@@ -134,17 +147,19 @@ TEST(Death, ALostDeviceMayNameNobody) {
     EXPECT_EQ(death.text, "lost its device (kernel crash)");
 }
 
-TEST(Death, AKillFromOutsideIsNobodysFault) {
+TEST(Death, AKillIsNobodysFaultThatIsKnown) {
     for (const int signal : {SIGKILL, SIGTERM, SIGINT}) {
         const Death death = explain_death({true, signal}, {}, {});
         EXPECT_EQ(death.cause, DeathCause::killed) << signal;
     }
-    EXPECT_EQ(explain_death({true, SIGKILL}, {}, {}).text, "was killed from outside by SIGKILL");
+    EXPECT_TRUE(explain_death({true, SIGKILL}, {}, {}).of_its_work());
+    EXPECT_EQ(explain_death({true, SIGKILL}, {}, {}).text, "was killed by SIGKILL");
 }
 
 TEST(Death, OwnKillsSayWhyAndWhose) {
     const Death stuck = explain_death({true, SIGKILL}, {}, {true, "it hangs", 0});
     EXPECT_EQ(stuck.cause, DeathCause::unknown);
+    EXPECT_FALSE(stuck.of_its_work());
     EXPECT_EQ(stuck.text, "was ended by the daemon: it hangs");
     const Death named = explain_death({true, SIGKILL}, {}, {true, "stream 9 hangs", 9});
     EXPECT_EQ(named.cause, DeathCause::culprit_known);

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <algorithm>
 
 #include <cerrno>
 #include <cstring>
@@ -238,6 +239,11 @@ std::optional<Answer> RawClient::notice(schema::Answer kind, std::uint64_t strea
         kept_.push_back(std::move(*got));
     }
     return std::nullopt;
+}
+
+bool RawClient::kept(schema::Answer kind) const {
+    return std::ranges::any_of(
+        kept_, [&](const Answer& got) { return got->id() == 0 && got->answer_type() == kind; });
 }
 
 bool RawClient::hung_up() {

@@ -86,6 +86,8 @@ class RawClient {
     }
     // The next notice of this kind.
     std::optional<Answer> notice(schema::Answer kind, std::uint64_t stream = 0);
+    // Has such a notice come, among what was received while something else was awaited?
+    bool kept(schema::Answer kind) const;
     // Any message; nothing when the daemon hung up or kPatience passed.
     std::optional<Answer> receive();
     // Has the daemon hung up (reading whatever comes before)?

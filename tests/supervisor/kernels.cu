@@ -1,5 +1,6 @@
 // What the restart tests launch: kernels that log, hold, and die in every way.
 #include <ringlaunch/kernel.h>
+#include <signal.h>
 #include <unistd.h>
 
 // log[(*count)++] = value
@@ -50,3 +51,10 @@ extern "C" __global__ void vanish_when(const volatile unsigned* ready) {
     _exit(3);
 }
 RINGLAUNCH_EXPORT(vanish_when)
+
+// Ends the process as somebody outside would.
+extern "C" __global__ void kill_itself() {
+    kill(getpid(), SIGKILL);
+    pause();
+}
+RINGLAUNCH_EXPORT(kill_itself)

@@ -102,11 +102,13 @@ TEST(Recovery, ARefusedRecordBehindWorkInDoubtFollowsTheTable) {
 }
 
 TEST(Recovery, ARerunConvictsOnlyWhoWasAlone) {
-    EXPECT_TRUE(convicts_probationer(DeathCause::unknown, 1, true));
-    EXPECT_FALSE(convicts_probationer(DeathCause::unknown, 2, true));
-    EXPECT_FALSE(convicts_probationer(DeathCause::unknown, 1, false));
-    EXPECT_FALSE(convicts_probationer(DeathCause::killed, 1, true));
-    EXPECT_FALSE(convicts_probationer(DeathCause::culprit_known, 1, true));
+    EXPECT_TRUE(convicts_probationer(DeathCause::unknown, 1, true, 1));
+    EXPECT_FALSE(convicts_probationer(DeathCause::unknown, 2, true, 0));
+    EXPECT_FALSE(convicts_probationer(DeathCause::unknown, 1, false, 1));
+    EXPECT_FALSE(convicts_probationer(DeathCause::killed, 1, true, kKillsToConvict - 1));
+    EXPECT_TRUE(convicts_probationer(DeathCause::killed, 1, true, kKillsToConvict));
+    EXPECT_FALSE(convicts_probationer(DeathCause::killed, 2, true, kKillsToConvict));
+    EXPECT_FALSE(convicts_probationer(DeathCause::culprit_known, 1, true, 1));
 }
 
 }  // namespace

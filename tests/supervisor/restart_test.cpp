@@ -288,6 +288,154 @@ TEST(Restart, WhoKillsAgainAndAgainEndsAloneAndIsTold) {
     EXPECT_EQ(bully.look(bully.count.address), 0u);
 }
 
+// The session as an operator sees it.
+struct Seen {
+    int executor = 0;
+    unsigned deaths = 0;
+    bool isolated = false;
+};
+Seen see(const Daemon& daemon, const SessionClient& client) {
+    RawClient operators(daemon.socket());
+    operators.hello(kProtocolVersion, true);
+    const Answer listed = operators.ask(
+        schema::Request::GetSessions,
+        [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetSessions(builder).Union(); });
+    for (const schema::SessionInfo* session : *listed->answer_as_Sessions()->sessions())
+        if (session->session() == client.session())
+            return {session->executor_pid(), session->deaths_caused(), session->isolated()};
+    ADD_FAILURE() << "no such session";
+    return {};
+}
+
+// The stream's page as it is once no restart is under way.
+bool settles(SessionClient& client, TestStream& stream, const std::function<bool()>& condition,
+             unsigned* epochs = nullptr) {
+    return eventually([&] {
+        while (stream.state() == StreamState::Ended) {
+            if (!client.next_epoch(stream)) return false;
+            if (epochs != nullptr) ++*epochs;
+        }
+        return condition();
+    });
+}
+
+TEST(Restart, ADeathWithoutAWordIsToldWithTheOnlyKernelThatWasInFlight) {
+    for (const std::string kernel : {"kill_itself", "vanish"}) {
+        const Daemon daemon({"driver=host"});
+        Work work(daemon);
+        const auto stream = work.client.open_stream(OnRestart::Stop, 256, "quiet");
+        ASSERT_TRUE(stream->reaches(work.append(*stream, 1)));
+        const std::uint64_t at = stream->producer.position();
+        work.run(*stream, kernel);
+        const auto told = work.client.next_epoch(*stream);
+        ASSERT_TRUE(told);
+        EXPECT_EQ(why(*told), kernel == "vanish" ? Status::suspect : Status::executor_killed);
+        EXPECT_TRUE(says(text(*told), "kernel " + kernel + ", record at position " + std::to_string(at) +
+                                          ", was all that was in flight"))
+            << text(*told);
+        EXPECT_EQ(stream->status().error_kernel, work.client.kernel(kernel));
+        EXPECT_EQ(stream->status().error_position, at);
+        EXPECT_EQ(see(daemon, work.client).deaths, 1u);
+    }
+}
+
+TEST(Restart, ARerunThatIsKilledAgainAndAgainNamesItsKernel) {
+    for (const std::string kernel : {"kill_itself", "vanish"}) {
+        const Daemon daemon({"driver=host", "first_delay_ms=1"});
+        Work work(daemon);
+        const auto stream = work.client.open_stream(OnRestart::Rerun);
+        ASSERT_TRUE(stream->reaches(work.append(*stream, 1)));
+        const std::uint64_t at = stream->producer.position();
+        work.run(*stream, kernel);
+        ASSERT_TRUE(settles(work.client, *stream, [&] { return stream->state() == StreamState::Stopped; }));
+        const std::string said = stream->status().error_text;
+        EXPECT_EQ(static_cast<Status>(stream->status().error_status), Status::kernel_faulted) << said;
+        EXPECT_TRUE(says(said, "kernel " + kernel + ", record at position " + std::to_string(at))) << said;
+        EXPECT_EQ(stream->status().error_kernel, work.client.kernel(kernel));
+    }
+}
+
+// Executor after executor dies of one session, beside another that is always at work.
+void kills_beside_a_busy_peer(const std::string& kernel, OnRestart on_restart) {
+    SCOPED_TRACE(kernel + (on_restart == OnRestart::Rerun ? ", rerun" : ", stop"));
+    const Daemon daemon({"driver=host", "first_delay_ms=1", "max_delay_ms=20"});
+    Work peer(daemon), bully(daemon);
+    constexpr unsigned kCells = 1024, kRounds = 8;
+    const auto cells = peer.client.alloc(4 * (kCells + 1));
+    const auto stream = peer.client.open_stream(OnRestart::Rerun, 4096);
+    unsigned launched = 0;
+    const auto work = [&] {  // enough for the next death to find some of it in flight
+        for (unsigned i = 0; i < 40 && launched < kCells; ++i, ++launched)
+            stream->launch(peer.client.kernel("add"),
+                           pack(cells.address + 4 * (launched + 1), cells.address + 4 * launched, 1u));
+        stream->launch(peer.client.kernel("nap"), pack(peer.count.address, 20u));
+    };
+    unsigned peers_restarts = 0;
+    for (unsigned round = 1; round <= kRounds; ++round) {
+        const auto bad = bully.client.open_stream(on_restart);
+        work();
+        const std::uint64_t first = stream->producer.position();
+        ASSERT_TRUE(settles(
+            peer.client, *stream, [&] { return stream->issued() >= first; }, &peers_restarts));
+        bully.run(*bad, kernel);
+        ASSERT_TRUE(settles(bully.client, *bad, [&] { return bad->state() == StreamState::Stopped; }));
+        EXPECT_EQ(bad->status().error_kernel, bully.client.kernel(kernel)) << bad->status().error_text;
+        bully.client.close_stream(bad->id);
+    }
+    const std::uint64_t end = stream->producer.position();
+    ASSERT_TRUE(settles(
+        peer.client, *stream, [&] { return stream->completed() >= end; }, &peers_restarts));
+    EXPECT_EQ(stream->state(), StreamState::Running) << stream->status().error_text;
+    // Two that made both suspects, and one more if it was the peer that was moved first.
+    EXPECT_LE(peers_restarts, 3u);
+    EXPECT_FALSE(see(daemon, bully.client).executor == see(daemon, peer.client).executor);
+    EXPECT_TRUE(see(daemon, bully.client).isolated);
+    EXPECT_EQ(see(daemon, peer.client).deaths, 0u);
+    EXPECT_TRUE(bully.client.notice(schema::Answer::SessionWarning));
+    while (peer.side->state() == StreamState::Ended) ASSERT_TRUE(peer.client.next_epoch(*peer.side));
+    for (unsigned i = 0; i <= launched; i += 37) EXPECT_EQ(peer.look(cells.address + 4 * i), i);
+    // Every notice so far has been read: none is a warning.
+    EXPECT_FALSE(peer.client.kept(schema::Answer::SessionWarning));
+}
+
+TEST(Restart, WhoKillsWithoutAWordEndsAloneAndItsBusyPeerIsLeftInPeace) {
+    for (const std::string kernel : {"kill_itself", "vanish"})
+        for (const OnRestart on_restart : {OnRestart::Stop, OnRestart::Rerun})
+            kills_beside_a_busy_peer(kernel, on_restart);
+}
+
+TEST(Restart, KillsFromOutsideNowAndThenAreForgotten) {
+    const Daemon daemon({"driver=host", "suspicion_ms=0", "first_delay_ms=1"});
+    Work one(daemon), two(daemon);
+    for (int death = 1; death <= 5; ++death) {
+        // Two that hold and then one alone.
+        const auto first = one.client.open_stream();
+        const auto second = two.client.open_stream();
+        const std::uint64_t held = one.hold(*first);
+        ASSERT_TRUE(eventually([&] { return first->issued() >= held; }));
+        if (death != 5) {
+            const std::uint64_t also = two.hold(*second);
+            ASSERT_TRUE(eventually([&] { return second->issued() >= also; }));
+        }
+        ASSERT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+        const auto told = one.client.next_epoch(*first);
+        ASSERT_TRUE(told);
+        EXPECT_EQ(why(*told), Status::executor_killed);
+        if (death != 5) {
+            EXPECT_TRUE(says(text(*told), "nobody knows who did it: in flight too were stream"))
+                << text(*told);
+            EXPECT_TRUE(says(text(*told), "of session")) << text(*told);
+        }
+        ASSERT_TRUE(two.client.next_epoch(*second));
+        one.client.close_stream(first->id);
+        two.client.close_stream(second->id);
+    }
+    EXPECT_EQ(see(daemon, one.client).executor, see(daemon, two.client).executor);
+    EXPECT_FALSE(see(daemon, one.client).isolated);
+    EXPECT_LE(see(daemon, one.client).deaths, 1u);
+    EXPECT_EQ(see(daemon, two.client).deaths, 0u);
+}
+
 TEST(Restart, ADeadClientsEndlessKernelIsEndedForTheOthers) {
     const Daemon daemon({"driver=host", "close_timeout_ms=300"});
     Work neighbour(daemon);

@@ -1,0 +1,125 @@
+// Deaths of which nobody is known to be the culprit: whose work was in flight, and what becomes of sessions
+// that are suspected again and again.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "daemon/supervisor/core.hpp"
+#include "schema/ring.hpp"
+
+namespace ringlaunch::supervisor {
+
+namespace {
+
+constexpr std::size_t kSuspectsListed = 3;  // the text has to fit onto a status page
+
+}  // namespace
+
+std::vector<Stream*> Core::streams_in_doubt(const std::vector<Session*>& sessions) {
+    std::vector<Stream*> in_doubt;
+    for (Session* session : sessions)
+        for (const auto& [id, stream] : session->streams)
+            if (stream->served && !stream->page.stopped() && stream->page.issued() > stream->page.completed())
+                in_doubt.push_back(stream.get());
+    return in_doubt;
+}
+
+std::vector<Session*> Core::suspect(FaultDomain& domain, const Death& death) {
+    std::vector<Session*> suspects;
+    if (!death.of_its_work() || death.suspects.empty()) return suspects;
+    const std::uint64_t now = now_ns();
+    for (const std::uint64_t id : death.suspects) {
+        Session* session = find(stream_sessions_.at(id));
+        if (std::ranges::find(suspects, session) != suspects.end()) continue;
+        suspects.push_back(session);
+        if (now - session->suspected_ns > options_.restart.suspicion_ms * kNsPerMs) {
+            session->deaths_caused -= session->unproven_deaths;
+            session->unproven_deaths = session->suspicions = 0;
+            for (const auto& [other, stream] : session->streams) stream->times_alone = 0;
+        }
+        session->suspected_ns = now;
+    }
+    if (suspects.size() > 1)
+        for (Session* session : suspects) ++session->suspicions;
+    // Who was moved out of here did not do it; who was moved here did.
+    for (const auto& [id, session] : sessions_) {
+        const bool here = session->placed && session->domain == domain.key();
+        if (!session->on_trial || (!here && *session->on_trial != domain.key())) continue;
+        session->on_trial.reset();
+        session->suspicions = 0;
+        if (!here) spdlog::info("session {} is no suspect any more", id_text(id));
+    }
+    if (death.suspects.size() == 1) {
+        Stream& alone = *suspects.front()->streams.at(death.suspects.front());
+        const std::uint64_t at = alone.page.completed();
+        alone.times_alone = alone.alone_at == at ? alone.times_alone + 1 : 1;
+        alone.alone_at = at;
+    }
+    return suspects;
+}
+
+void Core::try_suspect(FaultDomain& domain, const std::vector<Session*>& suspects) {
+    std::vector<Suspicion> candidates;
+    for (const Session* session : suspects)
+        if (session->ending == Session::Ending::no) candidates.push_back({session->id, session->suspicions});
+    Session* chosen = find(choose_suspect(options_.restart, candidates));
+    if (chosen == nullptr) return;
+    const DomainKey from = domain.key();
+    move_alone(*chosen, "it had work in flight at " + std::to_string(chosen->suspicions) +
+                            " deaths of which nobody knows who did it");
+    chosen->on_trial = from;
+    domains_.at(chosen->domain)->start();
+}
+
+// The first record that has not completed. The host driver completes each by itself, so that it is the one
+// that ran; another tells of several at once, and it can have been any.
+std::uint64_t Core::kernel_in_flight(const Session& session, const Stream& stream) const {
+    if (options_.driver != schema::DriverKind::Host || !stream.page) return 0;
+    try {
+        const Mapping ring(stream.ring, ring_segment_bytes(stream.slots), Mapping::Access::read_only,
+                           "a ring");
+        RingConsumer<> records(ring.as<const Slot>(kRingHeaderBytes), stream.slots, stream.page.completed());
+        RecordCopy copy;
+        while (records.position() < stream.page.issued() && records.peek() &&
+               records.copy(copy) == Status::ok) {
+            const schema::RecordKind kind = copy.as<schema::PaddingRecord>().kind();
+            if (kind == schema::RecordKind::Padding) {
+                records.advance(copy.slots);
+                continue;
+            }
+            if (!is_launch(kind)) return 0;
+            const std::uint64_t kernel =
+                kind == schema::RecordKind::CompactLaunch
+                    ? kernel_of_compact(copy.as<schema::CompactLaunchRecord>().kernel())
+                    : copy.as<schema::LaunchRecord>().kernel();
+            return kernel_name(session, kernel).empty() ? 0 : kernel;  // its client may have written over it
+        }
+    } catch (const std::system_error& error) {
+        spdlog::warn("cannot look at what stream {} had in flight: {}", id_text(stream.id), error.what());
+    }
+    return 0;
+}
+
+std::string Core::describe_suspicion(const Session& session, const Stream& stream, const Death& death) const {
+    const std::uint64_t kernel = kernel_in_flight(session, stream);
+    std::string text = kernel == 0 ? "work" : "kernel " + kernel_name(session, kernel);
+    text += ", record at position " + std::to_string(stream.page.completed()) + ", was ";
+    std::vector<std::uint64_t> others = death.suspects;
+    std::erase(others, stream.id);
+    text += others.empty() ? "all that was in flight when the executor " : "in flight when the executor ";
+    text += death.text;
+    if (death.cause == DeathCause::killed) text += " (by a kernel itself, or from outside)";
+    for (std::size_t i = 0; i < std::min(others.size(), kSuspectsListed); ++i) {
+        const std::uint64_t whose = stream_sessions_.at(others[i]);
+        text += (i == 0 ? "; nobody knows who did it: in flight too were stream " : ", ") +
+                id_text(others[i]) + (whose == session.id ? "" : " of session " + id_text(whose));
+    }
+    if (others.size() > kSuspectsListed)
+        text += " and " + std::to_string(others.size() - kSuspectsListed) + " more";
+    return text;
+}
+
+}  // namespace ringlaunch::supervisor
