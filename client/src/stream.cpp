@@ -406,7 +406,9 @@ StreamStatus Stream::status() const {
         out.issued = std::max(out.issued, stream.issued_before);
         out.error_position = page.error_position;
         out.text.assign(page.error_text, ::strnlen(page.error_text, sizeof page.error_text));
-        if (out.text.empty() && stream.stop_status == out.status) out.text = stream.stop_text;
+        // The page may have had no room for all of it.
+        if (stream.stop_status == out.status && stream.stop_text.starts_with(out.text))
+            out.text = stream.stop_text;
         if (out.text.empty()) out.text = status_text(out.status);
         const std::uint64_t kernel = page.error_kernel;
         if (lock) lock.unlock();  // the names stand under the client's lock, which comes first

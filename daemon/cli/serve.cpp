@@ -153,6 +153,11 @@ ExitCode serve(ServeOptions options) {
             "and --allow-gid change nothing",
             ::getuid());
 
+    if (supervisor.fault_dumps && driver.kind != schema::DriverKind::Cuda) {
+        spdlog::info("--fault-dumps changes nothing with the {} driver", driver_name(driver.kind));
+        supervisor.fault_dumps = false;
+    }
+
     supervisor.socket_path = place.path;
     supervisor.executor_arguments = {"executor", "--log-level", options.log.level};
     if (!options.log.file.empty())
@@ -337,6 +342,15 @@ void add_serve(CLI::App& app, Action& action) {
             "client may ask for less. A launch costs more with it")
         ->type_name("SECONDS")
         ->check(CLI::Range(0.0, 4e6))
+        ->group(kDispatch);
+
+    command
+        ->add_flag(
+            "--fault-dumps", supervisor.fault_dumps,
+            "A fault on a GPU is put down to its launch: kernel, record, exception and program counter, "
+            "and nobody else is suspected (the host driver does so anyway). What the culprit's stream saw "
+            "completed in the last 0.5 s may be untrue then, and is not run again; a launch costs more, as "
+            "with --kernel-timeout")
         ->group(kDispatch);
 
     add_restart(*command, supervisor.restart);

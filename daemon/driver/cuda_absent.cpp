@@ -5,7 +5,7 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*, bool) {
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*, bool, bool) {
     throw Error(Status::unsupported,
                 "cannot open CUDA device " + std::to_string(device) +
                     ": this daemon was built without cuda.h, so it has no CUDA driver; build it where the "

@@ -11,6 +11,7 @@
 #include "daemon/driver/address_range.hpp"
 #include "daemon/driver/chunk_table.hpp"
 #include "daemon/driver/cuda_api.hpp"
+#include "daemon/driver/cuda_fault_dumps.hpp"
 #include "daemon/driver/cuda_module.hpp"
 #include "daemon/driver/cuda_peers.hpp"
 #include "daemon/driver/cuda_staging.hpp"
@@ -31,7 +32,7 @@ constexpr std::uint64_t kGraphBytes = 128u << 20;
 
 class CudaDriver : public Driver {
   public:
-    CudaDriver(int ordinal, bool direct_peers);
+    CudaDriver(int ordinal, FaultPage* fault, bool fault_dumps, bool direct_peers);
     ~CudaDriver() override;
 
     const DeviceInfo& device() const override { return info_; }
@@ -68,6 +69,8 @@ class CudaDriver : public Driver {
     std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
     GraphBudget graphs_{kGraphBytes};
+    FaultPage* const fault_;
+    std::optional<FaultDumps> dumps_;
 };
 
 int CudaDriver::attribute(CUdevice_attribute which) const {
@@ -138,6 +141,7 @@ void CudaDriver::open(int ordinal, bool direct_peers) {
                "cannot make a CUDA stream");
     completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!completion_fd_) throw Error(Status::driver_error, "cannot make the eventfd of completions");
+    if (dumps_) dumps_->wake_with(completion_fd_.get());
 }
 
 void CudaDriver::reserve(std::uint64_t base) {
@@ -151,8 +155,10 @@ void CudaDriver::reserve(std::uint64_t base) {
                     ": buffers could not keep their addresses across a restart; serve with --driver host");
 }
 
-CudaDriver::CudaDriver(int ordinal, bool direct_peers) : api_(cuda_api()) {
+CudaDriver::CudaDriver(int ordinal, FaultPage* fault, bool fault_dumps, bool direct_peers)
+    : api_(cuda_api()), fault_(fault) {
     try {
+        if (fault_dumps) dumps_.emplace();
         open(ordinal, direct_peers);
     } catch (...) {
         release();
@@ -269,7 +275,8 @@ std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const U
 
 std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
-    return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), graphs_);
+    return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), graphs_,
+                                        dumps_ ? &dumps_->journals() : nullptr);
 }
 
 std::optional<std::string> CudaDriver::failure() noexcept {
@@ -278,7 +285,8 @@ std::optional<std::string> CudaDriver::failure() noexcept {
         // A lost device answers every call with what it died of.
         const CUresult result = api_.cuStreamQuery_(control_);
         if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) return std::nullopt;
-        return cuda_error_text(result);
+        const std::string lost = cuda_error_text(result);
+        return dumps_ ? dumps_->accuse(lost, fault_) : lost;
     } catch (const std::exception& error) {
         return error.what();
     }
@@ -286,10 +294,10 @@ std::optional<std::string> CudaDriver::failure() noexcept {
 
 }  // namespace
 
-// The device says of a fault no more than that there was one: failure() reports it, nobody is accused on the
-// fault page.
-std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*, bool direct_peers) {
-    return std::make_unique<CudaDriver>(device, direct_peers);
+// By itself the device says of a fault no more than that there was one: failure() reports it, and only a dump
+// accuses anybody on the fault page.
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage* fault, bool fault_dumps, bool direct_peers) {
+    return std::make_unique<CudaDriver>(device, fault, fault_dumps, direct_peers);
 }
 
 }  // namespace ringlaunch::driver

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "daemon/driver/launch_journal.hpp"
 #include "daemon/driver/module_text.hpp"
 #include "daemon/driver/signature.hpp"
 #include "schema/error.hpp"
@@ -26,7 +27,11 @@ void take_signatures(const Image& from, Image& to) {
 }  // namespace
 
 CudaKernel::CudaKernel(KernelLayout layout, CUmodule module, CUfunction function, bool compiled_cluster)
-    : Kernel(std::move(layout)), module_(module), function_(function), compiled_cluster_(compiled_cluster) {
+    : Kernel(std::move(layout)),
+      module_(module),
+      function_(function),
+      compiled_cluster_(compiled_cluster),
+      name_digest_(digest(layout_.name)) {
     const LaunchAttributes& wanted = layout_.attributes;
     if (wanted.cluster != Dim3{} && !compiled_cluster_) {
         CUlaunchAttributeValue& value = add(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION);

@@ -20,6 +20,7 @@ class CudaKernel : public Kernel {
     CUmodule module() const { return module_; }
     CUfunction function() const { return function_; }
     bool compiled_cluster() const { return compiled_cluster_; }
+    std::uint64_t name_digest() const { return name_digest_; }
     // What a launch names; empty: an ordinary launch.
     std::span<const CUlaunchAttribute> attributes() const { return {attributes_.data(), attribute_count_}; }
 
@@ -29,6 +30,7 @@ class CudaKernel : public Kernel {
     CUmodule module_;
     CUfunction function_;
     bool compiled_cluster_;
+    std::uint64_t name_digest_;
     std::array<CUlaunchAttribute, 3> attributes_{};
     std::size_t attribute_count_ = 0;
 };

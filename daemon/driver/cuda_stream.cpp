@@ -49,14 +49,16 @@ RegisteredMemory& RegisteredMemory::operator=(RegisteredMemory&& other) noexcept
 }
 
 CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers,
-                       int completion_fd, GraphBudget& budget)
+                       int completion_fd, GraphBudget& budget, LaunchJournals* journals)
     : api_(cuda_api()),
       context_(context),
       peers_(peers),
       id_(config.id),
       completed_(config.completed),
       issued_(config.position),
-      completion_fd_(completion_fd) {
+      completion_fd_(completion_fd),
+      journal_(journals == nullptr ? LaunchJournals::Open()
+                                   : journals->open(config.id, config.max_in_flight, config.completed)) {
     // The status page begins on a page boundary and `completed` stands in its first page.
     const auto word = reinterpret_cast<std::uintptr_t>(config.completed);
     const std::uintptr_t page = word & ~std::uintptr_t{kPageBytes - 1};
@@ -118,6 +120,7 @@ Status CudaStream::issued(CUresult result, std::uint64_t end) noexcept {
 
 Status CudaStream::launch(const Launch& launch) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
+    if (journal_ != nullptr) note(launch);
     if (!graphs_ || !graphs_->launch(launch)) return launch_plainly(launch);
     issued_ = launch.end;
     return Status::ok;
@@ -155,6 +158,21 @@ Status CudaStream::launch_plainly(const Launch& launch) noexcept {
     return Status::ok;
 }
 
+void CudaStream::note(const Launch& launch) noexcept {
+    NotedLaunch noted;
+    noted.position = launch.position;
+    noted.kernel = launch.kernel_id;
+    const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
+    noted.function = reinterpret_cast<std::uintptr_t>(kernel.function());
+    noted.module = reinterpret_cast<std::uintptr_t>(kernel.module());
+    noted.name = kernel.name_digest();
+    noted.params = digest({launch.params, launch.param_bytes});
+    noted.param_bytes = launch.param_bytes;
+    noted.grid = launch.grid;
+    noted.block = launch.block;
+    journal_->note(noted);
+}
+
 // The launch did not happen. Where that is the record's own doing the status says so.
 Status CudaStream::refused_launch(const Launch& launch, CUresult result) noexcept {
     const Status status = answer(result);
@@ -180,6 +198,8 @@ Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& t
     for (taken = 0; taken < launches.size();) {
         if (graphs_) {
             if (const std::size_t chained = graphs_->launch_chain(launches.subspan(taken)); chained != 0) {
+                if (journal_ != nullptr)
+                    for (const Launch& each : launches.subspan(taken, chained)) note(each);
                 taken += chained;
                 issued_ = launches[taken - 1].end;
                 continue;

@@ -9,6 +9,7 @@
 #include "daemon/driver/cuda_graphs.hpp"
 #include "daemon/driver/cuda_peers.hpp"
 #include "daemon/driver/driver.hpp"
+#include "daemon/driver/launch_journal.hpp"
 
 namespace ringlaunch::driver {
 
@@ -30,9 +31,9 @@ class RegisteredMemory {
 class CudaStream : public Stream {
   public:
     // Control thread, with the context current. `completion_fd`: the driver's eventfd. `peers` and `budget`
-    // live longer.
+    // live longer. `journals`: where launches are noted; null: nowhere.
     CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers, int completion_fd,
-               GraphBudget& budget);
+               GraphBudget& budget, LaunchJournals* journals);
     ~CudaStream() override;
 
     bool drain(std::uint64_t timeout_ns) noexcept override;
@@ -50,6 +51,7 @@ class CudaStream : public Stream {
     CUresult query() const noexcept;
 
   private:
+    void note(const Launch& launch) noexcept;
     Status answer(CUresult result) noexcept;
     Status launch_plainly(const Launch& launch) noexcept;
     Status refused_launch(const Launch& launch, CUresult result) noexcept;
@@ -68,6 +70,7 @@ class CudaStream : public Stream {
     std::optional<LaunchGraphs> graphs_;  // none where launches are not coalesced
     CUevent tail_ = nullptr;              // recorded anew for each stream that waits for this one
     const int completion_fd_;
+    const LaunchJournals::Open journal_;
     char why_[256] = "";
 };
 

@@ -240,7 +240,7 @@ class Driver {
 };
 
 // Throws Error{unsupported} that says precisely what is missing. `fault`: where a fault leaves word; may be
-// null.
-std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault);
+// null. `fault_dumps`: a fault leaves there which launch it was; null and host have no use for it.
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault, bool fault_dumps = false);
 
 }  // namespace ringlaunch::driver

@@ -482,6 +482,28 @@ std::string describe_image(std::span<const std::byte> bytes) {
     return std::to_string(bytes.size()) + " bytes of an unknown kind that begin with " + hex;
 }
 
+std::vector<ImageFunction> read_functions(std::span<const std::byte> cubin) {
+    if (!is_elf64(cubin)) damaged("it is " + describe_image(cubin) + ", no cubin");
+    const Elf elf(cubin);
+    std::vector<ImageFunction> functions;
+    elf.each_symbol(SHT_SYMTAB, [&](const Elf64_Sym& symbol, std::string_view name, std::size_t) {
+        if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || symbol.st_shndx >= elf.sections().size()) return;
+        // One that the device did not load has no address.
+        const Elf64_Shdr& section = elf.sections()[symbol.st_shndx].header;
+        const std::uint64_t base = section.sh_addr;
+        if (base == 0 || !printable(name)) return;
+        const std::uint64_t address = symbol.st_value >= base ? symbol.st_value : base + symbol.st_value;
+        std::span<const std::byte> code;
+        if (const std::uint64_t from = address - base;
+            section.sh_type == SHT_PROGBITS && section.sh_offset <= cubin.size() &&
+            section.sh_size <= cubin.size() - section.sh_offset && from <= section.sh_size &&
+            symbol.st_size <= section.sh_size - from)
+            code = cubin.subspan(section.sh_offset + from, symbol.st_size);
+        functions.push_back({std::string(name), address, symbol.st_size, code});
+    });
+    return functions;
+}
+
 Image read_image(std::span<const std::byte> bytes) {
     Image image;
     image.found = describe_image(bytes);

@@ -51,6 +51,16 @@ inline constexpr std::size_t kMaxImageKernels = 4096;
 // What the first bytes say, for error texts; never throws on any input.
 std::string describe_image(std::span<const std::byte> bytes);
 
+// A function of a cubin that a device has loaded, with its address there.
+struct ImageFunction {
+    std::string name;
+    std::uint64_t address = 0;
+    std::uint64_t bytes = 0;
+    std::span<const std::byte> code;  // in the cubin; empty where it is not in there
+};
+// Throws Error{bad_image}.
+std::vector<ImageFunction> read_functions(std::span<const std::byte> cubin);
+
 // Reads the kernels of a cubin or of a host object. Throws Error{bad_image} where the image is damaged; the
 // text says what is wrong and where.
 Image read_image(std::span<const std::byte> bytes);

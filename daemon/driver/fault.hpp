@@ -13,6 +13,14 @@ enum class FaultKind : std::uint32_t {
     device = 2,  // the device reported an error; `stream` is 0 where it does not say whose
 };
 
+// The launch that a fault dump names.
+struct FaultedLaunch {
+    std::uint64_t stream = 0;
+    std::uint64_t position = 0;
+    std::uint64_t kernel = 0;
+};
+inline constexpr std::size_t kMaxFaultedLaunches = 8;
+
 struct FaultPage {
     std::uint32_t magic = 0x544c4652;  // "RFLT"
     std::uint32_t signal = 0;
@@ -22,6 +30,10 @@ struct FaultPage {
     std::uint64_t address = 0;
     std::uint64_t program_counter = 0;
     char text[256] = {};
+    // The device was told to dump faults: what it completed behind a fault did not.
+    std::uint32_t completions_untrue = 0;
+    std::uint32_t also_count = 0;
+    FaultedLaunch also[kMaxFaultedLaunches] = {};  // of other streams: faulted with it; `stream` 0: suspects
     // A FaultKind, stored last with release: the rest belongs to it. First fault wins.
     std::atomic<std::uint32_t> kind{0};
 };

@@ -10,7 +10,7 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault) {
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault, bool fault_dumps) {
     if (kind != DriverKind::Cuda && (device < 0 || device >= kHostDevices))
         throw Error(Status::unsupported, std::string("the ") + schema::EnumNameDriverKind(kind) +
                                              " driver has devices 0 to " + std::to_string(kHostDevices - 1) +
@@ -21,7 +21,7 @@ std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* faul
         case DriverKind::Host:
             return make_host_driver(device, fault);
         case DriverKind::Cuda:
-            return make_cuda_driver(device, fault);
+            return make_cuda_driver(device, fault, fault_dumps);
     }
     throw Error(Status::unsupported, "there is no driver of kind " + std::to_string(static_cast<int>(kind)));
 }

@@ -223,7 +223,8 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
             Mapping(fds[0], sizeof(driver::FaultPage), Mapping::Access::read_write, "the fault page");
         page = fault_page_.as<driver::FaultPage>();
     }
-    std::unique_ptr<driver::Driver> made = driver::make_driver(request.driver(), request.device(), page);
+    std::unique_ptr<driver::Driver> made =
+        driver::make_driver(request.driver(), request.device(), page, request.fault_dumps());
     const driver::DeviceInfo& device = made->device();
     auto memory = std::make_unique<MemoryMap>(device);
 

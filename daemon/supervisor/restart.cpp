@@ -3,6 +3,9 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "daemon/supervisor/core.hpp"
 #include "daemon/supervisor/recovery.hpp"
 
@@ -16,6 +19,35 @@ void wake(const UniqueFd& eventfd) {
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t wrote =
         ::write(eventfd.get(), &one, sizeof one);  // full: it wakes already
+}
+
+// The launch of this stream that the death is put down to, or may be.
+std::optional<driver::FaultedLaunch> faulted_launch(const Death& death, std::uint64_t stream) {
+    if (stream == death.stream) return driver::FaultedLaunch{death.stream, death.position, death.kernel};
+    for (const driver::FaultedLaunch& each : death.also)
+        if (each.stream == stream) return each;
+    return std::nullopt;
+}
+
+// Did a stream go on behind its fault?
+bool went_on(const Death& death, const std::vector<Session*>& sessions) {
+    if (!death.completions_untrue) return false;
+    for (const Session* session : sessions)
+        for (const auto& [id, stream] : session->streams) {
+            const auto launch = faulted_launch(death, id);
+            if (launch && stream->page && stream->page.completed() > launch->position) return true;
+        }
+    return false;
+}
+
+// May what this stream, which did not fault, has seen completed be untrue? It may be where it waited for
+// others while one that faulted went on; and where nobody knows which faulted.
+bool misled(const Stream& stream, const Death& death) {
+    const StatusPage& page = stream.page.page();
+    if (!death.completions_untrue) return false;
+    if (death.stream == 0 && death.also.empty()) return stream.page.issued() > page.start_position;
+    // relaxed: its writer has been reaped.
+    return death.went_on && page.counters.waits.load(std::memory_order_relaxed) != stream.waits_before;
 }
 
 }  // namespace
@@ -82,18 +114,27 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             if (death.cause == DeathCause::culprit_known) death.cause = DeathCause::unknown;
         }
     }
+    std::erase_if(death.also, [&](const driver::FaultedLaunch& launch) {
+        return std::ranges::none_of(sessions, [&](const Session* session) {
+            const auto at = session->streams.find(launch.stream);
+            return at != session->streams.end() && at->second->served;
+        });
+    });
     if (culprit_session == nullptr && blamed != 0) {
         // It died of a module that was being loaded: no stream did it.
         culprit_session = find(blamed);
         if (culprit_session != nullptr) death.cause = DeathCause::culprit_known;
     }
     const std::vector<Stream*> in_doubt = streams_in_doubt(sessions);
-    if (culprit_session == nullptr)
+    if (culprit_session == nullptr && death.also.empty())
         for (const Stream* stream : in_doubt) death.suspects.push_back(stream->id);
+    else if (culprit_session == nullptr)  // it is known whom it can have been, in doubt or not
+        for (const driver::FaultedLaunch& launch : death.also) death.suspects.push_back(launch.stream);
     std::vector<Session*> suspects = suspect(domain, death);
     // A suspect that was rerun while nothing else was in doubt.
-    if (in_doubt.size() == 1 && convicts_probationer(death.cause, 1, in_doubt[0]->id == domain.probationer,
-                                                     in_doubt[0]->times_alone)) {
+    if (in_doubt.size() == 1 && death.suspects == std::vector{in_doubt[0]->id} &&
+        convicts_probationer(death.cause, 1, in_doubt[0]->id == domain.probationer,
+                             in_doubt[0]->times_alone)) {
         culprit_session = find(in_doubt[0]->session);
         death.stream = domain.probationer;
         death.position = in_doubt[0]->page.completed();
@@ -107,6 +148,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     domain.strict_probation = domain.probationer != 0 && unexplained;
     domain.first_suspect = std::exchange(domain.probationer, 0);
 
+    death.went_on = went_on(death, sessions);
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
     for (Session* session : sessions) {
@@ -189,7 +231,9 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     const auto page_error = static_cast<Status>(page.error_status);
     const bool page_stopped = stream.page.stopped();
     StreamAtDeath at;
-    at.culprit = stream.id == death.stream;
+    const std::optional<driver::FaultedLaunch> launch = faulted_launch(death, stream.id);
+    const bool accused = death.stream != 0;
+    at.culprit = accused && launch;
     at.completed = stream.page.completed();
     at.issued = stream.page.issued();
     at.rerun = stream.on_restart == schema::OnRestart::Rerun;
@@ -197,7 +241,11 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     at.stopped_by_restart = page_stopped && !at.refused;
     at.suspect = stream.suspect;
     if (at.culprit && at.stopped_by_restart) at.culprit = false;  // its doubt is older than this life
-    const Decision decision = decide(death.cause, at);
+    at.untrue = !at.culprit && !at.stopped_by_restart && misled(stream, death);
+    if (!accused && launch) at.untrue |= death.completions_untrue && at.completed > launch->position;
+    // It is known whom it can have been, and this stream is not among them.
+    const bool cleared = !accused && !launch && !death.also.empty();
+    const Decision decision = decide(cleared ? DeathCause::culprit_known : death.cause, at);
 
     stream.next_completed = decision.position;
     stream.next_issued = decision.position;
@@ -206,10 +254,24 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     stream.hold = false;
     const bool was_suspect = stream.suspect;
     stream.suspect = false;
+    const bool known = at.culprit && launch->position < at.issued &&
+                       (launch->position >= at.completed || death.completions_untrue);
+    if (known && launch->position < at.completed) {
+        at.untrue = true;
+        stream.doubt_completed = launch->position;
+    }
+    if (decision.fate != Fate::stay) stream.untrue = at.untrue;
     const std::string where =
         "stream " + id_text(stream.id) + (stream.name.empty() ? "" : " (" + stream.name + ")");
-    const std::string doubt = "completed up to " + std::to_string(stream.doubt_completed) +
-                              ", in doubt up to " + std::to_string(stream.doubt_issued);
+    std::string doubt;
+    if (!at.untrue)
+        doubt = "completed up to " + std::to_string(stream.doubt_completed);
+    else if (at.culprit)
+        doubt = "completed up to " + std::to_string(stream.doubt_completed) + " (what is beyond, up to " +
+                std::to_string(at.completed) + ", was completed behind the fault and may be untrue)";
+    else
+        doubt = "what it saw completed may be untrue";
+    doubt += ", in doubt up to " + std::to_string(stream.doubt_issued);
     switch (decision.fate) {
         case Fate::go_on:
             stream.stop = Status::ok;
@@ -238,20 +300,21 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
             stream.stop_position = at.completed;
             switch (decision.status) {
                 case Status::kernel_faulted: {
-                    const std::string kernel = kernel_name(session, death.kernel);
-                    stream.stop_kernel = death.kernel;
-                    if (death.position >= at.completed && death.position < at.issued)
-                        stream.stop_position = death.position;
-                    stream.stop_text = death.kernel == 0 && kernel.empty()
+                    const std::string kernel = kernel_name(session, launch->kernel);
+                    stream.stop_kernel = launch->kernel;
+                    if (known) stream.stop_position = launch->position;
+                    stream.stop_text = launch->kernel == 0 && kernel.empty()
                                            ? "work of " + where + " ended the executor: it " + death.text
-                                           : "kernel " + (kernel.empty() ? id_text(death.kernel) : kernel) +
+                                           : "kernel " + (kernel.empty() ? id_text(launch->kernel) : kernel) +
                                                  ", record at position " +
                                                  std::to_string(stream.stop_position) + " of " + where +
                                                  ", faulted: the executor " + death.text;
                     break;
                 }
                 case Status::neighbour_faulted:
-                    stream.stop_text = "another stream's fault restarted the executor of " + where;
+                    stream.stop_text = at.untrue
+                                           ? where + " has waited for other streams, and one faulted"
+                                           : "another stream's fault restarted the executor of " + where;
                     break;
                 case Status::executor_killed:
                     if (death.cause == DeathCause::abandoned_work) {
@@ -261,11 +324,22 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     }
                     [[fallthrough]];
                 default:
+                    if (launch) {
+                        const std::string kernel = kernel_name(session, launch->kernel);
+                        stream.stop_kernel = launch->kernel;
+                        stream.stop_position = launch->position;
+                        stream.stop_text = (kernel.empty() ? "work" : "kernel " + kernel) +
+                                           ", record at position " + std::to_string(launch->position) +
+                                           " of " + where +
+                                           " or a later one, may be what faulted: the executor " + death.text;
+                        break;
+                    }
                     stream.stop_kernel = kernel_in_flight(session, stream);
                     stream.stop_text = where + ": " + describe_suspicion(session, stream, death);
                     break;
             }
-            stream.stop_text += "; " + doubt + "; resume() goes on after it, resume(rerun) repeats it";
+            stream.stop_text += "; " + doubt + "; resume() goes on after it";
+            stream.stop_text += at.untrue ? ", nothing of it can be run again" : ", resume(rerun) repeats it";
             spdlog::warn("session {} ({}): {}", id_text(session.id), session.program, stream.stop_text);
             break;
     }

@@ -1,13 +1,16 @@
 """What a fault does to its neighbours: every kind of fault, beside victims that check what they are promised.
 
-    python -m ringlaunch.faultmatrix [--driver auto] [--repeat 3] [--csv FILE] [--json FILE] [--png FILE]
+    python -m ringlaunch.faultmatrix [--driver auto] [--fault-dumps] [--repeat 3] [--csv FILE] [--json FILE]
+        [--png FILE]
 
 For each fault a daemon of its own is started, with a culprit and three victims, each a session: a stream made with
 `on_restart="stop"` and one with "rerun", both under order-sensitive work without a pause, and an idle session with
 buffers and a module. After the fault every promise is checked: the culprit got an error, and it was named or the
 suspects were; the "stop" stream stopped if its work was in doubt, with its word at one of the places that it said,
 and went on exactly; the "rerun" stream never stopped and is exact; the idle session's buffers are the same bytes at
-the same addresses, and its module launches. The exit code is 0 only if all of it holds every time.
+the same addresses, and its module launches. With --fault-dumps (of `ringlaunchd serve`) whoever faults on a GPU must be
+named exactly, with record, exception and program counter, and nobody else be suspected. The exit code is 0 only if all
+of it holds every time.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -346,6 +350,7 @@ class Seen:
     error: str = ""  # "KernelFault (kernel_faulted)"
     text: str = ""
     status: str = ""
+    position: int = -1  # of the record that faulted
     began: float = 0.0  # when the fault happened, as near as that is known
     problems: list[str] = dataclasses.field(default_factory=list)
 
@@ -359,6 +364,7 @@ class Fault:
     kernel: str = ""  # the culprit, to be named or to be among the suspects
     options: tuple[str, ...] = ()  # of the daemon
     needs: str = ""  # an option of `ringlaunchd serve`
+    exception: str = ""  # of a GPU
 
 
 def _see(seen: Seen, error: rl.Error) -> Seen:
@@ -378,10 +384,13 @@ def _stopped_by(
         given = arguments(client)
         stream = client.stream(name="culprit")
         stream.synchronize(WATCHDOG_S)
-        seen = Seen(began=time.monotonic() + delay_s)
+        seen = Seen(position=stream.status.published, began=time.monotonic() + delay_s)
         try:
             launch[1, 1](*given, stream=stream)
             stream.synchronize(WATCHDOG_S)
+            # With fault dumps a GPU completes what faulted, and tells of the fault a little later.
+            _until(lambda: not stream.status.running)
+            launch[1, 1](*given, stream=stream)
             seen.problems.append("the culprit got no error")
         except rl.StreamStopped as error:
             _see(seen, error)
@@ -479,12 +488,33 @@ def _word(client: rl.Client) -> tuple[Any, ...]:
 
 
 FAULTS = (
-    Fault("illegal address", ("cuda",), _stopped_by("write_to", lambda _: (8,)), True, "write_to"),
+    Fault(
+        "illegal address",
+        ("cuda",),
+        _stopped_by("write_to", lambda _: (8,)),
+        True,
+        "write_to",
+        exception="Illegal Address",
+    ),
     Fault("segfault", ("host",), _stopped_by("write_to", lambda _: (8,)), True, "write_to"),
-    Fault("misaligned address", ("cuda",), _stopped_by("misaligned", _word), True, "misaligned"),
+    Fault(
+        "misaligned address",
+        ("cuda",),
+        _stopped_by("misaligned", _word),
+        True,
+        "misaligned",
+        exception="Misaligned Address",
+    ),
     Fault("divide by zero", ("host",), _stopped_by("divide", lambda c: (*_word(c), 0)), True, "divide"),
-    Fault("trap", ("cuda", "host"), _stopped_by("trap", lambda _: (1,)), True, "trap"),
-    Fault("assert", ("cuda", "host"), _stopped_by("failed_assert", lambda _: (1,)), True, "failed_assert"),
+    Fault("trap", ("cuda", "host"), _stopped_by("trap", lambda _: (1,)), True, "trap", exception="without a name"),
+    Fault(
+        "assert",
+        ("cuda", "host"),
+        _stopped_by("failed_assert", lambda _: (1,)),
+        True,
+        "failed_assert",
+        exception="Assert",
+    ),
     Fault("abort", ("host",), _stopped_by("end_process", lambda _: (1,)), True, "end_process"),
     Fault(
         "endless kernel",
@@ -542,9 +572,19 @@ def _alive_after(victim: Victim, began: float, epoch: int, restarted: bool) -> f
     return max((b - a for a, b in itertools.pairwise(times)), default=float("inf"))
 
 
-def _run(fault: Fault, driver: str, number: int, target_s: float) -> Result:
+def _named_exactly(fault: Fault, seen: Seen) -> re.Match[str] | None:
+    """What a fault dump gives: this kernel, this record, this exception, and where in the kernel it stands."""
+    return re.search(
+        rf"kernel {fault.kernel}, record at position {seen.position} of .*"
+        rf"((?:CUDA_EXCEPTION_\d+, |an exception )[A-Za-z ]*{fault.exception}[^;=]*) "
+        rf"at program counter 0x[0-9a-f]+ = ({fault.kernel}\+0x[0-9a-f]+)",
+        seen.text,
+    )
+
+
+def _run(fault: Fault, driver: str, number: int, target_s: float, dumps: bool) -> Result:
     result = Result(fault.name, number)
-    daemon = Daemon(driver, *fault.options)
+    daemon = Daemon(driver, *fault.options, *(("--fault-dumps",) if dumps else ()))
     try:
         stop, rerun, idle = StopVictim(daemon), RerunVictim(daemon), IdleVictim(daemon)
         workers: tuple[Victim, Victim] = (stop, rerun)
@@ -576,7 +616,10 @@ def _run(fault: Fault, driver: str, number: int, target_s: float) -> Result:
         since = seen.began if fault.restarts else idle.asked_at
         result.alive_idle_s = max(idle.alive_at - since, 0.0) if idle.alive_at else float("inf")
         suspects = [worker.name for worker in workers if any(stop.status == "suspect" for stop in worker.stops)]
-        if seen.status == "kernel_faulted" and fault.kernel in seen.text:
+        exactly = _named_exactly(fault, seen) if dumps and fault.exception and driver == "cuda" else None
+        if exactly:
+            result.named = f"kernel {fault.kernel}, its record, {exactly[1]}, {exactly[2]}"
+        elif seen.status == "kernel_faulted" and fault.kernel in seen.text:
             result.named = f"kernel {fault.kernel}"
         elif seen.status == "kernel_faulted" and "(culprit)" in seen.text:
             result.named = "its stream"  # of a kernel that never ends the daemon sees no more
@@ -584,6 +627,11 @@ def _run(fault: Fault, driver: str, number: int, target_s: float) -> Result:
             result.named = f"suspects: {', '.join(['culprit', *suspects])}"
         elif fault.kernel:
             result.problems.append(f"the culprit was neither named nor a suspect: {seen.error}: {seen.text}")
+        if dumps and fault.exception and driver == "cuda":
+            if not exactly:
+                result.problems.append(f"the culprit was not named exactly: {seen.text}")
+            if suspects:
+                result.problems.append(f"{', '.join(suspects)} suspected, though the culprit is known")
         if not fault.restarts and stop.stops:
             stop.problems.append(f"stopped without need: {stop.stops[0]}")
         reasons = ", ".join(dict.fromkeys(error.status for error in stop.stops))
@@ -737,14 +785,16 @@ def _run_all(options: argparse.Namespace) -> tuple[str, list[Result], dict[str, 
         for number in range(1, options.repeat + 1):
             if sys.stderr.isatty():
                 print(f"{fault.name}, run {number} of {options.repeat}", file=sys.stderr, flush=True)
-            results.append(_run(fault, driver, number, options.alive_target))
-    return f"What a fault does to its neighbours ({driver} driver)", results, skipped
+            results.append(_run(fault, driver, number, options.alive_target, options.fault_dumps))
+    dumps = ", fault dumps" if options.fault_dumps else ""
+    return f"What a fault does to its neighbours ({driver} driver{dumps})", results, skipped
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0 only if every promise held in every run."""
     parser = argparse.ArgumentParser(prog="python -m ringlaunch.faultmatrix", description=__doc__.split("\n")[0])
     parser.add_argument("--driver", default="auto", choices=("auto", "cuda", "host"), help="(default: %(default)s)")
+    parser.add_argument("--fault-dumps", action="store_true", help="serve with this option: a GPU's faults are named")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each fault (default: %(default)s)")
     parser.add_argument(
         "--fault", action="append", metavar="NAME", choices=[fault.name for fault in FAULTS], help="only this one"

@@ -147,6 +147,31 @@ TEST(Death, ALostDeviceMayNameNobody) {
     EXPECT_EQ(death.text, "lost its device (kernel crash)");
 }
 
+TEST(Death, AFaultDumpNamesTheCulpritAndWhoFaultedWithIt) {
+    driver::FaultPage page;
+    page.also[0] = {7, 70, 700};
+    page.also_count = 1;
+    page.completions_untrue = 1;
+    fill(page, driver::FaultKind::device, 5);
+    const Death death = explain_death({false, driver::kExitDeviceLost}, read_fault_page(page), {});
+    EXPECT_EQ(death.cause, DeathCause::culprit_known);
+    EXPECT_EQ(death.stream, 5u);
+    EXPECT_TRUE(death.completions_untrue);
+    ASSERT_EQ(death.also.size(), 1u);
+    EXPECT_EQ(death.also[0].stream, 7u);
+    EXPECT_EQ(death.also[0].position, 70u);
+    EXPECT_EQ(death.also[0].kernel, 700u);
+}
+
+TEST(Death, AFaultPageThatCountsMoreThanItHoldsNamesNobody) {
+    driver::FaultPage page;
+    page.also_count = ~0u;
+    fill(page, driver::FaultKind::device, 5);
+    EXPECT_TRUE(read_fault_page(page).also.empty());
+    EXPECT_EQ(explain_death({false, driver::kExitDeviceLost}, read_fault_page(page), {}).cause,
+              DeathCause::unknown);
+}
+
 TEST(Death, AKillIsNobodysFaultThatIsKnown) {
     for (const int signal : {SIGKILL, SIGTERM, SIGINT}) {
         const Death death = explain_death({true, signal}, {}, {});

@@ -1,0 +1,282 @@
+// Which launch a fault dump means, among those that were running. The dumps in data/ are an H200's, cut down:
+// two modules of one image; kernel step ran in several streams, and a launch of one block of 64 threads, with
+// parameters (pointer, 0xabcdef12, 1700000), faulted.
+#include "daemon/driver/culprit.hpp"
+
+#include <gmock/gmock.h>
+
+#include <random>
+
+#include "harness.hpp"
+#include "schema/error.hpp"
+
+namespace ringlaunch::driver {
+namespace {
+
+using testing::ElementsAre;
+using testing::Field;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testing::SizeIs;
+
+constexpr std::uint64_t kWild = 0xdead0000bee0;
+
+struct Fallen {
+    std::vector<std::byte> bytes;
+    FaultDump dump;
+    SharedU64 words[3] = {};
+    LaunchJournals journals;
+    std::vector<LaunchJournals::Open> streams;  // 1, 2, 3
+
+    explicit Fallen(const std::string& fault)
+        : bytes(read_file(std::string(TEST_DATA) + "/fault_" + fault + ".dump")),
+          dump(read_fault_dump(bytes)) {
+        for (std::uint64_t i = 0; i < 3; ++i) streams.push_back(journals.open(i + 1, 64, &words[i]));
+    }
+    std::uint64_t module(std::size_t i) const { return dump.modules.at(dump.modules.size() - 2 + i).handle; }
+    NotedLaunch launch(const std::string& kernel, std::uint64_t position, std::uint64_t pointer = kWild,
+                       std::size_t of_module = 0) const {
+        const auto params = pack(pointer, std::uint64_t{0xabcdef12}, std::int64_t{1700000});
+        NotedLaunch noted;
+        noted.position = position;
+        noted.kernel = 77;
+        noted.module = module(of_module);
+        noted.name = digest(kernel);
+        noted.params = digest(params);
+        noted.param_bytes = static_cast<std::uint32_t>(params.size());
+        noted.block = {64, 1, 1};
+        return noted;
+    }
+    std::vector<Culprit> find() {
+        journals.look([] { return std::uint64_t{1}; });
+        return find_in(2);
+    }
+    // The dump has come to so many bytes.
+    std::vector<Culprit> find_in(std::uint64_t bytes) {
+        journals.settle(bytes);
+        return find_culprits(dump, journals.all());
+    }
+};
+
+auto at(std::uint64_t stream, std::uint64_t position) {
+    return testing::AllOf(Field(&FaultedLaunch::stream, stream), Field(&FaultedLaunch::position, position));
+}
+
+struct Known {
+    const char* fault;
+    const char* kernel;
+    std::uint64_t pointer;
+    const char* text;
+};
+constexpr std::uint64_t kOdd = 0x7f2002000003;
+const Known kKnown[] = {
+    {"illegal", "bad_store", kWild,
+     "CUDA_EXCEPTION_14, Warp Illegal Address at program counter 0x7fcd037a16f0 = bad_store+0xf0"},
+    {"misaligned", "bad_store", kOdd,
+     "CUDA_EXCEPTION_6, Warp Misaligned Address at program counter 0x7f20237a16f0 = bad_store+0xf0"},
+    {"trap", "bad_trap", kWild,
+     "an exception without a name (a trap) at program counter 0x7f1b277a16d0 = bad_trap+0xd0"},
+    {"assert", "bad_assert", kWild,
+     "CUDA_EXCEPTION_12, Warp Assert at program counter 0x7f2d4b7a17f0 = bad_assert+0x1f0"},
+};
+
+class CulpritOf : public testing::TestWithParam<Known> {};
+
+TEST_P(CulpritOf, ARealFaultIsItsLaunchAmongOthers) {
+    const Known& known = GetParam();
+    Fallen in(known.fault);
+    for (std::uint64_t i = 0; i < 10; ++i) {
+        in.streams[0]->note(in.launch("step", i));
+        in.streams[2]->note(in.launch(known.kernel, i, known.pointer));
+    }
+    in.words[2] = 10;  // the same, and through
+    in.streams[1]->note(in.launch(known.kernel, 20, 1));
+    in.streams[1]->note(in.launch(known.kernel, 21, known.pointer));
+    in.streams[1]->note(in.launch(known.kernel, 22, known.pointer));
+    in.words[1] = 21;
+    const auto found = in.find();
+    ASSERT_THAT(found, SizeIs(1));
+    EXPECT_EQ(found[0].what, known.text);
+    EXPECT_THAT(found[0].launches, ElementsAre(at(2, 21)));
+    EXPECT_EQ(found[0].launches[0].kernel, 77u);
+    EXPECT_NE(found[0].program_counter, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(H200, CulpritOf, testing::ValuesIn(kKnown),
+                         [](const auto& of) { return std::string(of.param.fault); });
+
+TEST(Culprit, IsFoundByWhatCompletedBeforeTheFallAndNotBehindIt) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("bad_store", 5));
+    EXPECT_FALSE(in.journals.look([] { return std::uint64_t{0}; }));
+    EXPECT_TRUE(in.journals.look([] { return std::uint64_t{1}; }));
+    in.words[0] = 100;
+    EXPECT_TRUE(in.journals.look([] { return std::uint64_t{2}; }));
+    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 5)));
+}
+
+// The dump was whole before anybody looked: `words` are from behind the fault.
+TEST(Culprit, ThatCompletedBehindTheFaultIsKnownWhereNothingElseFits) {
+    Fallen in("illegal");
+    for (std::uint64_t i = 0; i < 10; ++i) in.streams[1]->note(in.launch("step", i));
+    in.streams[0]->note(in.launch("bad_store", 5));
+    in.streams[0]->note(in.launch("step", 6));
+    in.words[0] = 7;
+    in.words[1] = 10;
+    in.journals.look([] { return std::uint64_t{2}; });
+    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 5)));
+}
+
+TEST(Culprit, ThatMayHaveCompletedIsNotToldFromThoseThatMayHave) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("bad_store", 5));
+    in.streams[0]->note(in.launch("bad_store", 6));
+    in.streams[0]->note(in.launch("bad_store", 7));
+    in.streams[0]->note(in.launch("bad_store", 8));
+    in.streams[1]->note(in.launch("bad_store", 3));
+    in.streams[2]->note(in.launch("step", 1));
+    in.streams[2]->note(in.launch("bad_store", 2));
+    in.words[0] = 7;
+    in.words[1] = 4;
+    in.journals.look([] { return std::uint64_t{2}; });
+    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 5), at(1, 6), at(1, 7), at(2, 3)));
+}
+
+TEST(Culprit, IsNoneOfThoseThatHadCompletedBeforeTheDumpWasBegun) {
+    Fallen in("illegal");
+    for (std::uint64_t i = 0; i < 10; ++i) in.streams[0]->note(in.launch("bad_store", i));
+    in.streams[1]->note(in.launch("bad_store", 3));
+    in.words[0] = 9;
+    in.words[1] = 4;
+    in.journals.look([] { return std::uint64_t{0}; });
+    in.words[0] = 10;
+    in.journals.look([] { return std::uint64_t{2}; });
+    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 9)));
+}
+
+TEST(Culprit, IsOfTheModuleWhoseCodeItWas) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("bad_store", 5, kWild, 1));
+    in.streams[1]->note(in.launch("bad_store", 7, kWild, 0));
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(2, 7)));
+}
+
+TEST(Culprit, IsToldFromOthersByItsParametersAndItsShape) {
+    Fallen in("assert");
+    in.streams[0]->note(in.launch("bad_assert", 5, 4096));
+    in.streams[1]->note(in.launch("bad_assert", 7));
+    NotedLaunch wide = in.launch("bad_assert", 9);
+    wide.grid.x = 2;
+    in.streams[2]->note(wide);
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(2, 7)));
+}
+
+TEST(Culprit, IsTheForemostOfAStreamRatherThanOneBehindOthers) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("step", 4));
+    in.streams[0]->note(in.launch("bad_store", 5));
+    in.streams[1]->note(in.launch("bad_store", 7));
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(2, 7)));
+}
+
+TEST(Culprit, IsBehindOthersWhereNoForemostOneFits) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("step", 4));
+    in.streams[0]->note(in.launch("bad_store", 5));
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 5)));
+}
+
+TEST(Culprit, OfStreamsAtTheSameCodeAreAllOfThem) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("bad_store", 5));
+    in.streams[1]->note(in.launch("step", 6));
+    in.streams[2]->note(in.launch("bad_store", 7));
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 5), at(3, 7)));
+}
+
+// Beside the grid that trapped the device held those of neighbours, which did nothing wrong.
+TEST(Culprit, OfATrapIsTheOneWithABrokenWarp) {
+    Fallen in("trap");
+    ASSERT_THAT(in.dump.grids, SizeIs(1));
+    ASSERT_TRUE(in.dump.grids[0].broken);
+    DumpedGrid busy = in.dump.grids[0];
+    busy.broken = false;
+    ++busy.id;
+    busy.params = {};
+    in.dump.grids.insert(in.dump.grids.begin(), busy);
+    in.streams[0]->note(in.launch("bad_trap", 5, 4096));
+    in.streams[1]->note(in.launch("bad_trap", 7));
+    const auto found = in.find();
+    ASSERT_THAT(found, SizeIs(1));
+    EXPECT_THAT(found[0].launches, ElementsAre(at(2, 7)));
+}
+
+TEST(Culprit, OfATrapIsTheOneBehindTheTrapWhereNoneOrAllAreBroken) {
+    for (const bool broken : {false, true}) {
+        Fallen in("trap");
+        in.dump.grids.at(0).broken = broken;
+        DumpedGrid busy = in.dump.grids[0];
+        ++busy.id;
+        busy.params = {};
+        *busy.program_counter -= 32;
+        in.dump.grids.insert(in.dump.grids.begin(), busy);
+        in.streams[0]->note(in.launch("bad_trap", 5, 4096));
+        in.streams[1]->note(in.launch("bad_trap", 7));
+        const auto found = in.find();
+        ASSERT_THAT(found, SizeIs(1)) << broken;
+        EXPECT_THAT(found[0].launches, ElementsAre(at(2, 7)));
+    }
+}
+
+TEST(Culprit, OfADumpWithAnyByteChangedIsFoundOrNot) {
+    const std::vector<std::byte> whole = read_file(std::string(TEST_DATA) + "/fault_trap.dump");
+    std::mt19937 random(3);
+    for (int i = 0; i < 5'000; ++i) {
+        // The code of modules stands at its beginning, and their section headers behind it.
+        std::vector<std::byte> bytes = whole;
+        bytes[random() % (i % 2 == 0 ? 0x7000 : bytes.size())] = static_cast<std::byte>(random() & 0xff);
+        try {
+            for (const Culprit& culprit : find_culprits(read_fault_dump(bytes), {}))
+                EXPECT_THAT(culprit.launches, IsEmpty());
+        } catch (const Error&) {
+            // Refused.
+        }
+    }
+}
+
+TEST(Culprit, ThatNobodyLaunchedIsNobody) {
+    Fallen in("misaligned");
+    in.streams[0]->note(in.launch("step", 5));
+    const auto found = in.find();
+    EXPECT_THAT(found.at(0).launches, IsEmpty());
+    EXPECT_THAT(found[0].what, HasSubstr("Warp Misaligned Address"));
+}
+
+TEST(Journal, KeepsTwiceWhatIsInFlight) {
+    LaunchJournals journals;
+    SharedU64 word{0};
+    const auto journal = journals.open(1, 4000, &word);
+    for (std::uint64_t i = 0; i < 20'000; ++i) {
+        NotedLaunch launch;
+        launch.position = i;
+        journal->note(launch);
+    }
+    std::uint64_t first = 0, count = 0;
+    journal->each_running([&](const NotedLaunch& launch, bool) {
+        if (count++ == 0) first = launch.position;
+    });
+    EXPECT_EQ(first + count, 20'000u);
+    EXPECT_GE(count, 8000u);
+}
+
+TEST(Journal, OfAStreamThatIsGoneIsForgotten) {
+    LaunchJournals journals;
+    SharedU64 word{0};
+    { const auto gone = journals.open(1, 64, &word); }
+    const auto kept = journals.open(2, 64, &word);
+    ASSERT_THAT(journals.all(), SizeIs(1));
+    EXPECT_EQ(journals.all()[0]->stream(), 2u);
+}
+
+}  // namespace
+}  // namespace ringlaunch::driver

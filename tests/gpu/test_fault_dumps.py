@@ -1,0 +1,215 @@
+"""With `--fault-dumps` a GPU's fault is one launch's: named with kernel, record, exception and program counter."""
+
+import re
+import time
+
+import numpy as np
+import pytest
+from gpu_support import WATCHDOG_S
+
+import ringlaunch as rl
+
+KERNELS = """
+#include <ringlaunch/kernel.h>
+extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, unsigned long);
+extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word = *word * a + b; }
+RINGLAUNCH_EXPORT(step)
+// A chain through an array: it may be run again from any link that is still there.
+extern "C" __global__ void chain(unsigned* cells, unsigned from, unsigned to, unsigned a, unsigned b) {
+    cells[to] = cells[from] * a + b;
+}
+RINGLAUNCH_EXPORT(chain)
+extern "C" __global__ void pause(int us) {
+    unsigned long long begin, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    while (now - begin < us * 1000ull);
+}
+RINGLAUNCH_EXPORT(pause)
+// Each faults where `how` is 1, and else does nothing: the innocent launches of the culprit's kernel.
+extern "C" __global__ void wild(unsigned* own, int how, unsigned tag) {
+    if (how == 1) *reinterpret_cast<volatile int*>(8) = 1; else own[3] = tag;
+}
+RINGLAUNCH_EXPORT(wild)
+extern "C" __global__ void misaligned(unsigned* own, int how, unsigned tag) {
+    if (how == 1) *reinterpret_cast<volatile int*>(reinterpret_cast<char*>(own) + 2) = 1; else own[3] = tag;
+}
+RINGLAUNCH_EXPORT(misaligned)
+extern "C" __global__ void trap(unsigned* own, int how, unsigned tag) {
+    if (how == 1) asm volatile("trap;"); else own[3] = tag;
+}
+RINGLAUNCH_EXPORT(trap)
+extern "C" __global__ void asserts(unsigned* own, int how, unsigned tag) {
+    if (how == 1) __assertfail("how != 1", "kernels.cu", 1, "asserts", 1); else own[3] = tag;
+}
+RINGLAUNCH_EXPORT(asserts)
+"""
+CELLS, MASK, A = 1024, 0xFFFFFFFF, 1664525
+EXCEPTIONS = {
+    "wild": "CUDA_EXCEPTION_14, Warp Illegal Address",
+    "misaligned": "CUDA_EXCEPTION_6, Warp Misaligned Address",
+    "trap": "an exception without a name",
+    "asserts": "CUDA_EXCEPTION_12, Warp Assert",
+}
+
+
+class Chain:
+    """A `rerun` stream that is never idle, and knows what its cells must hold."""
+
+    def __init__(self, client):
+        self.client = client
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        self.chain, self.pause = kernels["chain"], kernels["pause"]
+        self.cells = client.zeros(CELLS, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        self.stream = client.stream(name="innocent", on_restart="rerun")
+        self.expected = np.zeros(CELLS, np.uint32)
+        self.launches = 0
+
+    def launch(self, count):
+        for _ in range(count):
+            if self.launches % 64 == 0:
+                self.pause[1, 1](500, stream=self.stream)
+            at, to = self.launches % CELLS, (self.launches + 1) % CELLS
+            self.chain[1, 1](self.cells, at, to, A, self.launches, stream=self.stream)
+            self.expected[to] = (int(self.expected[at]) * A + self.launches) & MASK
+            self.launches += 1
+
+    def check(self):
+        self.stream.synchronize(WATCHDOG_S)
+        assert self.stream.status.running, self.stream.status.text
+        assert np.array_equal(self.cells.numpy(stream=self.stream, timeout=WATCHDOG_S), self.expected)
+
+
+def stopped(stream, busy=()):
+    """Its status once it has stopped, the `busy` being kept busy meanwhile."""
+    end = time.monotonic() + WATCHDOG_S
+    while stream.status.running and time.monotonic() < end:
+        for each in busy:
+            each.launch(64)
+    return stream.status
+
+
+@pytest.mark.parametrize("kernel", EXCEPTIONS)
+def test_a_fault_is_named_exactly_beside_busy_neighbours(serve_gpu, kernel):
+    with (
+        serve_gpu("--fault-dumps") as socket,
+        rl.connect(socket=socket, start=False) as one,
+        rl.connect(socket=socket, start=False) as other,
+        rl.connect(socket=socket, start=False) as idle,
+        rl.connect(socket=socket, start=False) as culprit,
+    ):
+        innocent = [Chain(one), Chain(other)]
+        kept = idle.array(np.arange(1 << 18, dtype=np.uint32))
+        idle.synchronize(WATCHDOG_S)
+        kernels = culprit.compile(KERNELS, name="kernels.cu")
+        bad, pause = kernels[kernel], kernels["pause"]
+        own = culprit.zeros(4, np.uint32)
+        culprit.synchronize(WATCHDOG_S)
+        stream, second = culprit.stream(name="culprit"), culprit.stream(name="second")
+        for each in innocent:
+            each.launch(200)
+
+        # The same kernel with other parameters, before it, behind it and in another stream.
+        pause[1, 1](2000, stream=second)
+        for tag in range(5):
+            bad[1, 1](own, 0, tag, stream=stream)
+            bad[1, 1](own, 0, tag, stream=second)
+        position = stream.status.published
+        begin = time.monotonic()
+        bad[1, 32](own, 1, 5, stream=stream)
+        for tag in range(6, 9):
+            bad[1, 1](own, 0, tag, stream=stream)
+        status = stopped(stream, innocent)
+        print(f"{kernel}: told after {time.monotonic() - begin:.3f} s: {status.text}")
+
+        assert status.error_kernel == kernel
+        if status.status == "suspect":
+            # The dump was whole before anybody looked (DESIGN.md): one of these launches, and of nobody else's.
+            assert "where several launches had been" in status.text
+            assert f"kernel {kernel}, record at position " in status.text
+            assert status.error_position <= position
+        else:
+            assert status.status == "kernel_faulted"
+            assert status.error_position == position
+            assert f"kernel {kernel}, record at position {position} of stream" in status.text
+        assert re.search(rf"{EXCEPTIONS[kernel]}.* at program counter 0x[0-9a-f]+ = {kernel}\+0x", status.text)
+        # Whoever else was on the device did not do it.
+        assert "pause" not in status.text and "chain" not in status.text
+        assert second.status.status != "kernel_faulted"
+        with pytest.raises(rl.KernelFault if status.status == "kernel_faulted" else rl.StreamStopped, match=kernel):
+            bad[1, 1](own, 0, 1, stream=stream)
+
+        for each in innocent:
+            each.launch(200)
+            each.check()
+        assert np.array_equal(kept.numpy(timeout=WATCHDOG_S), np.arange(1 << 18, dtype=np.uint32))
+        # What is beyond the record may have been completed behind the fault: the owner goes on after it.
+        second.close()
+        stream.resume()
+        bad[1, 1](own, 0, 77, stream=stream)
+        assert int(own.numpy(stream=stream, timeout=WATCHDOG_S)[3]) == 77
+
+
+@pytest.mark.parametrize("dumps", [False, True])
+def test_of_two_suspects_exactly_one_is_accused_with_dumps_and_none_without(serve_gpu, dumps):
+    with (
+        serve_gpu(*(["--fault-dumps"] if dumps else [])) as socket,
+        rl.connect(socket=socket, start=False) as peer,
+        rl.connect(socket=socket, start=False) as culprit,
+    ):
+        pause = peer.compile(KERNELS, name="kernels.cu")["pause"]
+        wild = culprit.compile(KERNELS, name="kernels.cu")["wild"]
+        own = culprit.zeros(4, np.uint32)
+        culprit.synchronize(WATCHDOG_S)
+        innocent, stream = peer.stream(name="innocent"), culprit.stream(name="culprit")
+        pause[1, 1](3_000_000, stream=innocent)
+        while innocent.status.issued < innocent.status.published:
+            time.sleep(0.001)
+        wild[1, 1](own, 1, 1, stream=stream)
+        found = [stopped(stream).status, stopped(innocent).status]
+        print(stream.status.text, innocent.status.text, sep="\n")
+        assert found == (["kernel_faulted", "neighbour_faulted"] if dumps else ["suspect", "suspect"])
+        innocent.close()  # else the block's end would raise what it stopped with
+        stream.close()
+
+
+def test_a_rerun_of_the_same_fault_is_told_from_its_neighbours_again_and_again(serve_gpu):
+    with (
+        serve_gpu("--fault-dumps", "--restart-delay", "1") as socket,
+        rl.connect(socket=socket, start=False) as peer,
+    ):
+        innocent = Chain(peer)
+        for kernel in ("wild", "trap", "wild"):
+            with rl.connect(socket=socket, start=False) as culprit:
+                bad = culprit.compile(KERNELS, name="kernels.cu")[kernel]
+                own = culprit.zeros(4, np.uint32)
+                culprit.synchronize(WATCHDOG_S)
+                stream = culprit.stream(on_restart="rerun")
+                innocent.launch(300)
+                bad[1, 1](own, 1, 1, stream=stream)
+                assert stopped(stream, [innocent]).status == "kernel_faulted"
+                stream.close()
+        innocent.launch(300)
+        innocent.check()
+
+
+def test_a_stream_that_waited_for_the_culprit_is_told(serve_gpu):
+    with serve_gpu("--fault-dumps") as socket, rl.connect(socket=socket, start=False) as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        own, word = client.zeros(4, np.uint32), client.zeros(1, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        stream, waiter = client.stream(name="culprit"), client.stream(name="waiter", on_restart="rerun")
+        kernels["wild"][1, 1](own, 1, 1, stream=stream)
+        waiter.wait_event(stream.record())
+        kernels["step"][1, 1](word, 3, 7, stream=waiter)
+        status = stopped(stream)
+        end = time.monotonic() + WATCHDOG_S
+        while waiter.status.running and time.monotonic() < end:
+            time.sleep(0.01)
+        print(status.text, waiter.status.text, sep="\n")
+        assert status.status == "kernel_faulted"
+        # Either its wait was never over, and now never will be; or it was, and what it did may be untrue.
+        assert waiter.status.status in ("neighbour_faulted", "awaited_stream_stopped")
+        waiter.close()
+        stream.close()
