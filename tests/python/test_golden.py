@@ -82,35 +82,13 @@ def params_of(file: str) -> bytes:
         ("launch_head_only.bin", "takes12"),
         ("launch_5_params.bin", "takes36"),
         ("launch_long.bin", "takes200"),
-    ],
-)
-@pytest.mark.parametrize("before", [0, 3, 70])
-def test_a_launch_of_any_shape(client, stream, file, kernel, before):
-    module = client.compile(SOURCE, name="golden.cu")
-    for _ in range(before):
-        stream.record()
-        stream.synchronize()
-    position = stream.status.published
-    values = {each["name"]: each["value"] for each in RECORDS[file]["fields"]}
-    grid = values["grid_x"], values["grid_y"], values["grid_z"]
-    block = values["block_x"], values["block_y"], values["block_z"]
-    arguments = [params_of(file)] if values["param_bytes"] else []
-    module[kernel][grid, block](*arguments, stream=stream)
-    check(stream, position, file, kernel=any, shared_bytes=0)  # a host object has no shared memory
-    stream.synchronize()
-
-
-@pytest.mark.parametrize(
-    ("file", "kernel"),
-    [
         ("compact_launch_no_params.bin", "nothing"),
         ("compact_launch_5_params.bin", "takes36"),
         ("compact_launch_long.bin", "takes200"),
     ],
 )
 @pytest.mark.parametrize("before", [0, 3, 70])
-def test_a_launch_in_one_dimension(client, stream, file, kernel, before):
-    """It takes the compact form, unless its kernel has no default block and none is given."""
+def test_a_launch_takes_the_form_that_fits_its_shape(client, stream, file, kernel, before):
     module = client.compile(SOURCE, name="golden.cu")
     for _ in range(before):
         stream.record()
@@ -118,9 +96,15 @@ def test_a_launch_in_one_dimension(client, stream, file, kernel, before):
     position = stream.status.published
     values = {each["name"]: each["value"] for each in RECORDS[file]["fields"]}
     arguments = [params_of(file)] if values["param_bytes"] else []
-    block = values["block_x"] or 1  # these kernels have no default block
-    module[kernel][values["grid_x"], block](*arguments, stream=stream)
-    check(stream, position, file, kernel=any, block_x=block)
+    grid = [values.get(f"grid_{side}", 1) for side in "xyz"]
+    block = [values.get(f"block_{side}", 1) for side in "xyz"]
+    replaced = {"kernel": any}
+    if "shared_bytes" in values:
+        replaced["shared_bytes"] = 0  # a host object has no shared memory
+    if block[0] == 0:  # the default block, which these kernels do not have
+        replaced["block_x"] = block[0] = 1
+    module[kernel][tuple(grid), tuple(block)](*arguments, stream=stream)
+    check(stream, position, file, **replaced)
     stream.synchronize()
 
 
