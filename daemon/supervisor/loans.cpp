@@ -148,7 +148,7 @@ void Core::return_loan(Session& session, std::uint64_t id) {
             return true;
         },
         [this, id](Session& in, Reply& reply) {
-            // Not ok: still at work on it. It is let go when the session or the executor ends.
+            // Not ok: the executor could not. It is let go when the session or the executor ends.
             if (reply.status == Status::ok) drop_loan(in, id);
         });
 }
