@@ -67,6 +67,13 @@ struct RecordCopy {
     }
 };
 
+// The id of a launch's kernel, whichever its form; nobody has checked it.
+inline std::uint64_t kernel_id(const RecordCopy& launch) {
+    return launch.as<schema::PaddingRecord>().kind() == schema::RecordKind::CompactLaunch
+               ? kernel_of_compact(launch.as<schema::CompactLaunchRecord>().kernel())
+               : launch.as<schema::LaunchRecord>().kernel();
+}
+
 // The reading side. Trusts nothing but its own position and slot count.
 template <class Memory = StdMemory>
 class RingConsumer {

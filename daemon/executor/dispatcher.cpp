@@ -325,7 +325,7 @@ void Dispatcher::refuse(StreamPort& stream, const RecordCopy& copy, Status statu
                         const char* detail) noexcept {
     describe_refusal(status, copy, bounds(stream), stream.page->error_text, detail);
     const bool launch = is_launch(kind_of(copy));
-    stop(stream, status, copy.position, launch ? launch_head(copy).kernel : 0);
+    stop(stream, status, copy.position, launch ? kernel_id(copy) : 0);
 }
 
 void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, const driver::Launch* launch,

@@ -198,8 +198,7 @@ void describe_refusal(Status status, const RecordCopy& copy, const Bounds& bound
     if (common_details(say, status, copy)) {
     } else if (status == Status::bad_slot_count && !is_launch(kind)) {
         say.add("%u slots are impossible for it here", copy.slots);
-    } else if (status == Status::bad_slot_count &&
-               bounds.session.kernels.find(launch_head(copy).kernel) == nullptr) {
+    } else if (status == Status::bad_slot_count && bounds.session.kernels.find(kernel_id(copy)) == nullptr) {
         say.add("%u slots do not fit here", copy.slots);
     } else {
         switch (kind) {

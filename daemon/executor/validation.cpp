@@ -47,7 +47,7 @@ LaunchHead launch_head(const RecordCopy& copy) noexcept {
     if (kind_of(copy) == schema::RecordKind::CompactLaunch) {
         const auto& record = copy.as<schema::CompactLaunchRecord>();
         const std::uint32_t one = record.block_x() != 0 ? 1 : 0;  // 0 0 0: the default block
-        return {kernel_of_compact(record.kernel()),
+        return {kernel_id(copy),
                 {record.grid_x(), 1, 1},
                 {record.block_x(), one, one},
                 0,
@@ -56,7 +56,7 @@ LaunchHead launch_head(const RecordCopy& copy) noexcept {
                 &KernelEntry::compact_slots};
     }
     const auto& record = copy.as<schema::LaunchRecord>();
-    return {record.kernel(),
+    return {kernel_id(copy),
             {record.grid_x(), record.grid_y(), record.grid_z()},
             {record.block_x(), record.block_y(), record.block_z()},
             record.shared_bytes(),

@@ -91,10 +91,7 @@ std::uint64_t Core::kernel_in_flight(const Session& session, const Stream& strea
                 continue;
             }
             if (!is_launch(kind)) return 0;
-            const std::uint64_t kernel =
-                kind == schema::RecordKind::CompactLaunch
-                    ? kernel_of_compact(copy.as<schema::CompactLaunchRecord>().kernel())
-                    : copy.as<schema::LaunchRecord>().kernel();
+            const std::uint64_t kernel = kernel_id(copy);
             return kernel_name(session, kernel).empty() ? 0 : kernel;  // its client may have written over it
         }
     } catch (const std::system_error& error) {
