@@ -41,7 +41,6 @@ class CudaModule : public OwningModule {
     CudaModule(const std::string& name, std::span<const std::byte> image, const LoadOptions& options,
                const DeviceInfo& device);
     ~CudaModule() override;
-    CUmodule handle() const { return module_; }
 
   private:
     std::unique_ptr<Kernel> configured(const Kernel& kernel, KernelLayout layout) override;

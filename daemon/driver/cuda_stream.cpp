@@ -73,7 +73,7 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const Cuda
         api_.cuStreamDestroy_(stream_);
         check_cuda(made, "cannot make a CUDA event");
     }
-    if (config.coalesce) graphs_.emplace(stream_, budget);
+    if (config.coalesce) graphs_.emplace(CudaGraphs(stream_), budget);
     // sync: COMPLETED (pairs with clients that wait): nothing of this stream has been issued yet.
     completed_->store(config.position, std::memory_order_release);
 }
@@ -214,7 +214,7 @@ Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& t
 
 void CudaStream::forget(const Module& module) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS || !graphs_) return;
-    graphs_->forget(static_cast<const CudaModule&>(module).handle());
+    graphs_->forget(module);
 }
 
 Status CudaStream::copy(const Copy& copy) noexcept {

@@ -67,8 +67,8 @@ class CudaStream : public Stream {
     RegisteredMemory page_;
     CUdeviceptr completed_on_device_ = 0;
     CUstream stream_ = nullptr;
-    std::optional<LaunchGraphs> graphs_;  // none where launches are not coalesced
-    CUevent tail_ = nullptr;              // recorded anew for each stream that waits for this one
+    std::optional<GraphPool<CudaGraphs>> graphs_;  // none where launches are not coalesced
+    CUevent tail_ = nullptr;                       // recorded anew for each stream that waits for this one
     const int completion_fd_;
     const LaunchJournals::Open journal_;
     char why_[256] = "";

@@ -103,14 +103,21 @@ struct LoadOptions {
     std::uint32_t max_registers = 0;
 };
 
+class Module;
+
 class Kernel {
   public:
     virtual ~Kernel() = default;
     const KernelLayout& layout() const { return layout_; }
+    const Module* owner() const { return owner_; }
 
   protected:
     explicit Kernel(KernelLayout layout) : layout_(std::move(layout)) {}
     KernelLayout layout_;
+
+  private:
+    friend class OwningModule;
+    const Module* owner_ = nullptr;
 };
 
 class Module {

@@ -154,7 +154,7 @@ class HostDriver final : public Driver {
             abandoned_);
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
-        return std::make_unique<HostStream>(config, completion_.get(), abandoned_);
+        return std::make_unique<HostStream>(config, completion_.get(), abandoned_, graphs_);
     }
     int completion_fd() const override { return completion_.get(); }
     std::optional<std::string> failure() noexcept override {
@@ -166,6 +166,7 @@ class HostDriver final : public Driver {
     std::unique_ptr<HostMemory> memory_;
     FaultCatcher faults_;
     UniqueFd completion_;
+    GraphBudget graphs_{kMemoryGraphBytes};
     std::shared_ptr<std::atomic<int>> abandoned_;
 };
 

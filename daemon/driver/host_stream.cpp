@@ -58,6 +58,9 @@ struct LaunchOp {
     Dim3 grid, block;
     std::uint32_t params;  // where they begin in the parameter ring
 };
+struct GraphOp {
+    std::shared_ptr<const MemoryGraph> graph;
+};
 struct WaitOp {
     std::shared_ptr<Progress> awaited;
     std::uint64_t position;
@@ -67,8 +70,8 @@ struct WaitOp {
 struct Op {
     std::uint64_t position = 0, end = 0;
     std::uint64_t params_begin = 0;  // how far the parameter ring was used by all before it
-    // The worker drops a wait's reference; everything else is the dispatch thread's.
-    std::variant<std::monostate, LaunchOp, Copy, Fill, WaitOp> work;
+    // The worker drops the reference of a graph or a wait; everything else is the dispatch thread's.
+    std::variant<std::monostate, LaunchOp, GraphOp, Copy, Fill, WaitOp> work;
 };
 
 // Whether the worker may touch the status page. Once it says `abandoned`, it never does again.
@@ -225,6 +228,9 @@ struct HostStream::State {
     void run() noexcept;
     bool wait_for_work(std::uint64_t at) noexcept;
     bool execute(Op& op) noexcept;
+    bool execute_graph(const MemoryGraph& graph) noexcept;
+    void execute_launch(std::uint64_t position, std::uint64_t kernel_id, const HostKernel& kernel, Dim3 grid,
+                        Dim3 block, const std::byte* at) noexcept;
     bool execute_wait(const WaitOp& wait) noexcept;
     bool completed(std::uint64_t end) noexcept;
     // sync: STOP (pairs with ~HostStream).
@@ -333,14 +339,10 @@ bool HostStream::State::wait_for_work(std::uint64_t at) noexcept {
 // False: the stream is being destroyed, and the operation did not run to its end.
 bool HostStream::State::execute(Op& now) noexcept {
     if (const auto* launch = std::get_if<LaunchOp>(&now.work)) {
-        const kernel_abi::HostLaunch call{{launch->grid.x, launch->grid.y, launch->grid.z},
-                                          {launch->block.x, launch->block.y, launch->block.z},
-                                          reinterpret_cast<const unsigned char*>(params + launch->params),
-                                          0,
-                                          std::uint64_t{launch->grid.x} * launch->grid.y * launch->grid.z};
-        set_running({id, now.position, launch->kernel_id, launch->kernel->layout().name.c_str()});
-        launch->kernel->run()(&call);
-        clear_running();
+        execute_launch(now.position, launch->kernel_id, *launch->kernel, launch->grid, launch->block,
+                       params + launch->params);
+    } else if (const auto* graph = std::get_if<GraphOp>(&now.work)) {
+        return execute_graph(*graph->graph);
     } else if (const auto* copy = std::get_if<Copy>(&now.work)) {
         set_running({id, now.position, 0, "a copy"});
         run_copy(*copy);
@@ -351,6 +353,33 @@ bool HostStream::State::execute(Op& now) noexcept {
         clear_running();
     } else if (const auto* wait = std::get_if<WaitOp>(&now.work)) {
         return execute_wait(*wait);
+    }
+    return true;
+}
+
+void HostStream::State::execute_launch(std::uint64_t position, std::uint64_t kernel_id,
+                                       const HostKernel& kernel, Dim3 grid, Dim3 block,
+                                       const std::byte* at) noexcept {
+    const kernel_abi::HostLaunch call{{grid.x, grid.y, grid.z},
+                                      {block.x, block.y, block.z},
+                                      reinterpret_cast<const unsigned char*>(at),
+                                      0,
+                                      std::uint64_t{grid.x} * grid.y * grid.z};
+    set_running({id, position, kernel_id, kernel.layout().name.c_str()});
+    kernel.run()(&call);
+    clear_running();
+}
+
+// Each node completes by itself, so that a death in a chain is that of its launch; the last one with the
+// operation.
+bool HostStream::State::execute_graph(const MemoryGraph& graph) noexcept {
+    const std::span<const MemoryGraph::Node> nodes = graph.nodes();
+    for (const MemoryGraph::Node& node : nodes) {
+        const Launch& launch = node.launch;
+        if (stopping()) return false;
+        execute_launch(launch.position, launch.kernel_id, static_cast<const HostKernel&>(*launch.kernel),
+                       launch.grid, launch.block, node.params);
+        if (&node != &nodes.back() && !completed(launch.end)) return false;
     }
     return true;
 }
@@ -385,10 +414,11 @@ bool HostStream::State::completed(std::uint64_t end) noexcept {
 }
 
 HostStream::HostStream(const StreamConfig& config, int completion_fd,
-                       std::shared_ptr<std::atomic<int>> abandoned)
+                       std::shared_ptr<std::atomic<int>> abandoned, GraphBudget& budget)
     : state_(std::make_shared<State>(config)),
       completion_fd_(completion_fd),
       abandoned_(std::move(abandoned)) {
+    if (config.coalesce) graphs_.emplace(Graphs(*state_), budget);
     // sync: COMPLETED, as in State::completed.
     config.completed->store(config.position, std::memory_order_release);
     const SignalsBlocked blocked;
@@ -435,27 +465,67 @@ HostStream::~HostStream() {
     worker_.detach();
 }
 
+bool HostStream::Graphs::make(Graph& graph, std::span<const Launch> launches) noexcept {
+    try {
+        graph = std::make_shared<MemoryGraph>(launches.size());
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+    graph->write(launches);
+    return true;
+}
+
+// What is not in flight has completed, and from then on the worker does not look at the nodes.
+bool HostStream::Graphs::busy(const Graph& graph) const noexcept {
+    return state_.progress->completed() < graph->end();
+}
+
+bool HostStream::Graphs::retarget(Graph& graph, std::span<const Launch> launches) noexcept {
+    graph->write(launches);
+    return true;
+}
+
+bool HostStream::Graphs::launch(const Graph& graph) noexcept {
+    Op* const op = state_.place(graph->position(), graph->end());
+    if (op == nullptr) return false;
+    op->work = GraphOp{graph};
+    state_.publish();
+    return true;
+}
+
+// Into the queue, without waking the worker.
+Status HostStream::put(const Launch& launch) noexcept {
+    if (graphs_ && graphs_->launch(launch)) return Status::ok;
+    Op* const op = state_->place(launch.position, launch.end);
+    std::uint32_t params = 0;
+    if (op == nullptr || !state_->place_params(launch, params)) return Status::ring_full;
+    op->work = LaunchOp{static_cast<HostKernel*>(launch.kernel), launch.kernel_id, launch.grid, launch.block,
+                        params};
+    state_->publish();
+    return Status::ok;
+}
+
 Status HostStream::launch(const Launch& launch) noexcept {
-    std::size_t taken = 0;
-    return launch_chain({&launch, 1}, taken);
+    const Status status = put(launch);
+    state_->ring();
+    return status;
 }
 
 Status HostStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {
-    taken = 0;
-    for (const Launch& launch : launches) {
-        Op* const op = state_->place(launch.position, launch.end);
-        std::uint32_t params = 0;
-        if (op == nullptr || !state_->place_params(launch, params)) {
-            state_->ring();
-            return Status::ring_full;
-        }
-        op->work = LaunchOp{static_cast<HostKernel*>(launch.kernel), launch.kernel_id, launch.grid,
-                            launch.block, params};
-        state_->publish();
-        ++taken;
+    Status status = Status::ok;
+    for (taken = 0; taken < launches.size() && status == Status::ok;) {
+        const std::size_t chained = graphs_ ? graphs_->launch_chain(launches.subspan(taken)) : 0;
+        taken += chained;
+        if (chained != 0) continue;
+        status = put(launches[taken]);
+        if (status == Status::ok) ++taken;
     }
     state_->ring();
-    return Status::ok;
+    return status;
+}
+
+void HostStream::forget(const Module& module) noexcept {
+    if (graphs_) graphs_->forget(module);
 }
 
 Status HostStream::copy(const Copy& copy) noexcept {

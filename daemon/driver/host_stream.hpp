@@ -2,7 +2,7 @@
 // order.
 //
 // Who writes what
-//   dispatch thread   ops and parameters of free places, `tail`
+//   dispatch thread   ops and parameters of free places, nodes of graphs that do not run, `tail`
 //   worker            `head`, `progress`, and the status page's `completed`
 //   any thread        `asleep` (to wake the worker), the list of watches (under its lock)
 //
@@ -16,11 +16,14 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 #include <vector>
 
 #include "daemon/driver/driver.hpp"
+#include "daemon/driver/graph_pool.hpp"
 #include "daemon/driver/host_fault.hpp"
+#include "daemon/driver/memory_graph.hpp"
 
 #define RINGLAUNCH_KERNEL_ABI_ONLY
 #include "schema/kernel.h"
@@ -96,7 +99,9 @@ class Progress {
 class HostStream final : public Stream {
   public:
     // `abandoned` counts the workers that were given up on, and is shared with the driver.
-    HostStream(const StreamConfig& config, int completion_fd, std::shared_ptr<std::atomic<int>> abandoned);
+    // `budget` lives longer.
+    HostStream(const StreamConfig& config, int completion_fd, std::shared_ptr<std::atomic<int>> abandoned,
+               GraphBudget& budget);
     ~HostStream() override;
 
     Status launch(const Launch& launch) noexcept override;
@@ -107,11 +112,32 @@ class HostStream final : public Stream {
     Status complete(std::uint64_t position) noexcept override;
     void notify_at(std::uint64_t position) noexcept override;
     bool drain(std::uint64_t timeout_ns) noexcept override;
+    void forget(const Module& module) noexcept override;
 
   private:
     struct State;
+    // The graphs of this stream. The worker runs a graph's nodes where they stand, so one that has not ended
+    // is not written anew: what comes meanwhile goes another way.
+    class Graphs {
+      public:
+        using Graph = std::shared_ptr<MemoryGraph>;  // which the worker shares while it runs
+        explicit Graphs(State& state) : state_(state) {}
+        static bool fits(const Launch& launch) noexcept { return MemoryGraph::fits(launch); }
+        static std::uint64_t bytes_of(std::size_t nodes) noexcept { return MemoryGraph::bytes_of(nodes); }
+        bool make(Graph& graph, std::span<const Launch> launches) noexcept;
+        bool busy(const Graph& graph) const noexcept;
+        bool retarget(Graph& graph, std::span<const Launch> launches) noexcept;
+        bool launch(const Graph& graph) noexcept;
+        void destroy(Graph& graph) noexcept { graph.reset(); }
+
+      private:
+        State& state_;
+    };
+
+    Status put(const Launch& launch) noexcept;
 
     std::shared_ptr<State> state_;
+    std::optional<GraphPool<Graphs>> graphs_;  // none where launches are not coalesced
     int completion_fd_;
     std::shared_ptr<std::atomic<int>> abandoned_;
     std::thread worker_;

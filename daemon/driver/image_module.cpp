@@ -19,6 +19,7 @@ Kernel& OwningModule::configure(const Kernel& kernel, const LaunchAttributes& at
     KernelLayout layout = kernel.layout();
     layout.attributes = attributes;
     configured_.push_back({&kernel, attributes, configured(kernel, std::move(layout))});
+    configured_.back().made->owner_ = this;
     return *configured_.back().made;
 }
 

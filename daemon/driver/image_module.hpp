@@ -22,6 +22,7 @@ class OwningModule : public Module {
     // `layout` is the kernel's with the new attributes. May throw, see configure().
     virtual std::unique_ptr<Kernel> configured(const Kernel& kernel, KernelLayout layout) = 0;
     void add(std::unique_ptr<Kernel> kernel) {
+        kernel->owner_ = this;
         kernels_.push_back(kernel.get());
         owned_.push_back(std::move(kernel));
     }

@@ -2,11 +2,16 @@
 
 #include <sys/eventfd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <new>
+#include <optional>
 
+#include "daemon/driver/graph_pool.hpp"
 #include "daemon/driver/image_module.hpp"
 #include "daemon/driver/memory.hpp"
+#include "daemon/driver/memory_graph.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::driver {
@@ -37,57 +42,97 @@ class NullModule final : public OwningModule {
     }
 };
 
-// Everything completes where it is issued, on the dispatch thread.
+// Everything has completed where it is issued, on the dispatch thread; like a GPU it says so where it was
+// asked to.
 class NullStream final : public Stream {
   public:
-    NullStream(const StreamConfig& config, int completion_fd)
+    // `budget` lives longer.
+    NullStream(const StreamConfig& config, int completion_fd, GraphBudget& budget)
         : completed_(config.completed), position_(config.position), completion_fd_(completion_fd) {
-        retire(config.position);
+        if (config.coalesce) graphs_.emplace(Graphs(position_), budget);
+        publish();
     }
 
     Status launch(const Launch& launch) noexcept override {
-        retire(launch.end);
+        if (!graphs_ || !graphs_->launch(launch)) position_ = launch.end;
         return Status::ok;
     }
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override {
-        taken = launches.size();
-        if (!launches.empty()) retire(launches.back().end);
+        for (taken = 0; taken < launches.size();) {
+            const std::size_t chained = graphs_ ? graphs_->launch_chain(launches.subspan(taken)) : 0;
+            taken += chained;
+            if (chained == 0) (void)launch(launches[taken++]);
+        }
         return Status::ok;
+    }
+    void forget(const Module& module) noexcept override {
+        if (graphs_) graphs_->forget(module);
     }
     Status copy(const Copy& copy) noexcept override {
         run_copy(copy);
-        retire(copy.end);
+        position_ = copy.end;
         return Status::ok;
     }
     Status fill(const Fill& fill) noexcept override {
         run_fill(fill);
-        retire(fill.end);
+        position_ = fill.end;
         return Status::ok;
     }
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override {
         // What was issued has completed, so there is nothing to wait for.
         if (static_cast<NullStream&>(awaited).position_ < position) return Status::invalid_argument;
-        retire(end);
+        position_ = end;
         return Status::ok;
     }
     Status complete(std::uint64_t position) noexcept override {
-        if (position > position_) retire(position);
+        position_ = std::max(position_, position);
+        publish();
         return Status::ok;
     }
     void notify_at(std::uint64_t) noexcept override { (void)::eventfd_write(completion_fd_, 1); }
     bool drain(std::uint64_t) noexcept override { return true; }
 
   private:
-    void retire(std::uint64_t end) noexcept {
-        position_ = end;
+    // A graph that is launched has run.
+    class Graphs {
+      public:
+        using Graph = std::unique_ptr<MemoryGraph>;
+        explicit Graphs(std::uint64_t& position) : position_(position) {}
+        static bool fits(const Launch& launch) noexcept { return MemoryGraph::fits(launch); }
+        static std::uint64_t bytes_of(std::size_t nodes) noexcept { return MemoryGraph::bytes_of(nodes); }
+        static bool make(Graph& graph, std::span<const Launch> launches) noexcept {
+            try {
+                graph = std::make_unique<MemoryGraph>(launches.size());
+            } catch (const std::bad_alloc&) {
+                return false;
+            }
+            return retarget(graph, launches);
+        }
+        static constexpr bool busy(const Graph&) noexcept { return false; }
+        static bool retarget(Graph& graph, std::span<const Launch> launches) noexcept {
+            graph->write(launches);
+            return true;
+        }
+        bool launch(const Graph& graph) noexcept {
+            position_ = graph->end();
+            return true;
+        }
+        static void destroy(Graph& graph) noexcept { graph.reset(); }
+
+      private:
+        std::uint64_t& position_;
+    };
+
+    void publish() noexcept {
         // sync: COMPLETED (pairs with RingProducer::reserve and with clients that wait): what copies and
         // fills wrote happens before the client sees them completed.
-        completed_->store(end, std::memory_order_release);
+        completed_->store(position_, std::memory_order_release);
     }
 
     SharedU64* completed_;
-    std::uint64_t position_;
+    std::uint64_t position_;  // what was issued ends here
     int completion_fd_;
+    std::optional<GraphPool<Graphs>> graphs_;  // none where launches are not coalesced
 };
 
 class NullDriver final : public Driver {
@@ -125,7 +170,7 @@ class NullDriver final : public Driver {
             read_module("the null driver", true, name, image, bytes, options.signatures));
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
-        return std::make_unique<NullStream>(config, completion_.get());
+        return std::make_unique<NullStream>(config, completion_.get(), graphs_);
     }
     int completion_fd() const override { return completion_.get(); }
     std::optional<std::string> failure() noexcept override { return std::nullopt; }
@@ -134,6 +179,7 @@ class NullDriver final : public Driver {
     DeviceInfo device_;
     HostMemory memory_;
     UniqueFd completion_;
+    GraphBudget graphs_{kMemoryGraphBytes};
 };
 
 }  // namespace

@@ -475,6 +475,35 @@ TEST_P(DriverContract, WaitsOrderStreams) {
     EXPECT_EQ(rig->read<std::uint32_t>(right, at(4096), 300), expected);
 }
 
+// Alone and in backlogs: kernels that wait for another stream's get what they wait for.
+TEST_P(DriverContract, StreamsThatDoNotDependOnEachOtherRunAtTheSameTime) {
+    if (!runs()) GTEST_SKIP() << "this driver runs no kernels";
+    const std::vector<std::byte> flag = pack(device_pointer<unsigned>(at(0)));
+    for (const std::size_t length : {1, 4, 32}) {
+        TestStream waiting(*rig->driver), other(*rig->driver);
+        const auto launch = [&](TestStream& stream, const char* name) {
+            std::vector<Launch> backlog;
+            for (std::size_t i = 0; i < length; ++i)
+                backlog.push_back(TestStream::make_launch(kernel(name), {}, {}, flag, stream.position() + i));
+            stream.launch_chain(backlog);
+        };
+        // First with the flag up, until launch graphs are there.
+        waiting.fill(at(0), 4, 1, 4);
+        ASSERT_TRUE(waiting.finish());
+        for (int i = 0; i < 10; ++i) {
+            launch(waiting, "hold");
+            launch(other, "count_up");
+        }
+        ASSERT_TRUE(other.finish());
+        waiting.fill(at(0), 4, 0, 4);
+        ASSERT_TRUE(waiting.finish());
+        launch(waiting, "hold");
+        launch(other, "count_up");
+        EXPECT_TRUE(other.finish()) << "backlogs of " << length;
+        EXPECT_TRUE(waiting.finish()) << "backlogs of " << length;
+    }
+}
+
 TEST_P(DriverContract, SeveralStreamsWaitForOne) {
     TestStream first(*rig->driver);
     std::deque<TestStream> others;

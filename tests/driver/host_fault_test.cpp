@@ -113,6 +113,39 @@ void catch_nothing() {
     ::signal(SIGSEGV, SIG_DFL);
 }
 
+TEST(HostFaults, AFaultInAChainIsPutDownToItsLaunch) {
+    for (const std::uint64_t culprit : {0u, 1u, 17u, 31u}) {
+        const SharedFaultPage page;
+        const int status = in_child([&] {
+            Rig rig(DriverKind::Host, page.get());
+            const auto module = load(*rig.driver, TEST_FAULT_KERNELS);
+            // With two places in the stream's queue a backlog of 32 is taken whole as a chain only.
+            TestStream stream(*rig.driver, 0, 2);
+            const auto good = pack(rig.base), bad = pack(std::uint64_t{64});
+            const auto backlog = [&](std::uint64_t bad_one) {
+                std::vector<Launch> launches;
+                for (std::uint64_t i = 0; i < 32; ++i) {
+                    launches.push_back(TestStream::make_launch(
+                        find(*module, "write_to"), {}, {}, i == bad_one ? bad : good, stream.position() + i));
+                    launches.back().kernel_id = 100 + i;
+                }
+                return launches;
+            };
+            for (int i = 0; i < 10; ++i) stream.launch_chain(backlog(~std::uint64_t{0}));
+            ASSERT_TRUE(stream.finish());
+            std::size_t taken = 0;
+            const std::vector<Launch> launches = backlog(culprit);
+            ASSERT_EQ((*stream).launch_chain(launches, taken), Status::ok);
+            stream.moved_to(stream.position() + taken);
+            (void)stream.finish();
+        });
+        ASSERT_TRUE(WIFSIGNALED(status)) << "status " << status;
+        EXPECT_EQ(WTERMSIG(status), SIGSEGV);
+        EXPECT_EQ(page->position, 320 + culprit);
+        EXPECT_EQ(page->kernel, 100 + culprit);
+    }
+}
+
 TEST(HostFaults, ASignalFromOutsideBlamesNobody) {
     const SharedFaultPage page;
     const int status = in_child([&] {

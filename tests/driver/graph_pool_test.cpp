@@ -1,0 +1,265 @@
+// Which graphs a stream has and which of them takes a launch, with graphs that keep a log of what they ran.
+#include "daemon/driver/graph_pool.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <set>
+#include <string>
+
+#include "daemon/driver/image_module.hpp"
+#include "daemon/driver/memory_graph.hpp"
+
+namespace ringlaunch::driver {
+namespace {
+
+class PoolKernel final : public Kernel {
+  public:
+    explicit PoolKernel(KernelLayout layout) : Kernel(std::move(layout)) {}
+};
+
+class PoolModule final : public OwningModule {
+  public:
+    explicit PoolModule(std::size_t kernels) {
+        for (std::size_t i = 0; i < kernels; ++i) add(std::make_unique<PoolKernel>(KernelLayout{}));
+    }
+
+  private:
+    std::unique_ptr<Kernel> configured(const Kernel&, KernelLayout layout) override {
+        return std::make_unique<PoolKernel>(std::move(layout));
+    }
+};
+
+// What all graphs of a pool did, and what they are told to refuse.
+struct Log {
+    std::vector<std::uint64_t> ran;  // positions
+    std::vector<std::size_t> lengths;
+    std::set<const MemoryGraph*> alive;
+    std::size_t made = 0, retargeted = 0;
+    std::function<bool()> fails = [] { return false; };
+    std::function<bool(const MemoryGraph&)> busy = [](const MemoryGraph&) { return false; };
+};
+
+class LoggedGraphs {
+  public:
+    using Graph = std::unique_ptr<MemoryGraph>;
+    explicit LoggedGraphs(Log& log) : log_(&log) {}
+    static bool fits(const Launch& launch) noexcept { return MemoryGraph::fits(launch); }
+    static std::uint64_t bytes_of(std::size_t nodes) noexcept { return 100 + nodes; }
+    bool make(Graph& graph, std::span<const Launch> launches) noexcept {
+        if (log_->fails()) return false;
+        graph = std::make_unique<MemoryGraph>(launches.size());
+        graph->write(launches);
+        log_->alive.insert(graph.get());
+        ++log_->made;
+        return true;
+    }
+    bool busy(const Graph& graph) noexcept { return log_->busy(*graph); }
+    bool retarget(Graph& graph, std::span<const Launch> launches) noexcept {
+        EXPECT_FALSE(log_->busy(*graph));
+        EXPECT_EQ(graph->nodes().size(), launches.size());
+        if (log_->fails()) return false;
+        graph->write(launches);
+        ++log_->retargeted;
+        return true;
+    }
+    bool launch(Graph& graph) noexcept {
+        if (log_->fails()) return false;
+        for (const MemoryGraph::Node& node : graph->nodes()) log_->ran.push_back(node.launch.position);
+        log_->lengths.push_back(graph->nodes().size());
+        return true;
+    }
+    void destroy(Graph& graph) noexcept {
+        log_->alive.erase(graph.get());
+        graph.reset();
+    }
+
+  private:
+    Log* log_;
+};
+using Pool = GraphPool<LoggedGraphs>;
+
+constexpr std::int64_t kPlenty = 1 << 20;
+
+class GraphPoolTest : public testing::Test {
+  protected:
+    Launch launch_of(std::size_t kernel, std::uint32_t param_bytes = 8) {
+        Launch launch;
+        launch.kernel = module.kernels()[kernel];
+        launch.position = position++;
+        launch.end = position;
+        launch.params = params;
+        launch.param_bytes = param_bytes;
+        return launch;
+    }
+    std::vector<Launch> backlog_of(std::size_t length, std::size_t kernel = 0) {
+        std::vector<Launch> launches;
+        for (std::size_t i = 0; i < length; ++i) launches.push_back(launch_of(kernel));
+        return launches;
+    }
+    // As a driver's stream does it: chains, else singles, else plainly.
+    void issue(Pool& pool, std::span<const Launch> launches) {
+        while (!launches.empty()) {
+            std::size_t taken = pool.launch_chain(launches);
+            if (taken == 0) {
+                taken = 1;
+                if (!pool.launch(launches[0])) log.ran.push_back(launches[0].position);
+            }
+            launches = launches.subspan(taken);
+        }
+    }
+
+    PoolModule module{200}, other{1};
+    std::byte params[MemoryGraph::Node::kParamBytes + 1]{};
+    std::uint64_t position = 0;
+    Log log;
+    GraphBudget budget{kPlenty};
+};
+
+TEST_F(GraphPoolTest, AKernelThatComesAgainGetsAGraphOfItsOwn) {
+    Pool pool(LoggedGraphs(log), budget);
+    for (std::uint32_t i = 0; i < Pool::kLaunchesBeforeGraph; ++i) EXPECT_FALSE(pool.launch(launch_of(0)));
+    EXPECT_EQ(log.made, 0u);
+    for (int i = 0; i < 10; ++i) EXPECT_TRUE(pool.launch(launch_of(0)));
+    EXPECT_EQ(log.made, 1u);
+    EXPECT_EQ(log.retargeted, 9u);
+    EXPECT_FALSE(pool.launch(launch_of(1))) << "another kernel was launched once";
+    EXPECT_EQ(log.ran, (std::vector<std::uint64_t>{4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
+}
+
+TEST_F(GraphPoolTest, ABacklogGoesIntoTheLongestChainThatItFills) {
+    Pool pool(LoggedGraphs(log), budget);
+    for (std::uint32_t i = 0; i < Pool::kBacklogsBeforeChain; ++i)
+        EXPECT_EQ(pool.launch_chain(backlog_of(8)), 0u);
+    EXPECT_EQ(pool.launch_chain(backlog_of(9)), 8u);
+    EXPECT_EQ(pool.launch_chain(backlog_of(3)), 0u) << "shorter than the shortest";
+    EXPECT_EQ(log.lengths, std::vector<std::size_t>{8});
+    EXPECT_EQ(log.ran, (std::vector<std::uint64_t>{16, 17, 18, 19, 20, 21, 22, 23}));
+}
+
+TEST_F(GraphPoolTest, AChainEndsBeforeALaunchThatNoNodeTakes) {
+    Pool pool(LoggedGraphs(log), budget);
+    for (std::uint32_t i = 0; i < Pool::kBacklogsBeforeChain; ++i)
+        EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u);
+    std::vector<Launch> launches = backlog_of(8);
+    launches[5].param_bytes = sizeof params;
+    EXPECT_EQ(pool.launch_chain(launches), 4u);
+    EXPECT_EQ(pool.launch_chain(std::span(launches).subspan(5)), 0u);
+    EXPECT_FALSE(pool.launch(launches[5]));
+}
+
+TEST_F(GraphPoolTest, CopiesOfAChainTakeTurnsAndOneThatRunsIsLeftAlone) {
+    Pool pool(LoggedGraphs(log), budget);
+    for (std::uint32_t i = 0; i < Pool::kBacklogsBeforeChain; ++i)
+        EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u);
+    log.busy = [](const MemoryGraph&) { return true; };
+    for (std::size_t i = 0; i < kChainCopies; ++i) EXPECT_EQ(pool.launch_chain(backlog_of(4)), 4u);
+    EXPECT_EQ(log.made, kChainCopies);
+    EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u) << "all copies run";
+    log.busy = [](const MemoryGraph& graph) { return graph.position() > 8; };
+    EXPECT_EQ(pool.launch_chain(backlog_of(4)), 4u) << "the first one has ended";
+    EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u);
+    EXPECT_EQ(log.made, kChainCopies);
+}
+
+TEST_F(GraphPoolTest, TheLeastUsedGraphIsThrownOut) {
+    Pool pool(LoggedGraphs(log), budget);
+    const auto warm = [&](std::size_t kernel) {
+        for (std::uint32_t i = 0; i <= Pool::kLaunchesBeforeGraph; ++i)
+            static_cast<void>(pool.launch(launch_of(kernel)));
+    };
+    for (std::size_t kernel = 0; kernel < Pool::kMostSingles; ++kernel) warm(kernel);
+    EXPECT_EQ(log.alive.size(), Pool::kMostSingles);
+    EXPECT_TRUE(pool.launch(launch_of(0)));  // so that kernel 1 is the least used
+    warm(Pool::kMostSingles);
+    EXPECT_EQ(log.alive.size(), Pool::kMostSingles);
+    EXPECT_TRUE(pool.launch(launch_of(0)));
+    EXPECT_FALSE(pool.launch(launch_of(1)));
+    EXPECT_TRUE(pool.launch(launch_of(2)));
+}
+
+TEST_F(GraphPoolTest, WhatIsBeyondTheBudgetIsLaunchedPlainlyAndTriedAgainLater) {
+    GraphBudget small(101);  // one graph of one node
+    {
+        Pool pool(LoggedGraphs(log), small), neighbour(LoggedGraphs(log), small);
+        issue(neighbour, backlog_of(1));
+        for (int i = 0; i < 100; ++i) issue(pool, backlog_of(1 + static_cast<std::size_t>(i) % 3));
+        EXPECT_EQ(small.left(), 0);
+        for (int i = 0; i < 100; ++i) {
+            issue(neighbour, backlog_of(1));
+            issue(neighbour, backlog_of(40));
+        }
+        EXPECT_EQ(log.alive.size(), 1u);
+        pool.forget(module);
+        EXPECT_EQ(small.left(), 101);
+        for (int i = 0; i < 5; ++i) issue(neighbour, backlog_of(1));
+        EXPECT_EQ(small.left(), 0) << "the neighbour has it now";
+    }
+    EXPECT_EQ(small.left(), 101);
+    std::vector<std::uint64_t> all(position);
+    for (std::uint64_t i = 0; i < position; ++i) all[i] = i;
+    EXPECT_EQ(log.ran, all);
+}
+
+TEST_F(GraphPoolTest, NoGraphKnowsAModuleThatIsForgotten) {
+    Pool pool(LoggedGraphs(log), budget);
+    Kernel* const foreign = other.kernels()[0];
+    for (int i = 0; i < 10; ++i) issue(pool, backlog_of(4));  // chains of `module` alone
+    std::vector<Launch> mixed = backlog_of(8);
+    mixed[7].kernel = foreign;
+    for (std::uint32_t i = 0; i <= Pool::kBacklogsBeforeChain; ++i) issue(pool, mixed);
+    Launch single = launch_of(0);
+    single.kernel = foreign;
+    while (!pool.launch(single)) {
+    }
+    pool.forget(other);
+    for (const MemoryGraph* graph : log.alive)
+        for (const MemoryGraph::Node& node : graph->nodes()) EXPECT_EQ(node.launch.kernel->owner(), &module);
+    EXPECT_EQ(log.alive.size(), kChainCopies + 1)
+        << "what is of the other module stays: chains of 4, a single";
+    EXPECT_FALSE(pool.launch(single)) << "its address may be another kernel's now";
+    pool.forget(module);
+    EXPECT_TRUE(log.alive.empty());
+    EXPECT_EQ(budget.left(), kPlenty);
+}
+
+// Whatever fails, runs or is too long: each launch is given on once and in its order, and no byte of the
+// budget is lost.
+TEST_F(GraphPoolTest, AnythingAtRandomKeepsOrderAndBudget) {
+    for (unsigned seed = 0; seed < 200; ++seed) {
+        std::mt19937 random(seed);
+        const auto below = [&](unsigned bound) { return static_cast<unsigned>(random() % bound); };
+        log = {};
+        position = 0;
+        const std::int64_t bytes = below(4000);
+        GraphBudget few(static_cast<std::uint64_t>(bytes));
+        {
+            Pool pool(LoggedGraphs(log), few);
+            const unsigned failing = below(2) * below(50), running = below(2) * below(100),
+                           kernels = 1 + below(below(2) == 0 ? 4 : 199);
+            log.fails = [&] { return below(100) < failing; };
+            // Within one question about a graph the answer stays the same.
+            log.busy = [&, seed](const MemoryGraph& graph) {
+                return (graph.position() * 2654435761u + seed) % 100 < running;
+            };
+            while (position < 3000) {
+                std::vector<Launch> backlog;
+                for (unsigned i = below(100); i > 0; --i)
+                    backlog.push_back(launch_of(below(kernels), below(40) == 0 ? sizeof params : below(513)));
+                issue(pool, backlog);
+                if (below(30) == 0) pool.forget(below(2) == 0 ? module : other);
+                ASSERT_GE(few.left(), 0) << "seed " << seed;
+            }
+        }
+        ASSERT_EQ(few.left(), bytes) << "seed " << seed;
+        ASSERT_TRUE(log.alive.empty()) << "seed " << seed;
+        ASSERT_EQ(log.ran.size(), position) << "seed " << seed;
+        for (std::uint64_t i = 0; i < position; ++i) ASSERT_EQ(log.ran[i], i) << "seed " << seed;
+    }
+}
+
+}  // namespace
+}  // namespace ringlaunch::driver
