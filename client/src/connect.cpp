@@ -88,7 +88,8 @@ std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& pla
             [&](flatbuffers::FlatBufferBuilder& builder) {
                 return schema::CreateHello(builder, kHelloMagic, kProtocolVersion,
                                            builder.CreateString(program_invocation_short_name),
-                                           options.device, membarrier, false, options.kernel_timeout_ms);
+                                           options.device, membarrier, false, options.kernel_timeout_ms,
+                                           options.coalesce);
             });
         const schema::Welcome& welcome = *reply.view().answer_as_Welcome();
         if (welcome.version() != kProtocolVersion)

@@ -332,7 +332,9 @@ void add_serve(CLI::App& app, Action& action) {
         ->group(kDispatch);
     command
         ->add_flag("--no-coalesce", options->no_coalesce,
-                   "Give each launch to the device by itself, as it is: no launch graphs, no chains")
+                   "Give each launch to the device by itself, as it is: no launch graphs, no chains. Results "
+                   "are the same, "
+                   "launches cost more. A client may ask for it for itself: connect(coalesce=False)")
         ->group(kDispatch);
 
     command

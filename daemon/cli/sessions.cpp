@@ -27,6 +27,7 @@ nlohmann::json to_json(const schema::SessionInfo& session) {
             {"staging_bytes", session.staging_bytes()},
             {"executor_pid", session.executor_pid()},
             {"isolated", session.isolated()},
+            {"coalesce", session.coalesce()},
             {"deaths_caused", session.deaths_caused()},
             {"age_ms", session.age_ms()}};
 }
@@ -38,7 +39,7 @@ void add_row(Table& table, const schema::SessionInfo& session) {
                std::to_string(session.modules()), std::to_string(session.buffers()),
                format_bytes(session.memory_bytes()), format_bytes(session.staging_bytes()),
                std::to_string(session.executor_pid()) + (session.isolated() ? " (alone)" : ""),
-               std::to_string(session.deaths_caused())},
+               session.coalesce() ? "graphs" : "plain", std::to_string(session.deaths_caused())},
               session.deaths_caused() > 0 ? Colour::yellow : Colour::none);
 }
 
@@ -56,6 +57,7 @@ ExitCode show_sessions(const AskOptions& options) {
                  {"MEMORY", true, 11},
                  {"STAGING", true, 4},
                  {"EXECUTOR", true, 7},
+                 {"LAUNCHES", false, 3},
                  {"DEATHS", true, 10}});
     nlohmann::json list = nlohmann::json::array();
     for (std::uint32_t seen = 0;;) {

@@ -293,6 +293,7 @@ void ControlPort::handle_stream(const ToExecutor& message, std::vector<UniqueFd>
             setup.priority = request.priority();
             setup.hold = request.hold();
             setup.watched = request.watched();
+            setup.coalesce = request.coalesce();
             const UniqueFd ring = take_fd(fds, 0, "the ring");
             const UniqueFd status = take_fd(fds, 1, "the status page");
             held.open_stream(request.session(), setup, ring, status, take_fd(fds, 2, "the wake eventfd"));

@@ -102,7 +102,7 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
                 ++taken;
                 ++pending;
                 stream.consumer.advance(copy.slots);
-                if (!config_.coalesce || forces_completion(copy)) {
+                if (!stream.setup.coalesce || forces_completion(copy)) {
                     stream.force_complete |= forces_completion(copy);
                     step = flush(stream, pending);
                     pending = 0;

@@ -32,7 +32,7 @@ struct DispatcherConfig {
     std::uint32_t max_batch = 64;       // records of one stream in one turn
     std::uint32_t max_in_flight_all =
         0;                 // in all; 0: twice max_in_flight. From there on each stream has its share
-    bool coalesce = true;  // launches in a row go to the driver as a chain
+    bool coalesce = true;  // launches in a row go to the driver together, for streams that let them
     // The longest sleeps: without and with work at the device that somebody waits for (a device that fails
     // may never signal what it was asked to). Negative: for ever.
     int longest_sleep_ms = 1000;

@@ -88,7 +88,7 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
                                                   std::to_string(device.lowest_priority) + " to " +
                                                   std::to_string(device.highest_priority));
     setup.max_in_flight = config_.max_in_flight;
-    setup.coalesce = config_.coalesce;
+    setup.coalesce &= config_.coalesce;
     auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.add(*port); });
     streams_.emplace(setup.id, Stream{std::move(port), &owner});

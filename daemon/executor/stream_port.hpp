@@ -28,7 +28,7 @@ struct StreamSetup {
     bool hold = false;
     bool watched = false;  // every record's completion is made visible by itself
     std::uint32_t max_in_flight = 256;
-    bool coalesce = true;
+    bool coalesce = true;  // launches in a row go to the driver together, which may use launch graphs
 };
 
 class StreamPort {

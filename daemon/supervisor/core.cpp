@@ -331,8 +331,8 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
     client.deadline->cancel();
     // Who only observes is told of the first.
     const int wanted = hello.observer() ? options_.devices.front() : hello.device();
-    const Greeting greeting{printable(hello.program()), wanted, hello.membarrier(), hello.observer(),
-                            hello.kernel_timeout_ms()};
+    const Greeting greeting{printable(hello.program()), wanted,          hello.membarrier(), hello.observer(),
+                            hello.kernel_timeout_ms(),  hello.coalesce()};
     Device& device = devices_.at(wanted);
     try {
         if (device.known || greeting.observer) return welcome(client, request, greeting);

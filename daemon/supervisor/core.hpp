@@ -40,6 +40,7 @@ struct Greeting {
     int device = 0;
     bool membarrier = false, observer = false;
     std::uint32_t kernel_timeout_ms = 0;
+    bool coalesce = true;
 };
 
 class Core final : public FaultDomain::Owner {

@@ -141,7 +141,7 @@ void Core::get_sessions(Client& client, std::uint32_t request, std::uint32_t ski
                 static_cast<std::uint32_t>(session.modules.size()),
                 static_cast<std::uint32_t>(session.buffers.size()), session.heap.chunk_bytes(),
                 session.staging_bytes, domain == nullptr ? 0 : domain->pid(), session.deaths_caused,
-                ms_since(session.since_ns), session.alone, session.device));
+                ms_since(session.since_ns), session.alone, session.device, session.coalesce));
         }
         const auto sessions = builder.CreateVector(list);
         return {

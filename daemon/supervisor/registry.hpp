@@ -199,6 +199,7 @@ struct Session {
     std::uint64_t suspected_ns = 0;
     std::optional<DomainKey> on_trial;    // moved out of there because of suspicions: which of the two dies?
     std::uint64_t kernel_timeout_ms = 0;  // 0: none
+    bool coalesce = true;                 // both the daemon and the client let its launches be coalesced
     std::uint64_t moved_ns = 0;           // when the watchdog last saw a stream of it complete something
 
     std::map<std::uint64_t, std::unique_ptr<Stream>> streams;

@@ -44,6 +44,7 @@ Session& Core::open_session(Client& client, const Greeting& greeting) {
     if (greeting.kernel_timeout_ms != 0 &&
         (session->kernel_timeout_ms == 0 || greeting.kernel_timeout_ms < session->kernel_timeout_ms))
         session->kernel_timeout_ms = greeting.kernel_timeout_ms;
+    session->coalesce = options_.coalesce && greeting.coalesce;
     client.session = session->id;
     Session& opened = *session;
     sessions_.emplace(opened.id, std::move(session));

@@ -155,9 +155,9 @@ bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, 
     // relaxed: the page has no other reader yet
     stream.waits_before = stream.page.page().counters.waits.load(std::memory_order_relaxed);
     wire.kind = internal::ExecutorRequest::OpenStream;
-    wire.request = internal::CreateOpenStream(wire.builder, session.id, stream.id, stream.slots,
-                                              start.completed, stream.priority, hold,
-                                              session.kernel_timeout_ms != 0 || options_.fault_dumps)
+    wire.request = internal::CreateOpenStream(
+                       wire.builder, session.id, stream.id, stream.slots, start.completed, stream.priority,
+                       hold, session.kernel_timeout_ms != 0 || options_.fault_dumps, session.coalesce)
                        .Union();
     wire.fds = {stream.ring.get(), stream.page.fd().get(), stream.wake.get()};
     return true;

@@ -78,6 +78,7 @@ def connect(
     timeout: float = 10.0,
     kernel_timeout: float | None = None,
     daemon_uid: int | None = None,
+    coalesce: bool = True,
 ) -> Client:
     """Connects to the daemon; starts a private one if there is none.
 
@@ -106,6 +107,10 @@ def connect(
     daemon_uid : int, optional
         The number of a user whose daemon is taken, besides this user's own and root's. Without it the user that
         $RINGLAUNCH_DAEMON_UID names, else nobody's.
+    coalesce : bool
+        Whether launches may go through launch graphs, alone and in chains. Results are bit-identical either way;
+        without, each launch of this client is given to the device by itself, as it is: to compare, or where a tool
+        has to see plain launches. Under `serve --no-coalesce` that is so for all.
 
     Returns
     -------
@@ -150,7 +155,9 @@ def connect(
             )
     if daemon_uid is not None:
         daemon_uid = _check.integer("daemon_uid", daemon_uid, 0, 2**32 - 2)  # 2**32 - 1 is nobody's
-    return Client(_core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout, daemon_uid))
+    coalesce = _check.flag("coalesce", coalesce)
+    handle = _core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout, daemon_uid, coalesce)
+    return Client(handle)
 
 
 def _socket_path(socket: object) -> str:

@@ -434,8 +434,9 @@ class ClientHandle {
     static ClientHandle connect(const std::string& socket, int device, bool start_private,
                                 const std::string& daemon_path, const std::string& driver,
                                 const py::object& timeout, const std::optional<double>& kernel_timeout,
-                                const std::optional<std::uint32_t>& daemon_uid) {
+                                const std::optional<std::uint32_t>& daemon_uid, bool coalesce) {
         ConnectOptions options;
+        options.coalesce = coalesce;
         if (kernel_timeout)
             options.kernel_timeout_ms = static_cast<std::uint32_t>(
                 std::max(1.0, std::ceil(std::min(*kernel_timeout, kLongestKernelTimeoutS) * 1000)));
@@ -638,7 +639,7 @@ PYBIND11_MODULE(_core, module) {
         .def_readwrite("streams", &ClientHandle::streams);
     module.def("connect", &ClientHandle::connect, py::arg("socket"), py::arg("device"),
                py::arg("start_private"), py::arg("daemon_path"), py::arg("driver"), py::arg("timeout"),
-               py::arg("kernel_timeout"), py::arg("daemon_uid"));
+               py::arg("kernel_timeout"), py::arg("daemon_uid"), py::arg("coalesce"));
 
     module.def("stream_record", &stream_record, py::arg("stream"));
     module.def("stream_wait_event", &stream_wait_event, py::arg("stream"), py::arg("event"));

@@ -122,19 +122,18 @@ TEST_F(DispatcherTest, ARecordThatIsNotPublishedIsNotTaken) {
 }
 
 TEST_F(DispatcherTest, CoalescingOffLaunchesOneByOne) {
-    DispatcherConfig config;
-    config.coalesce = false;
-    Dispatcher single(config, driver, memory);
-    ClientStream client(kSession, make_id(0));
-    StreamPort port(client.setup(), view, driver, client.ring_fd, client.status_fd,
-                    client.wake_fd.duplicate());
-    single.add(port);
-    for (int i = 0; i < 10; ++i) put_saxpy(client);
-    single.do_work();
+    ClientStream client(kSession, make_id(0)), neighbour(kSession, make_id(1));
+    StreamPort& port = open(client, [](StreamSetup& setup) { setup.coalesce = false; });
+    StreamPort& other = open(neighbour);
+    for (int i = 0; i < 10; ++i) {
+        put_saxpy(client);
+        put_saxpy(neighbour);
+    }
+    work();
     EXPECT_EQ(device(port).operations.size(), 10u);
     EXPECT_EQ(device(port).longest_chain, 0u);
     EXPECT_EQ(client.page->counters.chained.load(), 0u);
-    single.remove(port);
+    EXPECT_EQ(device(other).longest_chain, 10u) << "it is the stream's own";
 }
 
 // ---- fairness and bounds

@@ -116,6 +116,9 @@ struct ConnectOptions {
     // The longest that a record may be at work before the daemon ends it and restarts the executor; 0: the
     // daemon's own bound. The shorter of both counts.
     std::uint32_t kernel_timeout_ms = 0;
+    // false: each launch is given to the device by itself, as it is, without launch graphs (as all are under
+    // `serve --no-coalesce`). Results are the same; to compare, or where a tool has to see plain launches.
+    bool coalesce = true;
     // Of each stream that copies; larger copies are cut and pipelined. 0: 4 MiB, or an eighth of the
     // daemon's --max-staging where that is less.
     std::uint32_t staging_bytes = 0;
