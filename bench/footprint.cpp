@@ -1,5 +1,5 @@
-// What a daemon costs while it does nothing and when somebody comes: connect to first launch, memory, idle
-// processor time, memory a stream.
+// What a daemon costs while it does nothing and when somebody comes: connect to first launch, waking up,
+// memory, idle processor time, memory a stream.
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <filesystem>
@@ -51,6 +51,23 @@ double processor_seconds(int pid) {
 }
 
 constexpr int kClients = 32;
+constexpr int kWakings = 2000;
+// Many times what a dispatcher spins before it sleeps.
+constexpr auto kUntilAsleep = std::chrono::milliseconds(2);
+
+// Launch to completion seen, us; the dispatcher sleeps when the launch comes, or is awake from the one
+// before.
+std::vector<double> launches_us(Stream& stream, const Kernel& kernel, bool asleep) {
+    std::vector<double> us;
+    for (int i = 0; i < kWakings; ++i) {
+        if (asleep) std::this_thread::sleep_for(kUntilAsleep);
+        const std::uint64_t begin = now_ns();
+        must(stream.launch(kernel, {1}, {1}), "launching");
+        must(stream.synchronize(), "waiting");
+        us.push_back(static_cast<double>(now_ns() - begin) * 1e-3);
+    }
+    return us;
+}
 
 }  // namespace
 
@@ -89,6 +106,15 @@ int main(int argc, char** argv) {
         std::this_thread::sleep_for(std::chrono::duration<double>(idle_seconds));
         const double idle_percent = (processor_seconds(daemon.pid()) - before) / idle_seconds * 100;
 
+        std::vector<double> awake, asleep;
+        {
+            Kernel nothing = daemon.client().load_file(daemon.kernels()).kernel("nothing");
+            Stream stream = daemon.client().stream();
+            launches_us(stream, nothing, false);
+            awake = launches_us(stream, nothing, false);
+            asleep = launches_us(stream, nothing, true);
+        }
+
         std::vector<Stream> open;
         for (int i = 0; i < streams; ++i) open.push_back(daemon.client().stream());
         std::this_thread::sleep_for(std::chrono::milliseconds(200));
@@ -104,6 +130,10 @@ int main(int argc, char** argv) {
         report.add("connect to first launch done, p99, ms", {quantile(first_launch_ms, 0.99)});
         report.add("idle: resident memory of supervisor and executor, MiB", {idle_mib});
         report.add("idle: processor time, % of a core", {idle_percent});
+        report.add("a launch that is waited for, the daemon awake, p50, us", {quantile(awake, 0.5)});
+        report.add("the same, the daemon asleep, p50, us", {quantile(asleep, 0.5)});
+        report.add("the same, p99, us", {quantile(asleep, 0.99)});
+        report.add("so waking up takes, p50, us", {quantile(asleep, 0.5) - quantile(awake, 0.5)});
         report.add("resident memory a stream, in the daemon, KiB", {stream_kib});
         if (gpu) {
             report.add("GPU memory of the daemon, no client has allocated, MiB", {daemon_mib});

@@ -18,9 +18,9 @@ cd "$(dirname "$0")/.." || exit 1
 root=$PWD build=$PWD/build/gpu logs=$PWD/build/gpu/logs
 
 host_tests="ctest pytest"
-gpu_tests="driver_tests gpu_tests memcheck faultmatrix"
+gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
-gpu_bench="gpu_launch gpu_copies gpu_peer gpu_clients gpu_modules gpu_throughput gpu_footprint gpu_fairness"
+gpu_bench="gpu_launch gpu_copies gpu_peer gpu_clients gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -119,6 +119,7 @@ for title in $host_bench $gpu_bench; do
   case "$wanted" in *" $title "*) targets+=(bench/all) && break ;; esac
 done
 case "$wanted" in *" driver_tests "*) targets+=(driver_test) ;; esac
+case "$wanted" in *" same_results "*) targets+=(system_same_results) ;; esac
 case "$wanted" in *" ctest "*) targets=(all) ;; esac
 if [ $building = 1 ]; then
   step configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON \
@@ -132,6 +133,7 @@ export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python
 
 maybe gpu_tests 600 python3 -m pytest -v -s -rs tests/gpu
 maybe driver_tests 300 "$build/tests/driver/driver_test"
+maybe same_results 300 "$build/tests/system/system_same_results" --driver cuda --launches 10000000
 bench gpu_launch 200 "$build/bench/bench_gpu_launch"
 bench gpu_copies 200 "$build/bench/bench_gpu_copies"
 bench gpu_peer 200 "$build/bench/bench_gpu_peer"
@@ -140,6 +142,7 @@ bench gpu_modules 200 "$build/bench/bench_gpu_modules"
 bench gpu_footprint 200 "$build/bench/bench_footprint" --driver cuda
 bench gpu_throughput 200 "$build/bench/bench_throughput" --driver cuda
 bench gpu_fairness 300 "$build/bench/bench_fairness" --driver cuda
+bench gpu_shares 200 "$build/bench/bench_shares" --driver cuda
 case "$wanted" in *" faultmatrix "*)
   # A picture of it, elsewhere: --from build/gpu/logs/faultmatrix.json --png FILE
   bench faultmatrix 580 python3 -m ringlaunch.faultmatrix --json "$logs/faultmatrix.json" ;;
