@@ -14,6 +14,11 @@ extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word 
 RINGLAUNCH_EXPORT(step)
 extern "C" __global__ void wild(int n) { *reinterpret_cast<volatile int*>(8) = n; }
 RINGLAUNCH_EXPORT(wild)
+extern "C" __global__ void count_or_fault(unsigned* count, int fault) {
+    if (fault) *reinterpret_cast<volatile int*>(8) = 1;
+    *count += 1;
+}
+RINGLAUNCH_EXPORT(count_or_fault)
 extern "C" __global__ void trap(int n) { if (n) asm volatile("trap;"); }
 RINGLAUNCH_EXPORT(trap)
 // In memory of its own: the device may store to the aligned address before it traps.
@@ -69,6 +74,32 @@ def test_a_fault_stops_its_stream_and_leaves_the_neighbours_bytes(gpu_socket, fa
         assert kept.address == address
         assert np.array_equal(kept.numpy(), data)
     culprit.close()
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_a_fault_in_a_backlog_lies_in_what_its_stream_has_in_doubt(gpu_socket, coalesce):
+    """CUDA does not say which launch it was. What the page says is true: it is one of those, and few."""
+    with rl.connect(socket=gpu_socket, start=False, coalesce=coalesce) as client:
+        kernel = client.compile(KERNELS, name="kernels.cu")["count_or_fault"]
+        count = client.zeros(1, np.uint32)
+        client.synchronize()
+        stream = client.stream()
+        for _ in range(20):
+            for _ in range(100):
+                kernel[1, 1](count, 0, stream=stream)
+            stream.synchronize(timeout=WATCHDOG_S)
+        for i in range(1000):
+            if i == 700:
+                position = stream.status.published
+            kernel[1, 1](count, int(i == 700), stream=stream)
+        with pytest.raises(rl.StreamStopped) as stopped:
+            stream.synchronize(timeout=WATCHDOG_S)
+        status = stream.status
+        print(f"the fault at {position} is in [{status.completed}, {status.issued}): {stopped.value}")
+        assert status.completed <= position < status.issued
+        assert status.issued - status.completed <= 256
+        # All before it ran, in order, whatever was known of it.
+        assert int(count.numpy(client.stream())[0]) == 2000 + 700
 
 
 def test_an_endless_kernel_is_ended_when_its_time_is_over_and_the_neighbour_goes_on(gpu_socket):
