@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cctype>
+#include <fstream>
 #include <stdexcept>
 
 #include "bench/daemon.hpp"
@@ -54,6 +56,23 @@ std::string why_no_gpu() {
     }
 }
 
+std::string gpu_and_driver() {
+    char name[100] = "";
+    int cuda = 0;
+    CUdevice device = 0;
+    check_peer(peer_api().cuDeviceGet_(&device, 0), "opening the device");
+    check_peer(peer_api().cuDeviceGetName_(name, sizeof name, device), "asking for the device's name");
+    check_peer(peer_api().cuDriverGetVersion_(&cuda), "asking for the driver's version");
+    // "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.159.04  Tue ..."; the open one has "for x86_64".
+    std::ifstream file("/proc/driver/nvidia/version");
+    std::string driver;
+    for (std::string word; driver.empty() && file >> word;)
+        if (std::isdigit(static_cast<unsigned char>(word[0])) && word.find('.') != std::string::npos)
+            driver = word;
+    return std::string(name) + ", driver " + (driver.empty() ? "unknown" : driver) + ", CUDA " +
+           std::to_string(cuda / 1000) + "." + std::to_string(cuda % 1000 / 10);
+}
+
 PlainCuda::PlainCuda() {
     const PeerApi& api = peer_api();
     check_peer(api.cuInit_(0), "starting CUDA");
@@ -79,6 +98,29 @@ CUfunction PlainCuda::kernel(const char* name) const {
     CUfunction found = nullptr;
     check_peer(peer_api().cuModuleGetFunction_(&found, module_, name), "looking for a kernel");
     return found;
+}
+
+CUstream PlainCuda::another_stream() const {
+    CUstream stream = nullptr;
+    check_peer(peer_api().cuStreamCreate_(&stream, CU_STREAM_NON_BLOCKING), "making a stream");
+    return stream;
+}
+
+PeerGraph::PeerGraph(const std::vector<CUDA_KERNEL_NODE_PARAMS>& kernels) {
+    check_peer(peer_api().cuGraphCreate_(&graph_, 0), "making a graph");
+    for (const CUDA_KERNEL_NODE_PARAMS& kernel : kernels) {
+        CUgraphNode node = nullptr;
+        check_peer(peer_api().cuGraphAddKernelNode_(&node, graph_, nodes_.empty() ? nullptr : &nodes_.back(),
+                                                    nodes_.empty() ? 0 : 1, &kernel),
+                   "adding to a graph");
+        nodes_.push_back(node);
+    }
+    check_peer(peer_api().cuGraphInstantiate_(&executable_, graph_, 0), "instantiating a graph");
+}
+
+PeerGraph::~PeerGraph() {
+    if (executable_ != nullptr) peer_api().cuGraphExecDestroy_(executable_);
+    if (graph_ != nullptr) peer_api().cuGraphDestroy_(graph_);
 }
 
 PeerMemory::PeerMemory(std::size_t bytes) {

@@ -6,35 +6,45 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace ringlaunch::bench {
 
-#define RINGLAUNCH_PEER_FUNCTIONS(X) \
-    X(cuInit)                        \
-    X(cuGetErrorName)                \
-    X(cuDeviceGet)                   \
-    X(cuDeviceGetCount)              \
-    X(cuDeviceGetAttribute)          \
-    X(cuDevicePrimaryCtxRetain)      \
-    X(cuDevicePrimaryCtxRelease)     \
-    X(cuCtxSetCurrent)               \
-    X(cuModuleLoad)                  \
-    X(cuModuleGetFunction)           \
-    X(cuStreamCreate)                \
-    X(cuStreamDestroy)               \
-    X(cuStreamSynchronize)           \
-    X(cuLaunchKernel)                \
-    X(cuMemAlloc)                    \
-    X(cuMemFree)                     \
-    X(cuMemsetD8)                    \
-    X(cuMemHostAlloc)                \
-    X(cuMemFreeHost)                 \
-    X(cuMemHostGetDevicePointer)     \
-    X(cuMemcpyHtoD)                  \
-    X(cuMemcpyDtoH)                  \
-    X(cuMemcpyHtoDAsync)             \
-    X(cuMemcpyDtoHAsync)             \
-    X(cuMemcpyPeerAsync)             \
+#define RINGLAUNCH_PEER_FUNCTIONS(X)  \
+    X(cuInit)                         \
+    X(cuGetErrorName)                 \
+    X(cuDeviceGet)                    \
+    X(cuDeviceGetCount)               \
+    X(cuDeviceGetAttribute)           \
+    X(cuDeviceGetName)                \
+    X(cuDriverGetVersion)             \
+    X(cuDevicePrimaryCtxRetain)       \
+    X(cuDevicePrimaryCtxRelease)      \
+    X(cuCtxSetCurrent)                \
+    X(cuModuleLoad)                   \
+    X(cuModuleGetFunction)            \
+    X(cuStreamCreate)                 \
+    X(cuStreamDestroy)                \
+    X(cuStreamSynchronize)            \
+    X(cuLaunchKernel)                 \
+    X(cuGraphCreate)                  \
+    X(cuGraphDestroy)                 \
+    X(cuGraphAddKernelNode)           \
+    X(cuGraphInstantiate)             \
+    X(cuGraphExecDestroy)             \
+    X(cuGraphExecKernelNodeSetParams) \
+    X(cuGraphLaunch)                  \
+    X(cuMemAlloc)                     \
+    X(cuMemFree)                      \
+    X(cuMemsetD8)                     \
+    X(cuMemHostAlloc)                 \
+    X(cuMemFreeHost)                  \
+    X(cuMemHostGetDevicePointer)      \
+    X(cuMemcpyHtoD)                   \
+    X(cuMemcpyDtoH)                   \
+    X(cuMemcpyHtoDAsync)              \
+    X(cuMemcpyDtoHAsync)              \
+    X(cuMemcpyPeerAsync)              \
     X(cuCtxEnablePeerAccess)
 
 struct PeerApi {
@@ -47,6 +57,8 @@ struct PeerApi {
 const PeerApi& peer_api();
 // "": a GPU is here. Else why CUDA finds none.
 std::string why_no_gpu();
+// "NVIDIA H200, driver 580.159.04, CUDA 13.0"
+std::string gpu_and_driver();
 // Throws std::runtime_error{"doing: what CUDA says"} unless it is CUDA_SUCCESS.
 void check_peer(CUresult result, const char* doing);
 
@@ -63,10 +75,18 @@ class PlainCuda {
     void synchronize() const {
         check_peer(peer_api().cuStreamSynchronize_(stream_), "waiting for the stream");
     }
-    void launch(CUfunction kernel, unsigned threads, void** params) const {
-        check_peer(peer_api().cuLaunchKernel_(kernel, 1, 1, 1, threads, 1, 1, 0, stream_, params, nullptr),
-                   "launching");
+    void launch(CUfunction kernel, unsigned blocks, unsigned threads, void** params) const {
+        launch(kernel, blocks, threads, params, stream_);
     }
+    void launch(CUfunction kernel, unsigned blocks, unsigned threads, void** params, CUstream stream) const {
+        check_peer(
+            peer_api().cuLaunchKernel_(kernel, blocks, 1, 1, threads, 1, 1, 0, stream, params, nullptr),
+            "launching");
+    }
+    // It lives as long as the context.
+    CUstream another_stream() const;
+    // For another thread that launches: the context becomes its own, too.
+    void enter() const { check_peer(peer_api().cuCtxSetCurrent_(context_), "entering the context"); }
 
   private:
     CUdevice device_ = 0;
@@ -74,6 +94,40 @@ class PlainCuda {
     CUmodule module_ = nullptr;
     CUstream stream_ = nullptr;
 };
+
+// An executable graph of kernels, one behind the other.
+class PeerGraph {
+  public:
+    explicit PeerGraph(const std::vector<CUDA_KERNEL_NODE_PARAMS>& kernels);
+    ~PeerGraph();
+    PeerGraph(const PeerGraph&) = delete;
+    PeerGraph& operator=(const PeerGraph&) = delete;
+
+    std::size_t size() const { return nodes_.size(); }
+    void update(std::size_t node, const CUDA_KERNEL_NODE_PARAMS& kernel) {
+        check_peer(peer_api().cuGraphExecKernelNodeSetParams_(executable_, nodes_[node], &kernel),
+                   "updating a graph");
+    }
+    void launch(CUstream stream) const {
+        check_peer(peer_api().cuGraphLaunch_(executable_, stream), "launching a graph");
+    }
+
+  private:
+    CUgraph graph_ = nullptr;
+    CUgraphExec executable_ = nullptr;
+    std::vector<CUgraphNode> nodes_;
+};
+
+// One block of `threads` of a kernel, for a graph.
+inline CUDA_KERNEL_NODE_PARAMS peer_node(CUfunction kernel, unsigned threads, void** params) {
+    CUDA_KERNEL_NODE_PARAMS node{};
+    node.func = kernel;
+    node.gridDimX = node.gridDimY = node.gridDimZ = 1;
+    node.blockDimX = threads;
+    node.blockDimY = node.blockDimZ = 1;
+    node.kernelParams = params;
+    return node;
+}
 
 // Memory of the device, zeroed.
 class PeerMemory {

@@ -1,5 +1,6 @@
-// Several processes that launch at once on one GPU: clients of one daemon, beside processes with contexts of
-// their own, without MPS and with it. Launches a second in all, and the GPU's memory.
+// Several clients that launch at once on one GPU, each in a stream of its own: 1 to 64 of one daemon, beside
+// the threads of one process, and processes with contexts of their own, without MPS and with it. What a
+// launch costs overall, and the GPU's memory.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,8 +9,11 @@
 #include <filesystem>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <sstream>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "bench/child.hpp"
@@ -24,36 +28,64 @@ using namespace ringlaunch::bench;
 namespace {
 
 constexpr unsigned kFactor = 1664525;
-constexpr int kBurst = 4096;
+constexpr int kBurst = 512;
 
-// ---- a process that launches: says "ready", waits for "go", says what it did
+// ---- a process that launches: says "ready"; told "go N" it has N threads launch, and says what they did
 
-// launch(b) is word = word * kFactor + b + 1; read() gives the word.
-int launch_for(double seconds, bool checked, const std::function<void(unsigned)>& launch,
-               const std::function<void()>& wait, const std::function<unsigned()>& read) {
-    for (unsigned b = 0; b < 100; ++b) launch(b);
-    wait();
-    unsigned expected = read();
+// One stream of a process, and the word that its launches change.
+struct Line {
+    std::function<void(unsigned)> launch;  // word = word * kFactor + b + 1
+    std::function<void()> wait;
+    std::function<unsigned()> read;
+    std::function<void()> enter = [] {};  // by the thread that will launch
+    unsigned expected = 0;
+    std::uint64_t launches = 0;
+    // Whole bursts, so that what must come of them is known.
+    void run(std::uint64_t end) {
+        enter();
+        while (now_ns() < end) {
+            for (unsigned b = 0; b < kBurst; ++b) launch(b);
+            launches += kBurst;
+        }
+        wait();
+    }
+};
+
+int serve(std::vector<Line>& lines, double seconds, bool checked) {
+    for (Line& line : lines) {
+        for (unsigned b = 0; b < 100; ++b) line.launch(b);
+        line.wait();
+        line.expected = line.read();
+    }
     std::printf("ready\n");
     std::fflush(stdout);
-    std::string line;
-    if (!std::getline(std::cin, line) || line != "go") return 1;
-    const std::uint64_t begin = now_ns();
-    const auto end = begin + static_cast<std::uint64_t>(seconds * 1e9);
-    std::uint64_t launches = 0;
-    while (now_ns() < end) {
-        for (unsigned b = 0; b < kBurst; ++b) launch(b);
-        launches += kBurst;
+    for (std::string go; std::getline(std::cin, go);) {
+        const auto count = static_cast<std::size_t>(std::stoi(go.substr(go.find(' '))));
+        const std::uint64_t begin = now_ns();
+        const auto end = begin + static_cast<std::uint64_t>(seconds * 1e9);
+        std::uint64_t launches = 0;
+        if (count == 1) {
+            lines[0].run(end);
+        } else {
+            std::vector<std::thread> threads;
+            for (std::size_t i = 0; i < count; ++i) threads.emplace_back([&, i] { lines[i].run(end); });
+            for (std::thread& thread : threads) thread.join();
+        }
+        const double took = static_cast<double>(now_ns() - begin) * 1e-9;
+        bool exact = true;
+        for (std::size_t k = 0; k < count; ++k) {
+            Line& line = lines[k];
+            for (std::uint64_t i = 0; i < line.launches; ++i)
+                line.expected = line.expected * kFactor + static_cast<unsigned>(i % kBurst) + 1;
+            exact = exact && (!checked || line.read() == line.expected);
+            launches += std::exchange(line.launches, 0);
+        }
+        std::printf("%llu %.9f %s\n", static_cast<unsigned long long>(launches), took,
+                    exact ? "exact" : "WRONG");
+        std::fflush(stdout);
+        if (!exact) return 1;
     }
-    wait();
-    const double took = static_cast<double>(now_ns() - begin) * 1e-9;
-    for (std::uint64_t i = 0; i < launches; ++i)
-        expected = expected * kFactor + static_cast<unsigned>(i % kBurst) + 1;
-    const bool exact = !checked || read() == expected;
-    std::printf("%llu %.9f %s\n", static_cast<unsigned long long>(launches), took, exact ? "exact" : "WRONG");
-    std::fflush(stdout);
-    std::getline(std::cin, line);  // stays until it is let go
-    return exact ? 0 : 1;
+    return 0;
 }
 
 int be_client(const std::string& socket, double seconds) {
@@ -64,63 +96,60 @@ int be_client(const std::string& socket, double seconds) {
     const Module module = client.load_file(kernel_image(info.architecture));
     const Kernel mix = module.kernel("mix");
     Stream stream = client.stream();
-    std::printf("connected\n");
-    std::fflush(stdout);
-    std::string line;
-    if (!std::getline(std::cin, line)) return 1;
     const Buffer word = client.alloc(4);
     must(stream.fill(word, 0, 4, 0, 4), "clearing the word");
-    return launch_for(
-        seconds, info.driver != "null",
-        [&](unsigned b) { must(stream.launch(mix, {1}, {1}, word, kFactor, b, 0, 1.0f), "launching"); },
-        [&] { must(stream.synchronize(), "waiting"); },
-        [&] {
-            unsigned value = 0;
-            must(stream.copy_to_host(&value, word, sizeof value), "reading the word");
-            return value;
-        });
+    std::vector<Line> lines;
+    lines.push_back(
+        {[&](unsigned b) { must(stream.launch(mix, {1}, {1}, word, kFactor, b, 0, 1.0f), "launching"); },
+         [&] { must(stream.synchronize(), "waiting"); },
+         [&] {
+             unsigned value = 0;
+             must(stream.copy_to_host(&value, word, sizeof value), "reading the word");
+             return value;
+         }});
+    return serve(lines, seconds, info.driver != "null");
 }
 
-int be_plain(double seconds) {
+// A context with a stream for each of its threads.
+int be_plain(double seconds, int threads) {
     const PlainCuda cuda;
     const CUfunction mix = cuda.kernel("mix");
-    const PeerMemory word(4);
-    return launch_for(
-        seconds, true,
-        [&](unsigned b) {
-            CUdeviceptr words = word.address();
-            unsigned a = kFactor;
-            int at = 0;
-            float more = 1;
-            void* params[] = {&words, &a, &b, &at, &more};
-            cuda.launch(mix, 1, params);
-        },
-        [&] { cuda.synchronize(); },
-        [&] {
-            unsigned value = 0;
-            check_peer(peer_api().cuMemcpyDtoH_(&value, word.address(), sizeof value), "reading the word");
-            return value;
-        });
+    std::vector<std::unique_ptr<PeerMemory>> words;
+    std::vector<Line> lines;
+    for (int i = 0; i < threads; ++i) {
+        words.push_back(std::make_unique<PeerMemory>(4));
+        const CUdeviceptr word = words.back()->address();
+        const CUstream stream = cuda.another_stream();
+        lines.push_back(
+            {[&cuda, mix, word, stream](unsigned b) {
+                 CUdeviceptr at_word = word;
+                 unsigned a = kFactor;
+                 int at = 0;
+                 float more = 1;
+                 void* params[] = {&at_word, &a, &b, &at, &more};
+                 cuda.launch(mix, 1, 1, params, stream);
+             },
+             [stream] { check_peer(peer_api().cuStreamSynchronize_(stream), "waiting for a stream"); },
+             [word] {
+                 unsigned value = 0;
+                 check_peer(peer_api().cuMemcpyDtoH_(&value, word, sizeof value), "reading the word");
+                 return value;
+             },
+             [&cuda] { cuda.enter(); }});
+    }
+    return serve(lines, seconds, true);
 }
 
 // ---- the processes together
 
-struct Found {
-    double rate = 0;
-    double before_mib = 0;     // nobody there
-    double connected_mib = 0;  // clients of a daemon: connected, with a module and a stream, without buffers
-    double running_mib = 0;
-};
+using Children = std::vector<std::unique_ptr<Child>>;
 
-// Adds up what the processes do at once; exact results or an exception.
-void run_together(std::vector<std::unique_ptr<Child>>& children, Found& found) {
-    for (const auto& child : children)
-        if (child->hear() != "ready") throw std::runtime_error("a process is not ready");
-    found.running_mib = gpu_memory_mib();
-    for (const auto& child : children) child->say("go");
+// How many launches a second the first `count` of them make at once; exact results or an exception.
+double run_together(Children& children, std::size_t count, int threads = 1) {
+    for (std::size_t i = 0; i < count; ++i) children[i]->say("go " + std::to_string(threads));
     double launches = 0, longest = 0;
-    for (const auto& child : children) {
-        std::istringstream said(child->hear());
+    for (std::size_t i = 0; i < count; ++i) {
+        std::istringstream said(children[i]->hear());
         double one = 0, took = 0;
         std::string verdict;
         said >> one >> took >> verdict;
@@ -128,38 +157,18 @@ void run_together(std::vector<std::unique_ptr<Child>>& children, Found& found) {
         launches += one;
         longest = std::max(longest, took);
     }
-    found.rate = launches / longest;
+    return launches / longest;
 }
 
-Found clients_of_a_daemon(const std::string& driver, int processes, const std::string& seconds) {
-    Found found;
-    found.before_mib = gpu_memory_mib();
-    PrivateDaemon daemon(driver);
-    const double daemon_mib = gpu_memory_mib();
-    std::vector<std::unique_ptr<Child>> children;
-    for (int i = 0; i < processes; ++i)
-        children.push_back(std::make_unique<Child>(std::vector<std::string>{
-            "--child", "client", "--socket", daemon.socket(), "--seconds", seconds}));
-    for (const auto& child : children)
-        if (child->hear() != "connected") throw std::runtime_error("a client did not connect");
-    found.connected_mib = gpu_memory_mib() - daemon_mib;
-    for (const auto& child : children) child->say("on");
-    run_together(children, found);
-    return found;
+// Starts until there are so many, which are ready.
+void grow(Children& children, std::size_t count, const std::vector<std::string>& arguments) {
+    const std::size_t before = children.size();
+    while (children.size() < count) children.push_back(std::make_unique<Child>(arguments));
+    for (std::size_t i = before; i < count; ++i)
+        if (children[i]->hear() != "ready") throw std::runtime_error("a process is not ready");
 }
 
-Found plain_processes(int processes, const std::string& seconds) {
-    Found found;
-    found.before_mib = gpu_memory_mib();
-    std::vector<std::unique_ptr<Child>> children;
-    for (int i = 0; i < processes; ++i)
-        children.push_back(
-            std::make_unique<Child>(std::vector<std::string>{"--child", "plain", "--seconds", seconds}));
-    run_together(children, found);
-    return found;
-}
-
-// A private MPS daemon; whoever starts CUDA while it is there goes through it.
+// A private MPS daemon; what is started within it goes through it.
 class Mps {
   public:
     static std::string program() {
@@ -177,9 +186,9 @@ class Mps {
         if (::mkdtemp(folder) == nullptr) throw std::runtime_error("cannot make a folder for MPS");
         folder_ = folder;
         for (const char* name : {"pipe", "log"}) std::filesystem::create_directory(folder_ + "/" + name);
-        ::setenv("CUDA_MPS_PIPE_DIRECTORY", (folder_ + "/pipe").c_str(), 1);
-        ::setenv("CUDA_MPS_LOG_DIRECTORY", (folder_ + "/log").c_str(), 1);
-        if (std::system(("timeout 30 " + program() + " -d >/dev/null 2>&1").c_str()) != 0) {
+        bool runs = false;
+        within([&] { runs = std::system(("timeout 30 " + program() + " -d >/dev/null 2>&1").c_str()) == 0; });
+        if (!runs) {
             stop();
             throw std::runtime_error("nvidia-cuda-mps-control does not start");
         }
@@ -188,95 +197,189 @@ class Mps {
     Mps(const Mps&) = delete;
     Mps& operator=(const Mps&) = delete;
 
-  private:
-    void stop() {
-        if (std::system(("echo quit | timeout 30 " + program() + " >/dev/null 2>&1").c_str()) != 0)
-            std::fprintf(stderr, "nvidia-cuda-mps-control does not quit; its folder is %s\n",
-                         folder_.c_str());
+    template <class Body>
+    void within(Body body) {
+        ::setenv("CUDA_MPS_PIPE_DIRECTORY", (folder_ + "/pipe").c_str(), 1);
+        ::setenv("CUDA_MPS_LOG_DIRECTORY", (folder_ + "/log").c_str(), 1);
+        body();
         ::unsetenv("CUDA_MPS_PIPE_DIRECTORY");
         ::unsetenv("CUDA_MPS_LOG_DIRECTORY");
+    }
+
+  private:
+    void stop() {
+        within([&] {
+            if (std::system(("echo quit | timeout 30 " + program() + " >/dev/null 2>&1").c_str()) != 0)
+                std::fprintf(stderr, "nvidia-cuda-mps-control does not quit; its folder is %s\n",
+                             folder_.c_str());
+        });
         std::error_code ignored;
         std::filesystem::remove_all(folder_, ignored);
     }
     std::string folder_;
 };
 
-int measure(const std::string& driver, int processes, int rounds, double seconds, const std::string& csv) {
-    const bool gpu = driver == "cuda";
+// One way to have `count` launch at once, at several counts.
+struct Way {
+    std::string name;
+    std::vector<std::size_t> counts;
+    std::function<void()> start = [] {};  // for a round
+    std::function<double(std::size_t count)> run;
+    std::function<void()> stop = [] {};                  // after a round
+    std::map<std::size_t, std::vector<double>> us = {};  // a launch, of all of them together
+    std::map<std::size_t, double> mib = {};
+    std::string failed = {};
+};
+
+struct Options {
+    std::string driver = "cuda";
+    std::vector<std::size_t> clients{1, 2, 4, 8, 16, 32, 64}, contexts{1, 2, 4, 8};
+    int rounds = 3;
+    double seconds = 0.3;
+};
+
+int measure(const Options& options, const std::string& csv) {
+    const bool gpu = options.driver == "cuda";
     if (const std::string why = gpu ? why_no_gpu() : ""; !why.empty()) {
         std::printf("no GPU here, nothing measured: %s\n", why.c_str());
         return kSkipped;
     }
-    struct Way {
-        std::string name;
-        std::function<Found()> run;
-        std::vector<double> rates = {};
-        Found last = {};
-        std::string failed = {};
+    const std::string length = std::to_string(options.seconds);
+    const std::vector<std::string> plain{"--child", "plain", "--seconds", length, "--threads", "1"};
+    const std::size_t most = *std::max_element(options.clients.begin(), options.clients.end());
+    const double before = gpu_memory_mib();
+    PrivateDaemon daemon(options.driver);
+    const double of_daemon = gpu_memory_mib() - before;
+
+    Children clients, threads, contexts, under_mps;
+    std::unique_ptr<Mps> mps;
+    std::vector<Way> ways(1);
+    ways[0].name = "ringlaunch, clients of one daemon";
+    ways[0].counts = options.clients;
+    ways[0].run = [&](std::size_t count) {
+        const double others = ways[0].mib.count(count) == 0 ? gpu_memory_mib() : 0;
+        const std::size_t had = clients.size();
+        grow(clients, count, {"--child", "client", "--socket", daemon.socket(), "--seconds", length});
+        if (ways[0].mib.count(count) == 0) {
+            const double earlier = had == 0 ? of_daemon : ways[0].mib[had];
+            ways[0].mib[count] = earlier + gpu_memory_mib() - others;
+        }
+        return run_together(clients, count);
     };
-    const std::string length = std::to_string(seconds);
-    std::vector<Way> ways;
-    ways.push_back({"ringlaunch, clients of one daemon",
-                    [&] { return clients_of_a_daemon(driver, processes, length); }});
+    ways[0].stop = [&] { clients.clear(); };
+    // Processes with contexts of their own stay from round to round: one that does nothing costs the others
+    // nothing.
+    const auto memory_of = [](std::vector<double>& seen, auto start) {
+        seen.push_back(gpu_memory_mib());
+        start();
+        seen.push_back(gpu_memory_mib());
+    };
+    std::vector<double> plain_mib, mps_mib;
     if (gpu) {
-        ways.push_back({"own contexts", [&] { return plain_processes(processes, length); }});
+        ways.push_back(
+            {"threads of one process, own streams", options.clients,
+             [&] {
+                 if (threads.empty())
+                     grow(threads, 1,
+                          {"--child", "plain", "--seconds", length, "--threads", std::to_string(most)});
+             },
+             [&](std::size_t count) { return run_together(threads, 1, static_cast<int>(count)); }});
+        const std::size_t processes = *std::max_element(options.contexts.begin(), options.contexts.end());
+        ways.push_back({"own contexts", options.contexts,
+                        [&, processes] {
+                            if (contexts.empty())
+                                memory_of(plain_mib, [&] { grow(contexts, processes, plain); });
+                        },
+                        [&](std::size_t count) { return run_together(contexts, count); }});
         if (!Mps::program().empty())
-            ways.push_back({"own contexts under MPS", [&] {
-                                const Mps mps;
-                                return plain_processes(processes, length);
-                            }});
+            ways.push_back({"own contexts under MPS", options.contexts,
+                            [&, processes] {
+                                if (!under_mps.empty()) return;
+                                mps = std::make_unique<Mps>();
+                                memory_of(mps_mib,
+                                          [&] { mps->within([&] { grow(under_mps, processes, plain); }); });
+                            },
+                            [&](std::size_t count) { return run_together(under_mps, count); }});
     }
-    for (int round = 0; round < rounds; ++round)
+    for (int round = 0; round < options.rounds; ++round)
         for (Way& way : ways) {
             if (!way.failed.empty()) continue;
             try {
-                way.last = way.run();
-                way.rates.push_back(way.last.rate);
+                way.start();
+                for (const std::size_t count : way.counts) way.us[count].push_back(1e6 / way.run(count));
+                way.stop();
             } catch (const std::exception& error) {
                 if (&way == &ways[0]) throw;
                 way.failed = error.what();
             }
         }
+    // Of all processes together: what was measured when all of them were there.
+    if (plain_mib.size() == 2) ways[2].mib[options.contexts.back()] = plain_mib[1] - plain_mib[0];
+    if (mps_mib.size() == 2) ways[3].mib[options.contexts.back()] = mps_mib[1] - mps_mib[0];
+    under_mps.clear();  // before MPS goes
 
-    Report report(std::to_string(processes) + " processes that launch at once (" + driver + " driver)",
-                  {"launches/s", "x_ringlaunch", "gpu_MiB", "MiB_connected"});
-    const double ours = quantile(ways[0].rates, 0.5), none = std::nan("");
+    Report report("Clients that launch at once, a stream each, " + daemon.client().daemon().device_name +
+                      " (" + options.driver + " driver)",
+                  {"clients", "us", "us_min", "us_max", "launches/s", "gpu_MiB"});
     for (Way& way : ways) {
-        const double rate = quantile(way.rates, 0.5);
-        report.add(way.name, {rate, rate / ours, gpu ? way.last.running_mib - way.last.before_mib : none,
-                              gpu && &way == &ways[0] ? way.last.connected_mib : none});
+        for (auto& [count, us] : way.us)
+            if (!us.empty())
+                report.add(way.name, {static_cast<double>(count), quantile(us, 0.5), quantile(us, 0),
+                                      quantile(us, 1), 1e6 / quantile(us, 0.5),
+                                      gpu && way.mib.count(count) != 0 ? way.mib[count] : std::nan("")});
         if (!way.failed.empty()) report.note(way.name + ": not measured: " + way.failed);
     }
+    report.along("clients");
+    char text[200];
+    std::snprintf(text, sizeof text,
+                  "us a launch of all together, medians of %d rounds of %.2g s in turn, least and most; "
+                  "every launch changes a "
+                  "word; all results exact",
+                  options.rounds, options.seconds);
+    report.note(text);
     report.note(
-        "launches of all processes together, every result exact; gpu_MiB: GPU memory of all of them while "
-        "they run, daemon");
-    report.note(
-        "included; MiB_connected: what all clients add once connected, with module and stream, before they "
-        "allocate");
+        "clients: processes, except the threads; gpu_MiB: GPU memory of all of them, daemon included");
     if (gpu && Mps::program().empty()) report.note("MPS: nvidia-cuda-mps-control is not here");
-    if (!gpu) report.note("without plain CUDA beside it: this is not the cuda driver");
+    if (gpu) {
+        report.target("4 clients, us a launch overall", quantile(ways[0].us[4], 0.5), 0.32);
+        report.note(gpu_and_driver() + "; ringlaunch " + daemon.client().daemon().version);
+    } else {
+        report.note("without plain CUDA beside it: this is not the cuda driver");
+    }
     return report.finish(csv);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app("Several processes that launch at once: clients of one daemon, own contexts, MPS.");
-    std::string driver = "cuda", csv, child, socket;
-    int processes = 8, rounds = 3;
-    double seconds = 2;
-    app.add_option("--driver", driver, "The daemon's driver; any but cuda tries the program, without peers")
+    CLI::App app(
+        "Clients that launch at once: of one daemon, threads of one process, own contexts, own contexts "
+        "under "
+        "MPS.");
+    Options options;
+    std::string csv, child, socket;
+    int threads = 1;
+    app.add_option("--driver", options.driver,
+                   "The daemon's driver; any but cuda tries the program, without peers")
         ->capture_default_str();
-    app.add_option("--processes", processes, "Processes")->check(CLI::Range(1, 64))->capture_default_str();
-    app.add_option("--rounds", rounds, "Interleaved repetitions")->capture_default_str();
-    app.add_option("--seconds", seconds, "Length of one measurement")->capture_default_str();
+    app.add_option("--clients", options.clients, "Numbers of clients of the daemon, in rising order")
+        ->check(CLI::Range(1, 64))
+        ->capture_default_str();
+    app.add_option("--contexts", options.contexts, "Numbers of processes with contexts, in rising order")
+        ->check(CLI::Range(1, 64))
+        ->capture_default_str();
+    app.add_option("--rounds", options.rounds, "Interleaved repetitions")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    app.add_option("--seconds", options.seconds, "Length of one measurement")->capture_default_str();
     app.add_option("--csv", csv, "Write the table to this file");
     app.add_option("--child", child)->group("");  // what this program starts
     app.add_option("--socket", socket)->group("");
+    app.add_option("--threads", threads)->group("");
     CLI11_PARSE(app, argc, argv);
     return run_benchmark([&] {
-        if (child == "client") return be_client(socket, seconds);
-        if (child == "plain") return be_plain(seconds);
-        return measure(driver, processes, rounds, seconds, csv);
+        if (child == "client") return be_client(socket, options.seconds);
+        if (child == "plain") return be_plain(options.seconds, threads);
+        return measure(options, csv);
     });
 }

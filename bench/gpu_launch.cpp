@@ -1,237 +1,222 @@
-// A launch on a GPU, through the daemon and plainly with cuLaunchKernel, in one process: how long until it is
-// seen done on an idle stream, and how many a second one stream takes.
+// What a launch costs that is one of many on one stream of a GPU: through the daemon from C++, by a loop of
+// cuLaunchKernel, by CUDA graphs of 100 kernels that are replayed as they are, and by such graphs whose
+// parameters (and functions) are all set anew before each replay.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <deque>
+#include <functional>
+#include <map>
 #include <memory>
-#include <optional>
 #include <vector>
 
-#include "bench/cuda_peer.hpp"
-#include "bench/daemon.hpp"
-#include "bench/report.hpp"
+#include "bench/gpu_work.hpp"
 
 using namespace ringlaunch;
 using namespace ringlaunch::bench;
 
 namespace {
 
-constexpr unsigned kFactor = 1664525;
-constexpr int kWords = 8;
+constexpr std::size_t kNodes = 100, kCopies = 4;
 
-// The numbers of launch `i`: all five parameters change, and the words show each launch and its place.
-struct Mix {
-    unsigned a, b;
-    int at;
-    float more;
-    explicit Mix(std::uint64_t i)
-        : a(kFactor + 2 * static_cast<unsigned>(i % 1000)),
-          b(static_cast<unsigned>(i)),
-          at(static_cast<int>(i % kWords)),
-          more(static_cast<float>(i % 100)) {}
-};
-
-// What the two arrays of words hold after `launches`.
-struct Expected {
-    unsigned words[2][kWords] = {};
-    void add(std::uint64_t i) {
-        const Mix mix(i);
-        unsigned& word = words[i % 2][mix.at];
-        word = word * mix.a + mix.b + static_cast<unsigned>(mix.more);
-    }
-};
-
-// Bounded, so that a kernel that wrote elsewhere is an error and not a hang.
-void await_flag(const void* flag, unsigned value) {
-    const std::uint64_t end = now_ns() + 10'000'000'000;
-    while (*static_cast<const volatile unsigned*>(flag) != value)
-        if (now_ns() > end) throw std::runtime_error("a kernel's flag was not seen within 10 s");
-}
-
-class Ours {
+// Graphs of kNodes launches of a work. Updated: kCopies of them in turn, so that one is written while others
+// run. As they are: one, which does launches 0 to kNodes - 1 each time.
+class Graphs {
   public:
-    explicit Ours(const std::string& driver)
-        : daemon_(driver),
-          module_(daemon_.client().load_file(daemon_.kernels())),
-          mix_(module_.kernel("mix")),
-          raise_(module_.kernel("raise_flag")),
-          stream_(daemon_.client().stream()),
-          flag_(daemon_.client().alloc_pinned(sizeof(unsigned))) {
-        for (Buffer& words : words_) {
-            words = daemon_.client().alloc(sizeof(unsigned) * kWords);
-            must(stream_.fill(words, 0, 4, 0, words.size()), "clearing the words");
+    Graphs(const PlainWork& work, bool updated) : work_(work), updated_(updated) {
+        std::deque<PlainWork::Params> params;  // stay where they are
+        std::vector<CUDA_KERNEL_NODE_PARAMS> nodes;
+        for (std::size_t i = 0; i < kNodes; ++i) {
+            params.emplace_back(work.params(i).words, work.params(i).call);
+            nodes.push_back(work.node(params.back()));
         }
-        wait();
+        for (std::size_t k = 0; k < (updated ? kCopies : 1); ++k)
+            copies_.push_back(std::make_unique<PeerGraph>(nodes));
     }
+    // Launches `i` and the kNodes - 1 behind it.
     void launch(std::uint64_t i) {
-        const Mix mix(i);
-        must(stream_.launch(mix_, {1}, {1}, words_[i % 2], mix.a, mix.b, mix.at, mix.more), "launching");
-    }
-    void wait() { must(stream_.synchronize(), "waiting"); }
-    void raise(unsigned value) { must(stream_.launch(raise_, {1}, {1}, flag_, value), "raising the flag"); }
-    void await(unsigned value) const { await_flag(flag_.data(), value); }
-    void read(unsigned (&words)[2][kWords]) {
-        for (int k : {0, 1})
-            must(stream_.copy_to_host(words[k], words_[k], sizeof words[k]), "reading the words");
-    }
-    std::string device() { return daemon_.client().daemon().device_name; }
-
-  private:
-    PrivateDaemon daemon_;
-    Module module_;
-    Kernel mix_, raise_;
-    Stream stream_;
-    PinnedMemory flag_;
-    Buffer words_[2];
-};
-
-class Plain {
-  public:
-    void launch(std::uint64_t i) {
-        Mix mix(i);
-        CUdeviceptr words = words_[i % 2].address();
-        void* params[] = {&words, &mix.a, &mix.b, &mix.at, &mix.more};
-        cuda_.launch(mix_, 1, params);
-    }
-    void wait() { cuda_.synchronize(); }
-    void raise(unsigned value) {
-        CUdeviceptr flag = flag_.address();
-        void* params[] = {&flag, &value};
-        cuda_.launch(raise_, 1, params);
-    }
-    void await(unsigned value) const { await_flag(flag_.data(), value); }
-    void read(unsigned (&words)[2][kWords]) {
-        for (int k : {0, 1})
-            check_peer(peer_api().cuMemcpyDtoH_(words[k], words_[k].address(), sizeof words[k]),
-                       "reading the words");
+        PeerGraph& graph = *copies_[i / kNodes % copies_.size()];
+        if (updated_)
+            for (std::size_t k = 0; k < kNodes; ++k) {
+                PlainWork::Params params = work_.params(i + k);
+                graph.update(k, work_.node(params));
+            }
+        graph.launch(work_.cuda().stream());
     }
 
   private:
-    PlainCuda cuda_;
-    CUfunction mix_ = cuda_.kernel("mix"), raise_ = cuda_.kernel("raise_flag");
-    PeerMemory words_[2]{PeerMemory(sizeof(unsigned) * kWords), PeerMemory(sizeof(unsigned) * kWords)};
-    PeerHostMemory flag_{4096};
+    const PlainWork& work_;
+    bool updated_;
+    std::vector<std::unique_ptr<PeerGraph>> copies_;
 };
 
-template <class Side>
-void check(Side& side, const Expected& expected, const char* who) {
-    unsigned found[2][kWords];
-    side.read(found);
-    if (std::memcmp(found, expected.words, sizeof found) != 0)
-        throw std::runtime_error(std::string(who) + ": the words are not what the launches give");
-}
+// One way to do a work. `step` launches are made by one call of `launch`, those from `i` on.
+struct Way {
+    std::string name;
+    std::uint64_t step;
+    bool repeats;  // does launches 0 to step - 1 each time
+    std::function<void(std::uint64_t)> launch;
+    std::function<void()> wait;
+    std::function<Words()> read;
+    Words expected = {};
+    std::uint64_t next = 0;
+    std::vector<double> us = {};
+};
 
-// Microseconds from a launch on an idle stream until wait(i) returns; the first tenth warms up.
-template <class Launch, class Wait>
-void idle_us(int launches, std::vector<double>& to, Launch launch, Wait wait) {
-    for (int i = -launches / 10; i < launches; ++i) {
-        for (const std::uint64_t until = now_ns() + 2000; now_ns() < until;) {
-        }
-        const std::uint64_t begin = now_ns();
-        launch();
-        wait();
-        if (i >= 0) to.push_back(static_cast<double>(now_ns() - begin) * 1e-3);
-    }
-}
-
-// Nanoseconds a launch, all of them completed.
-template <class Side>
-double sustained_ns(Side& side, int launches, std::uint64_t& next, Expected& expected) {
-    for (int i = 0; i < launches; ++i) expected.add(next + static_cast<std::uint64_t>(i));
+// Microseconds a launch, all of them completed.
+double sustained_us(Way& way, const Work& work, std::uint64_t launches) {
+    const std::uint64_t first = way.next, end = first + launches;
+    for (std::uint64_t i = first; i < end; ++i) work.apply(way.expected, way.repeats ? i % way.step : i);
     const std::uint64_t begin = now_ns();
-    for (int i = 0; i < launches; ++i) side.launch(next++);
-    side.wait();
-    return static_cast<double>(now_ns() - begin) / launches;
+    for (; way.next < end; way.next += way.step) way.launch(way.next);
+    way.wait();
+    return static_cast<double>(now_ns() - begin) * 1e-3 / static_cast<double>(launches);
 }
 
-int measure(const std::string& driver, int rounds, int idle, int many, const std::string& csv) {
+struct Case {
+    std::string name;
+    Work work;
+    std::uint64_t launches;  // a round, a multiple of kNodes
+    std::unique_ptr<OurWork> ours = {};
+    std::unique_ptr<PlainWork> plain = {};
+    std::unique_ptr<Graphs> replayed = {}, updated = {};
+    std::vector<Way> ways = {};
+};
+
+// The loop of cuLaunchKernel alone: a peer for programs that are not C++.
+int measure_c_loop(int rounds, std::uint64_t many, const std::string& csv) {
+    const PlainCuda cuda;
+    Report report("Launches in a row on one stream by cuLaunchKernel alone", {"us", "us_min", "us_max"});
+    for (const auto& [name, kind] :
+         {std::pair{"null", Work::Kind::nothing}, {"24 functions", Work::Kind::functions}}) {
+        const Work work(kind);
+        PlainWork plain(cuda, work);
+        Way way{"cuLaunchKernel",
+                1,
+                false,
+                [&](std::uint64_t i) { plain.launch(i); },
+                [&] { plain.wait(); },
+                [&] { return plain.read(); }};
+        for (int round = -1; round < rounds; ++round) {
+            const double us = sustained_us(way, work, many);
+            if (round >= 0) way.us.push_back(us);
+        }
+        check_words(way.read(), way.expected, name);
+        report.add(std::string(name) + ": cuLaunchKernel",
+                   {quantile(way.us, 0.5), quantile(way.us, 0), quantile(way.us, 1)});
+    }
+    return report.finish(csv);
+}
+
+int measure(const std::string& driver, int rounds, std::uint64_t many, const std::string& csv) {
     const bool gpu = driver == "cuda";
     if (const std::string why = gpu ? why_no_gpu() : ""; !why.empty()) {
         std::printf("no GPU here, nothing measured: %s\n", why.c_str());
         return kSkipped;
     }
-    Ours ours(driver);
-    std::unique_ptr<Plain> plain = gpu ? std::make_unique<Plain>() : nullptr;
-    Expected our_words, plain_words;
-    std::uint64_t our_next = 0, plain_next = 0;
-    unsigned flag = 0, our_flag = 0;
-    std::vector<double> to_our_flag, flag_ratio, to_flag, to_sync, to_completion, ours_ns, plain_ns, ratio;
-    for (int round = 0; round < rounds; ++round) {
-        idle_us(
-            idle, to_completion,
-            [&] {
-                our_words.add(our_next);
-                ours.launch(our_next++);
-            },
-            [&] { ours.wait(); });
-        std::vector<double> our_round;
-        if (driver != "null")
-            idle_us(
-                idle, our_round, [&] { ours.raise(++our_flag); }, [&] { ours.await(our_flag); });
-        to_our_flag.insert(to_our_flag.end(), our_round.begin(), our_round.end());
-        ours_ns.push_back(sustained_ns(ours, many, our_next, our_words));
-        if (!plain) continue;
-        std::vector<double> plain_round;
-        idle_us(
-            idle, plain_round, [&] { plain->raise(++flag); }, [&] { plain->await(flag); });
-        to_flag.insert(to_flag.end(), plain_round.begin(), plain_round.end());
-        flag_ratio.push_back(quantile(our_round, 0.5) / quantile(plain_round, 0.5));
-        idle_us(
-            idle, to_sync,
-            [&] {
-                plain_words.add(plain_next);
-                plain->launch(plain_next++);
-            },
-            [&] { plain->wait(); });
-        plain_ns.push_back(sustained_ns(*plain, many, plain_next, plain_words));
-        ratio.push_back(ours_ns.back() / plain_ns.back());
+    PrivateDaemon daemon(driver);
+    const std::unique_ptr<PlainCuda> cuda = gpu ? std::make_unique<PlainCuda>() : nullptr;
+    const double ticks = cuda ? ticks_per_ns(*cuda) : 1;
+    using Kind = Work::Kind;
+    std::vector<Case> cases;
+    many = (many + kNodes - 1) / kNodes * kNodes;
+    cases.push_back({"null", Work(Kind::nothing), many});
+    cases.push_back({"24 functions", Work(Kind::functions), many});
+    cases.push_back({"dependent", Work(Kind::dependent), many});
+    cases.push_back({"5 us", Work(Kind::hold, static_cast<unsigned>(5000 * ticks)),
+                     (many / 4 + kNodes - 1) / kNodes * kNodes});
+    for (Case& one : cases) {
+        one.ours = std::make_unique<OurWork>(daemon.client(), daemon.kernels(), one.work);
+        one.ways.push_back({"ringlaunch", 1, false, [&o = *one.ours](std::uint64_t i) { o.launch(i); },
+                            [&o = *one.ours] { o.wait(); }, [&o = *one.ours] { return o.read(); }});
+        if (!cuda) continue;
+        one.plain = std::make_unique<PlainWork>(*cuda, one.work);
+        one.ways.push_back({"cuLaunchKernel", 1, false, [&p = *one.plain](std::uint64_t i) { p.launch(i); },
+                            [&c = *cuda] { c.synchronize(); }, [&p = *one.plain] { return p.read(); }});
     }
-    if (driver != "null") check(ours, our_words, "ringlaunch");
-    if (plain) check(*plain, plain_words, "cuLaunchKernel");
+    // The graphs write memory of their own, so that each way's words are its own.
+    std::vector<std::unique_ptr<PlainWork>> memories;
+    for (Case& one : cases) {
+        if (!cuda) break;
+        for (const bool updated : {false, true}) {
+            memories.push_back(std::make_unique<PlainWork>(*cuda, one.work));
+            auto& graphs = updated ? one.updated : one.replayed;
+            graphs = std::make_unique<Graphs>(*memories.back(), updated);
+            one.ways.push_back({updated ? "CUDA graph, updated" : "CUDA graph, fixed parameters", kNodes,
+                                !updated, [&g = *graphs](std::uint64_t i) { g.launch(i); },
+                                [&c = *cuda] { c.synchronize(); },
+                                [&m = *memories.back()] { return m.read(); }});
+        }
+    }
+    for (int round = -1; round < rounds; ++round)  // the first warms up
+        for (Case& one : cases)
+            for (Way& way : one.ways) {
+                const double us = sustained_us(way, one.work, one.launches);
+                if (round >= 0) way.us.push_back(us);
+            }
 
-    Report report("A launch of five changing parameters on " + ours.device() + " (" + driver + " driver)",
-                  {"p50_us", "p99_us", "x_plain_p50", "launches/s", "x_plain_rate"});
-    const double none = std::nan(""), base = quantile(to_flag, 0.5);
-    const auto latency = [&](const std::string& name, std::vector<double>& us) {
-        if (!us.empty())
-            report.add(name, {quantile(us, 0.5), quantile(us, 0.99), quantile(us, 0.5) / base, none, none});
-    };
-    latency("idle: ringlaunch, the kernel's flag seen", to_our_flag);
-    latency("idle: ringlaunch, completion seen", to_completion);
-    latency("idle: cuLaunchKernel, the kernel's flag seen", to_flag);
-    latency("idle: cuLaunchKernel, cuStreamSynchronize", to_sync);
-    const double ours_p50 = quantile(ours_ns, 0.5), plain_p50 = quantile(plain_ns, 0.5);
-    report.add("sustained: ringlaunch",
-               {ours_p50 * 1e-3, none, none, 1e9 / ours_p50, 1 / quantile(ratio, 0.5)});
-    if (plain) report.add("sustained: cuLaunchKernel", {plain_p50 * 1e-3, none, none, 1e9 / plain_p50, 1});
+    Report report("Launches in a row on one stream, " + daemon.client().daemon().device_name + " (" + driver +
+                      " driver)",
+                  {"us", "us_min", "us_max", "launches/s", "x_plain_rate"});
+    std::map<std::string, double> us, ratio;
+    for (Case& one : cases)
+        for (Way& way : one.ways) {
+            if (driver != "null") check_words(way.read(), way.expected, one.name + ", " + way.name);
+            std::vector<double> ratios;  // round by round
+            for (std::size_t i = 0; cuda && i < way.us.size(); ++i)
+                ratios.push_back(one.ways[1].us[i] / way.us[i]);
+            const std::string name = one.name + ": " + way.name;
+            us[name] = quantile(way.us, 0.5);
+            ratio[name] = quantile(ratios, 0.5);
+            report.add(name,
+                       {us[name], quantile(way.us, 0), quantile(way.us, 1), 1e6 / us[name], ratio[name]});
+        }
+    char text[200];
+    std::snprintf(
+        text, sizeof text,
+        "us a launch until all have completed, medians of %d rounds in turn, least and most; x_plain_rate: "
+        "median of the rounds' ratios",
+        rounds);
+    report.note(text);
     report.note(
-        "idle: x_plain_p50 is against cuLaunchKernel and the kernel's own flag in page-locked memory; "
-        "ringlaunch's flag stands in");
+        "null: five parameters that all change, of which every 256th launch lets the kernel write; 24 "
+        "functions: "
+        "at random, each changes one");
     report.note(
-        "the client's pinned memory; completion is the position that the GPU writes behind the kernel. "
-        "sustained: p50_us is the");
-    report.note("time a launch, of the rounds' medians; the words that all launches changed were compared");
-    if (plain) {
-        char text[120];
-        std::snprintf(text, sizeof text, "the kernel's flag, each round's medians: %.3f to %.3f of plain",
-                      quantile(flag_ratio, 0), quantile(flag_ratio, 1));
-        report.note(text);
+        "word; dependent: one function changes one word; 5 us: the same, but it takes 5 us. CUDA graphs are "
+        "of 100 "
+        "kernels in a row: replayed as");
+    report.note(
+        "they are (nothing changes), or every parameter set anew, 4 copies in turn. All words were compared");
+    if (cuda) {
+        report.target("null kernel, us", us["null: ringlaunch"], 0.60);
+        report.target("null kernel, x cuLaunchKernel", ratio["null: ringlaunch"], 5, false);
+        report.target("24 functions at random, us", us["24 functions: ringlaunch"], 1.05);
+        report.target("dependent kernels, x cuLaunchKernel", ratio["dependent: ringlaunch"], 4, false);
+        report.target("kernels of 5 us, x cuLaunchKernel", ratio["5 us: ringlaunch"], 1.1, false);
+        report.note(gpu_and_driver() + "; ringlaunch " + daemon.client().daemon().version);
+    } else {
+        report.note("without plain CUDA beside it: this is not the cuda driver");
     }
-    if (!gpu) report.note("without plain CUDA beside it: this is not the cuda driver");
     return report.finish(csv);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-    CLI::App app("A launch on a GPU through the daemon, beside cuLaunchKernel in the same process.");
+    CLI::App app("Many launches on one stream through the daemon, by cuLaunchKernel and by CUDA graphs.");
     std::string driver = "cuda", csv;
-    int rounds = 5, idle = 2000, many = 200'000;
+    int rounds = 5;
+    bool c_loop = false;
+    std::uint64_t many = 100'000;
     app.add_option("--driver", driver, "The daemon's driver; any but cuda tries the program, without peers")
         ->capture_default_str();
-    app.add_option("--rounds", rounds, "Interleaved repetitions")->capture_default_str();
-    app.add_option("--idle", idle, "Launches on an idle stream, a round")->capture_default_str();
-    app.add_option("--many", many, "Launches without a pause, a round")->capture_default_str();
+    app.add_option("--rounds", rounds, "Interleaved repetitions")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    app.add_option("--many", many, "Launches a measurement")->capture_default_str();
+    app.add_flag("--c-loop", c_loop, "The loop of cuLaunchKernel alone, without a daemon");
     app.add_option("--csv", csv, "Write the table to this file");
     CLI11_PARSE(app, argc, argv);
-    return run_benchmark([&] { return measure(driver, rounds, idle, many, csv); });
+    return run_benchmark(
+        [&] { return c_loop ? measure_c_loop(rounds, many, csv) : measure(driver, rounds, many, csv); });
 }

@@ -55,6 +55,18 @@ class Report {
         rows_.push_back({name, figures});
     }
     void note(const std::string& text) { notes_.push_back(text); }
+    // The rows' first figure is a place on this axis: bench/plot.py draws lines, one for each name.
+    void along(const std::string& axis) { note("along: " + axis); }
+    // What the project wants to reach, and whether this run did.
+    void target(const std::string& what, double found, double bound, bool at_most = true) {
+        char text[200];
+        std::snprintf(text, sizeof text, "target: %s: %.3g, %s %.3g: %s", what.c_str(), found,
+                      at_most ? "at most" : "at least", bound,
+                      std::isnan(found)                             ? "not measured"
+                      : (at_most ? found <= bound : found >= bound) ? "met"
+                                                                    : "NOT met");
+        note(text);
+    }
 
     void print() const {
         std::printf("%s\non %s\n\n", question_.c_str(), machine().c_str());
