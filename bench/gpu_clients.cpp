@@ -1,8 +1,6 @@
 // Several clients that launch at once on one GPU, each in a stream of its own: 1 to 64 of one daemon, beside
 // the threads of one process, and processes with contexts of their own, without MPS and with it. What a
 // launch costs overall, and the GPU's memory.
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -13,57 +11,53 @@
 #include <memory>
 #include <sstream>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "bench/child.hpp"
-#include "bench/cuda_peer.hpp"
-#include "bench/daemon.hpp"
 #include "bench/gpu_memory.hpp"
-#include "bench/report.hpp"
+#include "bench/gpu_work.hpp"
 
 using namespace ringlaunch;
 using namespace ringlaunch::bench;
 
 namespace {
 
-constexpr unsigned kFactor = 1664525;
 constexpr int kBurst = 512;
+const Work kWork(Work::Kind::dependent);
 
 // ---- a process that launches: says "ready"; told "go N" it has N threads launch, and says what they did
 
-// One stream of a process, and the word that its launches change.
+// What one thread does in a stream of its own.
 struct Line {
-    std::function<void(unsigned)> launch;  // word = word * kFactor + b + 1
+    std::function<void(std::uint64_t)> launch;
     std::function<void()> wait;
-    std::function<unsigned()> read;
+    std::function<Words()> read;
     std::function<void()> enter = [] {};  // by the thread that will launch
-    unsigned expected = 0;
-    std::uint64_t launches = 0;
-    // Whole bursts, so that what must come of them is known.
+    std::uint64_t next = 0, looked_at = 0;
+    Words expected = {};
+
     void run(std::uint64_t end) {
         enter();
-        while (now_ns() < end) {
-            for (unsigned b = 0; b < kBurst; ++b) launch(b);
-            launches += kBurst;
-        }
+        while (now_ns() < end)
+            for (int k = 0; k < kBurst; ++k) launch(next++);
         wait();
+    }
+    bool exact() {
+        for (; looked_at < next; ++looked_at) kWork.apply(expected, looked_at);
+        return read() == expected;
     }
 };
 
 int serve(std::vector<Line>& lines, double seconds, bool checked) {
-    for (Line& line : lines) {
-        for (unsigned b = 0; b < 100; ++b) line.launch(b);
-        line.wait();
-        line.expected = line.read();
-    }
+    for (Line& line : lines) line.run(now_ns() + 1);  // one burst, to warm up
     std::printf("ready\n");
     std::fflush(stdout);
     for (std::string go; std::getline(std::cin, go);) {
         const auto count = static_cast<std::size_t>(std::stoi(go.substr(go.find(' '))));
+        std::vector<std::uint64_t> before;
+        for (const Line& line : lines) before.push_back(line.next);
         const std::uint64_t begin = now_ns();
         const auto end = begin + static_cast<std::uint64_t>(seconds * 1e9);
-        std::uint64_t launches = 0;
         if (count == 1) {
             lines[0].run(end);
         } else {
@@ -72,13 +66,11 @@ int serve(std::vector<Line>& lines, double seconds, bool checked) {
             for (std::thread& thread : threads) thread.join();
         }
         const double took = static_cast<double>(now_ns() - begin) * 1e-9;
+        std::uint64_t launches = 0;
         bool exact = true;
-        for (std::size_t k = 0; k < count; ++k) {
-            Line& line = lines[k];
-            for (std::uint64_t i = 0; i < line.launches; ++i)
-                line.expected = line.expected * kFactor + static_cast<unsigned>(i % kBurst) + 1;
-            exact = exact && (!checked || line.read() == line.expected);
-            launches += std::exchange(line.launches, 0);
+        for (std::size_t i = 0; i < count; ++i) {
+            launches += lines[i].next - before[i];
+            exact = exact && (!checked || lines[i].exact());
         }
         std::printf("%llu %.9f %s\n", static_cast<unsigned long long>(launches), took,
                     exact ? "exact" : "WRONG");
@@ -92,50 +84,23 @@ int be_client(const std::string& socket, double seconds) {
     ConnectOptions options;
     options.socket = socket;
     Client client = Client::connect(options);
-    const DaemonInfo& info = client.daemon();
-    const Module module = client.load_file(kernel_image(info.architecture));
-    const Kernel mix = module.kernel("mix");
-    Stream stream = client.stream();
-    const Buffer word = client.alloc(4);
-    must(stream.fill(word, 0, 4, 0, 4), "clearing the word");
+    OurWork work(client, kernel_image(client.daemon().architecture), kWork);
     std::vector<Line> lines;
     lines.push_back(
-        {[&](unsigned b) { must(stream.launch(mix, {1}, {1}, word, kFactor, b, 0, 1.0f), "launching"); },
-         [&] { must(stream.synchronize(), "waiting"); },
-         [&] {
-             unsigned value = 0;
-             must(stream.copy_to_host(&value, word, sizeof value), "reading the word");
-             return value;
-         }});
-    return serve(lines, seconds, info.driver != "null");
+        {[&](std::uint64_t i) { work.launch(i); }, [&] { work.wait(); }, [&] { return work.read(); }});
+    return serve(lines, seconds, client.daemon().driver != "null");
 }
 
 // A context with a stream for each of its threads.
 int be_plain(double seconds, int threads) {
     const PlainCuda cuda;
-    const CUfunction mix = cuda.kernel("mix");
-    std::vector<std::unique_ptr<PeerMemory>> words;
+    std::vector<std::unique_ptr<PlainWork>> works;
     std::vector<Line> lines;
     for (int i = 0; i < threads; ++i) {
-        words.push_back(std::make_unique<PeerMemory>(4));
-        const CUdeviceptr word = words.back()->address();
-        const CUstream stream = cuda.another_stream();
-        lines.push_back(
-            {[&cuda, mix, word, stream](unsigned b) {
-                 CUdeviceptr at_word = word;
-                 unsigned a = kFactor;
-                 int at = 0;
-                 float more = 1;
-                 void* params[] = {&at_word, &a, &b, &at, &more};
-                 cuda.launch(mix, 1, 1, params, stream);
-             },
-             [stream] { check_peer(peer_api().cuStreamSynchronize_(stream), "waiting for a stream"); },
-             [word] {
-                 unsigned value = 0;
-                 check_peer(peer_api().cuMemcpyDtoH_(&value, word, sizeof value), "reading the word");
-                 return value;
-             },
-             [&cuda] { cuda.enter(); }});
+        works.push_back(std::make_unique<PlainWork>(cuda, kWork, cuda.another_stream()));
+        const PlainWork& work = *works.back();
+        lines.push_back({[&](std::uint64_t k) { work.launch(k); }, [&] { work.wait(); },
+                         [&] { return work.read(); }, [&] { cuda.enter(); }});
     }
     return serve(lines, seconds, true);
 }

@@ -40,7 +40,7 @@ class Graphs {
                 PlainWork::Params params = work_.params(i + k);
                 graph.update(k, work_.node(params));
             }
-        graph.launch(work_.cuda().stream());
+        graph.launch(work_.stream());
     }
 
   private:

@@ -15,7 +15,6 @@ import csv
 import importlib.metadata
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import tempfile
 import time
 
 import numpy as np
+import report
 
 import ringlaunch as rl
 
@@ -240,13 +240,6 @@ def c_loop(program: str) -> dict[str, float]:
     return {case: float(figures[f"{case}: cuLaunchKernel"]) for case in CASES}
 
 
-def machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
-
-
 class Way:
     """One way to do one case, prepared: its times and what must come of it."""
 
@@ -343,20 +336,12 @@ def main() -> int:
             rows.append((f"{case}: {name}", p50, min(us), max(us), 1e6 / p50, ratio))
     figures = {row[0]: row for row in rows}
     if options.driver == "cuda":
-        best = figures["null: ringlaunch, bound once"]
-        for what, found, bound, most in (
-            ("null kernel from Python, us", best[1], 0.60, True),
-            ("null kernel from Python, x cuLaunchKernel", best[5], 5, False),
-            ("24 functions at random from Python, us", figures["24 functions: ringlaunch, bound once"][1], 1.05, True),
-        ):
-            met = (
-                "not measured"
-                if found != found
-                else "met"
-                if (found <= bound if most else found >= bound)
-                else "NOT met"
-            )
-            notes.append(f"target: {what}: {found:.3g}, {'at most' if most else 'at least'} {bound:.3g}: {met}")
+        best, functions = (figures[f"{case}: ringlaunch, bound once"] for case in CASES)
+        notes += [
+            report.target("null kernel from Python, us", best[1], 0.60),
+            report.target("null kernel from Python, x cuLaunchKernel", best[5], 5, at_most=False),
+            report.target("24 functions at random from Python, us", functions[1], 1.05),
+        ]
     else:
         notes.append("without peers beside it: this is not the cuda driver")
     notes.insert(
@@ -368,19 +353,7 @@ def main() -> int:
 
     title = f"Launches in a row on one stream from Python ({options.driver} driver)"
     columns = ("us", "us_min", "us_max", "launches/s", "x_plain_rate")
-    width = max(len(row[0]) for row in rows)
-    print(f"{title}\non {machine()}\n")
-    print(" " * width + "".join(f"  {column:>14}" for column in columns))
-    for name, *values in rows:
-        shown = ("-" if v != v else f"{v:.2f}" if v < 100 else f"{v:.0f}" for v in values)
-        print(f"{name:{width}}" + "".join(f"  {v:>14}" for v in shown))
-    print("\n".join(notes))
-    if options.csv:
-        with options.csv.open("w") as file:
-            print("\n".join(f"# {line}" for line in (title, machine(), *notes)), file=file)
-            writer = csv.writer(file)
-            writer.writerow(("name", *columns))
-            writer.writerows(rows)
+    report.finish(title, columns, rows, notes, options.csv)
     client.close()
     return 0
 

@@ -125,7 +125,9 @@ class OurWork {
 // The same with plain CUDA.
 class PlainWork {
   public:
-    PlainWork(const PlainCuda& cuda, const Work& work) : cuda_(cuda), work_(work) {
+    PlainWork(const PlainCuda& cuda, const Work& work) : PlainWork(cuda, work, cuda.stream()) {}
+    PlainWork(const PlainCuda& cuda, const Work& work, CUstream stream)
+        : cuda_(cuda), stream_(stream), work_(work) {
         for (const std::string& name : work.kernels()) kernels_.push_back(cuda.kernel(name.c_str()));
     }
     // The parameters of one launch as CUDA wants them.
@@ -147,9 +149,9 @@ class PlainWork {
     }
     void launch(std::uint64_t i) const {
         Params all = params(i);
-        cuda_.launch(function(all), 1, 1, all.pointers);
+        cuda_.launch(function(all), 1, 1, all.pointers, stream_);
     }
-    void wait() const { cuda_.synchronize(); }
+    void wait() const { check_peer(peer_api().cuStreamSynchronize_(stream_), "waiting for the stream"); }
     Words read() const {
         Words found;
         for (std::size_t k = 0; k < 2; ++k)
@@ -157,10 +159,11 @@ class PlainWork {
                        "reading the words");
         return found;
     }
-    const PlainCuda& cuda() const { return cuda_; }
+    CUstream stream() const { return stream_; }
 
   private:
     const PlainCuda& cuda_;
+    CUstream stream_;
     Work work_;
     std::vector<CUfunction> kernels_;
     PeerMemory words_[2]{PeerMemory(sizeof(unsigned) * kWords), PeerMemory(sizeof(unsigned) * kWords)};

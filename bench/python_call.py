@@ -8,16 +8,15 @@ that no call waits for room. Last comes a row without a pause, many times the ri
 """
 
 import argparse
-import csv
 import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
 import time
 
 import numpy as np
+import report
 
 import ringlaunch as rl
 
@@ -32,13 +31,6 @@ def scalars(count: int) -> str:
     """A kernel of one pointer and `count` ints."""
     params = "".join(f", int p{i}" for i in range(count))
     return f'extern "C" __global__ void scalars{count}(float* x{params}) {{}}\nRINGLAUNCH_EXPORT(scalars{count})\n'
-
-
-def machine() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def per_call_ns(burst, drain, calls: int, rounds: int) -> list[float]:
@@ -151,20 +143,14 @@ def main() -> int:
     few, many = (next(r[1] for r in rows if r[0].endswith(f"{count} ints")) for count in (counts[0], counts[-1]))
     slope = (many - few) / (counts[-1] - counts[0])
 
-    width = max(len(row[0]) for row in rows)
-    print(f"What a launch costs the Python thread ({options.driver} driver)\non {machine()}\n")
-    print(f"{'':{width}}  {'p50_ns':>8}  {'p90_ns':>8}  {'x_empty':>8}")
-    for name, p50, p90, ratio in rows:
-        print(f"{name:{width}}  {p50:8.1f}  {p90:8.1f}  {ratio:8.2f}")
-    print(f"each further int: {slope:.1f} ns; the loop's own {own:.1f} ns are taken off")
-    print(row)
-    if options.csv:
-        with options.csv.open("w") as file:
-            print(f"# What a launch costs the Python thread ({options.driver} driver)\n# {machine()}", file=file)
-            print(f"# each further int: {slope:.1f} ns\n# {row}", file=file)
-            writer = csv.writer(file)
-            writer.writerow(("name", "p50_ns", "p90_ns", "x_empty"))
-            writer.writerows(rows)
+    notes = [f"each further int: {slope:.1f} ns; the loop's own {own:.1f} ns are taken off", row]
+    report.finish(
+        f"What a launch costs the Python thread ({options.driver} driver)",
+        ("p50_ns", "p90_ns", "x_empty"),
+        rows,
+        notes,
+        options.csv,
+    )
     client.close()
     return 0
 

@@ -5,8 +5,9 @@
 #
 # Needs a C++20 compiler, cmake, ninja, NVIDIA's driver and the CUDA toolkit; flatc and the headers of flatbuffers,
 # Boost, OpenSSL, CLI11, spdlog and nlohmann-json; Python 3.11 or later with pybind11, numpy, pytest, pytest-timeout,
-# hypothesis and rich (and matplotlib for pictures).
-#   --only LIST    these steps alone, by commas; `--list` names them. Groups: tests, bench, gpu (all that need a GPU)
+# hypothesis and rich (and matplotlib for pictures; torch with Triton, CuPy and cuda-core as peers of the Python client).
+#   --only LIST    these steps alone, by commas; `--list` names them. Groups: tests, bench, gpu (all that need a GPU),
+#                  launch (what a launch costs beside its peers)
 #   --no-build     take what an earlier run has built
 #   --deps FOLDER  a prefix with what the host lacks (its usr/bin, usr/include ...), for a host without a package manager:
 #                  on another machine `apt-get download PACKAGE...`, then `dpkg -x` each into FOLDER
@@ -20,7 +21,8 @@ root=$PWD build=$PWD/build/gpu logs=$PWD/build/gpu/logs
 host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
-gpu_bench="gpu_launch gpu_copies gpu_peer gpu_clients gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares"
+launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
+gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -32,7 +34,7 @@ while [ $# -gt 0 ]; do
     --out) out=$2; shift 2 ;;
     --name) name=$2; shift 2 ;;
     --list) echo "$all" | tr ' ' '\n'; exit 0 ;;
-    -h|--help) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $1; see --help" >&2; exit 2 ;;
   esac
 done
@@ -43,6 +45,7 @@ for step in $only; do
     tests) step="$host_tests $gpu_tests" ;;
     bench) step="$host_bench $gpu_bench" ;;
     gpu) step="$gpu_tests $gpu_bench" ;;
+    launch) step=$launch_bench ;;
     *) case " $all " in *" $step "*) ;; *) echo "unknown step $step; --list names them" >&2; exit 2 ;; esac ;;
   esac
   wanted+="$step "
@@ -134,14 +137,19 @@ export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python
 maybe gpu_tests 600 python3 -m pytest -v -s -rs tests/gpu
 maybe driver_tests 300 "$build/tests/driver/driver_test"
 maybe same_results 300 "$build/tests/system/system_same_results" --driver cuda --launches 10000000
-bench gpu_launch 200 "$build/bench/bench_gpu_launch"
+bench gpu_launch 120 "$build/bench/bench_gpu_launch"
+bench gpu_python 120 python3 bench/gpu_python.py --c-loop "$build/bench/bench_gpu_launch"
+bench gpu_idle 120 "$build/bench/bench_gpu_idle"
+bench gpu_load 120 "$build/bench/bench_gpu_load"
+bench gpu_clients 120 "$build/bench/bench_gpu_clients"
+bench gpu_params 120 "$build/bench/bench_gpu_growth" --over parameters
+bench gpu_grids 120 "$build/bench/bench_gpu_growth" --over blocks
 bench gpu_copies 200 "$build/bench/bench_gpu_copies"
 bench gpu_peer 200 "$build/bench/bench_gpu_peer"
-bench gpu_clients 300 "$build/bench/bench_gpu_clients"
 bench gpu_modules 200 "$build/bench/bench_gpu_modules"
 bench gpu_footprint 200 "$build/bench/bench_footprint" --driver cuda
-bench gpu_throughput 200 "$build/bench/bench_throughput" --driver cuda
-bench gpu_fairness 300 "$build/bench/bench_fairness" --driver cuda
+bench gpu_throughput 200 "$build/bench/bench_throughput" --driver cuda --seconds 0.5
+bench gpu_fairness 300 "$build/bench/bench_fairness" --driver cuda --seconds 2
 bench gpu_shares 200 "$build/bench/bench_shares" --driver cuda
 case "$wanted" in *" faultmatrix "*)
   # A picture of it, elsewhere: --from build/gpu/logs/faultmatrix.json --png FILE
@@ -150,8 +158,8 @@ esac
 maybe memcheck 300 bash bench/memcheck.sh
 bench enqueue 120 "$build/bench/bench_enqueue"
 bench round_trip 120 "$build/bench/bench_round_trip"
-bench throughput 120 "$build/bench/bench_throughput" --driver null host
-bench fairness 300 "$build/bench/bench_fairness" --driver host null
+bench throughput 120 "$build/bench/bench_throughput" --driver null host --seconds 0.5
+bench fairness 300 "$build/bench/bench_fairness" --driver host null --seconds 2
 bench footprint 120 "$build/bench/bench_footprint"
 bench python_call 120 python3 bench/python_call.py
 maybe ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
