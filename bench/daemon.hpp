@@ -48,7 +48,12 @@ class PrivateDaemon {
     PrivateDaemon(const PrivateDaemon&) = delete;
     PrivateDaemon& operator=(const PrivateDaemon&) = delete;
 
-    Client connect() const { return Client::connect(options_); }
+    // `coalesce`: as of ConnectOptions.
+    Client connect(bool coalesce = true) const {
+        ConnectOptions options = options_;
+        options.coalesce = coalesce;
+        return Client::connect(options);
+    }
     Client& client() { return first_; }
     const std::string& socket() const { return options_.socket; }
     int pid() const { return first_.daemon().pid; }

@@ -77,13 +77,16 @@ class Side {
     // Microseconds a launch, all of them completed.
     double sustained_us() {
         std::vector<unsigned> numbers(size_.numbers + 1);
-        for (int i = 0; i < size_.launches; ++i) {
-            size_.fill(next_ + static_cast<std::uint64_t>(i), numbers.data());
+        const std::uint64_t ready = next_ + static_cast<std::uint64_t>(size_.launches) / 10;
+        const std::uint64_t end = ready + static_cast<std::uint64_t>(size_.launches);
+        for (std::uint64_t i = next_; i < end; ++i) {
+            size_.fill(i, numbers.data());
             expected_ = size_.apply(expected_, numbers.data());
         }
+        run(next_, ready);  // whoever was asleep meanwhile is awake
+        next_ = end;
         const std::uint64_t begin = now_ns();
-        run(next_, next_ + static_cast<std::uint64_t>(size_.launches));
-        next_ += static_cast<std::uint64_t>(size_.launches);
+        run(ready, end);
         return static_cast<double>(now_ns() - begin) * 1e-3 / size_.launches;
     }
     void check(const std::string& who) {
@@ -180,8 +183,7 @@ int measure(const std::string& driver, bool over_blocks, int rounds, int many, c
     std::vector<Point> points;
     if (over_blocks)
         for (const std::uint32_t blocks : {1u, 10u, 100u, 1000u, 10'000u, 100'000u})
-            points.push_back(
-                {grid(blocks, blocks < 1000 ? many : std::max(1, many / static_cast<int>(blocks / 100)))});
+            points.push_back({grid(blocks, blocks <= 1000 ? many : many / (blocks <= 10'000 ? 10 : 40))});
     else
         for (const std::size_t numbers : {0, 4, 8, 16, 32, 64}) points.push_back({parameters(numbers, many)});
     for (Point& point : points) {

@@ -27,12 +27,13 @@ struct Way {
     unsigned next = 1;
 };
 
-// Microseconds from a launch on a stream that has been idle for 2 us until it is seen done; the first tenth
-// warms up.
-void measure_one(Way& way, int launches) {
+// Microseconds from a launch on a stream that has been idle for `gap_us` until it is seen done; the first
+// tenth warms up.
+void measure_one(Way& way, int launches, int gap_us) {
     std::vector<double> us;
     for (int i = -launches / 10; i < launches; ++i) {
-        for (const std::uint64_t until = now_ns() + 2000; now_ns() < until;) {
+        for (const std::uint64_t until = now_ns() + static_cast<std::uint64_t>(gap_us) * 1000;
+             now_ns() < until;) {
         }
         const std::uint64_t begin = now_ns();
         way.launch_and_wait(way.next++);
@@ -43,7 +44,7 @@ void measure_one(Way& way, int launches) {
     way.p99.push_back(quantile(us, 0.99));
 }
 
-int measure(const std::string& driver, int rounds, int launches, const std::string& csv) {
+int measure(const std::string& driver, int rounds, int launches, int gap_us, const std::string& csv) {
     const bool gpu = driver == "cuda";
     if (const std::string why = gpu ? why_no_gpu() : ""; !why.empty()) {
         std::printf("no GPU here, nothing measured: %s\n", why.c_str());
@@ -100,7 +101,7 @@ int measure(const std::string& driver, int rounds, int launches, const std::stri
                         }});
     }
     for (int round = 0; round < rounds; ++round)
-        for (Way& way : ways) measure_one(way, launches);
+        for (Way& way : ways) measure_one(way, launches, gap_us);
     if (driver != "null") {
         Words expected{}, plain_expected{};
         for (Way& way : ways)
@@ -127,20 +128,20 @@ int measure(const std::string& driver, int rounds, int launches, const std::stri
                               quantile(way.p99, 1), of50, of99});
     }
     char text[200];
-    std::snprintf(text, sizeof text,
-                  "of all launches, %d rounds of %d in turn; min, max: of the rounds' own p50 and p99. "
-                  "x_plain: against "
-                  "cuLaunchKernel and its flag",
-                  rounds, launches);
+    std::snprintf(
+        text, sizeof text,
+        "of all launches, %d rounds of %d in turn, each %d us after the last was seen done; min, max: of the "
+        "rounds' own p50 and p99",
+        rounds, launches, gap_us);
     report.note(text);
     report.note(
-        "the flag is page-locked memory that the kernel writes and this process polls, ringlaunch's in the "
-        "client's "
-        "pinned memory;");
+        "x_plain: against cuLaunchKernel and its flag; a flag is page-locked memory that the kernel writes "
+        "and this "
+        "process polls, ringlaunch's in");
     report.note(
-        "completion is the position that the GPU writes behind the kernel. The words that launches changed "
-        "were "
-        "compared");
+        "the client's pinned memory; completion is the position that the GPU writes behind the kernel. The "
+        "words that "
+        "launches changed were compared");
     if (cuda) {
         report.target("flag seen, p50, x cuLaunchKernel", x50, 0.8);
         report.target("flag seen, p99, x cuLaunchKernel", x99, 0.8);
@@ -156,7 +157,7 @@ int measure(const std::string& driver, int rounds, int launches, const std::stri
 int main(int argc, char** argv) {
     CLI::App app("A launch on an idle stream until it is seen done, through the daemon and by plain CUDA.");
     std::string driver = "cuda", csv;
-    int rounds = 20, launches = 1000;
+    int rounds = 20, launches = 1000, gap_us = 20;
     app.add_option("--driver", driver, "The daemon's driver; any but cuda tries the program, without peers")
         ->capture_default_str();
     app.add_option("--rounds", rounds, "Interleaved repetitions")
@@ -165,7 +166,10 @@ int main(int argc, char** argv) {
     app.add_option("--launches", launches, "Launches a round")
         ->check(CLI::PositiveNumber)
         ->capture_default_str();
+    app.add_option("--gap-us", gap_us, "How long the stream is idle before each")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     app.add_option("--csv", csv, "Write the table to this file");
     CLI11_PARSE(app, argc, argv);
-    return run_benchmark([&] { return measure(driver, rounds, launches, csv); });
+    return run_benchmark([&] { return measure(driver, rounds, launches, gap_us, csv); });
 }

@@ -62,21 +62,35 @@ struct Way {
     std::vector<double> us = {};
 };
 
+// Launches before each measurement: whoever was asleep meanwhile is awake.
+constexpr std::uint64_t kBefore = 20 * kNodes;
+
 // Microseconds a launch, all of them completed.
 double sustained_us(Way& way, const Work& work, std::uint64_t launches) {
-    const std::uint64_t first = way.next, end = first + launches;
+    const std::uint64_t first = way.next, ready = first + kBefore, end = ready + launches;
     for (std::uint64_t i = first; i < end; ++i) work.apply(way.expected, way.repeats ? i % way.step : i);
+    for (; way.next < ready; way.next += way.step) way.launch(way.next);
+    way.wait();
     const std::uint64_t begin = now_ns();
     for (; way.next < end; way.next += way.step) way.launch(way.next);
     way.wait();
     return static_cast<double>(now_ns() - begin) * 1e-3 / static_cast<double>(launches);
 }
 
+Way our_way(const std::string& name, OurWork& work) {
+    return {name,
+            1,
+            false,
+            [&](std::uint64_t i) { work.launch(i); },
+            [&] { work.wait(); },
+            [&] { return work.read(); }};
+}
+
 struct Case {
     std::string name;
     Work work;
     std::uint64_t launches;  // a round, a multiple of kNodes
-    std::unique_ptr<OurWork> ours = {};
+    std::unique_ptr<OurWork> ours = {}, singly = {};
     std::unique_ptr<PlainWork> plain = {};
     std::unique_ptr<Graphs> replayed = {}, updated = {};
     std::vector<Way> ways = {};
@@ -114,6 +128,7 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
         return kSkipped;
     }
     PrivateDaemon daemon(driver);
+    Client without_graphs = daemon.connect(false);
     const std::unique_ptr<PlainCuda> cuda = gpu ? std::make_unique<PlainCuda>() : nullptr;
     const double ticks = cuda ? ticks_per_ns(*cuda) : 1;
     using Kind = Work::Kind;
@@ -126,12 +141,15 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
                      (many / 4 + kNodes - 1) / kNodes * kNodes});
     for (Case& one : cases) {
         one.ours = std::make_unique<OurWork>(daemon.client(), daemon.kernels(), one.work);
-        one.ways.push_back({"ringlaunch", 1, false, [&o = *one.ours](std::uint64_t i) { o.launch(i); },
-                            [&o = *one.ours] { o.wait(); }, [&o = *one.ours] { return o.read(); }});
+        one.ways.push_back(our_way("ringlaunch", *one.ours));
         if (!cuda) continue;
         one.plain = std::make_unique<PlainWork>(*cuda, one.work);
         one.ways.push_back({"cuLaunchKernel", 1, false, [&p = *one.plain](std::uint64_t i) { p.launch(i); },
                             [&c = *cuda] { c.synchronize(); }, [&p = *one.plain] { return p.read(); }});
+    }
+    for (Case& one : cases) {
+        one.singly = std::make_unique<OurWork>(without_graphs, daemon.kernels(), one.work);
+        one.ways.push_back(our_way("ringlaunch, without launch graphs", *one.singly));
     }
     // The graphs write memory of their own, so that each way's words are its own.
     std::vector<std::unique_ptr<PlainWork>> memories;
@@ -186,7 +204,9 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
         "of 100 "
         "kernels in a row: replayed as");
     report.note(
-        "they are (nothing changes), or every parameter set anew, 4 copies in turn. All words were compared");
+        "they are (nothing changes), or every parameter set anew, 4 copies in turn. All words were compared. "
+        "2000 launches "
+        "went before each measurement");
     if (cuda) {
         report.target("null kernel, us", us["null: ringlaunch"], 0.60);
         report.target("null kernel, x cuLaunchKernel", ratio["null: ringlaunch"], 5, false);

@@ -82,15 +82,16 @@ class Ringlaunch:
             (bound[f] if self.bound else kernels[f], arrays[array], a, b, at, more) for f, array, a, b, at, more in made
         ]
 
-        def launch_bound():
-            for call, words, a, b, at, more in prepared:
+        def launch_bound(part):
+            for call, words, a, b, at, more in part:
                 call(words, a, b, at, more)
 
-        def launch():
-            for kernel, words, a, b, at, more in prepared:
+        def launch(part):
+            for kernel, words, a, b, at, more in part:
                 kernel[grid, block](words, a, b, at, more, stream=stream)
 
         return (
+            prepared,
             launch_bound if self.bound else launch,
             self.stream.synchronize,
             lambda: [array.numpy().tolist() for array in arrays],
@@ -118,22 +119,22 @@ class Triton:
         prepared = [(f, arrays[array], a, b, at, more) for f, array, a, b, at, more in made]
         seldom, mix, grid = self.seldom, self.mix, (1,)
 
-        def launch_seldom():
-            for _, words, a, b, at, more in prepared:
+        def launch_seldom(part):
+            for _, words, a, b, at, more in part:
                 seldom[grid](words, a, b, at, more, num_warps=1)
 
-        def launch_mix():
-            for function, words, a, b, at, more in prepared:
+        def launch_mix(part):
+            for function, words, a, b, at, more in part:
                 mix[grid](words, a, b, at, more, k=function, num_warps=1)
 
         def read():
             return [array.cpu().numpy().view(np.uint32).tolist() for array in arrays]
 
-        return launch_seldom if case == "null" else launch_mix, read, arrays
+        return prepared, launch_seldom if case == "null" else launch_mix, read, arrays
 
     def prepare(self, case, made):
-        launch, read, _ = self.launcher(case, made)
-        return launch, self.torch.cuda.synchronize, read
+        prepared, launch, read, _ = self.launcher(case, made)
+        return prepared, launch, self.torch.cuda.synchronize, read
 
 
 class Replay:
@@ -147,21 +148,21 @@ class Replay:
 
     def prepare(self, case, made):
         torch = self.triton.torch
-        launch, read, arrays = self.triton.launcher(case, made[:NODES])
-        launch()  # compiles what the graph holds
+        prepared, launch, read, arrays = self.triton.launcher(case, made[:NODES])
+        launch(prepared)  # compiles what the graph holds
         torch.cuda.synchronize()
         for array in arrays:
             array.zero_()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            launch()
-        replay, times = graph.replay, len(made) // NODES
+            launch(prepared)
+        replay = graph.replay
 
-        def run():
-            for _ in range(times):
+        def run(part):
+            for _ in part:
                 replay()
 
-        return run, torch.cuda.synchronize, read
+        return range(len(made) // NODES), run, torch.cuda.synchronize, read
 
 
 class CudaCore:
@@ -197,11 +198,11 @@ class CudaCore:
         ]
         launch, stream, config = self.launch, self.stream, self.config
 
-        def run():
-            for kernel, words, a, b, at, more in prepared:
+        def run(part):
+            for kernel, words, a, b, at, more in part:
                 launch(stream, config, kernel, words, a, b, at, more)
 
-        return run, stream.sync, lambda: [array.cpu().numpy().view(np.uint32).tolist() for array in arrays]
+        return prepared, run, stream.sync, lambda: [array.cpu().numpy().view(np.uint32).tolist() for array in arrays]
 
 
 class CuPy:
@@ -222,11 +223,12 @@ class CuPy:
         ]
         one = (1,)
 
-        def run():
-            for kernel, arguments in prepared:
+        def run(part):
+            for kernel, arguments in part:
                 kernel(one, one, arguments)
 
-        return run, self.cupy.cuda.Device().synchronize, lambda: [self.cupy.asnumpy(a).tolist() for a in arrays]
+        wait = self.cupy.cuda.Device().synchronize
+        return prepared, run, wait, lambda: [self.cupy.asnumpy(array).tolist() for array in arrays]
 
 
 def c_loop(program: str) -> dict[str, float]:
@@ -246,16 +248,22 @@ class Way:
     def __init__(self, way, case: str, made: list):
         self.name, self.case, self.made = way.name, case, made
         self.repeats = getattr(way, "repeats", False)
-        self.launch, self.wait, self.read = way.prepare(case, made)
+        prepared, self.launch, self.wait, self.read = way.prepare(case, made)
+        # The first fiftieth goes before each measurement, so that whoever was asleep meanwhile is awake.
+        first = len(prepared) // 50
+        self.first, self.rest = prepared[:first], prepared[first:]
+        self.count = len(made) * len(self.rest) / len(prepared)
         self.us: list[float] = []
         self.rounds = 0
 
     def run(self) -> float:
+        self.launch(self.first)
+        self.wait()
         begin = time.perf_counter_ns()
-        self.launch()
+        self.launch(self.rest)
         self.wait()
         self.rounds += 1
-        return (time.perf_counter_ns() - begin) / 1e3 / len(self.made)
+        return (time.perf_counter_ns() - begin) / 1e3 / self.count
 
     def check(self) -> None:
         words = [[0] * WORDS, [0] * WORDS]
@@ -273,11 +281,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--driver", default="cuda", help="any but cuda tries the program, without peers")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved repetitions (default: %(default)s)")
-    parser.add_argument("--many", type=int, default=20_000, help="launches a measurement (default: %(default)s)")
+    parser.add_argument("--many", type=int, default=100_000, help="launches a measurement (default: %(default)s)")
+    parser.add_argument("--fewer", type=int, default=20_000, help="of peers that take longer (default: %(default)s)")
     parser.add_argument("--c-loop", help="bench_gpu_launch, for a loop of cuLaunchKernel beside the rest")
     parser.add_argument("--csv", type=pathlib.Path, help="write the table to this file")
     options = parser.parse_args()
-    many = (options.many + NODES - 1) // NODES * NODES
 
     folder = tempfile.mkdtemp(prefix="ringlaunch-bench-")
     try:
@@ -302,12 +310,11 @@ def main() -> int:
 
     ways: list[Way] = []
     for case in CASES:
-        made = calls(case, many)
+        many, fewer = (calls(case, (count + NODES - 1) // NODES * NODES) for count in (options.many, options.fewer))
         for peer in peers:
             try:
-                way = Way(peer, case, made)
-                way.run()  # warms up
-                way.run()
+                way = Way(peer, case, many if isinstance(peer, Ringlaunch | Replay) else fewer)
+                way.run()  # warms up, compiles
                 ways.append(way)
             except Exception as error:
                 if isinstance(peer, Ringlaunch):
