@@ -235,7 +235,7 @@ def c_loop(program: str) -> dict[str, float]:
     """Microseconds a launch by a loop of cuLaunchKernel, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "c_loop.csv")
-        command = [program, "--c-loop", "--rounds", "1", "--csv", str(path)]
+        command = [program, "--c-loop", "--rounds", "1", "--many", "30000", "--csv", str(path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
         rows = csv.reader(line for line in path.read_text().splitlines() if not line.startswith("#"))
         figures = {row[0]: row[1] for row in rows}
