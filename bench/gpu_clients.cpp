@@ -305,12 +305,8 @@ int measure(const Options& options, const std::string& csv) {
     report.note(
         "clients: processes, except the threads; gpu_MiB: GPU memory of all of them, daemon included");
     if (gpu && Mps::program().empty()) report.note("MPS: nvidia-cuda-mps-control is not here");
-    if (gpu) {
-        report.target("4 clients, us a launch overall", quantile(ways[0].us[4], 0.5), 0.32);
-        report.note(gpu_and_driver() + "; ringlaunch " + daemon.client().daemon().version);
-    } else {
-        report.note("without plain CUDA beside it: this is not the cuda driver");
-    }
+    if (gpu) report.target("4 clients, us a launch overall", quantile(ways[0].us[4], 0.5), 0.32);
+    report.note(setting(daemon.client()));
     return report.finish(csv);
 }
 

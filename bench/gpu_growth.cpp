@@ -220,8 +220,7 @@ int measure(const std::string& driver, bool over_blocks, int rounds, int many, c
         over_blocks ? "blocks of 32 threads, five parameters" : "a pointer and numbers, all of which change");
     report.note(text);
     report.note("each launch changes a word, which was compared");
-    report.note(cuda ? gpu_and_driver() + "; ringlaunch " + daemon.client().daemon().version
-                     : "without plain CUDA beside it: this is not the cuda driver");
+    report.note(setting(daemon.client()));
     return report.finish(csv);
 }
 

@@ -145,10 +145,8 @@ int measure(const std::string& driver, int rounds, int launches, int gap_us, con
     if (cuda) {
         report.target("flag seen, p50, x cuLaunchKernel", x50, 0.8);
         report.target("flag seen, p99, x cuLaunchKernel", x99, 0.8);
-        report.note(gpu_and_driver() + "; ringlaunch " + client.daemon().version);
-    } else {
-        report.note("without plain CUDA beside it: this is not the cuda driver");
     }
+    report.note(setting(client));
     return report.finish(csv);
 }
 

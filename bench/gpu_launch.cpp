@@ -213,10 +213,8 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
         report.target("24 functions at random, us", us["24 functions: ringlaunch"], 1.05);
         report.target("dependent kernels, x cuLaunchKernel", ratio["dependent: ringlaunch"], 4, false);
         report.target("kernels of 5 us, x cuLaunchKernel", ratio["5 us: ringlaunch"], 1.1, false);
-        report.note(gpu_and_driver() + "; ringlaunch " + daemon.client().daemon().version);
-    } else {
-        report.note("without plain CUDA beside it: this is not the cuda driver");
     }
+    report.note(setting(daemon.client()));
     return report.finish(csv);
 }
 

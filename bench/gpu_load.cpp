@@ -236,8 +236,7 @@ int measure(const std::string& driver, int rounds, double seconds, int many, con
     report.note(
         "and 90% of each side's peak, min and max of the rounds' own. The words that launches changed were "
         "compared");
-    report.note(cuda ? gpu_and_driver() + "; ringlaunch " + client.daemon().version
-                     : "without plain CUDA beside it: this is not the cuda driver");
+    report.note(setting(client));
     return report.finish(csv);
 }
 

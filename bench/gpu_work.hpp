@@ -173,6 +173,14 @@ inline void check_words(const Words& found, const Words& expected, const std::st
     if (found != expected) throw std::runtime_error(who + ": the words are not what the launches give");
 }
 
+// The last note of a table: on what it was measured, or that it was not.
+inline std::string setting(Client& client) {
+    const DaemonInfo& info = client.daemon();
+    if (info.driver == "cuda") return gpu_and_driver() + "; ringlaunch " + info.version;
+    return "without plain CUDA beside it: this is not the cuda driver" +
+           std::string(info.driver == "null" ? ", and nothing runs or is compared" : "");
+}
+
 // How many ticks of the GPU's clock a nanosecond has, while it is busy.
 inline double ticks_per_ns(const PlainCuda& cuda) {
     constexpr unsigned kTicks = 40'000'000;
