@@ -9,6 +9,7 @@
 #include <cstring>
 #include <exception>
 
+#include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
 #include "schema/error.hpp"
 #include "schema/version.hpp"
@@ -377,7 +378,7 @@ void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& requ
     const auto layout = internal::CreateModuleLayoutDirect(builder, &kernels);
     if (builder.GetSize() > kMaxControlBytes - 256) {
         held.unload_module(request.module_key(), [](Status, const std::string&) {});
-        throw Error(Status::limit_reached, "module '" + text_of(request.name()) + "' has " +
+        throw Error(Status::limit_reached, driver::module_text(text_of(request.name())) + " has " +
                                                std::to_string(kernels.size()) +
                                                " kernels, whose layouts do not fit into one message of " +
                                                std::to_string(kMaxControlBytes) + " bytes; load it in parts");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
 #include "schema/error.hpp"
 #include "schema/id_text.hpp"
@@ -149,16 +150,16 @@ const KernelCache::Loaded& Registry::load_module(std::uint64_t key, const std::s
                                                  const UniqueFd& image, std::uint64_t bytes,
                                                  const driver::LoadOptions& options) {
     if (modules_.contains(key))
-        throw Error(Status::invalid_argument,
-                    "cannot load module '" + name + "': its key " + std::to_string(key) + " is taken");
+        throw Error(Status::invalid_argument, "cannot load " + driver::module_text(name) + ": its key " +
+                                                  std::to_string(key) + " is taken");
     return modules_.add(key, name, driver_.load_module(name, image, bytes, options));
 }
 
 void Registry::unload_module(std::uint64_t key, Answer answer) {
     const KernelCache::Loaded& gone = modules_.get(key);
     if (gone.bindings != 0)
-        throw Error(Status::invalid_argument, "cannot unload module '" + gone.name +
-                                                  "': sessions still have " + std::to_string(gone.bindings) +
+        throw Error(Status::invalid_argument, "cannot unload " + driver::module_text(gone.name) +
+                                                  ": sessions still have " + std::to_string(gone.bindings) +
                                                   " ids of its kernels");
     const std::uint64_t barrier = expect_barrier(
         {[this, key] {
@@ -180,8 +181,8 @@ void Registry::bind_module(std::uint64_t session_id, std::uint64_t key, std::spa
     Session& owner = session(session_id);
     KernelCache::Loaded& module = modules_.get(key);
     if (ids.size() != module.kernels.size())
-        throw Error(Status::invalid_argument, "cannot bind module '" + module.name +
-                                                  "': " + std::to_string(ids.size()) + " ids for its " +
+        throw Error(Status::invalid_argument, "cannot bind " + driver::module_text(module.name) + ": " +
+                                                  std::to_string(ids.size()) + " ids for its " +
                                                   std::to_string(module.kernels.size()) + " kernels");
     change_kernels(owner, [&](IdTable<const KernelEntry>& table) {
         for (std::size_t i = 0; i < ids.size(); ++i) table.set(ids[i], module.kernels[i].get());
