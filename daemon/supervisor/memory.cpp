@@ -9,8 +9,7 @@ namespace ringlaunch::supervisor {
 
 namespace {
 
-constexpr std::uint64_t kAllocPatienceNs = 10'000'000'000;  // for deferred frees to make room
-constexpr std::uint64_t kKeepIdleBytes = 64u << 20;         // of empty chunks, a session
+constexpr std::uint64_t kKeepIdleBytes = 64u << 20;  // of empty chunks, a session
 constexpr std::uint64_t kReclaimFirstMs = 1, kReclaimMaxMs = 50;
 constexpr std::size_t kMaxDeferred = 1u << 16;
 
@@ -37,7 +36,7 @@ void Core::alloc_buffer(Session& session, std::uint32_t request, std::uint64_t b
                                                " bytes: the device's address range has " +
                                                std::to_string(range_of(session).bytes()));
     request_opened(session);
-    session.allocs.push_back({request, bytes, now_ns() + kAllocPatienceNs});
+    session.allocs.push_back({request, bytes, now_ns() + options_.alloc_patience_ms * kNsPerMs});
     reclaim(session);
     pump_allocs(session);
 }
@@ -166,7 +165,7 @@ void Core::add_staging(Session& session, std::uint32_t request, std::uint64_t by
     if (bytes == 0)
         throw Error(Status::invalid_argument, "cannot add a staging segment of 0 bytes; ask for at least 1");
     request_opened(session);
-    session.stagings.push_back({request, bytes, now_ns() + kAllocPatienceNs});
+    session.stagings.push_back({request, bytes, now_ns() + options_.alloc_patience_ms * kNsPerMs});
     reclaim(session);
     pump_stagings(session);
 }

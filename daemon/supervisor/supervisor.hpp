@@ -65,6 +65,7 @@ struct SupervisorOptions {
 
     std::uint64_t exit_when_idle_ms = 0;         // not 0: leave when there was no session for so long
     std::uint64_t handshake_timeout_ms = 5'000;  // until Hello
+    std::uint64_t alloc_patience_ms = 10'000;    // of an allocation, for frees that make room for it
     std::uint64_t ping_every_ms = 1'000;
     std::uint64_t ping_timeout_ms = 10'000;  // 0: never taken for stuck
     // How long the device may go on with the work of a stream that was closed, by its client or with its

@@ -62,6 +62,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"first_delay_ms", [&] { u64(options.restart.first_delay_ms); }},
         {"exit_when_idle_ms", [&] { u64(options.exit_when_idle_ms); }},
         {"handshake_timeout_ms", [&] { u64(options.handshake_timeout_ms); }},
+        {"alloc_patience_ms", [&] { u64(options.alloc_patience_ms); }},
         {"ping_every_ms", [&] { u64(options.ping_every_ms); }},
         {"ping_timeout_ms", [&] { u64(options.ping_timeout_ms); }},
         {"close_timeout_ms", [&] { u64(options.close_timeout_ms); }},

@@ -246,6 +246,10 @@ bool RawClient::kept(schema::Answer kind) const {
         kept_, [&](const Answer& got) { return got->id() == 0 && got->answer_type() == kind; });
 }
 
+bool RawClient::kept_answer(std::uint32_t id) const {
+    return std::ranges::any_of(kept_, [&](const Answer& got) { return got->id() == id; });
+}
+
 bool RawClient::hung_up() {
     return eventually([&] {
         Message message;

@@ -88,6 +88,8 @@ class RawClient {
     std::optional<Answer> notice(schema::Answer kind, std::uint64_t stream = 0);
     // Has such a notice come, among what was received while something else was awaited?
     bool kept(schema::Answer kind) const;
+    // Has this request's answer?
+    bool kept_answer(std::uint32_t id) const;
     // Any message; nothing when the daemon hung up or kPatience passed.
     std::optional<Answer> receive();
     // Has the daemon hung up (reading whatever comes before)?

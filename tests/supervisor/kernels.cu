@@ -52,6 +52,15 @@ extern "C" __global__ void vanish_when(const volatile unsigned* ready) {
 }
 RINGLAUNCH_EXPORT(vanish_when)
 
+// To the process, as from outside, or to this thread.
+extern "C" __global__ void signal_itself(int signal, int thread) {
+    if (thread)
+        raise(signal);
+    else
+        kill(getpid(), signal);
+}
+RINGLAUNCH_EXPORT(signal_itself)
+
 // Ends the process as somebody outside would.
 extern "C" __global__ void kill_itself() {
     kill(getpid(), SIGKILL);

@@ -203,6 +203,37 @@ TEST(Loans, OutliveTheOwnersFreeAndTheOwner) {
     EXPECT_FALSE(one.copy(own.address, address)) << "what was given back may not be named any more";
 }
 
+TEST(Loans, AnAllocationWaitsForOneToComeBackWhereItMakesRoom) {
+    const Daemon daemon({"driver=host", "max_memory_bytes=8388608", "alloc_patience_ms=20000"});
+    SessionClient owner(daemon.socket()), borrower(daemon.socket());
+    const auto big = owner.alloc(8u << 20);
+    const auto lent = borrow(borrower, share(owner, big.id));
+    EXPECT_EQ(owner.free(big.id).status(), Status::ok);
+    const std::uint32_t waiting =
+        owner.send(schema::Request::AllocBuffer, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateAllocBuffer(builder, 7u << 20).Union();
+        });
+    // What is asked behind it is answered meanwhile.
+    ASSERT_TRUE(owner.open_stream());
+    EXPECT_FALSE(owner.kept_answer(waiting));
+    EXPECT_EQ(borrower.free(lent.id).status(), Status::ok);
+    const Answer given = owner.answer(waiting);
+    EXPECT_EQ(given.status(), Status::ok) << given.text();
+}
+
+TEST(Loans, AnAllocationDoesNotWaitForOneThatDoesNotComeBack) {
+    const Daemon daemon({"driver=host", "max_memory_bytes=8388608", "alloc_patience_ms=50"});
+    SessionClient owner(daemon.socket()), borrower(daemon.socket());
+    const auto big = owner.alloc(8u << 20);
+    const auto lent = borrow(borrower, share(owner, big.id));
+    EXPECT_EQ(owner.free(big.id).status(), Status::ok);
+    const Answer refused = owner.try_alloc(7u << 20);
+    EXPECT_EQ(refused.status(), Status::limit_reached);
+    EXPECT_THAT(refused.text(), HasSubstr("(--max-memory); free some"));
+    EXPECT_EQ(borrower.free(lent.id).status(), Status::ok);
+    EXPECT_TRUE(eventually([&] { return owner.try_alloc(7u << 20).status() == Status::ok; }));
+}
+
 TEST(Loans, AreThereAgainAfterARestartOfEither) {
     for (const std::string isolate : {"user", "session"}) {
         const Daemon daemon({"driver=host", "devices=2", "isolate=" + isolate});

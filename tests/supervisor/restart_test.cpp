@@ -541,6 +541,62 @@ TEST(Memory, AnAllocationWaitsForTheFreesThatMakeRoomForIt) {
     EXPECT_EQ(given.status(), Status::ok) << given.text();
 }
 
+TEST(Memory, AnAllocationForWhichNothingMakesRoomInTimeIsRefused) {
+    const Daemon daemon({"driver=host", "max_memory_bytes=8388608", "alloc_patience_ms=50"});
+    Work work(daemon);
+    const auto stream = work.client.open_stream();
+    const auto big = work.client.alloc(6u << 20);
+    const std::uint64_t held = work.hold(*stream);
+    EXPECT_EQ(work.client.free(big.id, stream->id, held).status(), Status::ok);
+    const Answer refused = work.client.try_alloc(5u << 20);  // while the work that uses it goes on and on
+    EXPECT_EQ(refused.status(), Status::limit_reached);
+    EXPECT_TRUE(says(refused.text(), "its limit is 8388608 (--max-memory); free some")) << refused.text();
+    EXPECT_LT(stream->completed(), held);
+    // The free stands, and makes room for whoever asks later.
+    work.put(work.gate.address, 1);
+    ASSERT_TRUE(stream->reaches(held));
+    EXPECT_TRUE(eventually([&] { return work.client.try_alloc(5u << 20).status() == Status::ok; }));
+}
+
+// The terminal's and the service manager's signals, which run_executor() ignores: such a kernel did nothing.
+TEST(Restart, ASignalForTheSupervisorIsNothingToAnExecutorAlsoFromAKernel) {
+    const Daemon daemon({"driver=host"});
+    Work work(daemon);
+    const pid_t before = daemon.executor();
+    const auto stream = work.client.open_stream();
+    for (const int signal : {SIGTERM, SIGINT, SIGHUP, SIGPIPE})
+        for (const int thread : {0, 1}) {
+            const auto end = stream->launch(work.client.kernel("signal_itself"), pack(signal, thread));
+            EXPECT_TRUE(stream->reaches(end)) << ::strsignal(signal);
+        }
+    EXPECT_TRUE(stream->reaches(work.append(*stream, 1)));
+    EXPECT_EQ(stream->state(), StreamState::Running);
+    EXPECT_EQ(daemon.executor(), before);
+}
+
+TEST(Restart, AnyOtherSignalOfAKernelStopsItsStreamWithAnError) {
+    // Others are blocked in the threads that run kernels: raised there they do nothing.
+    constexpr std::pair<int, int> kSignals[] = {{SIGKILL, 0}, {SIGUSR1, 0}, {SIGALRM, 0},
+                                                {SIGABRT, 1}, {SIGSEGV, 1}, {SIGBUS, 1},
+                                                {SIGFPE, 1},  {SIGILL, 1},  {SIGTRAP, 1}};
+    for (const auto& [signal, thread] : kSignals) {
+        SCOPED_TRACE(::strsignal(signal));
+        const Daemon daemon({"driver=host"});
+        Work work(daemon);
+        const auto stream = work.client.open_stream();
+        ASSERT_TRUE(stream->reaches(work.append(*stream, 1)));
+        const std::uint64_t at = stream->producer.position();
+        stream->launch(work.client.kernel("signal_itself"), pack(signal, thread));
+        const auto told = work.client.next_epoch(*stream);
+        ASSERT_TRUE(told);
+        EXPECT_EQ(stream->state(), StreamState::Stopped);
+        EXPECT_NE(why(*told), Status::ok);
+        EXPECT_EQ(stream->status().error_status, static_cast<std::uint32_t>(why(*told)));
+        EXPECT_TRUE(says(text(*told), "kernel signal_itself, record at position " + std::to_string(at)))
+            << text(*told);
+    }
+}
+
 TEST(Restart, AnExecutorThatDoesNotAnswerIsEnded) {
     const Daemon daemon({"driver=host", "ping_every_ms=50", "ping_timeout_ms=200"});
     Work work(daemon);
