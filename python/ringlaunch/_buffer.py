@@ -16,6 +16,35 @@ if TYPE_CHECKING:
 
 _FILL_WIDTHS = (1, 2, 4)
 
+# What Triton calls element types, by numpy's names for them; those of ml_dtypes too. The call of a Triton kernel tells
+# buffers apart by the number.
+_ELEMENT_NAMES = (
+    *(
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+    ),
+    *("bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+)
+_elements: dict[np.dtype, int] = {}
+
+
+def _element_number(dtype: np.dtype) -> int:
+    number = _elements.get(dtype)
+    if number is None:
+        name = str(dtype)  # with the order of the bytes, where that is not the machine's
+        number = _elements[dtype] = _ELEMENT_NAMES.index(name) + 1 if name in _ELEMENT_NAMES else 0
+    return number
+
 
 # Of the kinds of numbers of numpy, the wider behind the narrower.
 _RANKS = {"b": 0, "u": 0, "i": 0, "f": 1, "c": 2}
@@ -106,6 +135,7 @@ class Buffer(_core.BufferHandle):
 
     def _describe(self, client: _core.ClientHandle, shape: tuple[int, ...], dtype: np.dtype) -> Buffer:
         self._client, self._shape, self._dtype = client, shape, dtype
+        self._element = _element_number(dtype)
         return self
 
     @property

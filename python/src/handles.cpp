@@ -1,6 +1,9 @@
 // The buffer and stream types that Python classes derive from.
 #include "handles.hpp"
 
+#include <structmember.h>
+
+#include <cstddef>
 #include <memory>
 #include <new>
 #include <string>
@@ -114,12 +117,28 @@ PyGetSetDef buffer_getters[] = {
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
+PyMemberDef buffer_members[] = {
+    {"_element", T_UBYTE, offsetof(BufferObject, element), 0, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+// As torch's tensors have it, so that Triton's own code takes a buffer.
+PyObject* buffer_data_ptr(PyObject* self, PyObject*) {
+    if (as_buffer(self)->live_session == nullptr)
+        return set_named_error("Closed", "asking for the address of a buffer that was freed");
+    return PyLong_FromUnsignedLongLong(as_buffer(self)->address);
+}
+
 PyMethodDef buffer_methods[] = {
     {"free", buffer_free, METH_NOARGS,
      PyDoc_STR(
          "free($self, /)\n--\n\nGives the memory back once all work enqueued so far has completed. Does not "
          "block.\n\n"
          "Later uses of this object raise `ringlaunch.Closed`; freeing twice does nothing.")},
+    {"data_ptr", buffer_data_ptr, METH_NOARGS,
+     PyDoc_STR("data_ptr($self, /)\n--\n\nThe device address, as of a tensor of torch. Raises "
+               "`ringlaunch.Closed` once "
+               "freed.")},
     {"_part", buffer_part, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -129,6 +148,7 @@ PyType_Slot buffer_slots[] = {
     {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
     {Py_tp_dealloc, reinterpret_cast<void*>(buffer_dealloc)},
     {Py_tp_getset, buffer_getters},
+    {Py_tp_members, buffer_members},
     {Py_tp_methods, buffer_methods},
     {0, nullptr},
 };

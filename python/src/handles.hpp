@@ -48,6 +48,7 @@ struct StagedCopy {
 struct BufferObject {
     PyObject_HEAD Session* live_session;  // null once freed: one load tells lifetime and owner
     std::uint64_t address;
+    std::uint8_t element;  // its type to Triton, numbered by the package (_buffer.py); 0: it has none
     std::uint64_t bytes;
     std::uint64_t offset;  // in `buffer`
     ringlaunch::Buffer buffer;
@@ -63,10 +64,14 @@ struct StreamObject {
     std::deque<StagedCopy> staged;  // copies whose staging memory may still be in use, oldest first
 };
 
-extern PyTypeObject* buffer_type;    // _core.BufferHandle
-extern PyTypeObject* stream_type;    // _core.StreamHandle
-extern PyTypeObject* kernel_type;    // _core.Kernel
-extern PyTypeObject* launcher_type;  // _core.Launcher
+extern PyTypeObject* buffer_type;        // _core.BufferHandle
+extern PyTypeObject* stream_type;        // _core.StreamHandle
+extern PyTypeObject* kernel_type;        // _core.Kernel
+extern PyTypeObject* launcher_type;      // _core.Launcher
+extern PyTypeObject* usual_buffer_type;  // the class of the buffer made last: most arguments are of it
+
+// Grows when a client is connected or closed. Guarded by the interpreter lock.
+extern std::uint64_t sessions_changed;
 
 inline bool is_stream(PyObject* object) {
     return PyObject_TypeCheck(object, stream_type);
@@ -78,6 +83,7 @@ inline bool is_buffer(PyObject* object) {
 // Makes the types and adds them to the module. False: a Python error is set.
 bool add_handle_types(PyObject* module);
 bool add_launcher_types(PyObject* module);
+bool add_triton_types(PyObject* module);
 
 // New references, or null with a Python error. `type` derives from the handle's type.
 PyObject* make_buffer(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Buffer buffer,

@@ -452,6 +452,7 @@ class ClientHandle {
         auto session = std::make_shared<Session>();
         session->client = control_call([options] { return ringlaunch::Client::connect(options); });
         session->pid = ::getpid();
+        ++sessions_changed;
         return ClientHandle(std::move(session));
     }
 
@@ -542,6 +543,7 @@ class ClientHandle {
     void close() const {
         if (session_->closed) return;
         session_->closed = true;
+        ++sessions_changed;
         if (session_->pid == ::getpid()) session_->client.close();
     }
 
@@ -609,7 +611,8 @@ PYBIND11_MODULE(_core, module) {
             set_error(error.status(), error.what());
         }
     });
-    check(add_handle_types(module.ptr()) && add_launcher_types(module.ptr()));
+    check(add_handle_types(module.ptr()) && add_launcher_types(module.ptr()) &&
+          add_triton_types(module.ptr()));
 
     py::class_<EventHandle>(module, "EventHandle")
         .def_property_readonly("position", &EventHandle::position)

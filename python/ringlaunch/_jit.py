@@ -1,0 +1,102 @@
+"""`ringlaunch.jit` and `ringlaunch.wrap`: they import Triton when they are used, and not before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ringlaunch.errors import Unsupported
+
+if TYPE_CHECKING:
+    from ringlaunch._client import Client
+
+
+def wrap(kernel: Any, client: Client | None = None) -> Any:
+    """A Triton kernel whose launches go into the ring.
+
+    It is called as before, `kernel[grid](*args, **kwargs)`, on buffers of a client, and runs in that client's daemon.
+    Compiling is Triton's own, in this process, for the daemon's GPU; this process needs none, and makes no CUDA
+    context. A launch returns once its record stands in the ring, and answers Triton's CompiledKernel.
+
+    Besides what Triton takes (`num_warps`, `num_stages`, `num_ctas`, `maxnreg`, ...) a call takes `stream=`, a `Stream`
+    of the client; without it, the default stream. Pointers are a `Buffer`, None or an address; a tensor of this
+    process's own device memory is refused, since the daemon does not see it.
+
+    Parameters
+    ----------
+    kernel : triton.JITFunction, triton.runtime.Autotuner or triton.runtime.Heuristics
+        Unchanged by this. A kernel of an Autotuner is tuned anew, by launches in the daemon.
+    client : Client, optional
+        Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
+
+    Returns
+    -------
+    object
+        Of the same kind as `kernel`: other kernels, and Triton's decorators, take it. That of a JITFunction has
+        `cache`, its compiled variants.
+
+    Raises
+    ------
+    ParamTypeError
+        No kernel of Triton.
+    Unsupported
+        Triton is not installed; a kernel of Gluon.
+
+    Examples
+    --------
+    ::
+
+        @rl.wrap
+        @triton.autotune(configs=[...], key=["n"])
+        @triton.jit
+        def kernel(x, n, BLOCK: tl.constexpr): ...
+    """
+    return _triton().wrap(kernel, client)
+
+
+def jit(fn: Any = None, *, client: Client | None = None, **options: Any) -> Any:
+    """A Triton kernel whose launches go into the ring: `wrap` of `triton.jit`.
+
+    Parameters
+    ----------
+    fn : function
+        As of `triton.jit`.
+    client : Client, optional
+        As of `wrap`.
+    options
+        Of `triton.jit`: do_not_specialize, debug, noinline, repr, launch_metadata, ...
+
+    Returns
+    -------
+    triton.JITFunction
+        Or, without `fn`, a decorator.
+
+    Raises
+    ------
+    Unsupported
+        Triton is not installed.
+
+    Examples
+    --------
+    ::
+
+        @rl.jit
+        def scale(x, factor, n, BLOCK: tl.constexpr):
+            i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+            tl.store(x + i, tl.load(x + i, i < n) * factor, i < n)
+
+        scale[(triton.cdiv(x.size, 1024),)](x, 2.0, x.size, BLOCK=1024)
+    """
+    module = _triton()
+    if fn is None:
+        return lambda fn: module.wrap(module.triton.jit(fn, **options), client)
+    return module.wrap(module.triton.jit(fn, **options), client)
+
+
+def _triton() -> Any:
+    try:
+        from ringlaunch import _triton as module
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise Unsupported("Triton kernels need Triton, which is not installed: pip install triton") from None
+    return module

@@ -1,0 +1,162 @@
+"""The variants of a Triton kernel: what was compiled, for which arguments, and how often it was launched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ringlaunch import _core
+    from ringlaunch._client import Client
+    from ringlaunch._triton import JITFunction
+
+
+class Variant:
+    """A Triton kernel compiled for arguments of one kind, and loaded for one client.
+
+    Attributes
+    ----------
+    signature : dict of str to str
+        The type of each parameter, in Triton's words: "*fp32", "i32"; "constexpr" for one that was compiled in.
+    constants : dict of str to object
+        What was compiled in: None, the integer 1, and what is declared tl.constexpr.
+    attributes : dict of str to list
+        What was assumed of arguments (["tt.divisibility", 16]).
+    options : dict
+        num_warps, num_stages, num_ctas, maxnreg and the other options that it was compiled with.
+    registers : int
+        Of a thread.
+    shared : int
+        Dynamic shared memory of a block, in bytes.
+    size : int
+        Of its image, in bytes.
+    hits : int
+        Launches.
+    compile_time : float
+        Seconds of its first call: compiling, or reading Triton's cache on disk.
+    client : Client
+    evicted : bool
+        Whether it was let go of.
+    compiled : triton.compiler.CompiledKernel
+        What a launch of it returns.
+    """
+
+    __slots__ = ("_core", "_signature", "client", "compile_time", "evicted")
+
+    def __init__(
+        self, core: _core.TritonVariant, client: Client, signature: dict[str, Any], compile_time: float
+    ) -> None:
+        self._core = core
+        self._signature = signature
+        self.client = client
+        self.compile_time = compile_time
+        self.evicted = False
+
+    @property
+    def signature(self) -> dict[str, Any]:
+        return dict(self._signature)
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        names = list(self._signature)
+        found = {}
+        for path, value in self.compiled.src.constants.items():
+            first, *rest = path if isinstance(path, tuple) else (names.index(path),)
+            found[names[first] + "".join(f"[{i}]" for i in rest)] = value
+        return found
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        names = list(self._signature)
+        found = {}
+        for (first, *rest), value in self.compiled.src.attrs.items():
+            if value:
+                found[names[first] + "".join(f"[{i}]" for i in rest)] = value
+        return found
+
+    @property
+    def options(self) -> dict[str, Any]:
+        metadata = self.compiled.metadata
+        names = ("num_warps", "num_stages", "num_ctas", "maxnreg", "launch_pdl", "launch_cooperative_grid", "debug")
+        return {name: getattr(metadata, name) for name in names if hasattr(metadata, name)}
+
+    @property
+    def registers(self) -> int:
+        return int(self._core.kernel.registers)
+
+    @property
+    def shared(self) -> int:
+        return int(self.compiled.metadata.shared)
+
+    @property
+    def size(self) -> int:
+        return len(self.compiled.asm["cubin"])
+
+    @property
+    def hits(self) -> int:
+        return self._core.hits
+
+    @property
+    def compiled(self) -> Any:
+        return self._core.compiled
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(f"{name}: {kind}" for name, kind in self._signature.items())
+        return (
+            f"<variant ({kinds}), {self.options['num_warps']} warps, {self.registers} registers, {self.shared} bytes "
+            f"of shared memory, {self.hits} launches>"
+        )
+
+
+class KernelCache:
+    """The variants of one kernel, of clients that are open. Iterating gives them in the order of their compilation.
+
+    Examples
+    --------
+    `len(kernel.cache)`, `for variant in kernel.cache: print(variant.signature, variant.hits)`
+    """
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: JITFunction) -> None:
+        self._kernel = kernel
+
+    def __iter__(self) -> Iterator[Variant]:
+        return iter([each for each in self._kernel._variants_held.values() if not each.client.closed])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def find(self, *args: Any, **kwargs: Any) -> Variant | None:
+        """What a call with these arguments would launch, if it was compiled; compiles nothing.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            As of the call, without a grid.
+
+        Returns
+        -------
+        Variant or None
+        """
+        return self._kernel._find(args, kwargs)
+
+    def evict(self, variant: Variant) -> None:
+        """Lets go of a variant: its next call compiles, or reads Triton's cache on disk, and loads it anew.
+
+        Parameters
+        ----------
+        variant : Variant
+            Of this kernel; one that was let go of already is none.
+        """
+        variant.evicted = True
+        self._kernel._release(variant)
+
+    def clear(self) -> None:
+        """Lets go of all variants."""
+        for variant in self:
+            self.evict(variant)
+
+    def __repr__(self) -> str:
+        return f"<cache of kernel {self._kernel.__name__!r}: {len(self)} variants>"

@@ -1,0 +1,1304 @@
+// The call of a Triton kernel, `kernel[grid](*args, **kwargs)`, as types with a C calling convention.
+//
+// TritonKernel is the base of ringlaunch's JITFunction: `[grid]` answers a TritonGrid, whose call looks a
+// variant of the kernel up by what its arguments are (triton_key.hpp), packs them as that variant takes them
+// (triton_pack.hpp) and writes the launch into a stream's ring. It makes no Python object. Whatever it does
+// not know, and the first call of each kind, goes to a function of Python (ringlaunch/_triton.py), which asks
+// Triton's own code, compiles, and adds the variant to the table.
+//
+// The order is the safety of the stream, as in launcher.cpp: what may run Python code or release the
+// interpreter lock comes first, then key, look-up, packing and enqueuing, under one hold of the lock.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "client/src/stream_state.hpp"
+#include "errors.hpp"
+#include "handles.hpp"
+#include "pack.hpp"
+#include "small_int.hpp"
+#include "stream_turn.hpp"
+#include "triton_key.hpp"
+#include "triton_pack.hpp"
+#include "triton_settings.hpp"
+
+namespace ringlaunch::python {
+
+std::uint64_t sessions_changed = 1;
+
+namespace triton {
+
+namespace {
+
+PyTypeObject* kernel_base_type = nullptr;
+PyTypeObject* grid_type = nullptr;
+PyTypeObject* variant_type = nullptr;
+PyTypeObject* pending_type = nullptr;
+PyObject* name_stream = nullptr;  // interned
+
+Watched watched;
+
+constexpr std::uint32_t kMaxGridX = 0x7fffffff;
+constexpr std::size_t kMaxOptions = 255;
+constexpr std::size_t kCachedGrids = 16;
+constexpr std::size_t kCachedNames = 8;
+constexpr std::size_t kMaxEntries = 4096;  // of one kernel; then all are looked up anew
+
+// A reference that is held.
+class Ref {
+  public:
+    Ref() = default;
+    explicit Ref(PyObject* stolen) : object_(stolen) {}
+    static Ref borrowed(PyObject* object) { return Ref(Py_XNewRef(object)); }
+    Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+    Ref& operator=(Ref&& other) noexcept {
+        PyObject* old = std::exchange(object_, std::exchange(other.object_, nullptr));
+        Py_XDECREF(old);
+        return *this;
+    }
+    ~Ref() { Py_XDECREF(object_); }
+    PyObject* get() const noexcept { return object_; }
+    explicit operator bool() const noexcept { return object_ != nullptr; }
+
+  private:
+    PyObject* object_ = nullptr;
+};
+
+// ---- variants: a compiled kernel, loaded for a client ----
+
+// Scratch memory of the kernel's own in a stream. Launches of one stream run one after the other, so they
+// share it.
+struct Scratch {
+    Ref stream;
+    Ref buffer;
+};
+
+struct Variant {
+    Ref kernel;    // _core.Kernel
+    Ref stream;    // the client's default stream
+    Ref compiled;  // what a call answers: Triton's CompiledKernel
+    std::shared_ptr<Session> session;
+    const detail::KernelState* state = nullptr;
+    Takes takes;
+    Dim3 block;
+    std::uint32_t shared_bytes = 0;
+    std::uint32_t ctas = 1;           // blocks of a cluster, by which a grid is multiplied
+    std::uint64_t scratch_bytes = 0;  // of a block of the grid
+    std::uint32_t scratch_param = 0;
+    std::vector<Scratch> scratch;
+    std::uint64_t hits = 0;
+};
+
+struct VariantObject {
+    PyObject_HEAD Variant* variant;
+};
+
+Variant& variant_of(PyObject* object) {
+    return *reinterpret_cast<VariantObject*>(object)->variant;
+}
+
+// ---- the table ----
+
+struct Entry {
+    std::uint64_t hash = 0;
+    std::vector<std::uint64_t> key;
+    std::vector<Op> ops;
+    std::vector<Ref> held;  // what the key names by its address
+    Ref variant;
+};
+
+// Open addressing over entries that never move.
+class Table {
+  public:
+    Entry* find(const Key& key, std::uint64_t hash) const noexcept {
+        if (slots_.empty()) return nullptr;
+        for (std::size_t i = hash & mask_;; i = (i + 1) & mask_) {
+            Entry* entry = slots_[i];
+            if (entry == nullptr) return nullptr;
+            if (entry->hash == hash && key.equals(entry->key.data(), entry->key.size())) return entry;
+        }
+    }
+    void add(std::unique_ptr<Entry> entry) {
+        entries_.push_back(std::move(entry));
+        rebuild();
+    }
+    // Takes out what `goes` says. The entries are let go of by the caller: that may run Python code.
+    template <class Goes>
+    std::vector<std::unique_ptr<Entry>> take(const Goes& goes) {
+        std::vector<std::unique_ptr<Entry>> out;
+        auto kept = std::stable_partition(entries_.begin(), entries_.end(),
+                                          [&](const std::unique_ptr<Entry>& entry) { return !goes(*entry); });
+        out.insert(out.end(), std::make_move_iterator(kept), std::make_move_iterator(entries_.end()));
+        entries_.erase(kept, entries_.end());
+        rebuild();
+        return out;
+    }
+    std::size_t size() const noexcept { return entries_.size(); }
+    // Until one answers something else than 0.
+    template <class Visit>
+    int visit(const Visit& visit) const {
+        for (const auto& entry : entries_)
+            if (const int stop = visit(*entry); stop != 0) return stop;
+        return 0;
+    }
+
+  private:
+    void rebuild() {
+        const std::size_t slots = std::bit_ceil(std::max<std::size_t>(8, 2 * entries_.size() + 1));
+        slots_.assign(slots, nullptr);
+        mask_ = slots - 1;
+        for (const auto& entry : entries_) {
+            std::size_t i = entry->hash & mask_;
+            while (slots_[i] != nullptr) i = (i + 1) & mask_;
+            slots_[i] = entry.get();
+        }
+    }
+    std::vector<std::unique_ptr<Entry>> entries_;
+    std::vector<Entry*> slots_;
+    std::size_t mask_ = 0;
+};
+
+// ---- a kernel ----
+
+struct ParamInfo {
+    Ref name;
+    Ref default_value;  // none: it has to be given
+    std::uint8_t flags = 0;
+};
+
+// Where the keywords of a call go: a parameter, or an option.
+constexpr std::int16_t kToStream = -1;
+constexpr std::int16_t kFirstOption = 1 << 12;
+struct Names {
+    Ref tuple;
+    std::vector<std::int16_t> to;
+    bool options = false;  // some are for others than parameters
+};
+
+// A global that the kernel's code has read: Triton refuses a call once its value is another.
+struct Captured {
+    Ref name, globals, value;
+    Ref seen;  // the last object found equal to it, if that cannot change
+};
+
+struct GridObject;
+
+struct Core {
+    std::vector<ParamInfo> params;
+    std::size_t positional = 0;  // that may be given by position
+    std::vector<Ref> option_names;
+    std::array<Names, kCachedNames> names;
+    std::array<GridObject*, kCachedGrids>
+        grids{};  // strong, by hash; their own reference to the kernel is not counted
+    Ref slow;     // slow(kernel, grid, args, kwargs, pending, bound): the whole call
+    Ref refresh;  // refresh(kernel) -> (settings, always_slow, hooks...): what stands in Triton's settings
+    Ref scratch;  // scratch(kernel, variant, stream, bytes) -> Buffer
+    Ref own_dict;
+    std::vector<Ref> hooks;  // lists: a call is slow while one of them holds something
+    std::vector<Captured> captured;
+    std::uint64_t settings = 0;
+    std::uint64_t settings_state = 0;  // of `watched`, when they were read
+    bool always_slow = false;
+    Table table;
+    Entry* last = nullptr;  // most calls are like the one before
+    Ref default_stream;     // of the only client, as long as sessions_changed is this
+    std::uint64_t default_of = 0;
+    std::uint64_t slow_calls = 0;
+};
+
+struct KernelBase {
+    PyObject_HEAD Core* core;
+};
+
+struct GridObject {
+    PyObject_HEAD vectorcallfunc vectorcall;
+    PyObject* kernel;  // strong
+    PyObject* object;  // strong; null: `dim` says it
+    Dim3 dim;
+};
+
+KernelBase* as_kernel(PyObject* object) {
+    return reinterpret_cast<KernelBase*>(object);
+}
+StreamObject* as_stream(PyObject* object) {
+    return reinterpret_cast<StreamObject*>(object);
+}
+
+// ---- grids ----
+
+// Small integers, none negative, in a plain tuple: what needs no Python code to be read.
+bool read_plain_grid(PyObject* key, Dim3& out) {
+    if (!PyTuple_CheckExact(key)) return false;
+    const Py_ssize_t count = PyTuple_GET_SIZE(key);
+    if (count < 1) return false;
+    std::uint32_t* to[3] = {&out.x, &out.y, &out.z};
+    out = {1, 1, 1};
+    for (Py_ssize_t i = 0; i < count && i < 3; ++i) {
+        std::int64_t value = 0;
+        PyObject* item = PyTuple_GET_ITEM(key, i);
+        if (!PyLong_CheckExact(item) || !small_int(item, value) || value < 0) return false;
+        *to[i] = static_cast<std::uint32_t>(value);
+    }
+    return true;
+}
+
+// Any sequence, as Triton takes it: what stands behind the third is not looked at.
+bool read_grid(PyObject* object, Dim3& out) {
+    if (read_plain_grid(object, out)) return true;
+    const Py_ssize_t count = PySequence_Check(object) ? PySequence_Size(object) : -1;
+    if (count < 1) {
+        if (PyErr_Occurred() != nullptr) return false;
+        set_named_error(count == 0 ? "InvalidArgument" : "ParamTypeError",
+                        "grid: expected (x,), (x, y) or (x, y, z), or a function that answers one, found " +
+                            short_repr(object) + " (" + type_name(object) + ")");
+        return false;
+    }
+    std::uint32_t* to[3] = {&out.x, &out.y, &out.z};
+    out = {1, 1, 1};
+    for (Py_ssize_t i = 0; i < count && i < 3; ++i) {
+        Ref item(PySequence_GetItem(object, i));
+        if (!item) return false;
+        Ref index(PyNumber_Index(item.get()));
+        if (!index) return false;
+        int overflow = 0;
+        const long long value = PyLong_AsLongLongAndOverflow(index.get(), &overflow);
+        if (overflow != 0 || value < 0 || value > kMaxGridX) {
+            set_named_error("OutOfRange", "grid: expected numbers of blocks from 0 to " +
+                                              std::to_string(kMaxGridX) + ", found " + short_repr(object));
+            return false;
+        }
+        *to[i] = static_cast<std::uint32_t>(value);
+    }
+    return true;
+}
+
+// ---- enqueuing ----
+
+struct Launch {
+    Variant& variant;
+    StreamObject* stream;
+    Dim3 grid;  // of the launch: with clusters
+    std::byte* params;
+
+    Status enqueue() const noexcept {
+        return detail::enqueue_launch<true>(*stream->state, *variant.state, grid, variant.block,
+                                            variant.shared_bytes, {params, variant.state->param_bytes});
+    }
+    bool launchable() const noexcept {
+        return detail::launchable(*variant.state, grid, variant.block, variant.shared_bytes);
+    }
+    std::string doing() const { return "launching kernel '" + variant.takes.kernel + "'"; }
+};
+
+bool refuse(const Launch& launch, Status status) {
+    set_stream_error(launch.stream, status, launch.doing());
+    return false;
+}
+
+// Waits for what stands in the way. `again` packs anew: who waits releases the lock, and a buffer may be
+// freed meanwhile.
+template <class Again>
+[[gnu::noinline]] bool enqueue_patiently(const Launch& launch, const Again& again) {
+    const std::string doing = launch.doing();
+    while (true) {
+        if (!await_turn(launch.stream, doing.c_str())) return false;
+        if (!again()) return false;
+        if (!launch.launchable())
+            return refuse(launch,
+                          detail::refuse_launch(*launch.stream->state, *launch.variant.state, launch.grid,
+                                                launch.variant.block, launch.variant.shared_bytes));
+        const Status status = launch.enqueue();
+        if (status == Status::ok) return true;
+        if (status != Status::ring_full) return refuse(launch, status);
+        const std::uint32_t slots = detail::slots_of(*launch.variant.state, launch.grid, launch.variant.block,
+                                                     launch.variant.shared_bytes);
+        if (!await_room(launch.stream, slots, doing.c_str())) return false;
+    }
+}
+
+bool with_clusters(const Variant& variant, Dim3& grid) {
+    const std::uint64_t x = std::uint64_t{grid.x} * variant.ctas;
+    if (x > kMaxGridX) [[unlikely]] {
+        set_named_error("OutOfRange",
+                        "kernel '" + variant.takes.kernel + "': a grid of " + std::to_string(grid.x) +
+                            " clusters of " + std::to_string(variant.ctas) +
+                            " blocks is more than a device takes (" + std::to_string(kMaxGridX) + ")");
+        return false;
+    }
+    grid.x = static_cast<std::uint32_t>(x);
+    return true;
+}
+
+// The address of at least `bytes` of scratch memory in this stream. False: a Python error is set. May run
+// Python code.
+[[gnu::noinline]] bool find_scratch(Core& core, PyObject* kernel, PyObject* variant_object, PyObject* stream,
+                                    std::uint64_t bytes, std::uint64_t& address) {
+    Variant& variant = variant_of(variant_object);
+    for (const Scratch& each : variant.scratch) {
+        const auto* buffer = reinterpret_cast<const BufferObject*>(each.buffer.get());
+        if (each.stream.get() == stream && buffer->bytes >= bytes && buffer->live_session != nullptr) {
+            address = buffer->address;
+            return true;
+        }
+    }
+    Ref made(PyObject_CallFunction(core.scratch.get(), "OOOK", kernel, variant_object, stream,
+                                   static_cast<unsigned long long>(bytes)));
+    if (!made) return false;
+    if (!is_buffer(made.get())) {
+        set_named_error("InternalError", "scratch memory is no buffer");
+        return false;
+    }
+    address = reinterpret_cast<const BufferObject*>(made.get())->address;
+    std::vector<Scratch> old;  // let go of last: that may run Python code
+    for (std::size_t i = variant.scratch.size(); i-- > 0;)
+        if (variant.scratch[i].stream.get() == stream ||
+            as_stream(variant.scratch[i].stream.get())->state == nullptr) {
+            old.push_back(std::move(variant.scratch[i]));
+            variant.scratch.erase(variant.scratch.begin() + static_cast<std::ptrdiff_t>(i));
+        }
+    variant.scratch.push_back({Ref::borrowed(stream), std::move(made)});
+    return true;
+}
+
+std::uint64_t scratch_needed(const Variant& variant, const Dim3& grid) noexcept {
+    return variant.scratch_bytes * grid.x * grid.y * grid.z;
+}
+
+bool check_stream(const std::string& kernel, PyObject* stream, const Session* session) {
+    if (!is_stream(stream)) {
+        set_named_error("ParamTypeError", "kernel '" + kernel +
+                                              "', stream: expected a ringlaunch Stream, found " +
+                                              short_repr(stream) + " (" + type_name(stream) + ")");
+        return false;
+    }
+    if (as_stream(stream)->session.get() != session) {
+        set_named_error("InvalidArgument",
+                        "kernel '" + kernel +
+                            "', stream: expected a stream of the client whose buffers are given, "
+                            "found one of another client");
+        return false;
+    }
+    return true;
+}
+
+// ---- binding a call ----
+
+std::string kernel_name(PyObject* kernel) {
+    Ref name(PyObject_GetAttrString(kernel, "__name__"));
+    const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
+    if (text == nullptr) PyErr_Clear();
+    return text == nullptr ? "kernel" : text;
+}
+
+// `known` is interned, as names in a call usually are: then another object is another name.
+bool same_name(PyObject* name, PyObject* known) {
+    return name == known || (!PyUnicode_CHECK_INTERNED(name) && PyUnicode_Compare(name, known) == 0);
+}
+
+[[gnu::noinline]] const Names* read_names(Core& core, PyObject* tuple, Names& into) {
+    Names made;
+    const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject* name = PyTuple_GET_ITEM(tuple, i);
+        std::int16_t to = kFirstOption;
+        if (same_name(name, name_stream)) to = kToStream;
+        for (std::size_t p = 0; p < core.params.size(); ++p)
+            if (same_name(name, core.params[p].name.get())) {
+                to = static_cast<std::int16_t>(p);
+                break;
+            }
+        const bool param = to >= 0 && to < kFirstOption;
+        if (to == kFirstOption ||
+            (param && (core.params[static_cast<std::size_t>(to)].flags & kNamedLikeOption) != 0)) {
+            std::size_t number = 0;
+            while (number < core.option_names.size() && !same_name(name, core.option_names[number].get()))
+                ++number;
+            if (number == kMaxOptions) return nullptr;
+            if (number == core.option_names.size()) {
+                PyObject* interned = Py_NewRef(name);
+                PyUnicode_InternInPlace(&interned);
+                core.option_names.push_back(Ref(interned));
+            }
+            if (param) return nullptr;  // both at once: Triton's own code knows
+            to = static_cast<std::int16_t>(kFirstOption + static_cast<std::int16_t>(number));
+        }
+        if (to < 0 || to >= kFirstOption) made.options = true;
+        made.to.push_back(to);
+    }
+    made.tuple = Ref::borrowed(tuple);
+    into = std::move(made);
+    return &into;
+}
+
+// What a call has brought.
+struct Bound {
+    std::array<PyObject*, kMaxParams> values;  // borrowed, one a parameter
+    const Names* names = nullptr;
+    PyObject* stream = nullptr;  // borrowed; null: none was named
+};
+
+// False: the call does not fit the signature, or is one that only Triton's own code knows.
+inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* names, Bound& out) {
+    if (static_cast<std::size_t>(count) > core.positional) [[unlikely]]
+        return false;
+    const std::size_t given = static_cast<std::size_t>(count);
+    const std::size_t total = core.params.size();
+    for (std::size_t i = 0; i < given; ++i) out.values[i] = args[i];
+    for (std::size_t i = given; i < total; ++i) out.values[i] = nullptr;
+    if (names != nullptr) {
+        Names& cached = core.names[(std::bit_cast<std::uintptr_t>(names) >> 4) % kCachedNames];
+        out.names = cached.tuple.get() == names ? &cached : read_names(core, names, cached);
+        if (out.names == nullptr) [[unlikely]]
+            return false;
+        const std::int16_t* to = out.names->to.data();
+        for (std::size_t i = 0, n = out.names->to.size(); i < n; ++i) {
+            PyObject* value = args[given + i];
+            if (to[i] >= 0 && to[i] < kFirstOption) {
+                PyObject*& at = out.values[static_cast<std::size_t>(to[i])];
+                if (at != nullptr) [[unlikely]]
+                    return false;  // given twice
+                at = value;
+            } else if (to[i] == kToStream) {
+                out.stream = value == Py_None ? nullptr : value;
+            }
+        }
+    }
+    for (std::size_t i = given; i < total; ++i) {
+        if (out.values[i] != nullptr) continue;
+        out.values[i] = core.params[i].default_value.get();
+        if (out.values[i] == nullptr) [[unlikely]]
+            return false;
+    }
+    return true;
+}
+
+// The key of a bound call. False: it has none.
+inline bool encode(const Core& core, const Bound& bound, PyObject* const* keywords, std::uint64_t settings,
+                   Key& key) {
+    const std::size_t total = core.params.size();
+    for (std::size_t i = 0; i < total; ++i) {
+        const std::uint8_t flags = core.params[i].flags;
+        if (!((flags & kConstexpr) != 0 ? key.constexpr_leaf(bound.values[i])
+                                        : key.runtime(bound.values[i], flags)))
+            return false;
+    }
+    if (bound.names != nullptr && bound.names->options) {
+        for (std::size_t i = 0; i < bound.names->to.size(); ++i) {
+            const std::int16_t to = bound.names->to[i];
+            if (to >= kFirstOption && !key.option(static_cast<std::uint8_t>(to - kFirstOption), keywords[i]))
+                return false;
+        }
+    }
+    key.finish(settings);
+    return true;
+}
+
+// ---- what Triton looks at besides the arguments ----
+
+// Reads Triton's settings again. False: a Python error is set.
+[[gnu::noinline]] bool refresh_settings(Core& core, PyObject* kernel) {
+    const std::uint64_t state = watched.state(core.own_dict.get());
+    Ref read(PyObject_CallOneArg(core.refresh.get(), kernel));
+    if (!read) return false;
+    unsigned long long settings = 0;
+    int slow = 0;
+    PyObject* hooks = nullptr;
+    if (!PyArg_ParseTuple(read.get(), "KpO!", &settings, &slow, &PyTuple_Type, &hooks)) return false;
+    std::vector<Ref> lists;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hooks); ++i)
+        if (PyList_Check(PyTuple_GET_ITEM(hooks, i)))
+            lists.push_back(Ref::borrowed(PyTuple_GET_ITEM(hooks, i)));
+    core.hooks.swap(lists);
+    core.settings = settings;
+    core.always_slow = slow != 0;
+    core.settings_state = state;
+    return true;
+}
+
+inline bool hooked(const Core& core) {
+    Py_ssize_t held = 0;
+    for (const Ref& list : core.hooks) held |= PyList_GET_SIZE(list.get());
+    return held != 0;
+}
+
+// An object that stays equal to what it is.
+bool is_immutable(PyObject* object) {
+    return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyBool_Check(object) ||
+           PyUnicode_CheckExact(object) || object == Py_None || PyType_Check(object);
+}
+
+// 1: as they were; 0: one is another; -1: a Python error is set.
+[[gnu::noinline]] int compare_captured(Core& core) {
+    for (std::size_t i = 0; i < core.captured.size(); ++i) {
+        Ref found = Ref::borrowed(
+            PyDict_GetItemWithError(core.captured[i].globals.get(), core.captured[i].name.get()));
+        if (!found) return PyErr_Occurred() != nullptr ? -1 : 0;
+        if (found.get() == core.captured[i].seen.get()) continue;
+        Ref value = Ref::borrowed(core.captured[i].value.get());
+        const int different = PyObject_RichCompareBool(found.get(), value.get(), Py_NE);
+        if (different != 0) return different < 0 ? -1 : 0;
+        if (i < core.captured.size() && is_immutable(found.get())) core.captured[i].seen = std::move(found);
+    }
+    return 1;
+}
+
+inline bool captured_as_seen(const Core& core) {
+    for (const Captured& each : core.captured)
+        if (!each.seen || PyDict_GetItemWithError(each.globals.get(), each.name.get()) != each.seen.get())
+            return false;
+    return true;
+}
+
+// ---- the slow way ----
+
+struct PendingObject {
+    PyObject_HEAD Key* key;
+    std::vector<Ref>* held;
+};
+
+PyObject* make_pending(const Key& key) {
+    auto* made = reinterpret_cast<PendingObject*>(pending_type->tp_alloc(pending_type, 0));
+    if (made == nullptr) return nullptr;
+    made->key = new Key(key);
+    made->held = new std::vector<Ref>();
+    for (std::size_t i = 0; i < key.held_count(); ++i) made->held->push_back(Ref::borrowed(key.held(i)));
+    return reinterpret_cast<PyObject*>(made);
+}
+
+// The call, by Triton's own code. `grid`: as it was given, or what it came to.
+[[gnu::noinline]] PyObject* call_slowly(Core& core, PyObject* kernel, PyObject* grid, PyObject* const* args,
+                                        Py_ssize_t count, PyObject* names, const Key* key, PyObject* bound) {
+    ++core.slow_calls;
+    Ref positional(PyTuple_New(count));
+    Ref keywords(PyDict_New());
+    Ref pending(key == nullptr ? Py_NewRef(Py_None) : make_pending(*key));
+    if (!positional || !keywords || !pending) return nullptr;
+    for (Py_ssize_t i = 0; i < count; ++i) PyTuple_SET_ITEM(positional.get(), i, Py_NewRef(args[i]));
+    for (Py_ssize_t i = 0; names != nullptr && i < PyTuple_GET_SIZE(names); ++i)
+        if (PyDict_SetItem(keywords.get(), PyTuple_GET_ITEM(names, i), args[count + i]) != 0) return nullptr;
+    Ref slow = Ref::borrowed(core.slow.get());
+    return PyObject_CallFunctionObjArgs(slow.get(), kernel, grid, positional.get(), keywords.get(),
+                                        pending.get(), bound == nullptr ? Py_None : bound, nullptr);
+}
+
+PyObject* grid_object(const Dim3& dim) {
+    return Py_BuildValue("(III)", dim.x, dim.y, dim.z);
+}
+
+// ---- the call ----
+
+// Asks a function for the grid. `changed`: it wrote into the arguments, which are launched as they are then.
+bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& out, Ref& arguments,
+              bool& changed) {
+    arguments = Ref(PyDict_New());
+    if (!arguments) return false;
+    for (std::size_t i = 0; i < core.params.size(); ++i)
+        if (PyDict_SetItem(arguments.get(), core.params[i].name.get(), bound.values[i]) != 0) return false;
+    Ref answered(PyObject_CallOneArg(function, arguments.get()));
+    if (!answered || !read_grid(answered.get(), out)) return false;
+    changed = static_cast<std::size_t>(PyDict_GET_SIZE(arguments.get())) != core.params.size();
+    for (std::size_t i = 0; i < core.params.size(); ++i)
+        changed |= PyDict_GetItemWithError(arguments.get(), core.params[i].name.get()) != bound.values[i];
+    return PyErr_Occurred() == nullptr;
+}
+
+[[gnu::noinline]] PyObject* foreign_buffer(PyObject* kernel, const Key& key) {
+    refuse_buffer(kernel_name(kernel), "", key.session(), key.foreign());
+    return nullptr;
+}
+
+// The launch of a variant that was found, but for the usual case. The buffers' lives are checked again after
+// each wait, with the whole key.
+[[gnu::noinline]] PyObject* launch_carefully(Core& core, PyObject* kernel, PyObject* variant_object,
+                                             const std::vector<Op> ops, const Bound& bound,
+                                             PyObject* const* keywords, PyObject* stream, Dim3 grid,
+                                             std::uint64_t hash) {
+    Ref kept = Ref::borrowed(variant_object);
+    Variant& variant = variant_of(variant_object);
+    Ref compiled = Ref::borrowed(variant.compiled.get());
+    std::uint64_t scratch = 0;
+    if (variant.scratch_bytes != 0 &&
+        !find_scratch(core, kernel, variant_object, stream, scratch_needed(variant, grid), scratch))
+        return nullptr;
+    if (!with_clusters(variant, grid)) return nullptr;
+    alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
+    const Launch launch{variant, as_stream(stream), grid, params};
+    const auto changed = [&] {
+        set_named_error("InvalidArgument",
+                        launch.doing() + ": an argument was changed while the launch waited for its stream");
+        return false;
+    };
+    const std::uint64_t settings = core.settings;
+    const auto again = [&] {
+        Key key;
+        key.set_session(as_stream(stream)->session.get());
+        if (!encode(core, bound, keywords, settings, key)) return PyErr_Occurred() == nullptr && changed();
+        if (key.foreign() != nullptr) return foreign_buffer(kernel, key) != nullptr;
+        if (key.hash() != hash) return changed();
+        if (!pack(variant.takes, ops, key.leaves(), params)) return false;
+        if (variant.scratch_bytes != 0)
+            std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &scratch,
+                        sizeof scratch);
+        return true;
+    };
+    if (!enqueue_patiently(launch, again)) return nullptr;
+    ++variant.hits;
+    return Py_NewRef(compiled.get());
+}
+
+PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
+    const auto* grid_of = reinterpret_cast<GridObject*>(self);
+    PyObject* kernel = grid_of->kernel;
+    Core& core = *as_kernel(kernel)->core;
+    const Py_ssize_t count = PyVectorcall_NARGS(flags);
+    Dim3 grid = grid_of->dim;
+    Ref arguments;  // of a grid that is a function
+    const auto slowly = [&](const Key* key, bool asked, PyObject* bound) -> PyObject* {
+        Ref object =
+            grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object) : Ref(grid_object(grid));
+        if (!object) return nullptr;
+        Ref kept = Ref::borrowed(kernel);
+        return call_slowly(core, kernel, object.get(), args, count, names, key, bound);
+    };
+
+    if (watched.state(core.own_dict.get()) != core.settings_state) [[unlikely]]
+        if (!refresh_settings(core, kernel)) return nullptr;
+    Bound bound;
+    if (core.always_slow || hooked(core) || !bind(core, args, count, names, bound)) [[unlikely]]
+        return slowly(nullptr, false, nullptr);
+    if (!core.captured.empty() && !captured_as_seen(core)) [[unlikely]] {
+        const int same = compare_captured(core);
+        if (same < 0) return nullptr;
+        if (same == 0) return slowly(nullptr, false, nullptr);  // which says what changed
+    }
+    bool asked = false;
+    if (grid_of->object != nullptr) [[unlikely]] {
+        if (PyCallable_Check(grid_of->object)) {
+            bool changed = false;
+            if (!ask_grid(core, grid_of->object, bound, grid, arguments, changed)) return nullptr;
+            if (changed) return slowly(nullptr, true, arguments.get());
+        } else if (!read_grid(grid_of->object, grid)) {
+            return nullptr;
+        }
+        asked = true;
+        // It has run Python code.
+        if (watched.state(core.own_dict.get()) != core.settings_state || hooked(core))
+            return slowly(nullptr, true, nullptr);
+    }
+
+    Key key;
+    PyObject* stream = bound.stream;
+    const bool has_key = encode(core, bound, args + count, core.settings, key);
+    if (!has_key) [[unlikely]] {
+        if (PyErr_Occurred() != nullptr) return nullptr;
+        return slowly(nullptr, asked, nullptr);
+    }
+    if (key.foreign() != nullptr) [[unlikely]]
+        return foreign_buffer(kernel, key);
+    if (key.session() == nullptr) {  // no buffer: the stream's client, or the only one
+        if (stream != nullptr && is_stream(stream)) {
+            key.set_session(as_stream(stream)->session.get());
+        } else if (core.default_of == sessions_changed) {
+            key.set_session(as_stream(core.default_stream.get())->session.get());
+        } else {
+            return slowly(&key, asked, nullptr);
+        }
+    }
+    const std::uint64_t hash = key.hash();
+    Entry* entry = core.last;
+    if (entry == nullptr || entry->hash != hash || !key.equals(entry->key.data(), entry->key.size())) {
+        entry = core.table.find(key, hash);
+        if (entry == nullptr) [[unlikely]]
+            return slowly(&key, asked, nullptr);
+        core.last = entry;
+    }
+    Variant& variant = variant_of(entry->variant.get());
+    if (stream == nullptr) {
+        stream = variant.stream.get();
+    } else if (!is_stream(stream) || as_stream(stream)->session != variant.session) [[unlikely]] {
+        check_stream(variant.takes.kernel, stream, variant.session.get());
+        return nullptr;
+    }
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) [[unlikely]]
+        return Py_NewRef(variant.compiled.get());
+    const Dim3 blocks{grid.x * variant.ctas, grid.y, grid.z};
+    const StreamObject* to = as_stream(stream);
+    if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr &&
+        grid.x <= kMaxGridX / variant.ctas &&
+        detail::launchable(*variant.state, blocks, variant.block, variant.shared_bytes)) [[likely]] {
+        alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
+        if (!pack(variant.takes, entry->ops, key.leaves(), params)) return nullptr;
+        if (detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
+                                             variant.shared_bytes, {params, variant.state->param_bytes}))
+            [[likely]] {
+            ++variant.hits;
+            return Py_NewRef(variant.compiled.get());
+        }
+    }
+    Ref kept = Ref::borrowed(kernel);
+    Ref kept_stream = Ref::borrowed(stream);
+    return launch_carefully(core, kernel, entry->variant.get(), entry->ops, bound, args + count, stream, grid,
+                            hash);
+}
+
+// ---- TritonGrid ----
+
+PyObject* make_grid(PyObject* kernel, PyObject* object, const Dim3& dim) {
+    auto* made = reinterpret_cast<GridObject*>(grid_type->tp_alloc(grid_type, 0));
+    if (made == nullptr) return nullptr;
+    made->vectorcall = grid_call;
+    made->kernel = Py_NewRef(kernel);
+    made->object = Py_XNewRef(object);
+    made->dim = dim;
+    return reinterpret_cast<PyObject*>(made);
+}
+
+int grid_traverse(PyObject* self, visitproc visit, void* arg) {
+    const auto* grid = reinterpret_cast<GridObject*>(self);
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(grid->kernel);
+    Py_VISIT(grid->object);
+    return 0;
+}
+
+int grid_clear(PyObject* self) {
+    auto* grid = reinterpret_cast<GridObject*>(self);
+    Py_CLEAR(grid->object);
+    return 0;  // `kernel` is what a call needs: its own references are cleared instead
+}
+
+void grid_dealloc(PyObject* self) {
+    PyObject_GC_UnTrack(self);
+    auto* grid = reinterpret_cast<GridObject*>(self);
+    Py_CLEAR(grid->object);
+    Py_CLEAR(grid->kernel);
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyMemberDef grid_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(GridObject, vectorcall), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
+    return set_named_error("ParamTypeError", std::string(type->tp_name) + " is made by a kernel, not called");
+}
+
+PyType_Slot grid_slots[] = {
+    {Py_tp_doc, const_cast<char*>("A Triton kernel with its grid: calling it launches.")},
+    {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(grid_dealloc)},
+    {Py_tp_traverse, reinterpret_cast<void*>(grid_traverse)},
+    {Py_tp_clear, reinterpret_cast<void*>(grid_clear)},
+    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+    {Py_tp_members, grid_members},
+    {0, nullptr},
+};
+
+PyType_Spec grid_spec = {
+    "ringlaunch._core.TritonGrid", sizeof(GridObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    grid_slots};
+
+// ---- TritonKernel, the base of ringlaunch's JITFunction ----
+
+std::size_t slot_of(const Dim3& dim) {
+    const std::uint32_t hash = dim.x * 0x9e3779b1u ^ dim.y * 0xc2b2ae3du ^ dim.z * 0x27d4eb2fu;
+    return (hash >> 16) % kCachedGrids;
+}
+
+PyObject* kernel_subscript(PyObject* self, PyObject* key) {
+    Core& core = *as_kernel(self)->core;
+    if (!core.slow) return set_named_error("InternalError", "a Triton kernel that was not bound");
+    Dim3 dim{1, 1, 1};
+    if (!read_plain_grid(key, dim)) return make_grid(self, key, dim);
+    GridObject*& cached = core.grids[slot_of(dim)];
+    if (cached != nullptr && cached->dim.x == dim.x && cached->dim.y == dim.y && cached->dim.z == dim.z)
+        [[likely]]
+        return Py_NewRef(reinterpret_cast<PyObject*>(cached));
+    PyObject* made = make_grid(self, nullptr, dim);
+    if (made == nullptr) return nullptr;
+    GridObject* old = std::exchange(cached, reinterpret_cast<GridObject*>(Py_NewRef(made)));
+    Py_XDECREF(reinterpret_cast<PyObject*>(old));
+    return made;
+}
+
+PyObject* kernel_new(PyTypeObject* type, PyObject*, PyObject*) {
+    auto* made = reinterpret_cast<KernelBase*>(type->tp_alloc(type, 0));
+    if (made != nullptr) made->core = new Core();
+    return reinterpret_cast<PyObject*>(made);
+}
+
+// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict)
+PyObject* kernel_bind(PyObject* self, PyObject* args) {
+    PyObject *params = nullptr, *slow = nullptr, *refresh = nullptr, *scratch = nullptr, *dict = nullptr;
+    Py_ssize_t positional = 0;
+    if (!PyArg_ParseTuple(args, "O!nOOOO!", &PyTuple_Type, &params, &positional, &slow, &refresh, &scratch,
+                          &PyDict_Type, &dict))
+        return nullptr;
+    Core& core = *as_kernel(self)->core;
+    const Py_ssize_t count = PyTuple_GET_SIZE(params);
+    if (static_cast<std::size_t>(count) > kMaxParams) {
+        PyErr_Format(PyExc_ValueError, "a kernel of %zd parameters; %zu is the most", count, kMaxParams);
+        return nullptr;
+    }
+    std::vector<ParamInfo> made;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        PyObject *name = nullptr, *value = nullptr;
+        unsigned char flags = 0;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(params, i), "Ub|O", &name, &flags, &value)) return nullptr;
+        Py_INCREF(name);
+        PyUnicode_InternInPlace(&name);
+        ParamInfo& param = made.emplace_back();
+        param.name = Ref(name);
+        param.default_value = Ref::borrowed(value);
+        param.flags = flags;
+    }
+    if (!watched.add_own(dict) && PyErr_Occurred() != nullptr) return nullptr;
+    core.params.swap(made);
+    core.positional = static_cast<std::size_t>(std::max<Py_ssize_t>(0, positional));
+    core.refresh = Ref::borrowed(refresh);
+    core.scratch = Ref::borrowed(scratch);
+    core.own_dict = Ref::borrowed(dict);
+    core.slow = Ref::borrowed(slow);
+    Py_RETURN_NONE;
+}
+
+bool is_variant(PyObject* object) {
+    if (Py_TYPE(object) == variant_type) return true;
+    PyErr_Format(PyExc_TypeError, "expected a TritonVariant, found %s", Py_TYPE(object)->tp_name);
+    return false;
+}
+
+// _add(pending, variant, leaves): from now on calls of that key are this variant's. False: some argument is
+// of a kind that only the slow way converts.
+PyObject* kernel_add(PyObject* self, PyObject* args) {
+    PyObject *pending_object = nullptr, *variant = nullptr, *leaves_object = nullptr;
+    if (!PyArg_ParseTuple(args, "O!OO!", pending_type, &pending_object, &variant, &PyTuple_Type,
+                          &leaves_object) ||
+        !is_variant(variant))
+        return nullptr;
+    Core& core = *as_kernel(self)->core;
+    auto* pending = reinterpret_cast<PendingObject*>(pending_object);
+    std::vector<std::uint16_t> leaves;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(leaves_object); ++i) {
+        const unsigned long leaf = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(leaves_object, i));
+        if (PyErr_Occurred() != nullptr) return nullptr;
+        leaves.push_back(static_cast<std::uint16_t>(std::min(leaf, 0xfffful)));
+    }
+    Variant& taker = variant_of(variant);
+    pending->key->set_session(taker.session.get());
+    auto entry = std::make_unique<Entry>();
+    if (leaves.size() > taker.takes.params.size() || !plan(taker.takes, *pending->key, leaves, entry->ops))
+        Py_RETURN_FALSE;
+    pending->key->keep(entry->key);
+    entry->hash = pending->key->hash();
+    for (const Ref& each : *pending->held) entry->held.push_back(Ref::borrowed(each.get()));
+    entry->variant = Ref::borrowed(variant);
+    core.last = nullptr;
+    const bool full = core.table.size() >= kMaxEntries;
+    const auto old = core.table.take([&](const Entry& each) {
+        return full || variant_of(each.variant.get()).session->closed ||
+               (each.hash == entry->hash && each.key == entry->key);
+    });
+    core.table.add(std::move(entry));
+    Py_RETURN_TRUE;
+}
+
+// _forget(variant or None): calls of its keys go the slow way again; None: all of them.
+PyObject* kernel_forget(PyObject* self, PyObject* variant) {
+    Core& core = *as_kernel(self)->core;
+    core.last = nullptr;
+    const auto old = core.table.take(
+        [&](const Entry& each) { return variant == Py_None || each.variant.get() == variant; });
+    return PyLong_FromSize_t(old.size());
+}
+
+// _capture(((name, globals, value), ...)): what the kernel's code has read, as it was.
+PyObject* kernel_capture(PyObject* self, PyObject* list) {
+    if (!PyTuple_Check(list)) return PyErr_Format(PyExc_TypeError, "expected a tuple");
+    std::vector<Captured> made;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list); ++i) {
+        PyObject *name = nullptr, *globals = nullptr, *value = nullptr;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(list, i), "UO!O", &name, &PyDict_Type, &globals, &value))
+            return nullptr;
+        Captured& each = made.emplace_back();
+        each.name = Ref::borrowed(name);
+        each.globals = Ref::borrowed(globals);
+        each.value = Ref::borrowed(value);
+    }
+    as_kernel(self)->core->captured.swap(made);
+    Py_RETURN_NONE;
+}
+
+// _default(stream): where calls go that name neither a buffer nor a stream, until a client comes or goes.
+PyObject* kernel_default(PyObject* self, PyObject* stream) {
+    if (!is_stream(stream)) return PyErr_Format(PyExc_TypeError, "expected a Stream");
+    Core& core = *as_kernel(self)->core;
+    core.default_of = sessions_changed;
+    core.default_stream = Ref::borrowed(stream);
+    Py_RETURN_NONE;
+}
+
+// _launch(variant, grid, stream or None, args): one launch with these Python objects, one a parameter that is
+// given.
+PyObject* kernel_launch(PyObject* self, PyObject* args) {
+    PyObject *variant_object = nullptr, *grid_given = nullptr, *stream = nullptr, *values = nullptr;
+    if (!PyArg_ParseTuple(args, "OOOO!", &variant_object, &grid_given, &stream, &PyTuple_Type, &values) ||
+        !is_variant(variant_object))
+        return nullptr;
+    Variant& variant = variant_of(variant_object);
+    const std::size_t count = static_cast<std::size_t>(PyTuple_GET_SIZE(values));
+    const std::size_t total = variant.takes.params.size();
+    if (count > total)
+        return PyErr_Format(PyExc_ValueError, "%zu arguments for %zu parameters", count, total);
+    if (stream == Py_None) stream = variant.stream.get();
+    if (!check_stream(variant.takes.kernel, stream, variant.session.get())) return nullptr;
+    Ref kept_stream = Ref::borrowed(stream);
+    Dim3 grid;
+    if (!read_grid(grid_given, grid)) return nullptr;
+    std::vector<PyObject*> objects(total, nullptr);
+    for (std::size_t i = 0; i < count; ++i) objects[i] = PyTuple_GET_ITEM(values, static_cast<Py_ssize_t>(i));
+    alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
+    const Session* session = variant.session.get();
+    if (!pack_objects(variant.takes, session, objects.data(), params)) return nullptr;
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) Py_RETURN_NONE;
+    std::uint64_t scratch = 0;
+    if (variant.scratch_bytes != 0) {
+        if (!find_scratch(*as_kernel(self)->core, self, variant_object, stream, scratch_needed(variant, grid),
+                          scratch))
+            return nullptr;
+        std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &scratch, sizeof scratch);
+    }
+    if (!with_clusters(variant, grid)) return nullptr;
+    const Launch launch{variant, as_stream(stream), grid, params};
+    if (!enqueue_patiently(launch,
+                           [&] { return repack_objects(variant.takes, session, objects.data(), params); }))
+        return nullptr;
+    ++variant.hits;
+    Py_RETURN_NONE;
+}
+
+// _key(args, keywords): for tests. (key without what names the session, kinds of leaves, leaves), or None.
+PyObject* kernel_key(PyObject* self, PyObject* args) {
+    PyObject *positional = nullptr, *keywords = nullptr;
+    if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
+    Core& core = *as_kernel(self)->core;
+    std::vector<PyObject*> all;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(positional); ++i)
+        all.push_back(PyTuple_GET_ITEM(positional, i));
+    const Py_ssize_t count = PyTuple_GET_SIZE(positional);
+    Ref names(PyTuple_New(PyDict_GET_SIZE(keywords)));
+    if (!names) return nullptr;
+    PyObject *name = nullptr, *value = nullptr;
+    Py_ssize_t at = 0, number = 0;
+    while (PyDict_Next(keywords, &at, &name, &value) != 0) {
+        PyTuple_SET_ITEM(names.get(), number++, Py_NewRef(name));
+        all.push_back(value);
+    }
+    Bound bound;
+    Key key;
+    if (!bind(core, all.data(), count, number == 0 ? nullptr : names.get(), bound) ||
+        !encode(core, bound, all.data() + count, core.settings, key)) {
+        if (PyErr_Occurred() != nullptr) return nullptr;
+        Py_RETURN_NONE;
+    }
+    std::vector<std::uint64_t> kept;
+    key.keep(kept);
+    std::string kinds;
+    for (std::size_t i = 0; i < key.leaf_count(); ++i) kinds += static_cast<char>(key.kind(i));
+    return Py_BuildValue("(y#y#y#)", reinterpret_cast<const char*>(kept.data() + 2),
+                         static_cast<Py_ssize_t>(8 * (kept.size() - 2)), kinds.data(),
+                         static_cast<Py_ssize_t>(kinds.size()), reinterpret_cast<const char*>(key.leaves()),
+                         static_cast<Py_ssize_t>(8 * key.leaf_count()));
+}
+
+// _variants(): those that calls find, without repetition.
+PyObject* kernel_variants(PyObject* self, PyObject*) {
+    Ref list(PyList_New(0));
+    if (!list) return nullptr;
+    std::vector<PyObject*> found;
+    (void)as_kernel(self)->core->table.visit([&](const Entry& entry) {
+        if (std::find(found.begin(), found.end(), entry.variant.get()) == found.end())
+            found.push_back(entry.variant.get());
+        return 0;
+    });
+    for (PyObject* variant : found)
+        if (PyList_Append(list.get(), variant) != 0) return nullptr;
+    return Py_NewRef(list.get());
+}
+
+PyObject* kernel_slow_calls(PyObject* self, void*) {
+    return PyLong_FromUnsignedLongLong(as_kernel(self)->core->slow_calls);
+}
+
+template <class Visit>
+int visit_core(Core& core, const Visit& visit) {
+    const auto each = [&](const Ref& ref) { return ref ? visit(ref.get()) : 0; };
+    for (GridObject* grid : core.grids)
+        if (grid != nullptr)
+            if (const int stop = visit(reinterpret_cast<PyObject*>(grid)); stop != 0) return stop;
+    for (const ParamInfo& param : core.params)
+        if (const int stop = each(param.default_value); stop != 0) return stop;
+    for (const Ref* ref : {&core.slow, &core.refresh, &core.scratch, &core.own_dict, &core.default_stream})
+        if (const int stop = each(*ref); stop != 0) return stop;
+    for (const Ref& list : core.hooks)
+        if (const int stop = each(list); stop != 0) return stop;
+    for (const Captured& captured : core.captured)
+        for (const Ref* ref : {&captured.globals, &captured.value, &captured.seen})
+            if (const int stop = each(*ref); stop != 0) return stop;
+    return core.table.visit([&](const Entry& entry) {
+        if (const int stop = each(entry.variant); stop != 0) return stop;
+        for (const Ref& held : entry.held)
+            if (const int stop = each(held); stop != 0) return stop;
+        return 0;
+    });
+}
+
+int kernel_traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    Core* core = as_kernel(self)->core;
+    return core == nullptr ? 0 : visit_core(*core, [&](PyObject* object) { return visit(object, arg); });
+}
+
+int kernel_clear(PyObject* self) {
+    // What was in it goes with the last reference to it, which may run Python code that asks the kernel
+    // again.
+    if (as_kernel(self)->core == nullptr) return 0;
+    std::unique_ptr<Core> old(std::exchange(as_kernel(self)->core, new Core()));
+    for (GridObject*& grid : old->grids) Py_CLEAR(grid);
+    return 0;
+}
+
+void kernel_dealloc(PyObject* self) {
+    PyObject_GC_UnTrack(self);
+    if (std::unique_ptr<Core> core(std::exchange(as_kernel(self)->core, nullptr)); core)
+        for (GridObject*& grid : core->grids) Py_CLEAR(grid);
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyMethodDef kernel_methods[] = {
+    {"_bind", kernel_bind, METH_VARARGS, nullptr},
+    {"_add", kernel_add, METH_VARARGS, nullptr},
+    {"_forget", kernel_forget, METH_O, nullptr},
+    {"_capture", kernel_capture, METH_O, nullptr},
+    {"_default", kernel_default, METH_O, nullptr},
+    {"_launch", kernel_launch, METH_VARARGS, nullptr},
+    {"_key", kernel_key, METH_VARARGS, nullptr},
+    {"_variants", kernel_variants, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef kernel_getters[] = {
+    {"_slow_calls", kernel_slow_calls, nullptr, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+PyType_Slot kernel_slots[] = {
+    {Py_tp_doc, const_cast<char*>("The call path of a Triton kernel: the base of ringlaunch's JITFunction.")},
+    {Py_tp_new, reinterpret_cast<void*>(kernel_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(kernel_dealloc)},
+    {Py_tp_traverse, reinterpret_cast<void*>(kernel_traverse)},
+    {Py_tp_clear, reinterpret_cast<void*>(kernel_clear)},
+    {Py_mp_subscript, reinterpret_cast<void*>(kernel_subscript)},
+    {Py_tp_methods, kernel_methods},
+    {Py_tp_getset, kernel_getters},
+    {0, nullptr},
+};
+
+PyType_Spec kernel_spec = {"ringlaunch._core.TritonKernel", sizeof(KernelBase), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, kernel_slots};
+
+// ---- TritonVariant ----
+
+// TritonVariant(kernel, compiled, names, threads, shared, ctas, scratch_bytes, scratch_param)
+PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
+    PyObject *kernel = nullptr, *compiled = nullptr, *names = nullptr;
+    unsigned int threads = 0, shared = 0, ctas = 0, scratch_param = 0;
+    unsigned long long scratch_bytes = 0;
+    if (!PyArg_ParseTuple(args, "O!OO!IIIKI", kernel_type, &kernel, &compiled, &PyTuple_Type, &names,
+                          &threads, &shared, &ctas, &scratch_bytes, &scratch_param))
+        return nullptr;
+    const KernelView view = view_kernel(kernel);
+    auto made = std::make_unique<Variant>();
+    made->session = view.session;
+    made->state = detail::Access::state(view.kernel);
+    made->takes.kernel = view.kernel.name();
+    made->takes.params.assign(view.kernel.params().begin(), view.kernel.params().end());
+    made->takes.padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(made->state->param_bytes));
+    if (ctas == 0 || PyTuple_GET_SIZE(names) > static_cast<Py_ssize_t>(made->takes.params.size()) ||
+        (scratch_bytes != 0 && (scratch_param >= made->takes.params.size() ||
+                                made->takes.params[scratch_param].type != ParamType::pointer)))
+        return PyErr_Format(PyExc_ValueError, "a variant that does not fit its kernel");
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+        const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
+        if (name == nullptr) return nullptr;
+        made->takes.params[static_cast<std::size_t>(i)].name = name;
+    }
+    for (const Param& param : made->takes.params)
+        if (param.type == ParamType::bytes || param.type == ParamType::unknown)
+            return set_named_error("Unsupported", "kernel '" + made->takes.kernel +
+                                                      "': a parameter of type " + type_word(param.type));
+    made->block = {threads, 1, 1};
+    made->shared_bytes = shared;
+    made->ctas = ctas;
+    made->scratch_bytes = scratch_bytes;
+    made->scratch_param = scratch_param;
+    made->kernel = Ref::borrowed(kernel);
+    made->compiled = Ref::borrowed(compiled);
+    made->stream = Ref::borrowed(view.stream);
+    auto* object = reinterpret_cast<VariantObject*>(type->tp_alloc(type, 0));
+    if (object != nullptr) object->variant = made.release();
+    return reinterpret_cast<PyObject*>(object);
+}
+
+int variant_traverse(PyObject* self, visitproc visit, void* arg) {
+    Py_VISIT(Py_TYPE(self));
+    const Variant* variant = reinterpret_cast<VariantObject*>(self)->variant;
+    if (variant != nullptr) {
+        Py_VISIT(variant->kernel.get());
+        Py_VISIT(variant->compiled.get());
+        Py_VISIT(variant->stream.get());
+    }
+    return 0;
+}
+
+void variant_dealloc(PyObject* self) {
+    PyObject_GC_UnTrack(self);
+    delete std::exchange(reinterpret_cast<VariantObject*>(self)->variant, nullptr);
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyObject* variant_kernel(PyObject* self, void*) {
+    return Py_NewRef(variant_of(self).kernel.get());
+}
+PyObject* variant_compiled(PyObject* self, void*) {
+    return Py_NewRef(variant_of(self).compiled.get());
+}
+PyObject* variant_hits(PyObject* self, void*) {
+    return PyLong_FromUnsignedLongLong(variant_of(self).hits);
+}
+PyObject* variant_closed(PyObject* self, void*) {
+    return PyBool_FromLong(variant_of(self).session->closed);
+}
+
+PyGetSetDef variant_getters[] = {
+    {"kernel", variant_kernel, nullptr, PyDoc_STR("As the client has loaded it."), nullptr},
+    {"compiled", variant_compiled, nullptr, PyDoc_STR("Triton's CompiledKernel."), nullptr},
+    {"hits", variant_hits, nullptr, PyDoc_STR("Launches of it."), nullptr},
+    {"closed", variant_closed, nullptr, PyDoc_STR("Whether its client was closed."), nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+PyType_Slot variant_slots[] = {
+    {Py_tp_doc,
+     const_cast<char*>("A Triton kernel compiled for arguments of one kind, loaded for a client.")},
+    {Py_tp_new, reinterpret_cast<void*>(variant_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(variant_dealloc)},
+    {Py_tp_traverse, reinterpret_cast<void*>(variant_traverse)},
+    {Py_tp_getset, variant_getters},
+    {0, nullptr},
+};
+
+PyType_Spec variant_spec = {"ringlaunch._core.TritonVariant", sizeof(VariantObject), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+                            variant_slots};
+
+// ---- TritonPending: the key of a call that is on its slow way ----
+
+void pending_dealloc(PyObject* self) {
+    auto* pending = reinterpret_cast<PendingObject*>(self);
+    delete pending->key;
+    delete pending->held;
+    PyTypeObject* type = Py_TYPE(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+PyType_Slot pending_slots[] = {
+    {Py_tp_doc, const_cast<char*>("What the arguments of a call are, for the table.")},
+    {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
+    {Py_tp_dealloc, reinterpret_cast<void*>(pending_dealloc)},
+    {0, nullptr},
+};
+
+PyType_Spec pending_spec = {"ringlaunch._core.TritonPending", sizeof(PendingObject), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE, pending_slots};
+
+// ---- functions of the module ----
+
+bool add_types(PyObject* list, std::vector<PyTypeObject*>& out) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list); ++i) {
+        PyObject* type = PyTuple_GET_ITEM(list, i);
+        if (!PyType_Check(type)) {
+            PyErr_SetString(PyExc_TypeError, "expected a type");
+            return false;
+        }
+        out.push_back(reinterpret_cast<PyTypeObject*>(Py_NewRef(type)));  // kept for good
+    }
+    return true;
+}
+
+// triton_types(by_identity, functions, constexpr): the types of Triton's objects that may be constants.
+PyObject* set_types(PyObject*, PyObject* args) {
+    PyObject *by_identity = nullptr, *functions = nullptr, *constexpr_type = nullptr;
+    if (!PyArg_ParseTuple(args, "O!O!O!", &PyTuple_Type, &by_identity, &PyTuple_Type, &functions,
+                          &PyType_Type, &constexpr_type) ||
+        !add_types(by_identity, constant_types.by_identity) ||
+        !add_types(functions, constant_types.functions))
+        return nullptr;
+    constant_types.constexpr_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(constexpr_type));
+    Py_RETURN_NONE;
+}
+
+// triton_watch(dict): every kernel reads its settings again once this has changed.
+PyObject* watch(PyObject*, PyObject* dict) {
+    if (!PyDict_Check(dict)) return PyErr_Format(PyExc_TypeError, "expected a dict");
+    if (!watched.add(dict)) {
+        if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_RuntimeError, "no dictionary can be watched");
+        return nullptr;
+    }
+    Py_RETURN_NONE;
+}
+
+PyMethodDef functions[] = {
+    {"triton_types", set_types, METH_VARARGS, nullptr},
+    {"triton_watch", watch, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+}  // namespace triton
+
+bool add_triton_types(PyObject* module) {
+    using namespace triton;
+    name_stream = PyUnicode_InternFromString("stream");
+    if (name_stream == nullptr) return false;
+    for (auto [type, spec] :
+         {std::pair{&kernel_base_type, &kernel_spec}, std::pair{&grid_type, &grid_spec},
+          std::pair{&variant_type, &variant_spec}, std::pair{&pending_type, &pending_spec}}) {
+        *type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(spec));
+        if (*type == nullptr || PyModule_AddType(module, *type) != 0) return false;
+    }
+    return PyModule_AddFunctions(module, functions) == 0;
+}
+
+}  // namespace ringlaunch::python

@@ -1,0 +1,152 @@
+// What a call of a Triton kernel gives, as a key of bytes.
+#include "triton_key.hpp"
+
+#include <algorithm>
+
+namespace ringlaunch::python::triton {
+
+ConstantTypes constant_types;
+
+namespace {
+
+constexpr int kMaxDepth = 8;  // tuples within tuples
+
+constexpr std::uint64_t mix(std::uint64_t hash, std::uint64_t word) noexcept {
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15;
+    return hash ^ hash >> 29;
+}
+
+bool is_one_of(const std::vector<PyTypeObject*>& types, PyTypeObject* type) noexcept {
+    return std::find(types.begin(), types.end(), type) != types.end();
+}
+
+std::uint64_t word_at(const std::uint8_t* bytes) noexcept {
+    std::uint64_t word;
+    std::memcpy(&word, bytes, sizeof word);
+    return word;
+}
+
+}  // namespace
+
+std::uint64_t Key::hash() const noexcept {
+    std::uint64_t hash = mix(settings_, std::bit_cast<std::uint64_t>(session_));
+    for (std::uint32_t i = 0; i < tag_count_; i += 8) hash = mix(hash, word_at(tags_.data() + i));
+    for (std::uint32_t i = 0; i < word_count_; ++i) hash = mix(hash, words_[i]);
+    return hash;
+}
+
+void Key::keep(std::vector<std::uint64_t>& out) const {
+    out.clear();
+    out.push_back(settings_);
+    out.push_back(std::bit_cast<std::uint64_t>(session_));
+    out.push_back(std::uint64_t{tag_count_} << 32 | word_count_);
+    for (std::uint32_t i = 0; i < tag_count_; i += 8) out.push_back(word_at(tags_.data() + i));
+    out.insert(out.end(), words_.begin(), words_.begin() + word_count_);
+}
+
+bool Key::equals(const std::uint64_t* kept, std::size_t words) const noexcept {
+    if (words != 3 + tag_words() + word_count_ || kept[0] != settings_ ||
+        kept[1] != std::bit_cast<std::uint64_t>(session_) ||
+        kept[2] != (std::uint64_t{tag_count_} << 32 | word_count_))
+        return false;
+    kept += 3;
+    std::uint64_t different = 0;
+    for (std::uint32_t i = 0; i < tag_count_; i += 8) different |= word_at(tags_.data() + i) ^ *kept++;
+    for (std::uint32_t i = 0; i < word_count_; ++i) different |= words_[i] ^ *kept++;
+    return different == 0;
+}
+
+bool Key::large_integer(PyObject* arg, std::uint8_t flags) {
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(arg, &overflow);
+    if (overflow == 0) return integer(value, flags);
+    if (overflow < 0) return false;
+    const unsigned long long large = PyLong_AsUnsignedLongLong(arg);
+    if (large == ~0ull && PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        return false;
+    }
+    const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (large & 15) == 0;
+    return put(aligned ? Tag::uint64_aligned : Tag::uint64) && leaf(LeafKind::uint64, large);
+}
+
+bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
+    if (is_buffer(arg)) return buffer(reinterpret_cast<const BufferObject*>(arg), flags);
+    if (PyBool_Check(arg)) return put(Tag::boolean) && leaf(LeafKind::boolean, arg == Py_True);
+    if (arg == Py_None) return put(Tag::none) && leaf(LeafKind::none, 0);
+    if (PyLong_CheckExact(arg)) return large_integer(arg, flags);
+    // A type of its own, numpy's float64: Triton takes its value. An int of a type of its own may be a
+    // constant.
+    if (PyFloat_Check(arg))
+        return put(Tag::real) && leaf(LeafKind::real, std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg)));
+    if (PyTuple_Check(arg)) return tuple(arg, false);
+    if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
+        return constexpr_leaf(arg);
+    return false;
+}
+
+bool Key::tuple(PyObject* arg, bool of_constants) {
+    const Py_ssize_t count = PyTuple_GET_SIZE(arg);
+    if (count > 0xff || depth_ == kMaxDepth) return false;
+    const bool plain = PyTuple_CheckExact(arg);
+    if (!put(plain ? Tag::tuple : Tag::tuple_of) || !put(static_cast<std::uint8_t>(count))) return false;
+    if (!plain && !hold(reinterpret_cast<PyObject*>(Py_TYPE(arg)))) return false;
+    ++depth_;
+    bool ok = true;
+    for (Py_ssize_t i = 0; ok && i < count; ++i) {
+        PyObject* item = PyTuple_GET_ITEM(arg, i);
+        ok = of_constants ? constant(item) : runtime(item, 0);  // a parameter's flags are not its elements'
+    }
+    --depth_;
+    return ok;
+}
+
+bool Key::string(PyObject* arg) {
+    Py_ssize_t length = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(arg, &length);
+    if (text == nullptr) {
+        PyErr_Clear();  // text that UTF-8 cannot encode
+        return false;
+    }
+    if (!put(Tag::string_value) || !word(static_cast<std::uint64_t>(length))) return false;
+    for (Py_ssize_t at = 0; at < length; at += 8) {
+        std::uint64_t part = 0;
+        std::memcpy(&part, text + at, static_cast<std::size_t>(std::min<Py_ssize_t>(8, length - at)));
+        if (!word(part)) return false;
+    }
+    return true;
+}
+
+bool Key::constant_slowly(PyObject* arg) {
+    PyTypeObject* type = Py_TYPE(arg);
+    if (type == &PyLong_Type) {
+        int overflow = 0;
+        const long long value = PyLong_AsLongLongAndOverflow(arg, &overflow);
+        return overflow == 0 && put(Tag::int_value) && word(static_cast<std::uint64_t>(value));
+    }
+    if (type == &PyFloat_Type)
+        return put(Tag::real_value) && word(std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg)));
+    if (type == &PyUnicode_Type) return string(arg);
+    if (PyTuple_Check(arg)) return tuple(arg, true);
+    if (is_one_of(constant_types.by_identity, type)) return put(Tag::object_value) && hold(arg);
+    if (type == constant_types.constexpr_type) {
+        if (depth_ == kMaxDepth || !put(Tag::wrapped)) return false;
+        PyObject* value = PyObject_GetAttrString(arg, "value");
+        if (value == nullptr) return false;
+        ++depth_;
+        const bool ok = constant(value);  // the constexpr keeps it
+        --depth_;
+        Py_DECREF(value);
+        return ok;
+    }
+    if (is_one_of(constant_types.functions, type)) {
+        PyObject* hash = PyObject_GetAttrString(arg, "hash");
+        if (hash == nullptr) return false;
+        const bool ok = put(Tag::function_value) && hold(arg) && hash != Py_None && hold(hash);
+        Py_DECREF(hash);
+        return ok;
+    }
+    return false;
+}
+
+}  // namespace ringlaunch::python::triton

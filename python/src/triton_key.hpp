@@ -1,0 +1,197 @@
+// What a call of a Triton kernel gives, as a key of bytes and the numbers that a launch may pass.
+//
+// Triton compiles a kernel for the types of its arguments, for some of their values (1, divisible by 16,
+// None) and for the values of its constants. The key holds at least as much of each argument as Triton's own
+// specialization looks at: two calls of one key are one to Triton. It may hold more, which costs a second
+// look-up and nothing else. What the encoder does not know has no key: such a call goes through Triton's own
+// code.
+//
+// A key is a string of tags, one or more an argument, and a string of words that some tags stand for. No list
+// of tags is the beginning of another, so equal strings mean equal arguments.
+#pragma once
+
+#include <Python.h>
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "handles.hpp"
+#include "small_int.hpp"
+
+namespace ringlaunch::python::triton {
+
+// What an argument is to a launch. Constants are not passed.
+enum class LeafKind : std::uint8_t { constant, none, boolean, int32, int64, uint64, real, buffer };
+
+enum class Tag : std::uint8_t {
+    none = 1,
+    boolean,
+    one,    // the integer 1, where Triton compiles it in
+    int32,  // the even ones of each pair: not known to be divisible by 16
+    int32_aligned,
+    int64,
+    int64_aligned,
+    uint64,
+    uint64_aligned,
+    real,
+    tuple,            // followed by the count of its elements, and these
+    tuple_of,         // the same, of a type derived from tuple; a word names the type
+    true_value = 32,  // constants, from here on: each value is another kernel
+    false_value,
+    int_value,
+    real_value,
+    string_value,
+    object_value,    // known by its identity
+    function_value,  // by its identity and that of its hash
+    wrapped,         // tl.constexpr, followed by what it holds
+    option = 64,     // followed by the option's number and its value
+    buffer = 128     // with its element type and whether it is divisible by 16
+};
+
+enum ParamFlags : std::uint8_t { kConstexpr = 1, kNoSpecialize = 2, kNoAlignment = 4, kNamedLikeOption = 8 };
+
+inline constexpr std::size_t kMaxParams = 128;
+inline constexpr std::size_t kMaxTags = 512;
+inline constexpr std::size_t kMaxWords = 256;
+inline constexpr std::size_t kMaxLeaves = 256;
+inline constexpr std::size_t kMaxHeld = 32;
+
+// Element types of a buffer (BufferObject::element) from 1 on; 0 is one that Triton does not know.
+inline constexpr std::uint8_t kMaxElement = 63;
+
+// Types of Triton whose instances may be constants; none of them where it is not imported.
+struct ConstantTypes {
+    std::vector<PyTypeObject*> by_identity;  // immutable ones: tl.dtype
+    std::vector<PyTypeObject*> functions;    // JITFunction and the like, which have a `hash`
+    PyTypeObject* constexpr_type = nullptr;
+};
+extern ConstantTypes constant_types;
+
+class Key {
+  public:
+    // False: it has no key, and goes the slow way. A Python error may be set.
+    bool runtime(PyObject* arg, std::uint8_t flags);
+    bool constant(PyObject* arg);
+    bool option(std::uint8_t number, PyObject* value) {
+        return put(Tag::option) && put(number) && constant(value);
+    }
+    // A parameter that is compiled in.
+    bool constexpr_leaf(PyObject* arg) { return constant(arg) && leaf(LeafKind::constant, 0); }
+
+    // After the last: what is compared and hashed.
+    void finish(std::uint64_t settings) noexcept {
+        std::memset(tags_.data() + tag_count_, 0, 8);
+        settings_ = settings;
+    }
+    std::uint64_t hash() const noexcept;
+    // The words of a key that was kept (see keep()).
+    bool equals(const std::uint64_t* kept, std::size_t words) const noexcept;
+    void keep(std::vector<std::uint64_t>& out) const;
+
+    // Of the first buffer among the arguments; null: there was none.
+    const Session* session() const noexcept { return session_; }
+    void set_session(const Session* session) noexcept { session_ = session; }
+    // The first argument that is a buffer of another client than the first, or was freed. Null: there is
+    // none.
+    PyObject* foreign() const noexcept { return foreign_; }
+
+    std::size_t leaf_count() const noexcept { return leaf_count_; }
+    const std::uint64_t* leaves() const noexcept { return leaves_.data(); }
+    LeafKind kind(std::size_t i) const noexcept { return static_cast<LeafKind>(kinds_[i]); }
+    std::size_t held_count() const noexcept { return held_count_; }
+    PyObject* held(std::size_t i) const noexcept { return held_[i]; }
+
+  private:
+    bool put(Tag tag) noexcept { return put(static_cast<std::uint8_t>(tag)); }
+    bool put(std::uint8_t tag) noexcept {
+        if (tag_count_ == kMaxTags) [[unlikely]]
+            return false;
+        tags_[tag_count_++] = tag;
+        return true;
+    }
+    bool word(std::uint64_t value) noexcept {
+        if (word_count_ == kMaxWords) [[unlikely]]
+            return false;
+        words_[word_count_++] = value;
+        return true;
+    }
+    bool leaf(LeafKind kind, std::uint64_t bits) noexcept {
+        if (leaf_count_ == kMaxLeaves) [[unlikely]]
+            return false;
+        kinds_[leaf_count_] = static_cast<std::uint8_t>(kind);
+        leaves_[leaf_count_++] = bits;
+        return true;
+    }
+    // The object stands in the key with its address, so whoever keeps the key keeps the object.
+    bool hold(PyObject* object) noexcept {
+        if (held_count_ == kMaxHeld) [[unlikely]]
+            return false;
+        held_[held_count_++] = object;
+        return word(std::bit_cast<std::uint64_t>(object));
+    }
+    bool integer(std::int64_t value, std::uint8_t flags) noexcept {
+        if (value == 1 && (flags & kNoSpecialize) == 0) return put(Tag::one) && leaf(LeafKind::int32, 1);
+        const bool narrow = value == static_cast<std::int32_t>(value);
+        const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (value & 15) == 0;
+        return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(narrow ? Tag::int32 : Tag::int64) +
+                                             (aligned ? 1 : 0))) &&
+               leaf(narrow ? LeafKind::int32 : LeafKind::int64, static_cast<std::uint64_t>(value));
+    }
+    bool buffer(const BufferObject* buffer, std::uint8_t flags);
+    bool large_integer(PyObject* arg, std::uint8_t flags);
+    bool runtime_slowly(PyObject* arg, std::uint8_t flags);
+    bool tuple(PyObject* arg, bool of_constants);
+    bool string(PyObject* arg);
+    bool constant_slowly(PyObject* arg);
+    std::size_t tag_words() const noexcept { return (tag_count_ + 7) / 8; }
+
+    const Session* session_ = nullptr;
+    PyObject* foreign_ = nullptr;
+    std::uint64_t settings_ = 0;
+    std::uint32_t tag_count_ = 0, word_count_ = 0, leaf_count_ = 0, held_count_ = 0;
+    int depth_ = 0;
+    // Not set before they are used: a call sets a few of them.
+    alignas(8) std::array<std::uint8_t, kMaxTags + 8> tags_;
+    std::array<std::uint64_t, kMaxWords> words_;
+    std::array<std::uint64_t, kMaxLeaves> leaves_;
+    std::array<std::uint8_t, kMaxLeaves> kinds_;
+    std::array<PyObject*, kMaxHeld> held_;
+};
+
+inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {
+    if (session_ == nullptr) session_ = buffer->live_session;
+    if (buffer->live_session != session_ || session_ == nullptr) [[unlikely]] {
+        if (foreign_ == nullptr) foreign_ = reinterpret_cast<PyObject*>(const_cast<BufferObject*>(buffer));
+    }
+    if (buffer->element == 0) [[unlikely]]
+        return false;
+    const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (buffer->address & 15) == 0;
+    return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(Tag::buffer) | buffer->element << 1 |
+                                         (aligned ? 1 : 0))) &&
+           leaf(LeafKind::buffer, buffer->address);
+}
+
+inline bool Key::runtime(PyObject* arg, std::uint8_t flags) {
+    if (Py_TYPE(arg) == usual_buffer_type) [[likely]]
+        return buffer(reinterpret_cast<const BufferObject*>(arg), flags);
+    if (std::int64_t value = 0; PyLong_CheckExact(arg) && small_int(arg, value)) [[likely]]
+        return integer(value, flags);
+    if (PyFloat_CheckExact(arg)) [[likely]]
+        return put(Tag::real) && leaf(LeafKind::real, std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg)));
+    return runtime_slowly(arg, flags);
+}
+
+inline bool Key::constant(PyObject* arg) {
+    if (std::int64_t value = 0; PyLong_CheckExact(arg) && small_int(arg, value)) [[likely]]
+        return put(Tag::int_value) && word(static_cast<std::uint64_t>(value));
+    if (arg == Py_True) return put(Tag::true_value);
+    if (arg == Py_False) return put(Tag::false_value);
+    if (arg == Py_None) return put(Tag::none);
+    return constant_slowly(arg);
+}
+
+}  // namespace ringlaunch::python::triton

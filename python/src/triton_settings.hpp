@@ -1,0 +1,58 @@
+// Whether something changed that Triton reads at each call: its settings, the environment, a kernel's
+// attributes.
+//
+// All of it stands in dictionaries. Asking each of them for each name at each call would cost more than the
+// launch, so they are watched.
+#pragma once
+
+#include <Python.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace ringlaunch::python::triton {
+
+#if PY_VERSION_HEX < 0x030C0000
+
+class Watched {
+  public:
+    // Kept for good.
+    bool add(PyObject* dict) {
+        dicts_.push_back(reinterpret_cast<PyDictObject*>(Py_NewRef(dict)));
+        return true;
+    }
+    // Another number after each change: a dictionary's version only ever grows.
+    std::uint64_t state(PyObject* own) const noexcept {
+        std::uint64_t sum = reinterpret_cast<PyDictObject*>(own)->ma_version_tag;
+        for (const PyDictObject* dict : dicts_) sum += dict->ma_version_tag;
+        return sum;
+    }
+    bool add_own(PyObject*) { return true; }
+
+  private:
+    std::vector<PyDictObject*> dicts_;
+};
+
+#else
+
+class Watched {
+  public:
+    bool add(PyObject* dict) {
+        if (watcher_ < 0) watcher_ = PyDict_AddWatcher(changed);
+        return watcher_ >= 0 && PyDict_Watch(watcher_, dict) == 0 && Py_NewRef(dict) != nullptr;
+    }
+    bool add_own(PyObject* own) { return watcher_ >= 0 && PyDict_Watch(watcher_, own) == 0; }
+    std::uint64_t state(PyObject*) const noexcept { return changes_; }
+
+  private:
+    static int changed(PyDict_WatchEvent, PyObject*, PyObject*, PyObject*) {
+        ++changes_;
+        return 0;
+    }
+    static inline std::uint64_t changes_ = 1;
+    int watcher_ = -1;
+};
+
+#endif
+
+}  // namespace ringlaunch::python::triton

@@ -1,0 +1,509 @@
+"""Calls of Triton kernels: what they launch and answer, what they refuse, and what of Triton's settings they heed."""
+
+import functools
+import gc
+import threading
+import weakref
+
+import numpy as np
+import pytest
+from triton_support import launch_record, triton, triton_version
+
+import ringlaunch as rl
+from ringlaunch import _core
+
+tl = pytest.importorskip("triton.language")
+
+FACTOR = tl.constexpr(3)
+
+
+@triton.jit
+def helper(x):
+    return x * FACTOR
+
+
+@triton.jit
+def scale(x, n, by=2.0, BLOCK: tl.constexpr = 64):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, i < n) * by, i < n)
+
+
+@triton.jit
+def through_helper(x):
+    tl.store(x, helper(tl.load(x)) * FACTOR)
+
+
+@triton.jit
+def with_descriptor(x, n, BLOCK: tl.constexpr):
+    described = tl.make_tensor_descriptor(x, [n], [1], [BLOCK])
+    described.store([tl.program_id(0) * BLOCK], described.load([tl.program_id(0) * BLOCK]) + 1)
+
+
+@triton.jit
+def numbers_only(a, b):
+    pass
+
+
+@triton.jit
+def variadic(x, *rest):
+    pass
+
+
+@pytest.fixture
+def client(null):
+    with null.connect() as connected:
+        yield connected
+
+
+@pytest.fixture
+def kernel():
+    return rl.wrap(scale)
+
+
+@pytest.fixture
+def x(client):
+    return client.zeros(128)
+
+
+def test_a_call_answers_the_compiled_kernel_each_time(kernel, x):
+    first = kernel[(2,)](x, 128)
+    assert isinstance(first, triton.compiler.CompiledKernel)
+    assert first.metadata.num_warps == 4 and first.n_regs > 0
+    assert kernel[(2,)](x, 128) is first and kernel[(3,)](x, 128, 2.0, 64) is first
+    assert kernel._slow_calls == 1
+
+
+def test_each_call_is_one_launch(client, kernel, x):
+    stream = client.stream()
+    kernel[(2,)](x, 128, stream=stream)
+    before = stream.status.published
+    for _ in range(10):
+        kernel[(2,)](x, 128, stream=stream)
+    assert stream.status.published == before + 10
+    stream.synchronize()
+
+
+def test_a_grid_may_be_any_sequence_or_a_function(kernel, x):
+    grids = [(2,), [2], (2, 1), (2, 1, 1, 5), np.array([2, 1]), (np.int64(2),), (True,), range(2, 3)]
+    grids += [lambda meta: (meta["n"] // meta["BLOCK"],), lambda meta: [2], functools.partial(lambda meta: (2,))]
+    for grid in grids:
+        kernel[grid](x, 128)
+    kernel[(2,)](x, 128)
+    assert kernel._slow_calls == 1
+    assert next(iter(kernel.cache)).hits == len(grids) + 1
+
+
+@pytest.mark.parametrize(
+    ("grid", "error", "text"),
+    [
+        (3, TypeError, r"grid: expected \(x,\)"),
+        ((), ValueError, "grid: expected"),
+        ((-1,), OverflowError, "grid: expected numbers of blocks from 0"),
+        ((2**31,), OverflowError, "grid: expected numbers"),
+        (("a",), TypeError, "integer"),
+        (lambda meta: 3, TypeError, "grid: expected"),
+        (lambda meta: meta["nothing"], KeyError, "nothing"),
+    ],
+)
+def test_what_is_no_grid_is_refused(kernel, x, grid, error, text):
+    for _ in range(2):
+        with pytest.raises(error, match=text):
+            kernel[grid](x, 128)
+        kernel[(1,)](x, 128)
+
+
+def test_a_grid_without_blocks_launches_nothing(client, kernel, x):
+    stream = client.stream()
+    for _ in range(2):
+        assert kernel[(0, 5)](x, 128, stream=stream) is kernel[(1,)](x, 128)
+    assert stream.status.published == 0
+
+
+def test_a_grid_that_the_device_does_not_have_is_refused(kernel, x):
+    for _ in range(2):
+        with pytest.raises(rl.InvalidArgument, match="grid"):
+            kernel[(1, 70000)](x, 128)
+
+
+def test_the_function_of_a_grid_may_change_the_arguments(client, kernel, x):
+    stream = client.stream()
+    other = client.zeros(64)
+
+    def grid(meta):
+        meta["x"] = other
+        return (1,)
+
+    for _ in range(3):
+        before = stream.status.published
+        kernel[grid](x, 128, stream=stream)
+        _, packed = launch_record(_core._ring_bytes(stream, before, 1))
+        assert int.from_bytes(packed[:8], "little") == other.address
+
+
+@pytest.mark.parametrize(
+    ("args", "keywords", "text"),
+    [
+        ((), {}, "missing"),
+        (("x", 1, 2, 3, 4), {}, "positional"),
+        ((None, 1), {"n": 1}, "multiple values"),
+        ((None, "text"), {}, "str"),
+    ],
+)
+def test_what_triton_refuses_is_refused_in_its_words(client, kernel, args, keywords, text):
+    with pytest.raises(TypeError, match=text):
+        kernel[(1,)](*args, **keywords)
+
+
+def test_an_unknown_keyword_is_refused_in_tritons_words(kernel, x):
+    for _ in range(2):
+        with pytest.raises(KeyError, match="nonsense"):
+            kernel[(1,)](x, 128, nonsense=1)
+
+
+def test_a_buffer_that_was_freed_is_refused(kernel, client):
+    x = client.zeros(16)
+    kernel[(1,)](x, 16)
+    x.free()
+    with pytest.raises(rl.Closed, match="freed"):
+        kernel[(1,)](x, 16)
+
+
+def test_buffers_and_streams_of_two_clients_are_refused(null, client, kernel, x):
+    with null.connect() as other:
+        with pytest.raises(rl.InvalidArgument, match="stream of the client"):
+            kernel[(1,)](x, 16, stream=other.stream())
+        kernel[(1,)](x, 16)
+        with pytest.raises(rl.InvalidArgument, match="stream of the client"):
+            kernel[(1,)](x, 16, stream=other.stream())
+        pair = rl.wrap(numbers_only)
+        for _ in range(2):
+            with pytest.raises(rl.InvalidArgument, match="another client"):
+                pair[(1,)](x, other.zeros(4))
+        pair[(1,)](x, x)
+        with pytest.raises(rl.InvalidArgument, match="another client"):
+            pair[(1,)](x, other.zeros(4))
+
+
+def test_one_kernel_serves_several_clients(null, client, kernel, x):
+    with null.connect() as other:
+        y = other.zeros(128)
+        for _ in range(3):
+            kernel[(1,)](x, 128)
+            kernel[(1,)](y, 128)
+        assert kernel._slow_calls == 2
+        assert sorted(variant.hits for variant in kernel.cache) == [3, 3]
+    assert len(kernel.cache) == 1
+    with pytest.raises(rl.Closed):
+        kernel[(1,)](y, 128)
+    kernel[(1,)](x, 128)
+
+
+def test_without_a_buffer_the_only_client_is_meant(null, client):
+    pair = rl.wrap(numbers_only)
+    for _ in range(3):
+        pair[(1,)](2, 3)
+    assert pair._slow_calls == 1
+    with null.connect() as other:
+        with pytest.raises(rl.InvalidArgument, match="2 open"):
+            pair[(1,)](2, 3)
+        stream = other.stream()
+        for _ in range(3):
+            pair[(1,)](2, 3, stream=stream)
+        assert stream.status.published == 3
+        named = rl.wrap(numbers_only, client=other)
+        for _ in range(3):
+            named[(1,)](2, 3)
+        assert other.default_stream.status.published == 3
+    pair[(1,)](2, 3)
+
+
+def test_without_any_client_the_error_says_what_to_do(null):
+    with pytest.raises(rl.InvalidArgument, match=r"none open; ringlaunch.connect"):
+        rl.wrap(numbers_only)[(1,)](2, 3)
+
+
+def test_memory_of_this_process_is_refused(client, kernel):
+    class Tensor:
+        dtype, device = "float32", "cuda:0"
+
+        def data_ptr(self):
+            return 4096
+
+    for _ in range(2):
+        with pytest.raises(rl.ParamTypeError, match=r"parameter 'x'.*Tensor on cuda:0.*client.array"):
+            kernel[(1,)](Tensor(), 16, stream=client.default_stream)
+
+
+def test_a_tensor_descriptor_of_the_host_is_refused(client, x):
+    descriptors = pytest.importorskip("triton.tools.tensor_descriptor")
+    kernel = rl.wrap(numbers_only)
+    described = descriptors.TensorDescriptor(x, [8, 16], [16, 1], [8, 16])
+    for _ in range(2):
+        with pytest.raises(rl.Unsupported, match="tensor descriptors that the kernel makes itself"):
+            kernel[(1,)](described, x)
+
+
+def test_the_host_driver_is_refused(host, kernel):
+    with host.connect() as client, pytest.raises(rl.Unsupported, match="compiled for x86-64"):
+        kernel[(1,)](client.zeros(16), 16)
+
+
+def test_a_full_ring_is_waited_for(client, kernel, x):
+    stream = client.stream(ring_slots=64)
+    for _ in range(1000):
+        kernel[(1,)](x, 128, stream=stream)
+    stream.synchronize()
+    assert next(iter(kernel.cache)).hits == 1000
+
+
+def test_several_threads_may_call_one_kernel(client):
+    kernel = rl.wrap(scale)
+    buffers = [client.zeros(64, dtype) for dtype in (np.float32, np.float16, np.float64, np.int32)]
+    stream, failures = client.stream(), []
+
+    def work():
+        try:
+            for i in range(300):
+                kernel[(1 + i % 3,)](buffers[i % 4], 64 + i % 2, stream=stream, num_warps=1 << i % 3)
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert not failures
+    stream.synchronize()
+    assert sum(variant.hits for variant in kernel.cache) == 1200
+
+
+def test_warmup_compiles_and_launches_nothing(client, kernel, x):
+    before = client.default_stream.status.published
+    compiled = kernel.warmup(x, 128, grid=(1,))
+    assert compiled.metadata.name == "scale"
+    assert len(kernel.cache) == 0 and client.default_stream.status.published == before
+
+
+def test_a_keyword_may_be_an_option_or_a_parameter(kernel, x):
+    kernel[(1,)](x, 128, num_warps=8)
+    kernel[(1,)](x, n=128, BLOCK=32, num_stages=2, maxnreg=64)
+    same = {"n": 128, "BLOCK": 32, "num_stages": 2, "maxnreg": 64}
+    kernel[(1,)](x, **same)
+    first, second = kernel.cache
+    assert first.options["num_warps"] == 8 and first.constants == {"BLOCK": 64}
+    assert second.options["maxnreg"] == 64 and second.constants == {"BLOCK": 32} and second.hits == 2
+
+
+def test_a_global_that_changes_is_an_error_until_it_is_as_before(client, kernel, x, monkeypatch):
+    through = rl.wrap(through_helper)
+    through[(1,)](x)
+    through[(1,)](x)
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "FACTOR", tl.constexpr(4))
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="FACTOR has changed"):
+                through[(1,)](x)
+        patch.setitem(globals(), "FACTOR", tl.constexpr(3))  # another object, and equal
+        through[(1,)](x)
+        patch.delitem(globals(), "FACTOR")
+        with pytest.raises(RuntimeError, match="FACTOR has changed"):
+            through[(1,)](x)
+    through[(1,)](x)
+
+
+def test_launch_hooks_run_around_each_launch(kernel, x):
+    kernel[(1,)](x, 128)
+    seen = []
+    enter, leave = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+
+    def entered(metadata):
+        seen.append(("enter", metadata.get()["name"]))
+
+    def left(metadata):
+        seen.append(("exit", metadata.get()["name"]))
+
+    enter.add(entered)
+    leave.add(left)
+    try:
+        kernel[(1,)](x, 128)
+        kernel[(1,)](x, 128)
+    finally:
+        enter.remove(entered)
+        leave.remove(left)
+    kernel[(1,)](x, 128)
+    assert seen == [("enter", "scale"), ("exit", "scale")] * 2
+
+
+def test_a_pre_run_hook_sees_each_call(x):
+    made = triton.jit(scale.fn)
+    kernel = rl.wrap(made)
+    kernel[(1,)](x, 128)
+    seen = []
+    made.add_pre_run_hook(lambda *args, **kwargs: seen.append((args, kwargs)))
+    kernel[(1,)](x, 128, num_warps=2)
+    kernel[(1,)](x, 128, num_warps=2)
+    assert len(seen) == 2 and seen[0][0] == (x, 128) and seen[0][1]["num_warps"] == 2
+
+
+def test_a_debug_setting_is_another_kernel(kernel, x, monkeypatch):
+    kernel[(1,)](x, 128)
+    with monkeypatch.context() as patch:
+        patch.setattr(triton.knobs.runtime, "debug", True)
+        kernel[(1,)](x, 128)
+    kernel[(1,)](x, 128)
+    kernel[(1,)](x, 128, debug=True)
+    assert [variant.options["debug"] for variant in kernel.cache] == [False, True]
+    assert [variant.hits for variant in kernel.cache] == [2, 2]
+
+
+def test_a_cache_hook_that_takes_over_launches_nothing(client, kernel, x, monkeypatch):
+    seen = []
+
+    def hook(**told):
+        seen.append(told["compile"]["num_warps"])
+        return True
+
+    monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", hook)
+    for _ in range(2):
+        assert kernel[(1,)](x, 128, num_warps=2) is None
+    assert seen == [2, 2]
+    assert len(kernel.cache) == 0
+
+
+def test_a_kernel_of_ours_may_be_called_by_another(client, x):
+    @rl.jit
+    def inner(a):
+        return a + 1
+
+    @rl.jit
+    def outer(p):
+        tl.store(p, inner(tl.load(p)))
+
+    outer[(1,)](x)
+    assert isinstance(inner, triton.runtime.JITFunction) and outer._slow_calls == 1
+
+
+def test_decorators_take_options(client, x):
+    @rl.jit(do_not_specialize=["n"])
+    def relaxed(p, n):
+        tl.store(p + n, 1.0)
+
+    for n in (1, 2, 16):
+        relaxed[(1,)](x, n)
+    assert relaxed._slow_calls == 1 and len(relaxed.cache) == 1
+
+
+def test_wrapping_leaves_the_kernel_as_it_was_and_wraps_once(kernel):
+    assert type(scale) is triton.runtime.JITFunction
+    assert rl.wrap(kernel) is kernel
+    assert kernel.fn is scale.fn and kernel.cache_key == scale.cache_key
+    with pytest.raises(rl.ParamTypeError, match=r"kernel: expected a kernel of triton.jit"):
+        rl.wrap(lambda: None)
+
+
+@pytest.mark.skipif(
+    triton_version < (3, 9),
+    reason="variadic kernels came with Triton 3.9",
+)
+def test_a_variadic_kernel_goes_the_slow_way(client, x):
+    kernel = rl.wrap(variadic)
+    for _ in range(2):
+        kernel[(1,)](x, 2, 2.0, None)
+    (variant,) = kernel.cache
+    assert variant.hits == 2 and kernel._slow_calls == 2
+
+
+def test_scratch_memory_is_given_to_each_stream(client):
+    kernel = rl.wrap(with_descriptor)
+    x, n = client.zeros(1024), 1024
+    first, second = client.stream(), client.stream()
+    addresses = {}
+    for grid in (2, 2, 8, 100, 3):
+        for stream in (first, second):
+            before = stream.status.published
+            compiled = kernel[(grid,)](x, n, BLOCK=64, stream=stream)
+            after = stream.status.published
+            assert compiled.metadata.global_scratch_size > 0
+            _, packed = launch_record(_core._ring_bytes(stream, before, after - before))
+            addresses.setdefault(stream, []).append(int.from_bytes(packed[16:24], "little"))
+    assert all(address and address % 128 == 0 for each in addresses.values() for address in each)
+    assert addresses[first][0] == addresses[first][1] and addresses[first][3] == addresses[first][4]
+    assert not set(addresses[first]) & set(addresses[second])
+    client.synchronize()
+
+
+def test_heuristics_compute_what_they_name(client, x):
+    kernel = rl.wrap(triton.heuristics({"BLOCK": lambda args: 32 if args["n"] < 100 else 128})(scale))
+    kernel[(1,)](x, 50, 2.0)
+    kernel[(1,)](x, 128, 2.0)
+    kernel[(1,)](x, 128, 2.0)
+    blocks = {variant.constants["BLOCK"]: variant.hits for variant in kernel.fn.cache}
+    assert blocks == {32: 1, 128: 2}
+
+
+def test_an_autotuned_kernel_is_tuned_in_the_daemon(client, x):
+    configs = [triton.Config({"BLOCK": block}, num_warps=warps) for block, warps in ((32, 1), (64, 2))]
+    made = triton.autotune(configs, key=["n"])(scale)
+    kernel = rl.wrap(made)
+    kernel[lambda meta: (triton.cdiv(128, meta["BLOCK"]),)](x, 128, 2.0)
+    assert len(kernel.fn.cache) == 2 and kernel.best_config in configs
+    before = sum(variant.hits for variant in kernel.fn.cache)
+    assert before > 2
+    kernel[lambda meta: (triton.cdiv(128, meta["BLOCK"]),)](x, 128, 2.0)
+    assert sum(variant.hits for variant in kernel.fn.cache) == before + 1
+    assert not made.cache
+
+
+def test_the_cache_tells_of_its_variants_and_lets_go_of_them(kernel, x):
+    kernel[(1,)](x, 128)
+    kernel[(1,)](x, 1, num_warps=8)
+    first, second = kernel.cache
+    assert first.signature == {"x": "*fp32", "n": "i32", "by": "fp32", "BLOCK": "constexpr"}
+    assert first.attributes == {"x": [["tt.divisibility", 16]], "n": [["tt.divisibility", 16]]}
+    assert second.constants == {"n": 1, "BLOCK": 64} and second.options["num_warps"] == 8
+    assert first.registers > 0 and first.size > 1000 and first.shared == 0 and first.compile_time > 0
+    assert kernel.cache.find(x, 16) is first and kernel.cache.find(x, 16, num_warps=2) is None
+    kernel.cache.evict(first)
+    assert list(kernel.cache) == [second] and kernel.cache.find(x, 16) is None
+    kernel[(1,)](x, 128)
+    assert kernel._slow_calls == 3 and len(kernel.cache) == 2
+    kernel.cache.clear()
+    assert len(kernel.cache) == 0
+    kernel[(1,)](x, 128)
+    assert len(kernel.cache) == 1
+
+
+def test_more_variants_than_a_session_may_have_modules_replace_each_other():
+    from support import Daemon
+
+    daemon = Daemon("null", "--max-modules", "4")
+    try:
+        with daemon.connect() as client:
+            kernel, x = rl.wrap(scale), client.zeros(16)
+            for _ in range(2):
+                for block in (16, 32, 64, 128, 256, 512):
+                    kernel[(1,)](x, 16, BLOCK=block)
+            client.synchronize()
+            assert 1 <= len(kernel.cache) <= 4
+    finally:
+        daemon.stop()
+
+
+def test_a_kernel_that_nobody_names_any_more_is_collected(client, x):
+    kernel = rl.wrap(triton.jit(scale.fn))
+    kernel[(1,)](x, 128)
+    kernel[(2,)](x, 128)
+    kernel[lambda meta: (1,)](x, 128)
+    gone = weakref.ref(kernel)
+    del kernel
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_table_of_many_keys_stays_bounded(client):
+    kernel = rl.wrap(numbers_only)
+    for i in range(40):
+        for _ in range(2):
+            kernel[(1,)](2, tl.constexpr(i))
+    assert kernel._slow_calls == 40

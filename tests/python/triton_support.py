@@ -1,0 +1,28 @@
+"""What the tests of Triton kernels share; without Triton they are skipped."""
+
+import os
+
+import pytest
+
+triton = pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+
+triton_version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+
+# An answer to a warning of Triton's that each test would print.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+
+def launch_record(data):
+    """What a launch in the ring says: grid, block and shared memory, and its packed parameters."""
+
+    def number(at, size=4):
+        return int.from_bytes(data[at : at + size], "little")
+
+    while number(8, 2) == 8:  # padding up to the ring's end
+        data = data[64 * number(10, 2) :]
+    if number(8, 2) == 9:  # a compact launch
+        shape, head = [number(20), 1, 1, number(14, 2), 1, 1, 0], 24
+    else:
+        shape = [number(24), number(28), number(32), number(36, 2), number(38, 2), number(40, 2), number(44)]
+        head = 48
+    return shape, data[head:64] + b"".join(data[at + 8 : at + 64] for at in range(64, len(data), 64))
