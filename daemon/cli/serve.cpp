@@ -350,9 +350,8 @@ void add_serve(CLI::App& app, Action& action) {
         ->add_flag(
             "--fault-dumps", supervisor.fault_dumps,
             "A fault on a GPU is put down to its launch: kernel, record, exception and program counter, "
-            "and nobody else is suspected (the host driver does so anyway). What the culprit's stream saw "
-            "completed in the last 0.5 s may be untrue then, and is not run again; a launch costs more, as "
-            "with --kernel-timeout")
+            "and nobody else is suspected (the host driver does so anyway). A launch costs more, as with "
+            "--kernel-timeout")
         ->group(kDispatch);
 
     add_restart(*command, supervisor.restart);

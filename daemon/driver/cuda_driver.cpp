@@ -284,8 +284,9 @@ std::optional<std::string> CudaDriver::failure() noexcept {
         enter();
         // A lost device answers every call with what it died of.
         const CUresult result = api_.cuStreamQuery_(control_);
-        if (result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY) return std::nullopt;
-        const std::string lost = cuda_error_text(result);
+        const bool well = result == CUDA_SUCCESS || result == CUDA_ERROR_NOT_READY;
+        if (well && !(dumps_ && dumps_->whole())) return std::nullopt;
+        const std::string lost = well ? "CUDA does not report it so far" : cuda_error_text(result);
         return dumps_ ? dumps_->accuse(lost, fault_) : lost;
     } catch (const std::exception& error) {
         return error.what();

@@ -1,12 +1,9 @@
 #include "daemon/driver/cuda_fault_dumps.hpp"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
-#include <sys/inotify.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,49 +13,28 @@
 #include <cstring>
 #include <iterator>
 #include <system_error>
-#include <thread>
 
 #include "daemon/driver/culprit.hpp"
 #include "daemon/driver/fault_dump.hpp"
 #include "schema/error.hpp"
-#include "schema/segment.hpp"
 
 namespace ringlaunch::driver {
 
 namespace {
 
 // With every thread of a large device in it a dump has some hundred MiB, and each module's code besides.
-constexpr rlim_t kMaxFileBytes = rlim_t{1} << 30;
+constexpr std::size_t kMaxDumpBytes = std::size_t{1} << 30;
+// What the pipe takes before anybody has looked, the least there is, and what it takes then.
+constexpr int kHeldBytes = 4096, kFlowingBytes = 1 << 20;
 // The fault is reported when the dump has been written; this is for one that was not.
 constexpr std::chrono::milliseconds kPatience{500};
-// How often the dispatch thread is woken from a dump on, and how long.
-constexpr int kWakeMs = 5, kWakes = 1000;
 
-// The dump, and the mapping that it points into.
-struct ReadDump {
-    Mapping mapping;
-    FaultDump dump;
-};
-
-ReadDump read_file(const UniqueFd& file) {
-    struct stat info {};
-    if (::fstat(file.get(), &info) != 0 || info.st_size == 0)
-        throw Error(Status::driver_error, "CUDA wrote no GPU core dump");
-    ReadDump read;
-    const auto bytes = static_cast<std::size_t>(info.st_size);
-    read.mapping = Mapping(file, bytes, Mapping::Access::read_only, "the GPU core dump");
-    read.dump = read_fault_dump({read.mapping.data(), bytes});
-    return read;
+[[noreturn]] void fail() {
+    throw std::system_error(errno, std::generic_category(), "cannot make the pipe for GPU core dumps");
 }
 
-ReadDump wait_for_file(const UniqueFd& file) {
-    const auto end = std::chrono::steady_clock::now() + kPatience;
-    for (;;) try {
-            return read_file(file);
-        } catch (const Error&) {
-            if (std::chrono::steady_clock::now() >= end) throw;
-            std::this_thread::sleep_for(std::chrono::milliseconds(2));
-        }
+std::string path_of(const UniqueFd& fd) {
+    return "/proc/self/fd/" + std::to_string(fd.get());
 }
 
 // Each stream once. One that does not fit makes the page count more than it holds: see read_fault_page().
@@ -77,27 +53,19 @@ void put_text(FaultPage& page, const std::string& text) {
 
 }  // namespace
 
-FaultDumps::FaultDumps()
-    : file_(make_memfd("gpu-core-dump", 0)),
-      changes_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)),
-      stop_(::eventfd(0, EFD_CLOEXEC)) {
-    const std::string path = "/proc/self/fd/" + std::to_string(file_.get());
-    if (!changes_ || !stop_ || ::inotify_add_watch(changes_.get(), path.c_str(), IN_OPEN | IN_MODIFY) < 0)
-        throw std::system_error(errno, std::generic_category(), "cannot watch the file of a GPU core dump");
+FaultDumps::FaultDumps() : stop_(::eventfd(0, EFD_CLOEXEC)) {
+    int ends[2];
+    if (!stop_ || ::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) fail();
+    pipe_.reset(ends[0]);
+    own_end_.reset(ends[1]);
+    if (::fcntl(ends[0], F_SETPIPE_SZ, kHeldBytes) < 0) fail();
     // Nothing but what tells who it was, and no abort().
     constexpr const char* kContents =
         "skip_nonrelocated_elf_images,skip_global_memory,skip_shared_memory,skip_local_memory,"
         "skip_constbank_memory,skip_abort";
     ::setenv("CUDA_ENABLE_COREDUMP_ON_EXCEPTION", "1", 1);
-    ::setenv("CUDA_COREDUMP_FILE", path.c_str(), 1);
+    ::setenv("CUDA_COREDUMP_FILE", path_of(pipe_).c_str(), 1);
     ::setenv("CUDA_COREDUMP_GENERATION_FLAGS", kContents, 1);
-    // A file that would grow beyond is cut, which its reader finds.
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_FSIZE, &limit) == 0) {
-        limit.rlim_cur = std::min(limit.rlim_max, kMaxFileBytes);
-        ::setrlimit(RLIMIT_FSIZE, &limit);
-        ::signal(SIGXFSZ, SIG_IGN);
-    }
     watcher_ = std::thread([this] { watch(); });
     ::pthread_setname_np(watcher_.native_handle(), "rl-dumps");
 }
@@ -108,34 +76,61 @@ FaultDumps::~FaultDumps() {
     watcher_.join();
 }
 
-std::uint64_t FaultDumps::size() const noexcept {
-    struct stat info {};
-    return ::fstat(file_.get(), &info) == 0 ? static_cast<std::uint64_t>(info.st_size) : 0;
+// True: the dump has come to its end.
+bool FaultDumps::read_some() {
+    std::byte bytes[1 << 16];
+    const ssize_t got = ::read(pipe_.get(), bytes, sizeof bytes);
+    if (got < 0) return errno != EAGAIN && errno != EINTR;
+    // What is beyond is not kept, which the reader of the dump finds.
+    const std::size_t kept = std::min(static_cast<std::size_t>(got), kMaxDumpBytes - dump_.size());
+    dump_.insert(dump_.end(), bytes, bytes + kept);
+    return got == 0;
 }
 
-// Looks how far the streams are when the dump is opened and when its first bytes are there.
 void FaultDumps::watch() {
-    do {
-        pollfd watched[2] = {{changes_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
-        if (::poll(watched, 2, -1) < 0 && errno != EINTR) return;
-        if (watched[1].revents != 0) return;
-        std::byte events[4096];
-        while (::read(changes_.get(), events, sizeof events) > 0) {
+    for (bool begun = false, whole = false; !whole;) {
+        pollfd watched[2] = {{pipe_.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}};
+        if (::poll(watched, 2, -1) < 0) {
+            if (errno == EINTR) continue;
+            return;
         }
-    } while (!journals_.look([this] { return size(); }));
-    pollfd stopped{stop_.get(), POLLIN, 0};
-    for (int i = 0; i < kWakes && ::poll(&stopped, 1, kWakeMs) == 0; ++i) {
-        const std::uint64_t one = 1;
-        // relaxed: a number. A full counter is a signal too.
-        [[maybe_unused]] const ssize_t wrote =
-            ::write(wake_fd_.load(std::memory_order_relaxed), &one, sizeof one);
+        if (watched[1].revents != 0) return;
+        // Before anything is read: the device stands still until all of it is.
+        if (!begun) journals_.look();
+        whole = read_some();
+        if (begun || dump_.empty()) continue;
+        begun = true;
+        // CUDA has the pipe open by now: so it ends when CUDA is through.
+        own_end_.reset();
+        // Faster, no more.
+        [[maybe_unused]] const int size = ::fcntl(pipe_.get(), F_SETPIPE_SZ, kFlowingBytes);
     }
+    {
+        const std::lock_guard lock(mutex_);
+        whole_ = true;
+    }
+    changed_.notify_all();
+    const std::uint64_t one = 1;
+    // relaxed: a number. A full counter is a signal too. Once is enough: the thread asks before each sleep.
+    [[maybe_unused]] const ssize_t wrote =
+        ::write(wake_fd_.load(std::memory_order_relaxed), &one, sizeof one);
+}
+
+bool FaultDumps::whole() const {
+    const std::lock_guard lock(mutex_);
+    return whole_;
+}
+
+const std::vector<std::byte>& FaultDumps::wait_for_dump() {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, kPatience, [this] { return whole_; }))
+        throw Error(Status::driver_error, "CUDA wrote no GPU core dump");
+    return dump_;
 }
 
 std::string FaultDumps::accuse(const std::string& lost, FaultPage* page) noexcept {
     // relaxed: a look; the dispatch thread is the only one that writes here.
     if (page == nullptr || page->kind.load(std::memory_order_relaxed) != 0) return lost;
-    page->completions_untrue = 1;
     try {
         return read_and_accuse(lost, *page);
     } catch (const std::exception& error) {
@@ -144,10 +139,9 @@ std::string FaultDumps::accuse(const std::string& lost, FaultPage* page) noexcep
 }
 
 std::string FaultDumps::read_and_accuse(const std::string& lost, FaultPage& page) {
-    const ReadDump read = wait_for_file(file_);
-    journals_.look([this] { return size(); });  // where the watcher is behind
-    const bool in_time = journals_.settle(size());
-    const std::vector<Culprit> culprits = find_culprits(read.dump, journals_.all());
+    const FaultDump dump = read_fault_dump(wait_for_dump());
+    journals_.publish();
+    const std::vector<Culprit> culprits = find_culprits(dump, journals_.all());
     std::string text;
     for (const Culprit& culprit : culprits) text += (text.empty() ? "" : "; ") + culprit.what;
     if (text.empty()) return "nobody can be accused: the GPU core dump shows no fault; " + lost;
@@ -164,7 +158,7 @@ std::string FaultDumps::read_and_accuse(const std::string& lost, FaultPage& page
         // Whoever cannot be told from another is not accused.
         for (const Culprit& culprit : culprits)
             for (const FaultedLaunch& launch : culprit.launches) list(page, launch);
-        text += in_time ? ", where several streams were" : ", where several launches had been";
+        text += ", where several streams were";
     } else {
         text += ", in none of the launches that are known";
     }
@@ -172,7 +166,7 @@ std::string FaultDumps::read_and_accuse(const std::string& lost, FaultPage& page
     // sync: FAULT (pairs with the supervisor's read once this process has been reaped): the rest belongs to
     // it.
     page.kind.store(static_cast<std::uint32_t>(FaultKind::device), std::memory_order_release);
-    return text + "; " + (in_time ? "" : "its dump was whole before anybody looked; ") + lost;
+    return text + "; " + lost;
 }
 
 }  // namespace ringlaunch::driver

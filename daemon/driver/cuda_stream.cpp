@@ -1,10 +1,14 @@
 #include "daemon/driver/cuda_stream.hpp"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -48,19 +52,34 @@ RegisteredMemory& RegisteredMemory::operator=(RegisteredMemory&& other) noexcept
     return *this;
 }
 
+void CudaStream::Unmap::operator()(std::byte* page) const {
+    ::munmap(page, kPageBytes);
+}
+
+std::byte* CudaStream::map_page() {
+    void* const page =
+        ::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        throw std::system_error(errno, std::generic_category(),
+                                "cannot map a page for a stream's completions");
+    return static_cast<std::byte*>(page);
+}
+
 CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers,
                        int completion_fd, GraphBudget& budget, LaunchJournals* journals)
     : api_(cuda_api()),
       context_(context),
       peers_(peers),
       id_(config.id),
+      own_page_(journals == nullptr ? nullptr : map_page()),
       completed_(config.completed),
+      done_(own_page_ ? new (own_page_.get()) SharedU64(config.position) : completed_),
       issued_(config.position),
       completion_fd_(completion_fd),
       journal_(journals == nullptr ? LaunchJournals::Open()
-                                   : journals->open(config.id, config.max_in_flight, config.completed)) {
+                                   : journals->open(config.id, config.max_in_flight, *done_, *completed_)) {
     // The status page begins on a page boundary and `completed` stands in its first page.
-    const auto word = reinterpret_cast<std::uintptr_t>(config.completed);
+    const auto word = reinterpret_cast<std::uintptr_t>(done_);
     const std::uintptr_t page = word & ~std::uintptr_t{kPageBytes - 1};
     page_ = RegisteredMemory(reinterpret_cast<void*>(page), kPageBytes,
                              "the status page of stream " + std::to_string(id_));
@@ -83,6 +102,7 @@ CudaStream::~CudaStream() {
     // page and stream until the process ends: the GPU may still write there.
     if (!drain(kAbandonNs)) {
         new RegisteredMemory(std::move(page_));
+        own_page_.release();
         return;
     }
     graphs_.reset();
@@ -95,6 +115,7 @@ bool CudaStream::drain(std::uint64_t timeout_ns) noexcept {
     const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(timeout_ns);
     for (;;) {
         const CUresult result = query();
+        publish();
         // A lost device runs nothing any more.
         if (result != CUDA_ERROR_NOT_READY) return true;
         if (std::chrono::steady_clock::now() >= end) return false;
@@ -280,7 +301,7 @@ void CudaStream::notify_at(std::uint64_t position) noexcept {
     };
     void* context = reinterpret_cast<void*>(static_cast<std::intptr_t>(completion_fd_));
     // sync: COMPLETED (pairs with the GPU's write in complete())
-    if (completed_->load(std::memory_order_acquire) >= position) {
+    if (done_->load(std::memory_order_acquire) >= position) {
         signal(context);
         return;
     }

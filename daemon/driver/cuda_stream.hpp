@@ -1,8 +1,11 @@
-// A CUstream behind the driver interface. Completion is written by the GPU itself, into the status page.
+// A CUstream behind the driver interface. Completion is written by the GPU itself, into the status page;
+// where launches are noted in a journal, to where that publishes it from.
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "daemon/driver/cuda_api.hpp"
@@ -45,12 +48,20 @@ class CudaStream : public Stream {
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
     Status complete(std::uint64_t position) noexcept override;
     void notify_at(std::uint64_t position) noexcept override;
+    bool publishes() const noexcept override { return journal_ != nullptr; }
+    void publish() noexcept override {
+        if (journal_ != nullptr) journal_->publish();
+    }
     const char* why() const noexcept override { return why_; }
 
     // Dispatch thread: CUDA_SUCCESS, CUDA_ERROR_NOT_READY, or what the device died of.
     CUresult query() const noexcept;
 
   private:
+    struct Unmap {
+        void operator()(std::byte* page) const;
+    };
+    static std::byte* map_page();
     void note(const Launch& launch) noexcept;
     Status answer(CUresult result) noexcept;
     Status launch_plainly(const Launch& launch) noexcept;
@@ -62,8 +73,10 @@ class CudaStream : public Stream {
     const CUcontext context_;
     const CudaPeers& peers_;
     const std::uint64_t id_;
+    std::unique_ptr<std::byte[], Unmap> own_page_;  // with the journal: of `done_`, which only we see
     SharedU64* const completed_;
-    std::uint64_t issued_;  // the end of the last operation, or the completion asked for behind it
+    SharedU64* const done_;  // what the device writes: as a rule `completed_` itself
+    std::uint64_t issued_;   // the end of the last operation, or the completion asked for behind it
     RegisteredMemory page_;
     CUdeviceptr completed_on_device_ = 0;
     CUstream stream_ = nullptr;

@@ -63,21 +63,20 @@ bool same_params(const NotedLaunch& launch, const DumpedGrid& grid) {
            digest(grid.params.first(launch.param_bytes)) == launch.params;
 }
 
-// Of each stream the first running launch that `matches`, and those before it that may have been running. A
-// stream runs one launch after another: where any stream's foremost launch matches, those of which a later
-// one does are out.
+// Of each stream the first running launch that `matches`. A stream runs one launch after another: where any
+// stream's foremost launch matches, those of which a later one does are out.
 template <class Matches>
 std::vector<FaultedLaunch> running_where(std::span<const LaunchJournal* const> journals,
                                          const Matches& matches) {
     std::vector<FaultedLaunch> foremost, later;
     for (const LaunchJournal* journal : journals) {
         bool first = true, found = false;
-        journal->each_running([&](const NotedLaunch& launch, bool sure) {
+        journal->each_running([&](const NotedLaunch& launch) {
             if (!found && matches(launch)) {
-                found = sure;
+                found = true;
                 (first ? foremost : later).push_back({journal->stream(), launch.position, launch.kernel});
             }
-            if (sure) first = false;
+            first = false;
         });
     }
     return foremost.empty() ? later : foremost;

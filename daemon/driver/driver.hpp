@@ -213,6 +213,9 @@ class Stream {
     // Signals Driver::completion_fd() once, as soon as `position`, which complete() was asked for, is visible
     // in `completed`; at once if it is.
     virtual void notify_at(std::uint64_t position) noexcept = 0;
+    // True: the device does not write `completed` itself, and publish() does that before each look at it.
+    virtual bool publishes() const noexcept { return false; }
+    virtual void publish() noexcept {}
 };
 
 // A driver holds what is the process's alone (an address range), so there is one at a time; a destroyed one

@@ -30,8 +30,6 @@ struct FaultPage {
     std::uint64_t address = 0;
     std::uint64_t program_counter = 0;
     char text[256] = {};
-    // The device was told to dump faults: what it completed behind a fault did not.
-    std::uint32_t completions_untrue = 0;
     std::uint32_t also_count = 0;
     FaultedLaunch also[kMaxFaultedLaunches] = {};  // of other streams: faulted with it; `stream` 0: suspects
     // A FaultKind, stored last with release: the rest belongs to it. First fault wins.

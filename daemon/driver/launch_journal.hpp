@@ -1,10 +1,16 @@
-// The launches that each stream was given last, so that what a fault dump tells of is found again among them.
+// The launches that each stream was given last, so that what a fault dump tells of is found again among them;
+// and how far the stream is, which its client is told from here.
 //
-// The dispatch thread notes, and once the device is lost it looks. The control thread makes journals and lets
-// go of them; a thread that watches for the dump looks how far the streams are.
+// Behind a fault the device goes on with what its streams hold, and completes it. So it writes completions
+// where only this process sees them: the dispatch thread brings them to the status page, and from a fault on
+// nothing that came later.
+//
+// The dispatch thread notes and publishes, and once the device is lost it looks. The control thread makes
+// journals and lets go of them; a thread that watches for the dump looks how far the streams are.
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -54,22 +60,37 @@ struct NotedLaunch {
 
 class LaunchJournal {
   public:
-    // `completed`: the stream's word, which stays until the journal is closed.
-    LaunchJournal(std::uint64_t stream, std::uint32_t max_in_flight, const SharedU64* completed)
+    // `done`: what the device writes; `completed`: the stream's word on its page. Both stay until the journal
+    // is closed.
+    LaunchJournal(std::uint64_t stream, std::uint32_t max_in_flight, const SharedU64& done,
+                  SharedU64& completed, const std::atomic<bool>& fell)
         : stream_(stream),
           launches_(std::bit_ceil(std::max(kLeast, 2 * max_in_flight))),
-          completed_(completed) {}
+          done_(done),
+          completed_(completed),
+          fell_at_(done.load(std::memory_order_relaxed)),  // relaxed: the device does not know it yet
+          fell_(fell) {}
 
     std::uint64_t stream() const { return stream_; }
     void note(const NotedLaunch& launch) noexcept { launches_[count_++ & (launches_.size() - 1)] = launch; }
-    // The launches that may not have completed when the device fell, the oldest first. Not `sure`: this one
-    // may have, since how far the stream was is not known so well.
+    // Dispatch thread; the control thread, where that does not know the stream.
+    void publish() noexcept {
+        // sync: COMPLETED (pairs with the device's store)
+        std::uint64_t done = done_.load(std::memory_order_acquire);
+        // sync: FELL (pairs with look()): the device goes on only after it, so a word from behind the fault
+        // comes with the flag.
+        if (fell_.load(std::memory_order_acquire)) done = fell_at_;
+        // relaxed: this side is the one that writes it.
+        if (completed_.load(std::memory_order_relaxed) != done)
+            completed_.store(done, std::memory_order_release);  // sync: COMPLETED (pairs with clients)
+    }
+    // The launches that had not completed when the device fell, the oldest first.
     template <class See>
     void each_running(const See& see) const {
         const std::uint64_t first = count_ - std::min<std::uint64_t>(count_, launches_.size());
         for (std::uint64_t i = first; i < count_; ++i) {
             const NotedLaunch& launch = launches_[i & (launches_.size() - 1)];
-            if (launch.position >= at_least_) see(launch, launch.position >= at_most_);
+            if (launch.position >= fell_at_) see(launch);
         }
     }
 
@@ -81,10 +102,10 @@ class LaunchJournal {
     const std::uint64_t stream_;
     std::vector<NotedLaunch> launches_;
     std::uint64_t count_ = 0;
-    const SharedU64* completed_;
-    // What it had completed when the device fell; the same but where nobody looked in time.
-    std::uint64_t at_least_ = 0, at_most_ = 0;
-    std::uint64_t looked_ = 0;
+    const SharedU64& done_;
+    SharedU64& completed_;
+    std::uint64_t fell_at_;  // what it had completed when the device fell
+    const std::atomic<bool>& fell_;
 };
 
 class LaunchJournals {
@@ -96,32 +117,25 @@ class LaunchJournals {
     };
     using Open = std::unique_ptr<LaunchJournal, Close>;
 
-    Open open(std::uint64_t stream, std::uint32_t max_in_flight, const SharedU64* completed) {
+    Open open(std::uint64_t stream, std::uint32_t max_in_flight, const SharedU64& done,
+              SharedU64& completed) {
         const std::lock_guard lock(mutex_);
-        journals_.push_back(std::make_unique<LaunchJournal>(stream, max_in_flight, completed));
+        journals_.push_back(std::make_unique<LaunchJournal>(stream, max_in_flight, done, completed, fell_));
         return Open(journals_.back().get(), Close{this});
     }
-    // How far is each stream? `dumped()`: how long the dump is. From its first to its last byte the device
-    // stands still: the first look that finds one is what counts, and until then the last one that finds
-    // none. Returns whether one has found a dump.
-    template <class Dumped>
-    bool look(const Dumped& dumped) {
+    // The device has fallen, and stands still: how far is each stream?
+    void look() {
         const std::lock_guard lock(mutex_);
-        if (dumped_ != 0) return true;
+        if (fell_.load(std::memory_order_relaxed)) return;  // relaxed: only set here
         for (const auto& journal : journals_)
             // sync: COMPLETED (pairs with the device's store)
-            journal->looked_ = journal->completed_->load(std::memory_order_acquire);
-        dumped_ = dumped();  // after the words: they are not younger than a dump of this length
-        for (const auto& journal : journals_)
-            (dumped_ == 0 ? journal->at_least_ : journal->at_most_) = journal->looked_;
-        return dumped_ != 0;
+            journal->fell_at_ = journal->done_.load(std::memory_order_acquire);
+        fell_.store(true, std::memory_order_release);  // sync: FELL (pairs with publish())
     }
-    // The dump has been written, `bytes` of it. True: the look at it was in time.
-    bool settle(std::uint64_t bytes) {
+    // What had completed when the device fell has.
+    void publish() {
         const std::lock_guard lock(mutex_);
-        if (dumped_ == 0 || dumped_ >= bytes) return false;
-        for (const auto& journal : journals_) journal->at_least_ = journal->at_most_;
-        return true;
+        for (const auto& journal : journals_) journal->publish();
     }
     std::vector<const LaunchJournal*> all() const {
         const std::lock_guard lock(mutex_);
@@ -136,9 +150,9 @@ class LaunchJournals {
         std::erase_if(journals_, [&](const auto& each) { return each.get() == journal; });
     }
 
+    std::atomic<bool> fell_{false};
     mutable std::mutex mutex_;
     std::vector<std::unique_ptr<LaunchJournal>> journals_;
-    std::uint64_t dumped_ = 0;  // how long the dump was right after the look that counts; 0: there was none
 };
 
 }  // namespace ringlaunch::driver

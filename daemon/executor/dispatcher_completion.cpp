@@ -144,6 +144,8 @@ int Dispatcher::arm() noexcept {
         want(stream.header->wait_position.load(std::memory_order_relaxed));
         want(stream.barrier_until);
         want(stream.timed_end);
+        // Nobody else brings it to the page, where also the watchdog looks.
+        if (stream.published) want(stream.asked);
         if (!stream.idle() && (stream.limited || stream.driver_full || all_limited_)) {
             // Half of what is in flight: waking up for each record would cost more than it gives.
             const std::uint64_t half = stream.retired_records + stream.in_flight() / 2;

@@ -119,7 +119,7 @@ void Registry::resume_stream(std::uint64_t id, std::uint64_t position, bool skip
         old.reset();
         // The dispatcher asks nothing of the driver for a stream that is stopped and has nothing in flight.
         std::unique_ptr<driver::Stream> fresh = port.open_driver_stream(driver_, position);
-        thread_.call([&](Dispatcher&) { port.driver_stream = std::move(fresh); });
+        thread_.call([&](Dispatcher&) { port.take_driver_stream(std::move(fresh)); });
     }
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.resume(port, position); });
 }

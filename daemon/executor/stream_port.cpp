@@ -61,7 +61,7 @@ StreamPort::StreamPort(const StreamSetup& of, const SessionView& in, driver::Dri
     completed_seen = completed;
     // A stream that came stopped keeps what the supervisor wrote until it is resumed, from where nobody knows
     // yet.
-    if (phase != Phase::stopped) driver_stream = open_driver_stream(driver, setup.position);
+    if (phase != Phase::stopped) take_driver_stream(open_driver_stream(driver, setup.position));
 }
 
 std::unique_ptr<driver::Stream> StreamPort::open_driver_stream(driver::Driver& driver,

@@ -43,6 +43,10 @@ class StreamPort {
 
     // A driver's stream that begins at `position`, for a port that issued nothing yet.
     std::unique_ptr<driver::Stream> open_driver_stream(driver::Driver& driver, std::uint64_t position) const;
+    void take_driver_stream(std::unique_ptr<driver::Stream> stream) noexcept {
+        driver_stream = std::move(stream);
+        published = driver_stream->publishes();
+    }
 
     enum class Phase : std::uint8_t {
         running,
@@ -65,6 +69,8 @@ class StreamPort {
     // Has `completed` reached this? Reads the page: acquire, so that what the device did is seen by who acts
     // on it.
     std::uint64_t load_completed() const noexcept {
+        if (published && driver_stream != nullptr) [[unlikely]]
+            driver_stream->publish();
         // sync: COMPLETED (pairs with the device's store)
         return page->completed.load(std::memory_order_acquire);
     }
@@ -114,6 +120,7 @@ class StreamPort {
     std::uint64_t timed_ns = 0;
     std::uint64_t next_timed = 0;  // the count of records at which the next is timed
 
+    bool published = false;  // the driver's stream has to publish what has completed
     // Null for a stream that came stopped out of a restart. Last, so that it goes first: the device writes
     // the status page until then.
     std::unique_ptr<driver::Stream> driver_stream;

@@ -44,7 +44,6 @@ FaultReport read_fault_page(const driver::FaultPage& page) {
     report.text.assign(page.text, ::strnlen(page.text, sizeof page.text));
     for (char& c : report.text)
         if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
-    report.completions_untrue = page.completions_untrue != 0;
     if (page.also_count <= std::size(page.also))
         report.also.assign(page.also, page.also + page.also_count);
     else
@@ -59,7 +58,6 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         death.position = fault.position;
         death.kernel = fault.kernel;
         death.also = fault.also;
-        death.completions_untrue = fault.completions_untrue;
         const bool caught = fault.kind == driver::FaultKind::signal;
         death.outside_streams = caught && fault.stream == 0;
         if (caught && fault.text.starts_with(signal_name(fault.signal))) {

@@ -33,9 +33,6 @@ struct Death {
     // Launches of other streams that faulted with it. Where no culprit is known: the only ones that it can
     // have been; none: it can have been any.
     std::vector<driver::FaultedLaunch> also;
-    // The device completed what stood behind the fault, in its stream and in those that waited for it.
-    bool completions_untrue = false;
-    bool went_on = false;  // and it did so visibly
     // A fault was caught outside of every stream's work: what the control thread was doing is to blame.
     bool outside_streams = false;
     bool by_daemon = false;               // the supervisor ended it
@@ -56,7 +53,6 @@ struct FaultReport {
     std::uint64_t stream = 0, position = 0, kernel = 0, address = 0;
     std::string text;
     std::vector<driver::FaultedLaunch> also;
-    bool completions_untrue = false;
 };
 FaultReport read_fault_page(const driver::FaultPage& page);
 

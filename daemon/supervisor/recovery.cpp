@@ -6,10 +6,6 @@ Decision decide(DeathCause cause, const StreamAtDeath& stream) {
     const std::uint64_t a = stream.completed;
     if (stream.culprit) return {Fate::stop, a, Status::kernel_faulted};
     if (stream.stopped_by_restart) return {Fate::stay, a, Status::ok};
-    // Nothing can be run again: its ring may be written over beyond what it has seen completed.
-    if (stream.untrue)
-        return {Fate::stop, a,
-                cause == DeathCause::culprit_known ? Status::neighbour_faulted : Status::suspect};
     // What stands before a refused record has completed: there is nothing to take up but the refusal itself.
     if (stream.refused && !stream.in_doubt() && !stream.suspect) return {Fate::stay, a, Status::ok};
     // A suspect that was still held has nothing in doubt on its page: its doubt is that of the earlier death.

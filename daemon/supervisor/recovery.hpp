@@ -28,8 +28,6 @@ struct StreamAtDeath {
     bool refused = false;
     // An earlier death left it a suspect whose rerun has not come to its end.
     bool suspect = false;
-    // `completed` tells of more than has: behind a fault, or behind a wait for a stream that faulted.
-    bool untrue = false;
 
     bool in_doubt() const { return issued > completed; }
 };

@@ -102,8 +102,6 @@ struct Stream {
     Status stop = Status::ok;
     std::uint64_t stop_position = 0, stop_kernel = 0;
     std::string stop_text;
-    bool untrue = false;             // it stopped with completions that may not be true: nothing is run again
-    std::uint64_t waits_before = 0;  // the waits that it had issued when its epoch began
     std::uint64_t next_completed = 0, next_issued = 0;    // A and B of the next page
     std::uint64_t doubt_completed = 0, doubt_issued = 0;  // A and B of the last restart, for the notice
 };

@@ -29,27 +29,6 @@ std::optional<driver::FaultedLaunch> faulted_launch(const Death& death, std::uin
     return std::nullopt;
 }
 
-// Did a stream go on behind its fault?
-bool went_on(const Death& death, const std::vector<Session*>& sessions) {
-    if (!death.completions_untrue) return false;
-    for (const Session* session : sessions)
-        for (const auto& [id, stream] : session->streams) {
-            const auto launch = faulted_launch(death, id);
-            if (launch && stream->page && stream->page.completed() > launch->position) return true;
-        }
-    return false;
-}
-
-// May what this stream, which did not fault, has seen completed be untrue? It may be where it waited for
-// others while one that faulted went on; and where nobody knows which faulted.
-bool misled(const Stream& stream, const Death& death) {
-    const StatusPage& page = stream.page.page();
-    if (!death.completions_untrue) return false;
-    if (death.stream == 0 && death.also.empty()) return stream.page.issued() > page.start_position;
-    // relaxed: its writer has been reaped.
-    return death.went_on && page.counters.waits.load(std::memory_order_relaxed) != stream.waits_before;
-}
-
 }  // namespace
 
 std::vector<Session*> Core::sessions_in(const FaultDomain& domain) {
@@ -148,7 +127,6 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     domain.strict_probation = domain.probationer != 0 && unexplained;
     domain.first_suspect = std::exchange(domain.probationer, 0);
 
-    death.went_on = went_on(death, sessions);
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
     for (Session* session : sessions) {
@@ -241,8 +219,6 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     at.stopped_by_restart = page_stopped && !at.refused;
     at.suspect = stream.suspect;
     if (at.culprit && at.stopped_by_restart) at.culprit = false;  // its doubt is older than this life
-    at.untrue = !at.culprit && !at.stopped_by_restart && misled(stream, death);
-    if (!accused && launch) at.untrue |= death.completions_untrue && at.completed > launch->position;
     // It is known whom it can have been, and this stream is not among them.
     const bool cleared = !accused && !launch && !death.also.empty();
     const Decision decision = decide(cleared ? DeathCause::culprit_known : death.cause, at);
@@ -254,24 +230,9 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     stream.hold = false;
     const bool was_suspect = stream.suspect;
     stream.suspect = false;
-    const bool known = at.culprit && launch->position < at.issued &&
-                       (launch->position >= at.completed || death.completions_untrue);
-    if (known && launch->position < at.completed) {
-        at.untrue = true;
-        stream.doubt_completed = launch->position;
-    }
-    if (decision.fate != Fate::stay) stream.untrue = at.untrue;
+    const bool known = at.culprit && launch->position >= at.completed && launch->position < at.issued;
     const std::string where =
         "stream " + id_text(stream.id) + (stream.name.empty() ? "" : " (" + stream.name + ")");
-    std::string doubt;
-    if (!at.untrue)
-        doubt = "completed up to " + std::to_string(stream.doubt_completed);
-    else if (at.culprit)
-        doubt = "completed up to " + std::to_string(stream.doubt_completed) + " (what is beyond, up to " +
-                std::to_string(at.completed) + ", was completed behind the fault and may be untrue)";
-    else
-        doubt = "what it saw completed may be untrue";
-    doubt += ", in doubt up to " + std::to_string(stream.doubt_issued);
     switch (decision.fate) {
         case Fate::go_on:
             stream.stop = Status::ok;
@@ -312,9 +273,7 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     break;
                 }
                 case Status::neighbour_faulted:
-                    stream.stop_text = at.untrue
-                                           ? where + " has waited for other streams, and one faulted"
-                                           : "another stream's fault restarted the executor of " + where;
+                    stream.stop_text = "another stream's fault restarted the executor of " + where;
                     break;
                 case Status::executor_killed:
                     if (death.cause == DeathCause::abandoned_work) {
@@ -338,8 +297,9 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     stream.stop_text = where + ": " + describe_suspicion(session, stream, death);
                     break;
             }
-            stream.stop_text += "; " + doubt + "; resume() goes on after it";
-            stream.stop_text += at.untrue ? ", nothing of it can be run again" : ", resume(rerun) repeats it";
+            stream.stop_text += "; completed up to " + std::to_string(stream.doubt_completed) +
+                                ", in doubt up to " + std::to_string(stream.doubt_issued) +
+                                "; resume() goes on after it, resume(rerun) repeats it";
             spdlog::warn("session {} ({}): {}", id_text(session.id), session.program, stream.stop_text);
             break;
     }

@@ -152,8 +152,6 @@ bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, 
     start.error_kernel = stream.stop_kernel;
     start.error_text = stream.stop_text;
     stream.page = EpochPage(start, &stream.page);
-    // relaxed: the page has no other reader yet
-    stream.waits_before = stream.page.page().counters.waits.load(std::memory_order_relaxed);
     wire.kind = internal::ExecutorRequest::OpenStream;
     wire.request = internal::CreateOpenStream(
                        wire.builder, session.id, stream.id, stream.slots, start.completed, stream.priority,
@@ -219,11 +217,6 @@ void Core::resume_stream(Session& session, std::uint32_t request, const schema::
     if (found.phase != Stream::Phase::open || (!found.page.stopped() && found.stop == Status::ok))
         throw Error(Status::invalid_argument,
                     "cannot resume stream " + id_text(found.id) + ": it has not stopped");
-    if (resume.rerun() && found.untrue)
-        throw Error(Status::invalid_argument,
-                    "cannot run again what is in doubt of stream " + id_text(found.id) +
-                        ": the device completed records behind a fault, which its ring may no longer hold; "
-                        "resume it without rerun, which goes on after them");
     request_opened(session);
     call(
         session, Call::OnDeath::repeat,
@@ -249,7 +242,6 @@ void Core::resume_stream(Session& session, std::uint32_t request, const schema::
                 at->second->stop = Status::ok;
                 at->second->hold = false;
                 at->second->suspect = false;
-                at->second->untrue = false;
             }
             done_later(in.id, request);
         });

@@ -24,14 +24,14 @@ constexpr std::uint64_t kWild = 0xdead0000bee0;
 struct Fallen {
     std::vector<std::byte> bytes;
     FaultDump dump;
-    SharedU64 words[3] = {};
+    SharedU64 words[3] = {}, pages[3] = {};
     LaunchJournals journals;
     std::vector<LaunchJournals::Open> streams;  // 1, 2, 3
 
     explicit Fallen(const std::string& fault)
         : bytes(read_file(std::string(TEST_DATA) + "/fault_" + fault + ".dump")),
           dump(read_fault_dump(bytes)) {
-        for (std::uint64_t i = 0; i < 3; ++i) streams.push_back(journals.open(i + 1, 64, &words[i]));
+        for (std::uint64_t i = 0; i < 3; ++i) streams.push_back(journals.open(i + 1, 64, words[i], pages[i]));
     }
     std::uint64_t module(std::size_t i) const { return dump.modules.at(dump.modules.size() - 2 + i).handle; }
     NotedLaunch launch(const std::string& kernel, std::uint64_t position, std::uint64_t pointer = kWild,
@@ -48,12 +48,7 @@ struct Fallen {
         return noted;
     }
     std::vector<Culprit> find() {
-        journals.look([] { return std::uint64_t{1}; });
-        return find_in(2);
-    }
-    // The dump has come to so many bytes.
-    std::vector<Culprit> find_in(std::uint64_t bytes) {
-        journals.settle(bytes);
+        journals.look();
         return find_culprits(dump, journals.all());
     }
 };
@@ -107,51 +102,13 @@ INSTANTIATE_TEST_SUITE_P(H200, CulpritOf, testing::ValuesIn(kKnown),
 
 TEST(Culprit, IsFoundByWhatCompletedBeforeTheFallAndNotBehindIt) {
     Fallen in("illegal");
-    in.streams[0]->note(in.launch("bad_store", 5));
-    EXPECT_FALSE(in.journals.look([] { return std::uint64_t{0}; }));
-    EXPECT_TRUE(in.journals.look([] { return std::uint64_t{1}; }));
-    in.words[0] = 100;
-    EXPECT_TRUE(in.journals.look([] { return std::uint64_t{2}; }));
-    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 5)));
-}
-
-// The dump was whole before anybody looked: `words` are from behind the fault.
-TEST(Culprit, ThatCompletedBehindTheFaultIsKnownWhereNothingElseFits) {
-    Fallen in("illegal");
-    for (std::uint64_t i = 0; i < 10; ++i) in.streams[1]->note(in.launch("step", i));
-    in.streams[0]->note(in.launch("bad_store", 5));
-    in.streams[0]->note(in.launch("step", 6));
-    in.words[0] = 7;
-    in.words[1] = 10;
-    in.journals.look([] { return std::uint64_t{2}; });
-    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 5)));
-}
-
-TEST(Culprit, ThatMayHaveCompletedIsNotToldFromThoseThatMayHave) {
-    Fallen in("illegal");
-    in.streams[0]->note(in.launch("bad_store", 5));
-    in.streams[0]->note(in.launch("bad_store", 6));
-    in.streams[0]->note(in.launch("bad_store", 7));
-    in.streams[0]->note(in.launch("bad_store", 8));
-    in.streams[1]->note(in.launch("bad_store", 3));
-    in.streams[2]->note(in.launch("step", 1));
-    in.streams[2]->note(in.launch("bad_store", 2));
-    in.words[0] = 7;
-    in.words[1] = 4;
-    in.journals.look([] { return std::uint64_t{2}; });
-    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 5), at(1, 6), at(1, 7), at(2, 3)));
-}
-
-TEST(Culprit, IsNoneOfThoseThatHadCompletedBeforeTheDumpWasBegun) {
-    Fallen in("illegal");
     for (std::uint64_t i = 0; i < 10; ++i) in.streams[0]->note(in.launch("bad_store", i));
     in.streams[1]->note(in.launch("bad_store", 3));
-    in.words[0] = 9;
+    in.words[0] = 5;
     in.words[1] = 4;
-    in.journals.look([] { return std::uint64_t{0}; });
+    in.journals.look();
     in.words[0] = 10;
-    in.journals.look([] { return std::uint64_t{2}; });
-    EXPECT_THAT(in.find_in(2).at(0).launches, ElementsAre(at(1, 9)));
+    EXPECT_THAT(find_culprits(in.dump, in.journals.all()).at(0).launches, ElementsAre(at(1, 5)));
 }
 
 TEST(Culprit, IsOfTheModuleWhoseCodeItWas) {
@@ -254,15 +211,15 @@ TEST(Culprit, ThatNobodyLaunchedIsNobody) {
 
 TEST(Journal, KeepsTwiceWhatIsInFlight) {
     LaunchJournals journals;
-    SharedU64 word{0};
-    const auto journal = journals.open(1, 4000, &word);
+    SharedU64 word{0}, page{0};
+    const auto journal = journals.open(1, 4000, word, page);
     for (std::uint64_t i = 0; i < 20'000; ++i) {
         NotedLaunch launch;
         launch.position = i;
         journal->note(launch);
     }
     std::uint64_t first = 0, count = 0;
-    journal->each_running([&](const NotedLaunch& launch, bool) {
+    journal->each_running([&](const NotedLaunch& launch) {
         if (count++ == 0) first = launch.position;
     });
     EXPECT_EQ(first + count, 20'000u);
@@ -271,11 +228,32 @@ TEST(Journal, KeepsTwiceWhatIsInFlight) {
 
 TEST(Journal, OfAStreamThatIsGoneIsForgotten) {
     LaunchJournals journals;
-    SharedU64 word{0};
-    { const auto gone = journals.open(1, 64, &word); }
-    const auto kept = journals.open(2, 64, &word);
+    SharedU64 word{0}, page{0};
+    { const auto gone = journals.open(1, 64, word, page); }
+    const auto kept = journals.open(2, 64, word, page);
     ASSERT_THAT(journals.all(), SizeIs(1));
     EXPECT_EQ(journals.all()[0]->stream(), 2u);
+}
+
+TEST(Journal, PublishesWhatCompletedBeforeTheFallAndNothingFromBehindIt) {
+    LaunchJournals journals;
+    SharedU64 word{3}, page{3};
+    const auto journal = journals.open(1, 64, word, page);
+    word = 5;
+    EXPECT_EQ(page, 3u);
+    journal->publish();
+    EXPECT_EQ(page, 5u);
+    word = 6;
+    journals.look();
+    word = 9;
+    journals.look();
+    journal->publish();
+    EXPECT_EQ(page, 6u);
+    SharedU64 late{2}, its_page{2};
+    const auto opened = journals.open(2, 64, late, its_page);
+    late = 4;
+    journals.publish();
+    EXPECT_EQ(its_page, 2u);
 }
 
 }  // namespace

@@ -304,6 +304,26 @@ TEST_F(DispatcherTest, ASleeperIsWokenOnceForItsPosition) {
     EXPECT_EQ(client.page->counters.wakeups.load(), 2u);
 }
 
+TEST_F(DispatcherTest, WhatADriverDoesNotWriteToThePageIsPublishedAndWaitedForWithoutASleeper) {
+    driver.completes_at_once = false;
+    driver.publishes = true;
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client);
+    const std::uint64_t end = put_saxpy(client);
+    work();
+    dispatcher.arm();
+    EXPECT_EQ(device(port).notified, std::vector<std::uint64_t>{end}) << "nobody else would look";
+    device(port).run_all();
+    EXPECT_TRUE(readable(driver.completion_fd()));
+    EXPECT_EQ(client.completed(), 0u);
+    work();
+    EXPECT_EQ(client.completed(), end);
+    EXPECT_TRUE(dispatcher.nothing_in_flight());
+    dispatcher.disarm();
+    dispatcher.arm();
+    EXPECT_EQ(device(port).notified.size(), 1u) << "and nothing more to wait for";
+}
+
 TEST_F(DispatcherTest, APositionThatIsNotIssuedIsNotArmed) {
     driver.completes_at_once = false;
     ClientStream client(kSession, make_id(0));
@@ -720,7 +740,7 @@ TEST_F(DispatcherTest, AStreamThatComesStoppedOutOfARestartKeepsWhatIsInDoubtUnt
     EXPECT_EQ(waiter.completed(), 1u);
     EXPECT_EQ(waiter.error(), Status::awaited_stream_stopped);
 
-    port.driver_stream = port.open_driver_stream(driver, 6);
+    port.take_driver_stream(port.open_driver_stream(driver, 6));
     dispatcher.resume(port, 6);
     work();
     EXPECT_EQ(client.completed(), 8u);

@@ -102,6 +102,7 @@ class ScriptedDriver final : public driver::Driver {
     std::optional<std::string> failure() noexcept override { return failed; }
 
     bool completes_at_once = true;
+    bool publishes = false;              // its streams do not write `completed` before they are told to
     std::size_t room = ~std::size_t{0};  // operations a stream takes before it says ring_full
     Status refuse_with = Status::ok;     // the answer to the operation at refuse_at
     std::uint64_t refuse_at = 0;
@@ -157,6 +158,11 @@ class ScriptedStream final : public driver::Stream {
         show();
     }
     bool drain(std::uint64_t) noexcept override { return true; }
+    bool publishes() const noexcept override { return driver_.publishes; }
+    void publish() noexcept override {
+        const std::lock_guard lock(mutex_);
+        config_.completed->store(visible_, std::memory_order_release);
+    }
 
     // The test is the device: everything before `position` has run.
     void run_to(std::uint64_t position) {
@@ -191,10 +197,11 @@ class ScriptedStream final : public driver::Stream {
     void show() {
         std::erase_if(pending_, [&](std::uint64_t position) {
             if (position > done_) return false;
-            config_.completed->store(position, std::memory_order_release);
+            visible_ = position;
+            if (!driver_.publishes) config_.completed->store(position, std::memory_order_release);
             return true;
         });
-        const std::uint64_t visible = config_.completed->load();
+        const std::uint64_t visible = driver_.publishes ? visible_ : config_.completed->load();
         std::erase_if(awaited_, [&](std::uint64_t position) {
             if (position > visible) return false;
             const std::uint64_t one = 1;
@@ -207,6 +214,7 @@ class ScriptedStream final : public driver::Stream {
     ScriptedDriver& driver_;
     std::mutex mutex_;
     std::uint64_t done_ = 0, last_end_ = 0;
+    std::uint64_t visible_ = config_.position;
     std::deque<std::uint64_t> pending_, awaited_;
 };
 

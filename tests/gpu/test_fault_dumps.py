@@ -124,20 +124,14 @@ def test_a_fault_is_named_exactly_beside_busy_neighbours(serve_gpu, kernel):
         print(f"{kernel}: told after {time.monotonic() - begin:.3f} s: {status.text}")
 
         assert status.error_kernel == kernel
-        if status.status == "suspect":
-            # The dump was whole before anybody looked (DESIGN.md): one of these launches, and of nobody else's.
-            assert "where several launches had been" in status.text
-            assert f"kernel {kernel}, record at position " in status.text
-            assert status.error_position <= position
-        else:
-            assert status.status == "kernel_faulted"
-            assert status.error_position == position
-            assert f"kernel {kernel}, record at position {position} of stream" in status.text
+        assert status.status == "kernel_faulted"
+        assert status.error_position == position
+        assert f"kernel {kernel}, record at position {position} of stream" in status.text
         assert re.search(rf"{EXCEPTIONS[kernel]}.* at program counter 0x[0-9a-f]+ = {kernel}\+0x", status.text)
         # Whoever else was on the device did not do it.
         assert "pause" not in status.text and "chain" not in status.text
         assert second.status.status != "kernel_faulted"
-        with pytest.raises(rl.KernelFault if status.status == "kernel_faulted" else rl.StreamStopped, match=kernel):
+        with pytest.raises(rl.KernelFault, match=kernel):
             bad[1, 1](own, 0, 1, stream=stream)
 
         for each in innocent:
@@ -209,7 +203,29 @@ def test_a_stream_that_waited_for_the_culprit_is_told(serve_gpu):
             time.sleep(0.01)
         print(status.text, waiter.status.text, sep="\n")
         assert status.status == "kernel_faulted"
-        # Either its wait was never over, and now never will be; or it was, and what it did may be untrue.
-        assert waiter.status.status in ("neighbour_faulted", "awaited_stream_stopped")
+        # Its wait was never over, whatever the device did behind the fault, and now never will be.
+        assert waiter.status.status == "awaited_stream_stopped"
         waiter.close()
         stream.close()
+
+
+@pytest.mark.parametrize("kernel", EXCEPTIONS)
+def test_who_waits_for_the_culprit_is_told_of_its_fault(serve_gpu, kernel):
+    """Also where CUDA completes what stands behind the fault before it tells of it."""
+    with serve_gpu("--fault-dumps", "--restart-delay", "1") as socket:
+        for behind in (0, 8):
+            with rl.connect(socket=socket, start=False) as culprit:
+                bad = culprit.compile(KERNELS, name="kernels.cu")[kernel]
+                own = culprit.zeros(4, np.uint32)
+                culprit.synchronize(WATCHDOG_S)
+                stream = culprit.stream(name="culprit")
+                for tag in range(4):
+                    bad[1, 1](own, 0, tag, stream=stream)
+                position = stream.status.published
+                bad[1, 1](own, 1, 4, stream=stream)
+                for tag in range(behind):
+                    bad[1, 1](own, 0, tag, stream=stream)
+                with pytest.raises(rl.KernelFault, match=f"{kernel}.* at position {position} of stream"):
+                    stream.synchronize(WATCHDOG_S)
+                assert stream.status.completed <= position
+                stream.close()

@@ -151,12 +151,10 @@ TEST(Death, AFaultDumpNamesTheCulpritAndWhoFaultedWithIt) {
     driver::FaultPage page;
     page.also[0] = {7, 70, 700};
     page.also_count = 1;
-    page.completions_untrue = 1;
     fill(page, driver::FaultKind::device, 5);
     const Death death = explain_death({false, driver::kExitDeviceLost}, read_fault_page(page), {});
     EXPECT_EQ(death.cause, DeathCause::culprit_known);
     EXPECT_EQ(death.stream, 5u);
-    EXPECT_TRUE(death.completions_untrue);
     ASSERT_EQ(death.also.size(), 1u);
     EXPECT_EQ(death.also[0].stream, 7u);
     EXPECT_EQ(death.also[0].position, 70u);

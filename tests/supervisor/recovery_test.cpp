@@ -74,19 +74,6 @@ TEST(Recovery, ASuspectThatWasStillHeldStaysOneUntilTheCulpritIsKnown) {
     EXPECT_EQ(decide(DeathCause::culprit_known, stream).fate, Fate::go_on);
 }
 
-TEST(Recovery, UntrueCompletionsStopWhateverWasChosen) {
-    for (StreamAtDeath stream : {idle(false), idle(true), doubtful(false), doubtful(true)}) {
-        stream.untrue = true;
-        EXPECT_EQ(decide(DeathCause::culprit_known, stream),
-                  (Decision{Fate::stop, stream.completed, Status::neighbour_faulted}));
-        EXPECT_EQ(decide(DeathCause::unknown, stream),
-                  (Decision{Fate::stop, stream.completed, Status::suspect}));
-        stream.culprit = true;
-        EXPECT_EQ(decide(DeathCause::culprit_known, stream),
-                  (Decision{Fate::stop, stream.completed, Status::kernel_faulted}));
-    }
-}
-
 TEST(Recovery, WhatAnEarlierRestartStoppedStaysStopped) {
     for (const DeathCause cause : kCauses)
         for (const bool rerun : {false, true}) {
