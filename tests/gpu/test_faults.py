@@ -15,8 +15,7 @@ RINGLAUNCH_EXPORT(step)
 extern "C" __global__ void wild(int n) { *reinterpret_cast<volatile int*>(8) = n; }
 RINGLAUNCH_EXPORT(wild)
 extern "C" __global__ void count_or_fault(unsigned* count, int fault) {
-    if (fault) *reinterpret_cast<volatile int*>(8) = 1;
-    *count += 1;
+    if (fault) *reinterpret_cast<volatile int*>(8) = 1; else *count += 1;
 }
 RINGLAUNCH_EXPORT(count_or_fault)
 extern "C" __global__ void trap(int n) { if (n) asm volatile("trap;"); }
