@@ -201,7 +201,8 @@ class Session {
             case mixed:
                 pack(params_, at(which, place), static_cast<signed char>(a), static_cast<short>(b),
                      Triple{random.real(), random.real(), random.real()}, static_cast<double>(random.real()),
-                     (a & 2) != 0, static_cast<unsigned char>(b >> 8), static_cast<long long>(a) * b, b);
+                     (a & 2) != 0, static_cast<unsigned char>(b >> 8),
+                     static_cast<long long>(std::uint64_t{a} * b), b);
                 break;
             case sum_long: {
                 Long values;
