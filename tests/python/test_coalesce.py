@@ -79,7 +79,7 @@ def test_a_daemon_may_have_all_launches_as_they_are():
 def test_a_fault_in_a_backlog_is_named_by_its_record(own_host, coalesce):
     with rl.connect(own_host.socket, start=False, coalesce=coalesce) as client:
         kernels = client.compile(KERNELS, name="kernels.cu")
-        stream = client.stream()
+        stream = client.stream(name="mine")
         found = client.zeros(1 + 2 * LAUNCHES, np.int32)
         client.synchronize()
         for _ in range(3):  # the first backlogs are launched plainly
@@ -100,7 +100,14 @@ def test_a_fault_in_a_backlog_is_named_by_its_record(own_host, coalesce):
         assert status.error_position == position
         assert status.completed == position, "all before it in the chain has completed, and is known to have"
         assert int(found.numpy(client.stream())[0]) == LAUNCHES + 45
+        # Another executor, and launches go as before.
         stream.resume()
+        kernels["nap"][1, 1](20, stream=stream)
+        for i in range(LAUNCHES // 3):
+            kernels["append"][1, 1](found, i, stream=stream)
+        stream.synchronize()
+        chained = by_name(asked(own_host, "stats", "--over", "0"), "mine")["counters"]["chained"]
+        assert (chained > 0) == coalesce
 
 
 @pytest.mark.parametrize("coalesce", [None, 1, "no"])
