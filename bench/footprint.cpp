@@ -1,6 +1,10 @@
 // What a daemon costs while it does nothing and when somebody comes: connect to first launch, waking up,
 // memory, idle processor time, memory a stream.
+#include <poll.h>
+#include <sys/eventfd.h>
+
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -11,6 +15,7 @@
 #include "bench/daemon.hpp"
 #include "bench/gpu_memory.hpp"
 #include "bench/report.hpp"
+#include "schema/unique_fd.hpp"
 
 using namespace ringlaunch;
 using namespace ringlaunch::bench;
@@ -51,21 +56,55 @@ double processor_seconds(int pid) {
 }
 
 constexpr int kClients = 32;
-constexpr int kWakings = 2000;
-// Many times what a dispatcher spins before it sleeps.
-constexpr auto kUntilAsleep = std::chrono::milliseconds(2);
+constexpr int kWakings = 1000, kAwake = 100'000;
+// How long nobody wants anything, in ms: a dispatcher sleeps after 0.05, and the longer a processor has been
+// idle, the longer it takes to begin again.
+constexpr double kPauses[] = {0.1, 2};
 
-// Launch to completion seen, us; the dispatcher sleeps when the launch comes, or is awake from the one
-// before.
-std::vector<double> launches_us(Stream& stream, const Kernel& kernel, bool asleep) {
+void pause_ms(double ms) {
+    std::this_thread::sleep_for(std::chrono::duration<double, std::milli>(ms));
+}
+double us_since(std::uint64_t begin) {
+    return static_cast<double>(now_ns() - begin) * 1e-3;
+}
+
+// Launch to completion seen, us, after a pause each.
+std::vector<double> launches_us(Stream& stream, const Kernel& kernel, double after_ms, int count = kWakings) {
     std::vector<double> us;
-    for (int i = 0; i < kWakings; ++i) {
-        if (asleep) std::this_thread::sleep_for(kUntilAsleep);
+    for (int i = 0; i < count; ++i) {
+        if (after_ms > 0) pause_ms(after_ms);
         const std::uint64_t begin = now_ns();
         must(stream.launch(kernel, {1}, {1}), "launching");
         must(stream.synchronize(), "waiting");
-        us.push_back(static_cast<double>(now_ns() - begin) * 1e-3);
+        us.push_back(us_since(begin));
     }
+    return us;
+}
+
+// What no daemon can do without: a thread that sleeps in poll() is woken by an eventfd, and says so.
+std::vector<double> eventfd_us(double after_ms) {
+    const UniqueFd bell(::eventfd(0, EFD_CLOEXEC));
+    std::atomic<int> seen{0};
+    std::thread sleeper([&] {
+        for (int i = 1; i <= kWakings; ++i) {
+            pollfd rung{bell.get(), POLLIN, 0};
+            std::uint64_t count = 0;
+            if (::poll(&rung, 1, 10'000) != 1 || ::read(bell.get(), &count, sizeof count) != sizeof count)
+                break;
+            seen.store(i, std::memory_order_relaxed);  // relaxed: a count, nothing else is read
+        }
+        seen.store(kWakings + 1, std::memory_order_relaxed);
+    });
+    std::vector<double> us;
+    for (int i = 1; i <= kWakings; ++i) {
+        pause_ms(after_ms);
+        const std::uint64_t begin = now_ns(), one = 1;
+        if (::write(bell.get(), &one, sizeof one) != sizeof one) break;
+        while (seen.load(std::memory_order_relaxed) < i) {  // relaxed: as above
+        }
+        us.push_back(us_since(begin));
+    }
+    sleeper.join();
     return us;
 }
 
@@ -106,13 +145,16 @@ int main(int argc, char** argv) {
         std::this_thread::sleep_for(std::chrono::duration<double>(idle_seconds));
         const double idle_percent = (processor_seconds(daemon.pid()) - before) / idle_seconds * 100;
 
-        std::vector<double> awake, asleep;
+        std::vector<double> awake, asleep[std::size(kPauses)], bare[std::size(kPauses)];
         {
             Kernel nothing = daemon.client().load_file(daemon.kernels()).kernel("nothing");
             Stream stream = daemon.client().stream();
-            launches_us(stream, nothing, false);
-            awake = launches_us(stream, nothing, false);
-            asleep = launches_us(stream, nothing, true);
+            launches_us(stream, nothing, 0, kAwake);
+            awake = launches_us(stream, nothing, 0, kAwake);
+            for (std::size_t i = 0; i < std::size(kPauses); ++i) {
+                asleep[i] = launches_us(stream, nothing, kPauses[i]);
+                bare[i] = eventfd_us(kPauses[i]);
+            }
         }
 
         std::vector<Stream> open;
@@ -131,14 +173,24 @@ int main(int argc, char** argv) {
         report.add("idle: resident memory of supervisor and executor, MiB", {idle_mib});
         report.add("idle: processor time, % of a core", {idle_percent});
         report.add("a launch that is waited for, the daemon awake, p50, us", {quantile(awake, 0.5)});
-        report.add("the same, the daemon asleep, p50, us", {quantile(asleep, 0.5)});
-        report.add("the same, p99, us", {quantile(asleep, 0.99)});
-        report.add("so waking up takes, p50, us", {quantile(asleep, 0.5) - quantile(awake, 0.5)});
+        for (std::size_t i = 0; i < std::size(kPauses); ++i) {
+            char pause[32];
+            std::snprintf(pause, sizeof pause, "after %.1f ms of nothing, ", kPauses[i]);
+            const std::string after = pause;
+            report.add(after + "p50, us", {quantile(asleep[i], 0.5)});
+            report.add(after + "p99, us", {quantile(asleep[i], 0.99)});
+            report.add(after + "a bare eventfd wakes a thread, p50, us", {quantile(bare[i], 0.5)});
+            report.add(after + "a bare eventfd wakes a thread, p99, us", {quantile(bare[i], 0.99)});
+        }
         report.add("resident memory a stream, in the daemon, KiB", {stream_kib});
         if (gpu) {
             report.add("GPU memory of the daemon, no client has allocated, MiB", {daemon_mib});
             report.add("GPU memory a further client, MiB", {client_mib});
         }
+        report.note(
+            "awake: from one launch to the next without a pause; the dispatcher sleeps after 50 us without "
+            "work (serve "
+            "--spin-us)");
         report.note(
             "connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs "
             "already");

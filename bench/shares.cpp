@@ -32,6 +32,8 @@ const Load kTiny{"tiny kernels", 0, 1, 1};
 const Load kShort{"kernels of 20 us", 20'000, 1, 1};
 // Two such blocks to each multiprocessor of an H200 are all that it holds at once.
 const Load kWide{"kernels of 20 us that fill the device", 20'000, 264, 1024};
+// So that a block of another's waits for one wave, or for all of them.
+const Load kWaves{"kernels of 16 waves of 20 us", 20'000, 16 * 264, 1024};
 
 // ---- the clients' side
 
@@ -276,7 +278,7 @@ int main(int argc, char** argv) {
         if (driver != "null") floods.push_back(kShort);
         if (driver == "cuda") floods.push_back(kWide);
         measurement.light_beside_floods(floods);
-        measurement.priorities(floods.back());
+        measurement.priorities(driver == "cuda" ? kWaves : floods.back());
         for (const Load& each : floods) measurement.equals(each);
         if (driver != "null") measurement.at_the_same_time();
         report.note(
