@@ -22,7 +22,7 @@ host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
 launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
-gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares"
+gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares triton_call"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -162,6 +162,7 @@ bench throughput 120 "$build/bench/bench_throughput" --driver null host --second
 bench fairness 300 "$build/bench/bench_fairness" --driver host null --seconds 2
 bench footprint 120 "$build/bench/bench_footprint"
 bench python_call 120 python3 bench/python_call.py
+bench triton_call 120 python3 bench/triton_call.py --driver cuda
 maybe ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
 maybe pytest 600 python3 -m pytest -q -rs tests/python
 

@@ -19,8 +19,12 @@ import sys
 import tempfile
 import time
 
-import triton
-import triton.language as tl
+try:
+    import triton
+    import triton.language as tl
+except ModuleNotFoundError:
+    print("Triton is not installed: nothing to measure")
+    sys.exit(77)
 
 import ringlaunch as rl
 
@@ -128,7 +132,9 @@ def main() -> int:
     rows = []
 
     def row(who, call, times):
-        rows.append((who, call, round(statistics.median(times), 3), round(min(times), 3), round(max(times), 3)))
+        rows.append(
+            (f"{who}: {call}", *(round(each, 3) for each in (statistics.median(times), min(times), max(times))))
+        )
 
     with tempfile.TemporaryDirectory(prefix="rl-triton-") as folder:
         client = rl.connect(os.path.join(folder, "daemon.sock"), driver=options.driver)
@@ -156,21 +162,21 @@ def main() -> int:
                 triton.runtime.driver.set_active(NoDevice())
             for name, call in calls_of((short, long), tensors, (4,), warmup=True).items():
                 row("Triton, without the launch", name, measure(call, lambda: None, options.calls, options.rounds))
-    print(machine())
-    heads = ("who", "call", "median_us", "min_us", "max_us")
-    print("{:34} {:28} {:>10} {:>10} {:>10}".format(*heads))
+    comments = ["What a call of a Triton kernel costs the Python thread", f"on {machine()}"]
+    median = {name: us for name, us, *_ in rows}
+    whole = "launch included" if has_gpu() else "without the launch"
+    for call in ("short", "long"):
+        times = median[f"Triton, {whole}: {call}"] / median[f"ringlaunch, {options.driver} driver: {call}"]
+        comments.append(f"{call}: Triton's, {whole}, takes {times:.0f} times as long")
+    heads = ("call", "us", "us_min", "us_max")
+    print("\n".join(comments[:2]), "\n")
+    print("{:56} {:>9} {:>9} {:>9}".format(*heads))
     for each in rows:
-        print("{:34} {:28} {:>10} {:>10} {:>10}".format(*each))
-    by = {(who.split(",")[0], call): median for who, call, median, *_ in rows if "without" not in who}
-    beside = {
-        call: by.get(("Triton", call))
-        or next((r[2] for r in rows if r[0].endswith("the launch") and r[1] == call), None)
-        for call in ("short", "long")
-    }
-    for call, triton_us in beside.items():
-        print(f"{call}: Triton's takes {triton_us / by['ringlaunch', call]:.0f} times as long")
+        print("{:56} {:>9.3f} {:>9.3f} {:>9.3f}".format(*each))
+    print("\n".join(comments[2:]))
     if options.csv is not None:
         with open(options.csv, "w", newline="") as file:
+            file.writelines(f"# {comment}\n" for comment in comments)
             writer = csv.writer(file)
             writer.writerow(heads)
             writer.writerows(rows)
