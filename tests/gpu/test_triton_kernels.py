@@ -251,3 +251,24 @@ def test_ten_thousand_launches_are_all_there(client):
     for i in range(10000):
         count[(1,)](x, i)
     assert x.numpy()[0] == sum(range(10000))
+
+
+def test_a_fault_stops_its_stream_and_the_kernels_go_on_behind_it(client, random_values):
+    @rl.jit
+    def wild(x):
+        tl.store(x + (1 << 40), 1.0)
+
+    a = random_values.random(1000).astype(np.float32)
+    x, out = client.array(a), client.zeros(1000)
+    stream = client.stream()
+    add[(2,)](x, x, out, 1000, BLOCK=512, stream=stream)
+    stream.synchronize(timeout=60)
+    wild[(1,)](x, stream=stream)
+    with pytest.raises(rl.StreamStopped, match="wild"):
+        stream.synchronize(timeout=60)
+    with pytest.raises(rl.StreamStopped):
+        add[(2,)](x, x, out, 1000, BLOCK=512, stream=stream)
+    stream.resume()
+    out.fill(0, stream)
+    add[(2,)](x, x, out, 1000, BLOCK=512, stream=stream)
+    assert np.array_equal(out.numpy(stream), 2 * a)
