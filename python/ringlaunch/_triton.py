@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import logging
 import os
 import re
 import threading
@@ -56,6 +57,7 @@ _TYPES = {
     "fp64": "float64",
 }
 _WARP = 32
+_NOTE_S = 5.0  # after which a compilation is worth a word
 _UNLOAD_S = 2.0  # in which the daemon lets go of a module that nothing uses any more
 _ANY_ARCHITECTURE = 90  # for a daemon whose driver runs nothing, where $TRITON_OVERRIDE_ARCH names none
 _CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION = 1, 2, 4, 8  # of triton_key.hpp
@@ -192,6 +194,22 @@ def _daemon_driver(target: GPUTarget) -> Iterator[None]:
         finally:
             if ours:
                 config._active = None
+
+
+@contextlib.contextmanager
+def _noting(kernel: str, device: str) -> Iterator[None]:
+    """Tells a program that seems to hang what it waits for."""
+    begin = time.monotonic()
+    log = logging.getLogger("ringlaunch")
+    note = threading.Timer(_NOTE_S, log.warning, ("compiling kernel %r for %s: %.0f s so far", kernel, device, _NOTE_S))
+    note.daemon = True
+    note.start()
+    try:
+        yield
+    finally:
+        note.cancel()
+        if (seconds := time.monotonic() - begin) > _NOTE_S:
+            log.warning("compiling kernel %r for %s took %.1f s", kernel, device, seconds)
 
 
 # ---- compiled kernels in the daemon ----
@@ -373,7 +391,7 @@ class JITFunction(_core.TritonKernel, jit.JITFunction):  # type: ignore[misc]
         kwargs, bound, specialization, options, key = self._specialize(client, args, kwargs)
         device, backend, _ = self._target(client)
         options, signature, constants, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
-        with _daemon_driver(backend.target):
+        with _daemon_driver(backend.target), _noting(self.__name__, f"sm_{backend.target.arch}"):
             compiled = self._do_compile(key, signature, device, constants, options, attributes, warmup)
         self.device_caches[device][0].pop(key, None)  # shared with the kernel that this was made of, which may live on
         if hasattr(compiled, "result"):  # under triton's AsyncCompileMode

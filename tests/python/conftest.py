@@ -12,6 +12,7 @@ def _private_environment(tmp_path_factory):
     """No test meets the user's daemon or compile cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         patch.delenv("RINGLAUNCH_SOCKET", raising=False)
         patch.setenv("RINGLAUNCHD", daemon_program())
         yield

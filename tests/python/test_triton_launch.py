@@ -371,6 +371,18 @@ def test_a_cache_hook_that_takes_over_launches_nothing(client, kernel, x, monkey
     assert len(kernel.cache) == 0
 
 
+def test_a_long_compilation_is_noted(kernel, x, monkeypatch, caplog):
+    from ringlaunch import _triton
+
+    monkeypatch.setattr(_triton, "_NOTE_S", 0.0)
+    kernel[(1,)](x, 128, num_stages=5)
+    assert "compiling kernel 'scale' for sm_90: 0 s so far" in caplog.text
+    assert "compiling kernel 'scale' for sm_90 took" in caplog.text
+    caplog.clear()
+    kernel[(1,)](x, 128, num_stages=5)
+    assert not caplog.text
+
+
 def test_a_kernel_of_ours_may_be_called_by_another(client, x):
     @rl.jit
     def inner(a):
