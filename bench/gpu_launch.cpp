@@ -90,11 +90,53 @@ struct Case {
     std::string name;
     Work work;
     std::uint64_t launches;  // a round, a multiple of kNodes
-    std::unique_ptr<OurWork> ours = {}, singly = {};
-    std::unique_ptr<PlainWork> plain = {};
-    std::unique_ptr<Graphs> replayed = {}, updated = {};
-    std::vector<Way> ways = {};
 };
+
+// What was measured of one way: microseconds a launch, a figure a round.
+struct Timed {
+    std::string name;
+    std::vector<double> us;
+};
+
+// One case, all ways in turn. Streams are open only while their case is measured: each that is open costs the
+// dispatcher a look.
+std::vector<Timed> measure_case(const Case& one, const PrivateDaemon& daemon, Client& client,
+                                Client& without_graphs, const PlainCuda* cuda, int rounds) {
+    OurWork ours(client, daemon.kernels(), one.work), singly(without_graphs, daemon.kernels(), one.work);
+    std::vector<Way> ways;
+    ways.push_back(our_way("ringlaunch", ours));
+    std::vector<std::unique_ptr<PlainWork>> plain;  // each way's words are its own
+    std::vector<std::unique_ptr<Graphs>> graphs;
+    const auto another = [&]() -> PlainWork& {
+        return *plain.emplace_back(std::make_unique<PlainWork>(*cuda, one.work));
+    };
+    if (cuda != nullptr) {
+        PlainWork& loop = another();
+        ways.push_back({"cuLaunchKernel", 1, false, [&loop](std::uint64_t i) { loop.launch(i); },
+                        [&loop] { loop.wait(); }, [&loop] { return loop.read(); }});
+    }
+    ways.push_back(our_way("ringlaunch, without launch graphs", singly));
+    if (cuda != nullptr)
+        for (const bool updated : {false, true}) {
+            PlainWork& work = another();
+            Graphs& all = *graphs.emplace_back(std::make_unique<Graphs>(work, updated));
+            ways.push_back({updated ? "CUDA graph, updated" : "CUDA graph, fixed parameters", kNodes,
+                            !updated, [&all](std::uint64_t i) { all.launch(i); }, [&work] { work.wait(); },
+                            [&work] { return work.read(); }});
+        }
+    for (int round = -1; round < rounds; ++round)  // the first warms up
+        for (Way& way : ways) {
+            const double us = sustained_us(way, one.work, one.launches);
+            if (round >= 0) way.us.push_back(us);
+        }
+    std::vector<Timed> all;
+    for (Way& way : ways) {
+        if (client.daemon().driver != "null")
+            check_words(way.read(), way.expected, one.name + ", " + way.name);
+        all.push_back({way.name, way.us});
+    }
+    return all;
+}
 
 // The loop of cuLaunchKernel alone: a peer for programs that are not C++.
 int measure_c_loop(int rounds, std::uint64_t many, const std::string& csv) {
@@ -139,55 +181,24 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
     cases.push_back({"dependent", Work(Kind::dependent), many});
     cases.push_back({"5 us", Work(Kind::hold, static_cast<unsigned>(5000 * ticks)),
                      (many / 4 + kNodes - 1) / kNodes * kNodes});
-    for (Case& one : cases) {
-        one.ours = std::make_unique<OurWork>(daemon.client(), daemon.kernels(), one.work);
-        one.ways.push_back(our_way("ringlaunch", *one.ours));
-        if (!cuda) continue;
-        one.plain = std::make_unique<PlainWork>(*cuda, one.work);
-        one.ways.push_back({"cuLaunchKernel", 1, false, [&p = *one.plain](std::uint64_t i) { p.launch(i); },
-                            [&c = *cuda] { c.synchronize(); }, [&p = *one.plain] { return p.read(); }});
-    }
-    for (Case& one : cases) {
-        one.singly = std::make_unique<OurWork>(without_graphs, daemon.kernels(), one.work);
-        one.ways.push_back(our_way("ringlaunch, without launch graphs", *one.singly));
-    }
-    // The graphs write memory of their own, so that each way's words are its own.
-    std::vector<std::unique_ptr<PlainWork>> memories;
-    for (Case& one : cases) {
-        if (!cuda) break;
-        for (const bool updated : {false, true}) {
-            memories.push_back(std::make_unique<PlainWork>(*cuda, one.work));
-            auto& graphs = updated ? one.updated : one.replayed;
-            graphs = std::make_unique<Graphs>(*memories.back(), updated);
-            one.ways.push_back({updated ? "CUDA graph, updated" : "CUDA graph, fixed parameters", kNodes,
-                                !updated, [&g = *graphs](std::uint64_t i) { g.launch(i); },
-                                [&c = *cuda] { c.synchronize(); },
-                                [&m = *memories.back()] { return m.read(); }});
-        }
-    }
-    for (int round = -1; round < rounds; ++round)  // the first warms up
-        for (Case& one : cases)
-            for (Way& way : one.ways) {
-                const double us = sustained_us(way, one.work, one.launches);
-                if (round >= 0) way.us.push_back(us);
-            }
-
     Report report("Launches in a row on one stream, " + daemon.client().daemon().device_name + " (" + driver +
                       " driver)",
                   {"us", "us_min", "us_max", "launches/s", "x_plain_rate"});
     std::map<std::string, double> us, ratio;
-    for (Case& one : cases)
-        for (Way& way : one.ways) {
-            if (driver != "null") check_words(way.read(), way.expected, one.name + ", " + way.name);
+    for (const Case& one : cases) {
+        std::vector<Timed> ways =
+            measure_case(one, daemon, daemon.client(), without_graphs, cuda.get(), rounds);
+        const std::vector<double> base = cuda ? ways[1].us : std::vector<double>{};  // cuLaunchKernel
+        for (Timed& way : ways) {
             std::vector<double> ratios;  // round by round
-            for (std::size_t i = 0; cuda && i < way.us.size(); ++i)
-                ratios.push_back(one.ways[1].us[i] / way.us[i]);
+            for (std::size_t i = 0; i < base.size(); ++i) ratios.push_back(base[i] / way.us[i]);
             const std::string name = one.name + ": " + way.name;
             us[name] = quantile(way.us, 0.5);
             ratio[name] = quantile(ratios, 0.5);
             report.add(name,
                        {us[name], quantile(way.us, 0), quantile(way.us, 1), 1e6 / us[name], ratio[name]});
         }
+    }
     char text[200];
     std::snprintf(
         text, sizeof text,
