@@ -24,7 +24,7 @@ class CommandError : public std::runtime_error {
 using Action = std::function<ExitCode()>;
 
 // Each adds its subcommand; parsing it stores what is to be done in `action`.
-void add_serve(CLI::App& app, Action& action);
+void add_serve(CLI::App& app, Action& action, char* const* argv);
 void add_executor(CLI::App& app, Action& action);
 void add_status(CLI::App& app, Action& action);
 void add_stats(CLI::App& app, Action& action);

@@ -8,6 +8,7 @@
 
 #include "daemon/cli/command.hpp"
 #include "daemon/cli/format.hpp"
+#include "daemon/cli/text.hpp"
 #include "daemon/driver/cuda_probe.hpp"
 #include "daemon/driver/memory.hpp"
 

@@ -17,6 +17,7 @@
 #include "daemon/cli/log.hpp"
 #include "daemon/cli/readiness.hpp"
 #include "daemon/cli/text.hpp"
+#include "daemon/supervisor/sealed_program.hpp"
 #include "daemon/supervisor/supervisor.hpp"
 #include "schema/error.hpp"
 #include "schema/version.hpp"
@@ -117,7 +118,8 @@ void refuse_second_daemon(const SocketPlace& place) {
     }
 }
 
-ExitCode serve(ServeOptions options) {
+ExitCode serve(ServeOptions options, char* const* argv) {
+    const std::string not_sealed = supervisor::execute_sealed(argv);
     if (options.ready_fd >= 0 && ::fcntl(options.ready_fd, F_SETFD, FD_CLOEXEC) != 0)
         throw CommandError(ExitCode::usage,
                            "--ready-fd " + std::to_string(options.ready_fd) + ": no such open descriptor");
@@ -145,6 +147,10 @@ ExitCode serve(ServeOptions options) {
     set_up_log(options.log);
     spdlog::info("ringlaunchd {} (protocol {}), pid {}", RINGLAUNCH_VERSION, kProtocolVersion, ::getpid());
     spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
+    if (!not_sealed.empty())
+        spdlog::warn(
+            "another process of user {} can reach the memory of this daemon's processes while they start: {}",
+            ::getuid(), not_sealed);
     if (driver.kind == schema::DriverKind::Host &&
         !(supervisor.allow_uids.empty() && supervisor.allow_gids.empty()))
         spdlog::warn(
@@ -256,7 +262,7 @@ void add_restart(CLI::App& command, supervisor::RestartPolicy& restart) {
 
 }  // namespace
 
-void add_serve(CLI::App& app, Action& action) {
+void add_serve(CLI::App& app, Action& action, char* const* argv) {
     CLI::App* command = app.add_subcommand("serve", "Run the daemon in the foreground");
     command->footer(
         "Logs go to standard error. It leaves on `ringlaunchd stop`, SIGTERM and SIGINT. Under a service "
@@ -372,7 +378,8 @@ void add_serve(CLI::App& app, Action& action) {
         ->check(CLI::NonNegativeNumber)
         ->group(kLife);
     add_log_options(*command, options->log, kLife);
-    command->callback([&action, options] { action = [options] { return serve(*options); }; });
+    command->callback(
+        [&action, options, argv] { action = [options, argv] { return serve(*options, argv); }; });
 }
 
 }  // namespace ringlaunch::cli

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "daemon/executor/executor.hpp"
+#include "daemon/supervisor/sealed_program.hpp"
 #include "daemon/supervisor/supervisor.hpp"
 
 namespace {
@@ -100,6 +101,10 @@ int main(int argc, char** argv) {
     if (argc < 3 || std::strcmp(argv[1], "serve") != 0) {
         std::fprintf(stderr, "usage: %s serve SOCKET [name=value...]\n", argv[0]);
         return 2;
+    }
+    if (const std::string why = ringlaunch::supervisor::execute_sealed(argv); !why.empty()) {
+        std::fprintf(stderr, "%s\n", why.c_str());
+        return 1;
     }
     SupervisorOptions options;
     options.socket_path = argv[2];

@@ -6,7 +6,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstring>
@@ -155,40 +154,6 @@ TEST(Daemon, WhoObservesKeepsNoPrivateOneAlive) {
 TEST(Daemon, SaysThatItsExecutorCannotBeStarted) {
     Daemon daemon({"executor_path=/nonexistent", "first_delay_ms=1"});
     EXPECT_EQ(daemon.wait(), kExitFailure);
-}
-
-TEST(Daemon, AProcessOfTheSameUserCannotReachItsDescriptors) {
-    // Where the tests run as root, daemon and stranger are somebody without root's rights.
-    const bool root = ::getuid() == 0;
-    const uid_t uid = root ? 65534 : 0;
-    Daemon daemon({}, {}, uid);
-    const pid_t executor = daemon.executor();
-    ASSERT_NE(executor, 0);
-    // An executor shuts the door as soon as it runs; until exec's end it is open to nobody else either.
-    EXPECT_TRUE(eventually([&] {
-        struct stat info {};
-        return ::stat(("/proc/" + std::to_string(executor) + "/fd").c_str(), &info) == 0 &&
-               (uid == 0 || info.st_uid == 0);
-    }));
-    for (const pid_t target : {daemon.pid(), executor}) {
-        const pid_t child = ::fork();
-        if (child == 0) {
-            if (root && (::setgid(uid) != 0 || ::setuid(uid) != 0)) ::_exit(100);
-            int reached = 0;
-            for (int fd = 0; fd < 64; ++fd) {
-                const std::string path = "/proc/" + std::to_string(target) + "/fd/" + std::to_string(fd);
-                const int opened = ::open(path.c_str(), O_RDWR);
-                if (opened >= 0) ++reached;
-            }
-            const std::string memory = "/proc/" + std::to_string(target) + "/mem";
-            if (::open(memory.c_str(), O_RDWR) >= 0) ++reached;
-            ::_exit(reached);
-        }
-        int status = 0;
-        ASSERT_EQ(::waitpid(child, &status, 0), child);
-        ASSERT_TRUE(WIFEXITED(status));
-        EXPECT_EQ(WEXITSTATUS(status), 0) << (target == executor ? "the executor" : "the supervisor");
-    }
 }
 
 }  // namespace
