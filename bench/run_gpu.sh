@@ -19,7 +19,7 @@ cd "$(dirname "$0")/.." || exit 1
 root=$PWD build=$PWD/build/gpu logs=$PWD/build/gpu/logs
 
 host_tests="ctest pytest"
-gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix"
+gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix faultmatrix_dumps"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
 launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
 gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares triton_call"
@@ -151,10 +151,9 @@ bench gpu_footprint 200 "$build/bench/bench_footprint" --driver cuda
 bench gpu_throughput 200 "$build/bench/bench_throughput" --driver cuda --seconds 0.5
 bench gpu_fairness 300 "$build/bench/bench_fairness" --driver cuda --seconds 2
 bench gpu_shares 200 "$build/bench/bench_shares" --driver cuda
-case "$wanted" in *" faultmatrix "*)
-  # A picture of it, elsewhere: --from build/gpu/logs/faultmatrix.json --png FILE
-  bench faultmatrix 580 python3 -m ringlaunch.faultmatrix --json "$logs/faultmatrix.json" ;;
-esac
+# Pictures of these, elsewhere: --from build/gpu/logs/faultmatrix.json --png FILE
+bench faultmatrix 580 python3 -m ringlaunch.faultmatrix --json "$logs/faultmatrix.json"
+bench faultmatrix_dumps 580 python3 -m ringlaunch.faultmatrix --fault-dumps --json "$logs/faultmatrix_dumps.json"
 maybe memcheck 300 bash bench/memcheck.sh
 bench enqueue 120 "$build/bench/bench_enqueue"
 bench round_trip 120 "$build/bench/bench_round_trip"

@@ -388,9 +388,6 @@ def _stopped_by(
         try:
             launch[1, 1](*given, stream=stream)
             stream.synchronize(WATCHDOG_S)
-            # With fault dumps a GPU completes what faulted, and tells of the fault a little later.
-            _until(lambda: not stream.status.running)
-            launch[1, 1](*given, stream=stream)
             seen.problems.append("the culprit got no error")
         except rl.StreamStopped as error:
             _see(seen, error)
@@ -546,6 +543,7 @@ class Result:
     run: int
     culprit: str = ""  # which error it got
     named: str = ""  # "kernel trap", "its stream", "suspects: culprit, stop"
+    exactly: str = ""  # "yes": and its record, on a GPU with exception and program counter; "no"
     stop: str = ""  # "stopped (neighbour_faulted), went on" or "went on"
     rerun: str = ""
     alive_stop_s: float = 0.0  # from the fault until its next result
@@ -572,14 +570,20 @@ def _alive_after(victim: Victim, began: float, epoch: int, restarted: bool) -> f
     return max((b - a for a, b in itertools.pairwise(times)), default=float("inf"))
 
 
-def _named_exactly(fault: Fault, seen: Seen) -> re.Match[str] | None:
-    """What a fault dump gives: this kernel, this record, this exception, and where in the kernel it stands."""
-    return re.search(
+def _named_exactly(fault: Fault, seen: Seen, driver: str) -> str:
+    """What of the exact culprit the text says: this kernel, this record, and what a fault dump gives; "": not all."""
+    if seen.status != "kernel_faulted":
+        return ""
+    if driver != "cuda" or not fault.exception:
+        record = re.search(rf"kernel {fault.kernel}, record at position {seen.position} of ", seen.text)
+        return f"kernel {fault.kernel}, its record" if record else ""
+    found = re.search(
         rf"kernel {fault.kernel}, record at position {seen.position} of .*"
         rf"((?:CUDA_EXCEPTION_\d+, |an exception )[A-Za-z ]*{fault.exception}[^;=]*) "
         rf"at program counter 0x[0-9a-f]+ = ({fault.kernel}\+0x[0-9a-f]+)",
         seen.text,
     )
+    return f"kernel {fault.kernel}, its record, {found[1]}, {found[2]}" if found else ""
 
 
 def _run(fault: Fault, driver: str, number: int, target_s: float, dumps: bool) -> Result:
@@ -616,9 +620,10 @@ def _run(fault: Fault, driver: str, number: int, target_s: float, dumps: bool) -
         since = seen.began if fault.restarts else idle.asked_at
         result.alive_idle_s = max(idle.alive_at - since, 0.0) if idle.alive_at else float("inf")
         suspects = [worker.name for worker in workers if any(stop.status == "suspect" for stop in worker.stops)]
-        exactly = _named_exactly(fault, seen) if dumps and fault.exception and driver == "cuda" else None
+        exactly = _named_exactly(fault, seen, driver)
+        result.exactly = "" if not fault.kernel else "yes" if exactly else "no"
         if exactly:
-            result.named = f"kernel {fault.kernel}, its record, {exactly[1]}, {exactly[2]}"
+            result.named = exactly
         elif seen.status == "kernel_faulted" and fault.kernel in seen.text:
             result.named = f"kernel {fault.kernel}"
         elif seen.status == "kernel_faulted" and "(culprit)" in seen.text:
@@ -672,7 +677,7 @@ def _choose_driver(driver: str) -> str:
 
 # ---- what is shown and kept
 
-COLUMNS = ("fault", "culprit got", "named", "stop stream", "rerun stream", "bytes", "alive after s", "held")
+COLUMNS = ("fault", "culprit got", "named", "exactly", "stop stream", "rerun stream", "bytes", "alive after s", "held")
 
 
 def _rows(results: Sequence[Result], skipped: dict[str, str]) -> list[tuple[str, ...]]:
@@ -690,6 +695,7 @@ def _rows(results: Sequence[Result], skipped: dict[str, str]) -> list[tuple[str,
                     fault.name,
                     _distinct(run.culprit for run in runs),
                     _distinct(run.named for run in runs) or "-",
+                    _distinct(run.exactly for run in runs) or "-",
                     _distinct(run.stop for run in runs),
                     _distinct(run.rerun for run in runs),
                     "exact" if all(run.exact for run in runs) else "WRONG",

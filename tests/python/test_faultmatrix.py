@@ -43,9 +43,12 @@ def test_every_fault_of_the_host_leaves_its_neighbours_what_they_have(tmp_path):
         assert run["problems"] == [], name
         assert run["exact"], name
         if run["culprit"] == "KernelFault (kernel_faulted)":
-            assert run["named"].startswith("its stream" if name == "endless kernel" else "kernel "), name
+            exact = name != "endless kernel"
+            assert run["named"].startswith("kernel " if exact else "its stream"), name
+            assert run["exactly"] == ("yes" if exact else "no"), name
     assert runs["segfault"]["culprit"] == "KernelFault (kernel_faulted)"
-    assert runs["segfault"]["named"] == "kernel write_to"
+    assert runs["segfault"]["named"] == "kernel write_to, its record"
+    assert runs["SIGKILL of the executor"]["exactly"] == ""
     assert runs["segfault"]["restarts"] == 1
     assert runs["out of memory"]["restarts"] == 0
     # With nothing in doubt at that moment it goes on.
