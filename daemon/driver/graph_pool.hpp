@@ -1,10 +1,10 @@
 // Which launch graphs a stream has, and which of them takes a launch: the same for every driver.
 //
-// A kernel that comes again gets a graph of one node, a backlog goes into chains (chain_policy.hpp). Both are
-// made at need, under a budget that all streams of a device share, and retargeted for each launch; the least
-// used graph of one node is thrown out. What a graph does not take (a launch that no node can express, a
-// kernel that was launched a few times only, a graph that still runs, no memory) is the caller's to launch
-// plainly, and is told the right error there.
+// A kernel that comes again gets a graph of one node, a sequence of kernels that comes again a chain
+// (chain_policy.hpp). Both are made at need, under a budget that all streams of a device share, and given new
+// parameters for each launch; the least used are thrown out. What a graph does not take (a launch that no
+// node can express, what was met a few times only, a graph that still runs, no memory) is the caller's to
+// launch plainly, and is told the right error there.
 //
 // Dispatch thread, but for construction and destruction.
 #pragma once
@@ -25,8 +25,8 @@
 
 namespace ringlaunch::driver {
 
-// What the graphs of all streams may take of the device's memory. The dispatch thread takes, the control
-// thread gives back with a stream.
+// What the graphs of all streams of a device share: how much of its memory they may take, and which sequences
+// of kernels were met. The dispatch thread takes memory, the control thread gives back with a stream.
 class GraphBudget {
   public:
     explicit GraphBudget(std::uint64_t bytes) : left_(static_cast<std::int64_t>(bytes)) {}
@@ -42,9 +42,12 @@ class GraphBudget {
         left_.fetch_add(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
     }
     std::int64_t left() const noexcept { return left_.load(std::memory_order_relaxed); }
+    // Dispatch thread.
+    Sightings& sightings() noexcept { return sightings_; }
 
   private:
     std::atomic<std::int64_t> left_;
+    Sightings sightings_;
 };
 
 // A driver's graphs, whose nodes run one after another. Nothing of it throws.
@@ -60,7 +63,8 @@ concept LaunchGraphs = requires(G graphs, typename G::Graph& graph, const Launch
     { graphs.make(graph, launches) } -> std::same_as<bool>;
     // May it not be retargeted now?
     { graphs.busy(graph) } -> std::same_as<bool>;
-    // The next launch of it is of these, as many as it has nodes. False: it has to be destroyed.
+    // The next launch of it is of these: as many as it has nodes, and each of its node's kernel. False: it
+    // has to be destroyed.
     { graphs.retarget(graph, launches) } -> std::same_as<bool>;
     // False: nothing was launched.
     { graphs.launch(graph) } -> std::same_as<bool>;
@@ -75,8 +79,7 @@ class GraphPool {
     GraphPool(Graphs graphs, GraphBudget& budget) : graphs_(std::move(graphs)), budget_(budget) {}
     ~GraphPool() {
         for (auto& [kernel, single] : singles_) destroy(single.graph);
-        for (Chains& chains : chains_)
-            for (Owned& graph : chains.copies) destroy(graph);
+        for (auto& [key, chain] : chains_) destroy(chain);
     }
     GraphPool(const GraphPool&) = delete;
     GraphPool& operator=(const GraphPool&) = delete;
@@ -91,81 +94,92 @@ class GraphPool {
 
     // A kernel has shown that it will come again.
     static constexpr std::uint32_t kLaunchesBeforeGraph = 4;
-    static constexpr std::uint32_t kBacklogsBeforeChain = 2;
     // Of one stream.
     static constexpr std::size_t kMostSingles = 64;
     static constexpr std::size_t kMostCounted = 256;
+    static constexpr std::size_t kMostChains = 256;
+    // So often is a chain launched again while it may still run until it gets another copy.
+    static constexpr std::uint64_t kUsesBeforeCopy = 64;
 
   private:
     struct Owned {
         typename Graphs::Graph graph{};
-        std::vector<const Module*> modules;  // whose kernel each node has; empty: there is no graph
+        std::size_t nodes = 0;  // 0: there is no graph
     };
     struct Single {
         std::uint32_t launches = 0;  // so far, until the graph is made
         std::uint64_t last_used = 0;
         Owned graph;
     };
-    struct Chains {
-        std::uint32_t wanted = 0;  // how often, until the first is made
-        std::size_t next = 0;
-        std::array<Owned, kChainCopies> copies;
+    struct Chain {
+        std::vector<const Kernel*> kernels;
+        std::uint64_t last_used = 0;
+        std::uint64_t soon_again = 0;  // how often it was launched shortly after its last launch
+        std::size_t next = 0;          // whose turn it is
+        std::vector<Owned> copies;
     };
+    using Chains = std::unordered_map<std::uint64_t, Chain>;
 
-    static void note_modules(Owned& owned, std::span<const Launch> launches) noexcept {
-        for (std::size_t i = 0; i < launches.size(); ++i) owned.modules[i] = launches[i].kernel->owner();
-    }
     bool make(Owned& owned, std::span<const Launch> launches) noexcept;
     bool retarget(Owned& owned, std::span<const Launch> launches) noexcept;
     void destroy(Owned& owned) noexcept;
+    void destroy(Chain& chain) noexcept {
+        for (Owned& copy : chain.copies) destroy(copy);
+    }
+    Chain* known_chain(std::uint64_t key, std::span<const Launch> launches) noexcept;
+    bool launch_known(std::uint64_t key, std::span<const Launch> launches) noexcept;
+    bool launch_new(std::uint64_t key, std::span<const Launch> launches) noexcept;
+    Owned* new_copy(Chain& chain, std::span<const Launch> launches) noexcept;
+    Owned* written_copy(Chain& chain, std::span<const Launch> launches) noexcept;
     void throw_out_least_used() noexcept;
+    void throw_out_least_used_chain() noexcept;
     void erase(typename std::unordered_map<const Kernel*, Single>::iterator at) noexcept {
-        if (!at->second.graph.modules.empty()) --made_;
+        if (at->second.graph.nodes != 0) --made_;
         destroy(at->second.graph);
         singles_.erase(at);
+    }
+    typename Chains::iterator erase(typename Chains::iterator at) noexcept {
+        destroy(at->second);
+        return chains_.erase(at);
     }
 
     Graphs graphs_;
     GraphBudget& budget_;
-    std::uint64_t clock_ = 0;  // counts launches
-    std::size_t made_ = 0;     // graphs among singles_
+    std::uint64_t clock_ = 0;        // counts single launches
+    std::uint64_t chain_clock_ = 0;  // counts chains
+    std::size_t made_ = 0;           // graphs among singles_
     std::unordered_map<const Kernel*, Single> singles_;
-    std::array<Chains, kChainLengths.size()> chains_;
+    Chains chains_;  // by SequenceKey
+    MakingAllowance making_;
 };
 
 template <LaunchGraphs Graphs>
 bool GraphPool<Graphs>::make(Owned& owned, std::span<const Launch> launches) noexcept {
     const std::uint64_t bytes = Graphs::bytes_of(launches.size());
     if (!budget_.take(bytes)) return false;
-    try {
-        owned.modules.resize(launches.size());
-    } catch (const std::bad_alloc&) {
+    if (!graphs_.make(owned.graph, launches)) {
         budget_.give_back(bytes);
         return false;
     }
-    note_modules(owned, launches);
-    if (graphs_.make(owned.graph, launches)) return true;
-    owned.modules.clear();
-    budget_.give_back(bytes);
-    return false;
+    owned.nodes = launches.size();
+    making_.spend(owned.nodes);
+    return true;
 }
 
-// One that is half changed is not launched, and nobody knows of which modules it is: it goes.
+// One that is half changed is not launched: it goes.
 template <LaunchGraphs Graphs>
 bool GraphPool<Graphs>::retarget(Owned& owned, std::span<const Launch> launches) noexcept {
     if (graphs_.busy(owned.graph)) return false;
-    if (!graphs_.retarget(owned.graph, launches)) [[unlikely]] {
-        destroy(owned);
-        return false;
-    }
-    note_modules(owned, launches);
-    return true;
+    if (graphs_.retarget(owned.graph, launches)) [[likely]]
+        return true;
+    destroy(owned);
+    return false;
 }
 
 template <LaunchGraphs Graphs>
 void GraphPool<Graphs>::destroy(Owned& owned) noexcept {
-    if (owned.modules.empty()) return;
-    budget_.give_back(Graphs::bytes_of(owned.modules.size()));
+    if (owned.nodes == 0) return;
+    budget_.give_back(Graphs::bytes_of(owned.nodes));
     graphs_.destroy(owned.graph);
     owned = {};
 }
@@ -176,6 +190,14 @@ void GraphPool<Graphs>::throw_out_least_used() noexcept {
         return a.second.last_used < b.second.last_used;
     });
     if (least != singles_.end()) erase(least);
+}
+
+template <LaunchGraphs Graphs>
+void GraphPool<Graphs>::throw_out_least_used_chain() noexcept {
+    const auto least = std::min_element(chains_.begin(), chains_.end(), [](const auto& a, const auto& b) {
+        return a.second.last_used < b.second.last_used;
+    });
+    if (least != chains_.end()) erase(least);
 }
 
 template <LaunchGraphs Graphs>
@@ -192,14 +214,16 @@ bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
     }
     Single& single = found->second;
     single.last_used = ++clock_;
-    if (single.graph.modules.empty()) {
+    making_.earn(1);
+    if (single.graph.nodes == 0) {
         if (++single.launches <= kLaunchesBeforeGraph) return false;
         single.launches = 0;  // where it cannot be had now, it is tried again, but not at once
+        if (!making_.covers(1)) return false;
         while (made_ >= kMostSingles) throw_out_least_used();
         if (!make(single.graph, {&launch, 1})) return false;
         ++made_;
     } else if (!retarget(single.graph, {&launch, 1})) {
-        if (single.graph.modules.empty()) --made_;
+        if (single.graph.nodes == 0) --made_;
         return false;
     }
     return graphs_.launch(single.graph.graph);
@@ -207,21 +231,108 @@ bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
 
 template <LaunchGraphs Graphs>
 std::size_t GraphPool<Graphs>::launch_chain(std::span<const Launch> launches) noexcept {
-    const auto plain = std::find_if_not(launches.begin(), launches.end(),
-                                        [&](const Launch& launch) { return graphs_.fits(launch); });
-    const std::size_t which = chain_for(static_cast<std::size_t>(plain - launches.begin()));
-    if (which == kChainLengths.size()) return 0;
-    const std::span<const Launch> taken = launches.first(kChainLengths[which]);
-    Chains& chains = chains_[which];
-    if (chains.wanted < kBacklogsBeforeChain) {
-        ++chains.wanted;
-        return 0;
+    const std::size_t most = std::min(launches.size(), kLongestChain);
+    std::array<std::uint64_t, kLongestChain + 1> keys;
+    SequenceKey key;
+    std::size_t fitting = 0;
+    while (fitting < most && graphs_.fits(launches[fitting])) {
+        key.add(reinterpret_cast<std::uintptr_t>(launches[fitting].kernel));
+        keys[++fitting] = key.value();
     }
-    Owned& next = chains.copies[chains.next % kChainCopies];
-    if (next.modules.empty() ? !make(next, taken) : !retarget(next, taken)) return 0;
-    if (!graphs_.launch(next.graph)) return 0;
-    ++chains.next;
-    return taken.size();
+    // The longest that is there; where a longer one would fit, that is counted, and made in the end.
+    std::size_t longest = 0, known = 0;
+    each_chain_length(fitting, [&](std::size_t length) {
+        if (longest == 0) longest = length;
+        if (known_chain(keys[length], launches.first(length)) != nullptr) known = length;
+        return known != 0;
+    });
+    std::size_t taken = 0;
+    if (known != longest && launch_new(keys[longest], launches.first(longest))) {
+        taken = longest;
+    } else if (known != 0) {
+        if (launch_known(keys[known], launches.first(known))) taken = known;
+    } else {
+        each_chain_length(fitting, [&](std::size_t length) {
+            if (length != longest && launch_new(keys[length], launches.first(length))) taken = length;
+            return taken != 0;
+        });
+    }
+    making_.earn(taken);
+    return taken;
+}
+
+template <LaunchGraphs Graphs>
+auto GraphPool<Graphs>::known_chain(std::uint64_t key, std::span<const Launch> launches) noexcept -> Chain* {
+    const auto found = chains_.find(key);
+    if (found == chains_.end()) return nullptr;
+    const auto& kernels = found->second.kernels;
+    const auto is = [](const Launch& launch, const Kernel* kernel) { return launch.kernel == kernel; };
+    return std::equal(launches.begin(), launches.end(), kernels.begin(), kernels.end(), is) ? &found->second
+                                                                                            : nullptr;
+}
+
+template <LaunchGraphs Graphs>
+bool GraphPool<Graphs>::launch_known(std::uint64_t key, std::span<const Launch> launches) noexcept {
+    const auto found = chains_.find(key);
+    Owned* const copy = written_copy(found->second, launches);
+    if (copy != nullptr) return graphs_.launch(copy->graph);
+    if (found->second.copies.empty()) erase(found);
+    return false;
+}
+
+// Counts the sequence, and makes a chain of it when it was met often enough. False: nothing was launched.
+template <LaunchGraphs Graphs>
+bool GraphPool<Graphs>::launch_new(std::uint64_t key, std::span<const Launch> launches) noexcept {
+    Sightings& sightings = budget_.sightings();
+    if (sightings.see(key) < sightings_before_chain(launches.size())) return false;
+    if (!making_.covers(launches.size()) || chains_.contains(key)) return false;
+    sightings.forget(key);
+    if (chains_.size() >= kMostChains) throw_out_least_used_chain();
+    auto at = chains_.end();
+    try {
+        at = chains_.try_emplace(key).first;
+        at->second.last_used = ++chain_clock_;
+        at->second.copies.reserve(kChainCopies);
+        for (const Launch& launch : launches) at->second.kernels.push_back(launch.kernel);
+    } catch (const std::bad_alloc&) {
+        if (at != chains_.end()) chains_.erase(at);
+        return false;
+    }
+    Owned* made = new_copy(at->second, launches);
+    if (made == nullptr && chains_.size() > 1) {
+        throw_out_least_used_chain();
+        made = new_copy(at->second, launches);
+    }
+    if (made != nullptr) return graphs_.launch(made->graph);
+    chains_.erase(at);
+    return false;
+}
+
+// Null: there is no room for it.
+template <LaunchGraphs Graphs>
+auto GraphPool<Graphs>::new_copy(Chain& chain, std::span<const Launch> launches) noexcept -> Owned* {
+    Owned made;
+    if (!make(made, launches)) return nullptr;
+    chain.copies.push_back(std::move(made));  // there is room: it was reserved
+    return &chain.copies.back();
+}
+
+// A copy that may be launched with these parameters. Null: all run, or the one that was free is gone.
+template <LaunchGraphs Graphs>
+auto GraphPool<Graphs>::written_copy(Chain& chain, std::span<const Launch> launches) noexcept -> Owned* {
+    if (++chain_clock_ - chain.last_used <= kChainCopies) ++chain.soon_again;
+    chain.last_used = chain_clock_;
+    const std::size_t copies = chain.copies.size();
+    std::size_t free = 0;
+    while (free < copies && graphs_.busy(chain.copies[(chain.next + free) % copies].graph)) ++free;
+    if (copies < kChainCopies && (free == copies || chain.soon_again > kUsesBeforeCopy * copies))
+        if (Owned* const made = new_copy(chain, launches)) return made;
+    if (free == copies) return nullptr;
+    const std::size_t which = (chain.next + free) % copies;
+    chain.next = which + 1;
+    if (retarget(chain.copies[which], launches)) return &chain.copies[which];
+    chain.copies.erase(chain.copies.begin() + static_cast<std::ptrdiff_t>(which));
+    return nullptr;
 }
 
 template <LaunchGraphs Graphs>
@@ -231,10 +342,12 @@ void GraphPool<Graphs>::forget(const Module& module) noexcept {
         const auto here = at++;
         if (here->first->owner() == &module) erase(here);
     }
-    for (Chains& chains : chains_)
-        for (Owned& graph : chains.copies)
-            if (std::find(graph.modules.begin(), graph.modules.end(), &module) != graph.modules.end())
-                destroy(graph);
+    for (auto at = chains_.begin(); at != chains_.end();) {
+        const auto& kernels = at->second.kernels;
+        const bool knows = std::any_of(kernels.begin(), kernels.end(),
+                                       [&](const Kernel* kernel) { return kernel->owner() == &module; });
+        at = knows ? erase(at) : std::next(at);
+    }
 }
 
 }  // namespace ringlaunch::driver

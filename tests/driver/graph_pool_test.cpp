@@ -61,6 +61,8 @@ class LoggedGraphs {
     bool retarget(Graph& graph, std::span<const Launch> launches) noexcept {
         EXPECT_FALSE(log_->busy(*graph));
         EXPECT_EQ(graph->nodes().size(), launches.size());
+        for (std::size_t i = 0; i < launches.size(); ++i)
+            EXPECT_EQ(graph->nodes()[i].launch.kernel, launches[i].kernel) << "a node keeps its kernel";
         if (log_->fails()) return false;
         graph->write(launches);
         ++log_->retargeted;
@@ -130,39 +132,112 @@ TEST_F(GraphPoolTest, AKernelThatComesAgainGetsAGraphOfItsOwn) {
     EXPECT_EQ(log.ran, (std::vector<std::uint64_t>{4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
 }
 
-TEST_F(GraphPoolTest, ABacklogGoesIntoTheLongestChainThatItFills) {
+TEST_F(GraphPoolTest, ASequenceThatComesAgainGetsAChainOfItsOwn) {
     Pool pool(LoggedGraphs(log), budget);
-    for (std::uint32_t i = 0; i < Pool::kBacklogsBeforeChain; ++i)
+    for (std::uint32_t i = 1; i < sightings_before_chain(8); ++i)
         EXPECT_EQ(pool.launch_chain(backlog_of(8)), 0u);
-    EXPECT_EQ(pool.launch_chain(backlog_of(9)), 8u);
-    EXPECT_EQ(pool.launch_chain(backlog_of(3)), 0u) << "shorter than the shortest";
-    EXPECT_EQ(log.lengths, std::vector<std::size_t>{8});
-    EXPECT_EQ(log.ran, (std::vector<std::uint64_t>{16, 17, 18, 19, 20, 21, 22, 23}));
+    EXPECT_EQ(log.made, 0u);
+    EXPECT_EQ(pool.launch_chain(backlog_of(8)), 8u);
+    EXPECT_EQ(log.made, 1u);
+    EXPECT_EQ(pool.launch_chain(backlog_of(9)), 8u) << "the longest that is there";
+    EXPECT_EQ(pool.launch_chain(backlog_of(8, 1)), 0u) << "another kernel";
+    std::vector<Launch> launches = backlog_of(8);
+    launches[7].kernel = module.kernels()[1];
+    EXPECT_EQ(pool.launch_chain(launches), 0u) << "another kernel at the end";
+    EXPECT_EQ(pool.launch_chain(backlog_of(1)), 0u);
+    EXPECT_EQ(log.lengths, (std::vector<std::size_t>{8, 8}));
+}
+
+// A loop over many kernels, taken in batches that begin anywhere in it.
+TEST_F(GraphPoolTest, ALoopGoesIntoLongChainsWhereverItsBatchesBegin) {
+    Pool pool(LoggedGraphs(log), budget);
+    std::mt19937 random(7);
+    const auto batch_of = [&](std::size_t length) {
+        std::vector<Launch> launches;
+        for (std::size_t i = 0; i < length; ++i) launches.push_back(launch_of(position % 50));
+        return launches;
+    };
+    while (position < 50 * 400) issue(pool, batch_of(kLongestChain));
+    const std::size_t made = log.made;
+    log.lengths.clear();
+    const std::uint64_t before = position;
+    while (position < 50 * 800) issue(pool, batch_of(kLongestChain));
+    EXPECT_EQ(log.made, made) << "all that it needs is there";
+    EXPECT_EQ(log.lengths, std::vector<std::size_t>((position - before) / kLongestChain, kLongestChain));
+    while (position < 50 * 2000) issue(pool, batch_of(1 + random() % kLongestChain));
+    log.lengths.clear();
+    const std::uint64_t from = position;
+    while (position < 50 * 2100) issue(pool, batch_of(1 + random() % kLongestChain));
+    EXPECT_LT(log.lengths.size(), (position - from) / 8) << "of whatever length the batches are";
+    std::vector<std::uint64_t> all(position);
+    for (std::uint64_t i = 0; i < position; ++i) all[i] = i;
+    EXPECT_EQ(log.ran, all);
+}
+
+// What never comes again in the same order may cost the making of a few chains, not of one after another.
+TEST_F(GraphPoolTest, SequencesAtRandomMakeFewChains) {
+    Pool pool(LoggedGraphs(log), budget);
+    std::mt19937 random(7);
+    while (position < 100'000) {
+        std::vector<Launch> launches;
+        for (std::size_t i = 0; i < kLongestChain; ++i) launches.push_back(launch_of(random() % 100));
+        issue(pool, launches);
+    }
+    const std::uint64_t may_ns = MakingAllowance::kFirstNs + position * MakingAllowance::kEarnedNs;
+    EXPECT_LT(log.made * making_ns(1), may_ns);
 }
 
 TEST_F(GraphPoolTest, AChainEndsBeforeALaunchThatNoNodeTakes) {
     Pool pool(LoggedGraphs(log), budget);
-    for (std::uint32_t i = 0; i < Pool::kBacklogsBeforeChain; ++i)
-        EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u);
+    while (pool.launch_chain(backlog_of(5)) == 0) {
+    }
     std::vector<Launch> launches = backlog_of(8);
     launches[5].param_bytes = sizeof params;
-    EXPECT_EQ(pool.launch_chain(launches), 4u);
+    EXPECT_EQ(pool.launch_chain(launches), 5u);
     EXPECT_EQ(pool.launch_chain(std::span(launches).subspan(5)), 0u);
     EXPECT_FALSE(pool.launch(launches[5]));
 }
 
 TEST_F(GraphPoolTest, CopiesOfAChainTakeTurnsAndOneThatRunsIsLeftAlone) {
     Pool pool(LoggedGraphs(log), budget);
-    for (std::uint32_t i = 0; i < Pool::kBacklogsBeforeChain; ++i)
-        EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u);
+    while (pool.launch_chain(backlog_of(2)) == 0) {
+    }
     log.busy = [](const MemoryGraph&) { return true; };
-    for (std::size_t i = 0; i < kChainCopies; ++i) EXPECT_EQ(pool.launch_chain(backlog_of(4)), 4u);
+    for (std::size_t i = 1; i < kChainCopies; ++i) EXPECT_EQ(pool.launch_chain(backlog_of(2)), 2u);
     EXPECT_EQ(log.made, kChainCopies);
-    EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u) << "all copies run";
-    log.busy = [](const MemoryGraph& graph) { return graph.position() > 8; };
-    EXPECT_EQ(pool.launch_chain(backlog_of(4)), 4u) << "the first one has ended";
-    EXPECT_EQ(pool.launch_chain(backlog_of(4)), 0u);
+    const std::uint64_t second = position - 2 * (kChainCopies - 1);
+    EXPECT_EQ(pool.launch_chain(backlog_of(2)), 0u) << "all copies run";
+    log.busy = [&](const MemoryGraph& graph) { return graph.position() > second; };
+    EXPECT_EQ(pool.launch_chain(backlog_of(2)), 2u) << "two have ended";
+    EXPECT_EQ(pool.launch_chain(backlog_of(2)), 2u);
+    EXPECT_EQ(pool.launch_chain(backlog_of(2)), 0u);
     EXPECT_EQ(log.made, kChainCopies);
+}
+
+TEST_F(GraphPoolTest, AChainThatIsLaunchedAgainAtOnceGetsCopies) {
+    Pool pool(LoggedGraphs(log), budget);
+    for (std::uint64_t i = 0; i < 4 * kChainCopies * Pool::kUsesBeforeCopy; ++i)
+        static_cast<void>(pool.launch_chain(backlog_of(2)));
+    EXPECT_EQ(log.made, kChainCopies);
+}
+
+TEST_F(GraphPoolTest, TheLeastUsedChainIsThrownOut) {
+    Pool pool(LoggedGraphs(log), budget);
+    const auto launched = [&](std::size_t kernel) {
+        return pool.launch_chain(backlog_of(2 + kernel / 128, kernel % 128)) != 0;
+    };
+    const auto warm = [&](std::size_t kernel) {
+        while (!launched(kernel)) {
+        }
+    };
+    for (std::size_t kernel = 0; kernel < Pool::kMostChains; ++kernel) warm(kernel);
+    EXPECT_EQ(log.alive.size(), Pool::kMostChains);
+    EXPECT_TRUE(launched(0));  // so that kernel 1's is the least used
+    warm(Pool::kMostChains);
+    EXPECT_EQ(log.alive.size(), Pool::kMostChains);
+    EXPECT_TRUE(launched(0));
+    EXPECT_FALSE(launched(1));
+    EXPECT_TRUE(launched(2));
 }
 
 TEST_F(GraphPoolTest, TheLeastUsedGraphIsThrownOut) {
@@ -207,10 +282,13 @@ TEST_F(GraphPoolTest, WhatIsBeyondTheBudgetIsLaunchedPlainlyAndTriedAgainLater) 
 TEST_F(GraphPoolTest, NoGraphKnowsAModuleThatIsForgotten) {
     Pool pool(LoggedGraphs(log), budget);
     Kernel* const foreign = other.kernels()[0];
-    for (int i = 0; i < 10; ++i) issue(pool, backlog_of(4));  // chains of `module` alone
+    while (pool.launch_chain(backlog_of(4)) == 0) {  // a chain of `module` alone
+    }
+    for (int i = 0; i < 10; ++i) static_cast<void>(pool.launch(launch_of(0)));
     std::vector<Launch> mixed = backlog_of(8);
     mixed[7].kernel = foreign;
-    for (std::uint32_t i = 0; i <= Pool::kBacklogsBeforeChain; ++i) issue(pool, mixed);
+    while (pool.launch_chain(mixed) == 0) {
+    }
     Launch single = launch_of(0);
     single.kernel = foreign;
     while (!pool.launch(single)) {
@@ -218,8 +296,7 @@ TEST_F(GraphPoolTest, NoGraphKnowsAModuleThatIsForgotten) {
     pool.forget(other);
     for (const MemoryGraph* graph : log.alive)
         for (const MemoryGraph::Node& node : graph->nodes()) EXPECT_EQ(node.launch.kernel->owner(), &module);
-    EXPECT_EQ(log.alive.size(), kChainCopies + 1)
-        << "what is of the other module stays: chains of 4, a single";
+    EXPECT_EQ(log.alive.size(), 2u) << "what is of the other module stays: a chain, a single";
     EXPECT_FALSE(pool.launch(single)) << "its address may be another kernel's now";
     pool.forget(module);
     EXPECT_TRUE(log.alive.empty());
