@@ -90,6 +90,13 @@ class RingConsumer {
         return Memory::load_acquire(slots_[index(position_)].stamp) == position_ + 1;
     }
 
+    // Have at least so many slots been written from position() on, as far as is known now?
+    bool backlog(std::uint32_t slots) const noexcept {
+        const std::uint64_t last = position_ + slots - 1;
+        // relaxed: a guess at how much there is; what is taken is read after peek().
+        return (Memory::load_relaxed(slots_[index(last)].stamp) & ~kContinuation) == last + 1;
+    }
+
     // Copies the record at position() out of the ring; call after peek() said yes. Does not advance.
     // bad_slot_count, bad_stamp: no honest producer wrote this; `out.position` and the head are valid.
     [[nodiscard]] Status copy(RecordCopy& out) const noexcept {

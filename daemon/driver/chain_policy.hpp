@@ -63,7 +63,7 @@ class MakingAllowance {
     bool covers(std::size_t length) const noexcept { return making_ns(length) <= left_ns_; }
     void spend(std::size_t length) noexcept { left_ns_ -= std::min(left_ns_, making_ns(length)); }
 
-    static constexpr std::uint64_t kFirstNs = 50'000'000;
+    static constexpr std::uint64_t kFirstNs = 10'000'000;
     static constexpr std::uint64_t kEarnedNs = 150;
 
   private:

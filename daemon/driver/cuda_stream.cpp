@@ -292,7 +292,7 @@ Status CudaStream::complete(std::uint64_t position) noexcept {
         position);
 }
 
-void CudaStream::notify_at(std::uint64_t position) noexcept {
+bool CudaStream::notify_at(std::uint64_t position) noexcept {
     const auto signal = [](void* context) {
         const std::uint64_t one = 1;
         const int fd = static_cast<int>(reinterpret_cast<std::intptr_t>(context));
@@ -301,13 +301,16 @@ void CudaStream::notify_at(std::uint64_t position) noexcept {
     };
     void* context = reinterpret_cast<void*>(static_cast<std::intptr_t>(completion_fd_));
     // sync: COMPLETED (pairs with the GPU's write in complete())
-    if (done_->load(std::memory_order_acquire) >= position) {
+    if (completed_->load(std::memory_order_acquire) >= position) {
         signal(context);
-        return;
+        return true;
     }
-    // Behind all that was issued, which is at `position` or a little after it. If the device fails this is
-    // never called, and the dispatcher learns of it from failure().
+    // The GPU waits for a host function, which takes tens of microseconds: only where nothing is behind it.
+    // In a stream beside this one it would do so too, for those that share its channel.
+    if (position < issued_) return false;
+    // If the device fails this is never called, and the dispatcher learns of it from failure().
     if (api_.cuLaunchHostFunc_(stream_, signal, context) != CUDA_SUCCESS) signal(context);
+    return true;
 }
 
 CUresult CudaStream::query() const noexcept {

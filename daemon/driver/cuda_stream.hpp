@@ -47,7 +47,7 @@ class CudaStream : public Stream {
     Status fill(const Fill& fill) noexcept override;
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
     Status complete(std::uint64_t position) noexcept override;
-    void notify_at(std::uint64_t position) noexcept override;
+    bool notify_at(std::uint64_t position) noexcept override;
     bool publishes() const noexcept override { return journal_ != nullptr; }
     void publish() noexcept override {
         if (journal_ != nullptr) journal_->publish();

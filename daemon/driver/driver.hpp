@@ -211,8 +211,9 @@ class Stream {
     // over) have positions too, and they have completed once all before them has.
     [[nodiscard]] virtual Status complete(std::uint64_t position) noexcept = 0;
     // Signals Driver::completion_fd() once, as soon as `position`, which complete() was asked for, is visible
-    // in `completed`; at once if it is.
-    virtual void notify_at(std::uint64_t position) noexcept = 0;
+    // in `completed`; at once if it is. False: this driver cannot without holding up what was issued behind
+    // it; nothing will be signalled.
+    [[nodiscard]] virtual bool notify_at(std::uint64_t position) noexcept = 0;
     // True: the device does not write `completed` itself, and publish() does that before each look at it.
     virtual bool publishes() const noexcept { return false; }
     virtual void publish() noexcept {}

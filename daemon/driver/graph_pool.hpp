@@ -274,6 +274,7 @@ auto GraphPool<Graphs>::known_chain(std::uint64_t key, std::span<const Launch> l
 template <LaunchGraphs Graphs>
 bool GraphPool<Graphs>::launch_known(std::uint64_t key, std::span<const Launch> launches) noexcept {
     const auto found = chains_.find(key);
+    if (found == chains_.end()) return false;  // thrown out for a longer one, which could not be made
     Owned* const copy = written_copy(found->second, launches);
     if (copy != nullptr) return graphs_.launch(copy->graph);
     if (found->second.copies.empty()) erase(found);
@@ -325,7 +326,9 @@ auto GraphPool<Graphs>::written_copy(Chain& chain, std::span<const Launch> launc
     const std::size_t copies = chain.copies.size();
     std::size_t free = 0;
     while (free < copies && graphs_.busy(chain.copies[(chain.next + free) % copies].graph)) ++free;
-    if (copies < kChainCopies && (free == copies || chain.soon_again > kUsesBeforeCopy * copies))
+    // Two take turns where one would do; more only where a graph that runs cannot be rewritten.
+    const bool turns = copies == 1 && chain.soon_again > kUsesBeforeCopy;
+    if (copies < kChainCopies && (free == copies || turns))
         if (Owned* const made = new_copy(chain, launches)) return made;
     if (free == copies) return nullptr;
     const std::size_t which = (chain.next + free) % copies;

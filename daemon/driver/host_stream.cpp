@@ -568,8 +568,9 @@ Status HostStream::complete(std::uint64_t position) noexcept {
     return Status::ok;
 }
 
-void HostStream::notify_at(std::uint64_t position) noexcept {
+bool HostStream::notify_at(std::uint64_t position) noexcept {
     state_->progress->notify(position, completion_fd_);
+    return true;
 }
 
 bool HostStream::drain(std::uint64_t timeout_ns) noexcept {

@@ -110,7 +110,7 @@ class HostStream final : public Stream {
     Status fill(const Fill& fill) noexcept override;
     Status wait(Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override;
     Status complete(std::uint64_t position) noexcept override;
-    void notify_at(std::uint64_t position) noexcept override;
+    bool notify_at(std::uint64_t position) noexcept override;
     bool drain(std::uint64_t timeout_ns) noexcept override;
     void forget(const Module& module) noexcept override;
 

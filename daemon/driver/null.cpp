@@ -89,7 +89,10 @@ class NullStream final : public Stream {
         publish();
         return Status::ok;
     }
-    void notify_at(std::uint64_t) noexcept override { (void)::eventfd_write(completion_fd_, 1); }
+    bool notify_at(std::uint64_t) noexcept override {
+        (void)::eventfd_write(completion_fd_, 1);
+        return true;
+    }
     bool drain(std::uint64_t) noexcept override { return true; }
 
   private:

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <span>
 #include <system_error>
 
 #include "daemon/executor/clock.hpp"
@@ -44,6 +45,18 @@ void watch_edges(int epoll, int fd) {
     event.data.fd = fd;
     if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
         fail("cannot watch a descriptor of the dispatch thread");
+}
+
+// How many came; negative microseconds: waits for ever.
+int wait_for_edges(int epoll, std::span<epoll_event> events, std::int64_t longest_us) {
+    if (longest_us > 0 && longest_us % 1000 != 0) {
+        const timespec longest{longest_us / 1'000'000, longest_us % 1'000'000 * 1000};
+        const int got =
+            ::epoll_pwait2(epoll, events.data(), static_cast<int>(events.size()), &longest, nullptr);
+        if (got >= 0 || errno != ENOSYS) return got;  // Linux has it from 5.11 on
+    }
+    const std::int64_t ms = longest_us < 0 ? -1 : (longest_us + 999) / 1000;
+    return ::epoll_wait(epoll, events.data(), static_cast<int>(events.size()), static_cast<int>(ms));
 }
 
 inline void pause_cpu() {
@@ -196,11 +209,11 @@ void DispatchThread::sleep() {
     dispatcher_.announce_sleep();
     barrier_before_sleep(config_.membarrier);
     while (!look()) {
-        const int longest_ms = dispatcher_.arm();
+        const std::int64_t longest_us = dispatcher_.arm();
         sleeps_.fetch_add(1, std::memory_order_relaxed);  // relaxed: a count for people
         epoll_event events[16];
         const std::uint64_t asleep_ns = now_ns();
-        const int got = ::epoll_wait(epoll_.get(), events, 16, longest_ms);
+        const int got = wait_for_edges(epoll_.get(), events, longest_us);
         const std::uint64_t awake_ns = now_ns();
         bool driver_told = false;
         for (int i = 0; i < got; ++i) driver_told |= events[i].data.fd == driver_.completion_fd();

@@ -81,7 +81,8 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         worked = true;
     }
     if (!stream.consumer.peek()) return worked;
-    const std::uint32_t budget = std::min(room(stream), stream.setup.watched ? 1 : config_.max_batch);
+    const std::uint32_t budget =
+        gathers(stream) ? 0 : std::min(room(stream), stream.setup.watched ? 1 : config_.max_batch);
     if (budget == 0) {
         stream.limited = true;
         all_limited_ |= stream.in_flight() < config_.max_in_flight;

@@ -30,8 +30,9 @@ namespace ringlaunch::executor {
 struct DispatcherConfig {
     std::uint32_t max_in_flight = 256;  // issued minus completed, records a stream
     std::uint32_t max_batch = 64;       // records of one stream in one turn
-    std::uint32_t max_in_flight_all =
-        0;                 // in all; 0: twice max_in_flight. From there on each stream has its share
+    // In all; 0: twice max_in_flight. From there on each stream has its share, an eighth of max_in_flight at
+    // least.
+    std::uint32_t max_in_flight_all = 0;
     bool coalesce = true;  // launches in a row go to the driver together, for streams that let them
     // The longest sleeps: without and with work at the device that somebody waits for (a device that fails
     // may never signal what it was asked to). Negative: for ever.
@@ -64,8 +65,8 @@ class Dispatcher {
     void announce_sleep() noexcept;
     void announce_awake() noexcept;
     // After the last look before sleep: has the driver signal what this dispatcher waits for. Returns the
-    // longest sleep in ms: short if a driver that has no room cannot tell when it will.
-    int arm() noexcept;
+    // longest sleep in microseconds (negative: for ever): short where no driver tells when it is over.
+    std::int64_t arm() noexcept;
     // The driver's completion descriptor was signalled: what was armed has to be armed anew.
     void disarm() noexcept;
     void heartbeat(std::uint64_t at_ns) noexcept;
@@ -148,6 +149,7 @@ class Dispatcher {
     void write_wake(StreamPort& stream) noexcept;
     bool look_at_barriers() noexcept;
     std::uint32_t room(const StreamPort& stream) const noexcept;
+    bool gathers(StreamPort& stream) const noexcept;
     void sample_enqueue(StreamPort& stream, std::uint64_t first, std::uint64_t end) noexcept;
 
     void refuse(StreamPort& stream, const RecordCopy& copy, Status status,

@@ -18,13 +18,20 @@ namespace {
 using Phase = StreamPort::Phase;
 
 constexpr std::uint32_t kRecordsPerCompletion = 32;
+constexpr std::uint32_t kWorthWhile = 64;  // room, in records, that is worth a turn of a busy stream
+// In flight: from more than `deep` on, what comes is gathered until no more than `shallow` are left.
+constexpr std::uint32_t kDeep = 24, kShallow = 8;
+constexpr std::uint32_t kGatheredSlots = 64;
+constexpr std::uint32_t kLeastShare = 32;  // of the room in all, for each of many streams: a chain
 constexpr std::uint64_t kRecordsPerTimed = 64;
 constexpr std::uint64_t kLongestSampleNs = 3600ull * 1'000'000'000u;
-constexpr int kWatchSleepMs = 1;  // between two looks at a stream of another executor
-constexpr int kDriverFullSleepMs = 1;
+constexpr std::int64_t kWatchSleepUs = 1000;  // between two looks at a stream of another executor
+constexpr std::int64_t kDriverFullSleepUs = 1000;
+// Between two looks at a completion that the driver does not signal: longer as long as nothing completes.
+constexpr std::int64_t kShortestLookUs = 50, kLongestLookUs = 2000;
 
 // Of two sleeps; negative is for ever.
-int shorter(int one, int other) {
+std::int64_t shorter(std::int64_t one, std::int64_t other) {
     if (one < 0) return other;
     return other < 0 ? one : std::min(one, other);
 }
@@ -73,19 +80,39 @@ void Dispatcher::settle(StreamPort& stream) noexcept {
         driver_refused(stream, stream.handed, nullptr, "completion", status);
 }
 
+// How many records may be taken. A stream that has much in flight waits until there is room for a long chain:
+// taken one by one, as each completes, they would be launched one by one for ever.
 std::uint32_t Dispatcher::room(const StreamPort& stream) const noexcept {
     const std::uint32_t out = stream.in_flight();
+    const auto granted = [&](std::uint32_t free, std::uint32_t most) {
+        const std::uint32_t worth_while = std::clamp(most / 4, 1u, kWorthWhile);
+        return free < worth_while && out > most / 2 ? 0 : free;
+    };
     const std::uint32_t most = std::min(config_.max_in_flight, stream.setup.max_in_flight);
-    if (out >= most) return 0;
-    const std::uint32_t own = most - out;
+    const std::uint32_t own = most > out ? granted(most - out, most) : 0;
     const std::uint64_t all = config_.max_in_flight_all;
     if (in_flight_all_ + own <= all) return own;
     // Short of room in all: what is free, or what is missing to an equal share, so that nobody starves behind
     // streams that came first.
-    const auto share = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, all / streams_.size()));
+    const std::uint64_t least = std::clamp(most / 8, 1u, kLeastShare);
+    const auto share = static_cast<std::uint32_t>(std::max(least, all / streams_.size()));
     const std::uint32_t to_share = out < share ? share - out : 0;
     const auto free = static_cast<std::uint32_t>(in_flight_all_ < all ? all - in_flight_all_ : 0);
-    return std::min(own, std::max(free, to_share));
+    return std::min(own, granted(std::max(free, to_share), share));
+}
+
+// A device that is given launches one by one as they come, faster than it runs them so, falls behind until
+// its queue is full; in chains it would keep up. So what comes to a stream with much in flight stays in the
+// ring until there is a long chain of it, or until little is in flight. It waits for what the same stream
+// still has to run, never for others to come.
+bool Dispatcher::gathers(StreamPort& stream) const noexcept {
+    if (!config_.coalesce || !stream.setup.coalesce || stream.setup.watched) return false;
+    const std::uint32_t out = stream.in_flight();
+    if (out > kDeep)
+        stream.deep = true;
+    else if (out <= kShallow)
+        stream.deep = false;
+    return stream.deep && !stream.consumer.backlog(std::min(kGatheredSlots, stream.setup.ring_slots / 4));
 }
 
 // Writes the wake eventfd once for each value of wait_position that was reached, or whose stream has stopped.
@@ -130,9 +157,9 @@ void Dispatcher::announce_awake() noexcept {
     for (StreamPort* stream : streams_) ringlaunch::announce_awake(stream->page->need_wakeup);
 }
 
-int Dispatcher::arm() noexcept {
-    int longest = config_.longest_sleep_ms;
-    if (watches()) longest = shorter(longest, kWatchSleepMs);
+std::int64_t Dispatcher::arm() noexcept {
+    std::int64_t longest = std::int64_t{config_.longest_sleep_ms} * 1000;
+    if (watches()) longest = shorter(longest, kWatchSleepUs);
     for (StreamPort* each : streams_) {
         StreamPort& stream = *each;
         const std::uint64_t completed = stream.load_completed();
@@ -152,7 +179,7 @@ int Dispatcher::arm() noexcept {
             want(stream.ends[half & stream.ends_mask]);
         }
         if (lowest == ~std::uint64_t{0}) {
-            if (stream.driver_full) longest = shorter(longest, kDriverFullSleepMs);
+            if (stream.driver_full) longest = shorter(longest, kDriverFullSleepUs);
             continue;
         }
         // The page shows a completion only where it was asked for: the lowest such place from here.
@@ -160,10 +187,17 @@ int Dispatcher::arm() noexcept {
         const std::size_t known = std::min<std::size_t>(stream.asked_count, stream.asked_points.size());
         for (std::size_t i = 0; i < known; ++i)
             if (stream.asked_points[i] >= lowest) point = std::min(point, stream.asked_points[i]);
-        longest = shorter(longest, config_.armed_sleep_ms);
+        longest = shorter(longest, std::int64_t{config_.armed_sleep_ms} * 1000);
         if (point == stream.armed) continue;
-        stream.armed = point;
-        stream.driver_stream->notify_at(point);
+        if (stream.driver_stream->notify_at(point)) {
+            stream.armed = point;
+            continue;
+        }
+        const bool went_on = completed != stream.looked_at;
+        stream.looked_at = completed;
+        stream.look_us =
+            went_on ? kShortestLookUs : std::clamp(2 * stream.look_us, kShortestLookUs, kLongestLookUs);
+        longest = shorter(longest, stream.look_us);
     }
     return longest;
 }

@@ -94,6 +94,7 @@ class StreamPort {
     std::uint32_t records_since_complete = 0;
     bool force_complete = false;  // a record of this turn wants its completion visible at once
     bool limited = false;         // there is a record, but no room in flight for it
+    bool deep = false;            // has so much in flight that what comes is gathered meanwhile
     bool driver_full = false;     // the driver said ring_full
     bool more = false;            // the ring had another record when the turn ended
 
@@ -107,8 +108,10 @@ class StreamPort {
     std::uint64_t last_wait_end = 0;  // the end of the last wait given to the driver
 
     // Wake-ups.
-    std::uint64_t woken = 0;   // the value of wait_position that was answered
-    std::uint64_t armed = 0;   // the position that notify_at() was told; 0: none
+    std::uint64_t woken = 0;      // the value of wait_position that was answered
+    std::uint64_t armed = 0;      // the position that notify_at() was told; 0: none
+    std::uint64_t looked_at = 0;  // `completed`, where the last sleep had to end by itself, after so long
+    std::int64_t look_us = 0;
     bool wake_broken = false;  // its client made a write to its eventfd block: it is not written any more
     std::uint64_t barrier_until = 0;               // a barrier waits for this position
     std::array<std::uint64_t, 16> asked_points{};  // the last positions given to complete(), a circle

@@ -324,6 +324,75 @@ TEST_F(DispatcherTest, WhatADriverDoesNotWriteToThePageIsPublishedAndWaitedForWi
     EXPECT_EQ(device(port).notified.size(), 1u) << "and nothing more to wait for";
 }
 
+// The device runs on, and nobody waits for its end: the dispatcher looks by itself, less and less often.
+TEST_F(DispatcherTest, WhatADriverCannotSignalIsLookedAtAfterShortSleeps) {
+    driver.completes_at_once = false;
+    driver.notifies_last_only = true;
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client);
+    const std::uint64_t first = put_saxpy(client);
+    work();
+    const std::uint64_t last = put_saxpy(client);
+    work();
+    client.header->wait_position = first;
+    EXPECT_EQ(dispatcher.arm(), 50);
+    EXPECT_TRUE(device(port).notified.empty());
+    EXPECT_EQ(dispatcher.arm(), 100);
+    for (int i = 0; i < 10; ++i) dispatcher.arm();
+    EXPECT_EQ(dispatcher.arm(), 2000) << "no longer than this";
+    device(port).run_to(first);
+    work();
+    EXPECT_EQ(client.take_wakes(), 1u);
+    client.header->wait_position = last;
+    EXPECT_GT(dispatcher.arm(), 2000);
+    EXPECT_EQ(device(port).notified, std::vector<std::uint64_t>{last}) << "nothing is behind it";
+}
+
+// With much in flight a stream is left alone until there is a chain to take, or little is left.
+TEST_F(DispatcherTest, ABusyStreamGathersWhatComes) {
+    driver.completes_at_once = false;
+    ClientStream client(kSession, make_id(0), 1024);
+    StreamPort& port = open(client);
+    std::vector<std::uint64_t> ends;
+    const auto put = [&](int records) {
+        for (int i = 0; i < records; ++i) ends.push_back(put_saxpy(client));
+        work();
+    };
+    for (int i = 0; i < 24; ++i) put(1);
+    EXPECT_EQ(client.issued(), ends.back()) << "not yet busy";
+    put(1);
+    EXPECT_EQ(client.issued(), ends[24]);
+    put(10);
+    EXPECT_EQ(client.issued(), ends[24]) << "25 are in flight";
+    device(port).run_to(ends[24 - 9]);
+    work();
+    EXPECT_EQ(client.issued(), ends[24]) << "9 are left";
+    device(port).run_to(ends[24 - 8]);
+    work();
+    EXPECT_EQ(client.issued(), ends.back()) << "8 are left";
+    put(20);
+    EXPECT_EQ(client.issued(), ends[34 + 20]) << "18 were in flight";
+    put(200);
+    EXPECT_GE(client.issued(), ends[34 + 20 + 64]) << "a long chain has come";
+    device(port).run_all();
+    for (int i = 0; i < 10; ++i) {
+        work();
+        device(port).run_all();
+    }
+    EXPECT_EQ(client.completed(), ends.back());
+}
+
+TEST_F(DispatcherTest, AStreamThatWasNotToBeCoalescedGathersNothing) {
+    driver.completes_at_once = false;
+    ClientStream client(kSession, make_id(0), 1024);
+    open(client, [](StreamSetup& setup) { setup.coalesce = false; });
+    for (int i = 0; i < 40; ++i) {
+        const std::uint64_t end = put_saxpy(client);
+        work();
+        EXPECT_EQ(client.issued(), end);
+    }
+}
+
 TEST_F(DispatcherTest, APositionThatIsNotIssuedIsNotArmed) {
     driver.completes_at_once = false;
     ClientStream client(kSession, make_id(0));
@@ -491,7 +560,7 @@ TEST_F(DispatcherTest, AStreamOfAnotherSessionIsWaitedForThroughItsPageAlone) {
     put_saxpy(waiter);
     work();
     EXPECT_EQ(waiter.issued(), 0u);
-    EXPECT_EQ(dispatcher.arm(), 1) << "nobody wakes it, so it looks once a millisecond";
+    EXPECT_EQ(dispatcher.arm(), 1000) << "nobody wakes it, so it looks once a millisecond";
     page.completed.store(2);
     work();
     EXPECT_EQ(waiter.issued(), 0u);
@@ -506,7 +575,7 @@ TEST_F(DispatcherTest, AStreamOfAnotherSessionIsWaitedForThroughItsPageAlone) {
     work();
     EXPECT_EQ(waiter.completed(), waiter.producer.position());
     EXPECT_TRUE(device(held).waits.empty()) << "the device was asked to wait";
-    EXPECT_GT(dispatcher.arm(), 1);
+    EXPECT_GT(dispatcher.arm(), 1000);
 }
 
 TEST_F(DispatcherTest, AWaiterOfAnotherSessionsStreamThatStopsOrClosesIsTold) {

@@ -102,6 +102,7 @@ class ScriptedDriver final : public driver::Driver {
     std::optional<std::string> failure() noexcept override { return failed; }
 
     bool completes_at_once = true;
+    bool notifies_last_only = false;     // notify_at() knows only the last position issued
     bool publishes = false;              // its streams do not write `completed` before they are told to
     std::size_t room = ~std::size_t{0};  // operations a stream takes before it says ring_full
     Status refuse_with = Status::ok;     // the answer to the operation at refuse_at
@@ -151,11 +152,13 @@ class ScriptedStream final : public driver::Stream {
         show();
         return Status::ok;
     }
-    void notify_at(std::uint64_t position) noexcept override {
+    bool notify_at(std::uint64_t position) noexcept override {
         const std::lock_guard lock(mutex_);
+        if (driver_.notifies_last_only && position < last_end_) return false;
         notified.push_back(position);
         awaited_.push_back(position);
         show();
+        return true;
     }
     bool drain(std::uint64_t) noexcept override { return true; }
     bool publishes() const noexcept override { return driver_.publishes; }
