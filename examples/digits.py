@@ -193,8 +193,15 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
 
-    with np.load(arguments.weights) as file:
-        network = {name: file[name] for name in file.files}
+    try:
+        with np.load(arguments.weights) as file:
+            network = {name: file[name] for name in file.files}
+    except (OSError, ValueError) as error:
+        print(
+            f"digits: the weights {arguments.weights} cannot be read: {error}; digits_train.py makes them",
+            file=sys.stderr,
+        )
+        return 1
     held_out = network.pop("held_out")
     images, labels = load_digits()
     images, labels = images[: arguments.limit], labels[: arguments.limit]

@@ -64,6 +64,13 @@ def test_a_limit_of_nothing_is_refused(run):
     assert "--limit takes 1 or more, not 0" in result.stderr
 
 
+def test_weights_that_are_not_there_are_named(run, tmp_path):
+    result = run("digits.py", "--weights", tmp_path / "none.npz")
+    assert result.returncode == 1
+    assert f"the weights {tmp_path}/none.npz cannot be read" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_training_again_gives_the_same_network(run, tmp_path):
     result = run("digits_train.py", "--out", tmp_path / "weights.npz")
     assert result.returncode == 0, result.stderr
