@@ -1,5 +1,7 @@
 #include "daemon/executor/registry.hpp"
 
+#include <malloc.h>
+
 #include <algorithm>
 
 #include "daemon/driver/module_text.hpp"
@@ -74,6 +76,8 @@ void Registry::detach_session(std::uint64_t id) {
     for (const auto& [loan, entry] : gone.loans) let_go_of_chunk(entry.chunk_address);
     for (const auto& [kernel, key] : gone.kernel_modules) --modules_.get(key).bindings;
     sessions_.erase(id);
+    // What many sessions took lies about in pieces, and an idle executor may live for long.
+    if (sessions_.empty()) ::malloc_trim(0);
 }
 
 void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const UniqueFd& ring,

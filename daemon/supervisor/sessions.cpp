@@ -1,4 +1,5 @@
 // A session's beginning, which executor serves it, what is asked of that one in its name, and its end.
+#include <malloc.h>
 #include <sys/eventfd.h>
 
 #include <spdlog/spdlog.h>
@@ -310,6 +311,7 @@ void Core::erase_session(std::uint64_t id) {
     leave_domain(*session);
     session_ids_.give_back(id);
     sessions_.erase(id);
+    if (sessions_.empty()) ::malloc_trim(0);  // as the executor does (Registry::detach_session)
     evict_modules();
     watch_idle();
 }

@@ -1,12 +1,16 @@
 """Buffers: to the device and back, parts, fills, lifetime."""
 
 import gc
+import re
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support import WATCHDOG_S
 
 import ringlaunch as rl
 
@@ -185,3 +189,29 @@ def test_a_read_that_takes_too_long(client, kernels):
     with pytest.raises(rl.Timeout):
         x.numpy(client.default_stream, timeout=0.01)
     assert x.numpy()[0] == 0
+
+
+MANY_SESSIONS = """
+import resource
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+others = [rl.connect(sys.argv[1], start=False) for _ in range(200)]
+streams = [other.stream() for other in others for _ in range(4)]
+print(len(streams))
+"""
+
+
+def test_a_daemon_lets_go_of_what_many_sessions_took(own_host, run_script):
+    def resident_mib() -> float:
+        pids = [own_host.process.pid]
+        pids += map(int, Path(f"/proc/{pids[0]}/task/{pids[0]}/children").read_text().split())
+        assert len(pids) == 2  # the supervisor and its executor
+        said = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+        return sum(int(re.search(r"VmRSS:\s+(\d+) kB", text)[1]) for text in said) / 1024
+
+    done = run_script(MANY_SESSIONS, daemon=own_host)
+    assert done.stdout.strip() == "800", done.stderr
+    deadline = time.monotonic() + WATCHDOG_S
+    while resident_mib() > 40 and time.monotonic() < deadline:  # its sessions are still being taken apart
+        time.sleep(0.05)
+    assert resident_mib() <= 40
