@@ -354,7 +354,7 @@ TEST_P(DriverContract, BacklogsOfAnythingDoWhatSinglesDo) {
                 case 2:
                 case 3: {
                     Long values{};
-                    for (unsigned& word : values.words) word = random();
+                    for (unsigned& word : values.words) word = static_cast<unsigned>(random());
                     add("sum_long", {}, {},
                         pack(device_pointer<unsigned long long>(sums + 8 * below(1000)), values));
                     break;
@@ -398,7 +398,9 @@ TEST_P(DriverContract, BacklogsOfAnythingDoWhatSinglesDo) {
     EXPECT_EQ(singles.completed(), backlogs.completed());
     const auto expected = rig->read<std::uint32_t>(singles, at(0), kRegion / 4);
     EXPECT_EQ(rig->read<std::uint32_t>(backlogs, at(kRegion), kRegion / 4), expected);
-    if (runs()) EXPECT_GT(expected[0], unsigned{kOperations / 2});
+    if (runs()) {
+        EXPECT_GT(expected[0], unsigned{kOperations / 2});
+    }
 }
 
 // A module goes while a stream knows its kernels from backlogs; another takes its place in memory.
