@@ -52,7 +52,9 @@ stop_daemon() {
 
 # A daemon that an earlier run kept may be of older sources.
 stop_kept_daemon() {
-    "$VENV/bin/ringlaunchd" status --socket "$socket" >>"$LOG" 2>&1 || return 0
+    local rc=0
+    "$VENV/bin/ringlaunchd" status --socket "$socket" >>"$LOG" 2>&1 || rc=$?
+    ((rc == 3)) && return 0  # there is none
     step "stopping the daemon that an earlier run left at $socket" \
         "stop it by hand: $VENV/bin/ringlaunchd stop --socket $socket" stop_daemon
 }

@@ -42,5 +42,7 @@ struct AskOptions {
 };
 void add_ask_options(CLI::App& command, AskOptions& options);
 void add_socket_option(CLI::App& command, std::string& socket);
+// As CLI::Range, which lets pass what is no number at all (nan).
+CLI::Validator number_within(double least, double most);
 
 }  // namespace ringlaunch::cli

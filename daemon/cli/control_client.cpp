@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -29,6 +30,7 @@ ExitCode exit_code_of(Status status) {
         case Status::stopping:
             return ExitCode::refused;
         case Status::timed_out:
+        case Status::rate_limited:  // it lives, and is too busy for us
             return ExitCode::timed_out;
         case Status::daemon_lost:
             return ExitCode::no_daemon;
@@ -39,7 +41,7 @@ ExitCode exit_code_of(Status status) {
 
 }  // namespace
 
-ControlClient::ControlClient(const SocketPlace& place, std::chrono::milliseconds timeout)
+ControlClient::ControlClient(const SocketPlace& place, std::chrono::milliseconds timeout, Versions versions)
     : path_(place.path), timeout_(timeout) {
     connect(place);
     try {
@@ -50,6 +52,21 @@ ControlClient::ControlClient(const SocketPlace& place, std::chrono::milliseconds
     ucred peer{};
     socklen_t length = sizeof peer;
     if (::getsockopt(socket_.get(), SOL_SOCKET, SO_PEERCRED, &peer, &length) == 0) peer_pid_ = peer.pid;
+    // Before it answers: so that the number cannot have passed to another process.
+    if (peer_pid_ > 0) process_.reset(static_cast<int>(::syscall(SYS_pidfd_open, peer_pid_, 0)));
+    try {
+        greet();
+    } catch (const CommandError& error) {
+        if (error.code() != ExitCode::version_mismatch) throw;
+        other_version_ = true;
+        if (versions == Versions::any) return;
+        throw CommandError(error.code(),
+                           std::string(error.what()) + "; `ringlaunchd stop` stops it" +
+                               (peer_pid_ > 0 ? " (it is process " + std::to_string(peer_pid_) + ")" : ""));
+    }
+}
+
+void ControlClient::greet() {
     welcome_ = ask(
         schema::Request::Hello,
         [](flatbuffers::FlatBufferBuilder& builder) {
@@ -229,15 +246,15 @@ void ControlClient::gone() const {
                                                 "and start it again with `ringlaunchd serve`");
 }
 
-ControlClient connect(const AskOptions& options) {
+ControlClient connect(const AskOptions& options, ControlClient::Versions versions) {
     SocketPlace place;
     try {
         place = find_socket(options.socket);
     } catch (const Error& error) {
         throw CommandError(ExitCode::usage, error.what());
     }
-    return ControlClient(place,
-                         std::chrono::milliseconds(static_cast<std::int64_t>(options.timeout_s * 1000)));
+    return ControlClient(
+        place, std::chrono::milliseconds(static_cast<std::int64_t>(options.timeout_s * 1000)), versions);
 }
 
 }  // namespace ringlaunch::cli

@@ -24,9 +24,12 @@ class ControlClient {
   public:
     using Build = std::function<flatbuffers::Offset<void>(flatbuffers::FlatBufferBuilder&)>;
 
+    enum class Versions { own, any };
     // Connects and shakes hands. Every wait of this client, and of each request, is bounded by `timeout`.
-    // Throws CommandError: no_daemon, refused, version_mismatch or timed_out.
-    ControlClient(const SocketPlace& place, std::chrono::milliseconds timeout);
+    // Throws CommandError: no_daemon, refused, version_mismatch or timed_out. Versions::any: a daemon that
+    // speaks another version is no error, but nothing can be asked of it.
+    ControlClient(const SocketPlace& place, std::chrono::milliseconds timeout,
+                  Versions versions = Versions::own);
 
     // Sends one request and waits for its answer. Notices are passed by. Throws CommandError when the daemon
     // refuses, goes away, is silent, or answers with something else than `wanted` (NONE: whatever it is).
@@ -35,6 +38,8 @@ class ControlClient {
     const schema::Welcome& welcome() const { return *welcome_.view()->answer_as_Welcome(); }
     // The process at the other end, as the kernel names it; 0 where it cannot be seen from here.
     int peer_pid() const { return peer_pid_; }
+    const UniqueFd& process() const { return process_; }  // a pidfd of it, where there is one
+    bool other_version() const { return other_version_; }
     const std::string& path() const { return path_; }
     // Waits until the daemon hangs up. False: not within `timeout`.
     bool wait_for_hangup(std::chrono::milliseconds timeout);
@@ -43,6 +48,7 @@ class ControlClient {
   private:
     using Clock = std::chrono::steady_clock;
     void connect(const SocketPlace& place);
+    void greet();
     Answer receive(std::uint32_t id, Clock::time_point deadline);
     // False: the deadline passed.
     bool wait(short events, Clock::time_point deadline) const;
@@ -54,10 +60,13 @@ class ControlClient {
     std::chrono::milliseconds timeout_;
     std::uint32_t next_id_ = 1;
     int peer_pid_ = 0;
+    UniqueFd process_;
+    bool other_version_ = false;
     Answer welcome_;
 };
 
 // The daemon that an `AskOptions` names.
-ControlClient connect(const AskOptions& options);
+ControlClient connect(const AskOptions& options,
+                      ControlClient::Versions versions = ControlClient::Versions::own);
 
 }  // namespace ringlaunch::cli

@@ -4,6 +4,8 @@
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
+#include <filesystem>
+
 #include "daemon/cli/command.hpp"
 
 namespace ringlaunch::cli {
@@ -20,6 +22,12 @@ void add_log_options(CLI::App& command, LogOptions& options, const std::string& 
 }
 
 void set_up_log(const LogOptions& options) {
+    // spdlog would make it.
+    const std::filesystem::path folder = std::filesystem::path(options.file).parent_path();
+    if (std::error_code ignored; !folder.empty() && !std::filesystem::exists(folder, ignored))
+        throw CommandError(ExitCode::refused, "cannot write the log " + options.file +
+                                                  ": there is no folder " + folder.string() +
+                                                  ": mkdir -p it, or name another --log-file");
     std::shared_ptr<spdlog::logger> logger;
     try {
         logger = options.file.empty() ? spdlog::stderr_color_mt("ringlaunchd")

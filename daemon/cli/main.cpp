@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -14,20 +15,38 @@
 
 namespace ringlaunch::cli {
 
+CLI::Validator number_within(double least, double most) {
+    char range[64];
+    std::snprintf(range, sizeof range, "[%.10g - %.10g]", least, most);
+    return CLI::Validator(
+        [=, what = std::string(range)](const std::string& text) -> std::string {
+            double value = 0;
+            const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+            if (parsed.ec == std::errc() && value >= least && value <= most) return "";
+            return text + " is no number in " + what;
+        },
+        std::string("in ") + range);
+}
+
 void add_socket_option(CLI::App& command, std::string& socket) {
     command
         .add_option(
             "--socket", socket,
             "The daemon's socket. Default: $RINGLAUNCH_SOCKET, else $XDG_RUNTIME_DIR/ringlaunch/daemon.sock, "
             "else /tmp/ringlaunch-<uid>/daemon.sock")
-        ->type_name("PATH");
+        ->type_name("PATH")
+        ->check(CLI::Validator(
+            [](const std::string& path) -> std::string {
+                return path.empty() ? "the path is empty: leave the option out for the default" : "";
+            },
+            ""));
 }
 
 void add_ask_options(CLI::App& command, AskOptions& options) {
     add_socket_option(command, options.socket);
     command.add_option("--timeout", options.timeout_s, "How long to wait for the daemon")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0.001, 86400.0))
+        ->check(number_within(0.001, 86400))
         ->capture_default_str();
     command.add_flag("--json", options.json, "Print JSON instead of text");
 }

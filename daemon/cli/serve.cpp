@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 #include <cmath>
 #include <map>
@@ -46,6 +47,13 @@ struct ServeOptions {
 
 // How long a private daemon waits for its first client, and for another after its last has left.
 constexpr std::uint64_t kPrivateIdleMs = 2000;
+
+// Below these no client could do anything: a chunk of memory, a page of staging, an image's headers, and the
+// messages with which a program begins.
+constexpr std::uint64_t kLeastMemory = 2 << 20;
+constexpr std::uint64_t kLeastStaging = 4096;
+constexpr std::uint64_t kLeastImage = 4096;
+constexpr std::uint64_t kLeastMessages = 16;
 
 template <class Id>
 Id parse_id(const std::string& text, const char* option,
@@ -100,15 +108,14 @@ void refuse_second_daemon(const SocketPlace& place) {
                                place.path + "`, or choose another --socket");
     };
     try {
-        const ControlClient other(place, std::chrono::milliseconds(2000));
-        running("a daemon runs already (pid " + std::to_string(other.welcome().daemon_pid()) + ")");
+        const ControlClient other(place, std::chrono::milliseconds(2000), ControlClient::Versions::any);
+        const int pid = other.other_version() ? other.peer_pid() : other.welcome().daemon_pid();
+        running(std::string(other.other_version() ? "a daemon of another version" : "a daemon") +
+                " runs already (pid " + std::to_string(pid) + ")");
     } catch (const CommandError& error) {
         switch (error.code()) {
             case ExitCode::no_daemon:
                 return;
-            case ExitCode::version_mismatch:
-                running("a daemon of another version runs already");
-                break;
             case ExitCode::timed_out:
                 running("something holds the socket and does not answer");
                 break;
@@ -194,39 +201,87 @@ static_assert(static_cast<int>(ExitCode::already_running) == supervisor::kExitAl
 static_assert(static_cast<int>(ExitCode::refused) == supervisor::kExitSocketRefused);
 static_assert(static_cast<int>(ExitCode::driver_unusable) == supervisor::kExitDriverUnusable);
 
+// CLI::PositiveNumber would print the largest double.
+CLI::Validator at_least(std::uint64_t least) {
+    return CLI::Validator(
+        [least](const std::string& text) -> std::string {
+            std::uint64_t value = 0;
+            const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+            // What is no number of this size CLI11 refuses itself.
+            if (parsed.ec != std::errc() || value >= least) return "";
+            return text + " is too few: " + std::to_string(least) + " or more";
+        },
+        "");
+}
+
+// After CLI::AsSizeValue, which takes a sign for granted.
+CLI::Validator bytes_at_least(std::uint64_t least, bool or_zero) {
+    return CLI::Validator(
+        [least, or_zero](std::string& text) -> std::string {
+            std::uint64_t value = 0;
+            if (text.find('-') == std::string::npos) {
+                std::string number = text;
+                if (const std::string wrong = CLI::AsSizeValue(false)(number); !wrong.empty()) return wrong;
+                value = std::stoull(number);
+                if (value >= least || (or_zero && value == 0)) {
+                    text = number;
+                    return "";
+                }
+            }
+            return text + " is too small: " + format_bytes(least) + " or more" + (or_zero ? ", or 0" : "");
+        },
+        "");
+}
+
+CLI::Validator power_of_two() {
+    return CLI::Validator(
+        [](const std::string& text) -> std::string {
+            std::uint32_t value = 0;
+            const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
+            if (parsed.ec != std::errc() || std::has_single_bit(value)) return "";
+            return text + " is no power of two";
+        },
+        "");
+}
+
 void add_limits(CLI::App& command, supervisor::Limits& limits) {
     const char* kGroup = "Limits";
     command.add_option("--max-sessions", limits.max_sessions, "Sessions in all")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     command.add_option("--max-streams", limits.max_streams, "Streams a session")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     command.add_option("--max-modules", limits.max_modules, "Modules a session")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
-    const auto bytes = [&command, kGroup](const char* name, std::uint64_t& value, const char* description) {
+    const auto bytes = [&command, kGroup](const char* name, std::uint64_t& value, std::uint64_t least,
+                                          const char* description) {
         command.add_option(name, value, description)
             ->group(kGroup)
             ->type_name("SIZE")
-            ->transform(CLI::AsSizeValue(false).description(""))
+            ->transform(bytes_at_least(least, value == 0))
             ->default_str(value == 0 ? "0" : format_bytes(value));
     };
-    bytes("--max-memory", limits.max_memory_bytes, "Device memory a session; 0: what the device has");
-    bytes("--max-staging", limits.max_staging_bytes, "Staging memory a session");
-    bytes("--max-image", limits.max_image_bytes, "Size of a module");
+    bytes("--max-memory", limits.max_memory_bytes, kLeastMemory,
+          "Device memory a session; 0: what the device has");
+    bytes("--max-staging", limits.max_staging_bytes, kLeastStaging, "Staging memory a session");
+    bytes("--max-image", limits.max_image_bytes, kLeastImage, "Size of a module");
     command.add_option("--max-ring-slots", limits.max_ring_slots, "Slots of a ring")
         ->group(kGroup)
         ->check(CLI::Range(kMinRingSlots, kMaxRingSlots))
+        ->check(power_of_two())
         ->capture_default_str();
     command
-        .add_option("--max-messages", limits.messages_per_second,
-                    "Control messages of a session in a second; what goes beyond is taken later")
+        .add_option(
+            "--max-messages", limits.messages_per_second,
+            "Control messages of a session in a second; what goes beyond is refused, and the client library "
+            "asks again")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(kLeastMessages))
         ->capture_default_str();
 }
 
@@ -236,11 +291,11 @@ void add_restart(CLI::App& command, supervisor::RestartPolicy& restart) {
         .add_option("--alone-at", restart.own_executor_at,
                     "Deaths a session caused: it gets an executor of its own")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     command.add_option("--warn-at", restart.warn_at, "Deaths a session caused: it is told")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     command
         .add_option("--restart-delay", restart.first_delay_ms,
@@ -323,7 +378,7 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
     command
         ->add_option("--spin-us", options->spin_us, "How long the dispatcher looks for work before it sleeps")
         ->type_name("US")
-        ->check(CLI::Range(0.0, 1e9))
+        ->check(number_within(0, 1e9))
         ->capture_default_str()
         ->group(kDispatch);
     command
@@ -333,7 +388,7 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
         ->capture_default_str()
         ->group(kDispatch);
     command->add_option("--batch", supervisor.max_batch, "Records taken from a stream in one turn, at most")
-        ->check(CLI::Range(1u, 65536u))
+        ->check(CLI::Range(1u, 1024u))
         ->capture_default_str()
         ->group(kDispatch);
     command
@@ -349,7 +404,7 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
             "How long a record may be at work before its executor is ended and restarted; 0: for ever. A "
             "client may ask for less. A launch costs more with it")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0.0, 4e6))
+        ->check(number_within(0, 4e6))
         ->group(kDispatch);
 
     command
@@ -369,7 +424,7 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
         ->add_option("--exit-when-idle", options->exit_when_idle_s,
                      "Leave after so long without a session; 0: never")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0.0, 1e7))
+        ->check(number_within(0, 1e7))
         ->group(kLife);
     command
         ->add_option("--ready-fd", options->ready_fd,

@@ -1,15 +1,17 @@
 // `ringlaunchd stop`: asks the running daemon to leave and waits until it has.
 #include <poll.h>
+#include <signal.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <memory>
 
 #include "daemon/cli/control_client.hpp"
 #include "daemon/cli/text.hpp"
-#include "schema/unique_fd.hpp"
 
 namespace ringlaunch::cli {
 
@@ -20,38 +22,53 @@ struct StopOptions {
     std::uint32_t drain_ms = 0;
 };
 
-UniqueFd watch_process(int pid) {
-    return UniqueFd(pid > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)) : -1);
+// What every version understands: SIGTERM to the process that listens at the socket.
+void end_by_signal(const ControlClient& client, const std::string& who, bool drain) {
+    if (drain)
+        throw CommandError(ExitCode::version_mismatch,
+                           who +
+                               " speaks another version of the protocol, and can be "
+                               "ended by a signal only: stop it without --drain");
+    if (!client.process() ||
+        ::syscall(SYS_pidfd_send_signal, client.process().get(), SIGTERM, nullptr, 0) != 0)
+        throw CommandError(
+            ExitCode::version_mismatch,
+            who + " speaks another version of the protocol, and cannot be ended by a signal: " +
+                (client.process() ? std::strerror(errno) : "its process cannot be seen from here") +
+                "; use the ringlaunchd of its installation");
+    std::printf("Sent SIGTERM to %s, which speaks another version of the protocol.\n", who.c_str());
 }
 
 ExitCode stop(const StopOptions& options) {
-    ControlClient client = connect(options.ask);
-    // Before the request: so that the number cannot have passed to another process.
-    const UniqueFd process = watch_process(client.peer_pid());
+    ControlClient client = connect(options.ask, ControlClient::Versions::any);
     const std::string who = "the daemon at " + client.path() +
                             (client.peer_pid() > 0 ? " (pid " + std::to_string(client.peer_pid()) + ")" : "");
     const auto patience = std::chrono::milliseconds(options.drain_ms) +
                           std::chrono::milliseconds(static_cast<std::int64_t>(options.ask.timeout_s * 1000));
     const auto deadline = std::chrono::steady_clock::now() + patience;
     client.set_timeout(patience);  // it may answer only once it has drained
-    try {
-        client.ask(
-            schema::Request::StopDaemon,
-            [&](flatbuffers::FlatBufferBuilder& builder) {
-                return schema::CreateStopDaemon(builder, options.drain_ms).Union();
-            },
-            schema::Answer::NONE);
-    } catch (const CommandError& error) {
-        // It may be gone faster than its answer came: then that is what was asked for.
-        if (error.code() != ExitCode::no_daemon) throw;
+    if (client.other_version()) {
+        end_by_signal(client, who, options.drain_ms != 0);
+    } else {
+        try {
+            client.ask(
+                schema::Request::StopDaemon,
+                [&](flatbuffers::FlatBufferBuilder& builder) {
+                    return schema::CreateStopDaemon(builder, options.drain_ms).Union();
+                },
+                schema::Answer::NONE);
+        } catch (const CommandError& error) {
+            // It may be gone faster than its answer came: then that is what was asked for.
+            if (error.code() != ExitCode::no_daemon) throw;
+        }
     }
     const auto left = [&] {
         return std::max(std::chrono::milliseconds(0), std::chrono::duration_cast<std::chrono::milliseconds>(
                                                           deadline - std::chrono::steady_clock::now()));
     };
     bool ended = client.wait_for_hangup(left());
-    if (ended && process) {
-        pollfd entry{process.get(), POLLIN, 0};
+    if (ended && client.process()) {
+        pollfd entry{client.process().get(), POLLIN, 0};
         ended = ::poll(&entry, 1, static_cast<int>(left().count())) == 1;
     }
     if (!ended)
@@ -67,7 +84,10 @@ ExitCode stop(const StopOptions& options) {
 void add_stop(CLI::App& app, Action& action) {
     CLI::App* command = app.add_subcommand("stop", "Stop the running daemon and wait until it has ended");
     command->footer(
-        "Clients of a stopped daemon learn of it at once: what they wait for ends with an error.\n\n"
+        "Clients of a stopped daemon learn of it at once: what they wait for ends with an error. One that "
+        "speaks "
+        "another version\n"
+        "of the protocol is ended by SIGTERM.\n\n"
         "Examples:\n"
         "  ringlaunchd stop\n"
         "  ringlaunchd stop --drain 5000    takes no new sessions, lets enqueued work complete, at most 5 "
@@ -82,7 +102,7 @@ void add_stop(CLI::App& app, Action& action) {
         ->check(CLI::Range(0u, 86'400'000u));
     command->add_option("--timeout", options->ask.timeout_s, "How long to wait for the end, beyond --drain")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0.001, 86400.0))
+        ->check(number_within(0.001, 86400))
         ->capture_default_str();
     command->callback([&action, options] { action = [options] { return stop(*options); }; });
 }

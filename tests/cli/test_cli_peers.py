@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import struct
 import threading
@@ -149,6 +150,57 @@ def test_a_daemon_of_another_user_is_asked_only_where_it_is_named(cli, command):
         assert result.returncode == 5
         assert "not you" in result.stderr
     assert any(asked)
+
+
+def other_version(path):
+    """A daemon of another version at `path`, in a process of its own that SIGTERM ends."""
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        with peer(path, lambda request: server_message(1, 20, "version 7 only")):
+            signal.pause()
+        os._exit(1)
+    while not path.exists():
+        time.sleep(0.01)
+    return child
+
+
+def test_a_daemon_of_another_version_is_stopped_by_a_signal(cli):
+    child = other_version(cli.socket)
+    try:
+        for command in ("status", "serve"):
+            refused = cli.run(command)
+            assert refused.returncode == (6 if command == "status" else 4)
+            assert str(child) in refused.stderr
+            assert "ringlaunchd stop" in refused.stderr
+        drained = cli.run("stop", "--drain", "100")
+        assert (drained.returncode, drained.stdout) == (6, "")
+        assert "without --drain" in drained.stderr
+        result = cli.run("stop")
+        assert result.returncode == 0, result.stderr
+        assert f"SIGTERM to the daemon at {cli.socket} (pid {child})" in result.stdout
+        assert os.waitpid(child, os.WNOHANG) == (child, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_a_daemon_with_too_many_at_its_door_is_busy_and_not_gone(cli):
+    cli.serve("--driver", "null")
+    waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(65)]
+    try:
+        for each in waiting:
+            each.connect(str(cli.socket))
+        result = cli.run("status")
+        assert result.returncode == 7
+        assert "connect again in a moment" in result.stderr
+        assert cli.run("serve", "--driver", "null").returncode == 4
+    finally:
+        for each in waiting:
+            each.close()
+    result = cli.run("status")
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_refusal_without_an_id_is_understood(cli):

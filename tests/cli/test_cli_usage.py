@@ -60,7 +60,21 @@ def test_version_says_program_and_protocol_in_text_and_json(cli):
         (["serve", "--log-level", "loud"], "loud"),
         (["serve", "--ready-fd", "937"], "937"),
         (["serve", "--max-streams", "0"], "--max-streams"),
-        (["serve", "--max-sessions", "0"], "--max-sessions"),
+        (["serve", "--max-sessions", "0"], "0 is too few: 1 or more"),
+        (["serve", "--max-messages", "1"], "1 is too few: 16 or more"),
+        (["serve", "--max-memory", "-1"], "-1 is too small: 2 MiB or more, or 0"),
+        (["serve", "--max-memory", "1"], "--max-memory"),
+        (["serve", "--max-staging", "-1"], "-1 is too small: 4 KiB or more"),
+        (["serve", "--max-staging", "1"], "--max-staging"),
+        (["serve", "--max-image", "-1"], "-1 is too small: 4 KiB or more"),
+        (["serve", "--max-image", "0"], "0 is too small"),
+        (["serve", "--max-ring-slots", "100"], "100 is no power of two"),
+        (["serve", "--batch", "1025"], "--batch"),
+        (["serve", "--spin-us", "nan"], "nan is no number in [0 - 1000000000]"),
+        (["serve", "--exit-when-idle", "-1"], "--exit-when-idle"),
+        (["serve", "--socket", ""], "the path is empty"),
+        (["status", "--socket", ""], "the path is empty"),
+        (["status", "--timeout", "nan"], "nan is no number in"),
         (["serve", "--allow-uid", "no-such-user-here"], "no-such-user-here"),
         (["serve", "--allow-gid", "no-such-group-here"], "no-such-group-here"),
         (["stats", "--count", "3"], "--watch"),
@@ -74,8 +88,24 @@ def test_a_wrong_command_line_is_refused_and_says_which_part(cli, arguments, sai
     result = cli.run(*arguments)
     assert result.returncode == 2, result.stderr
     assert said in result.stderr
+    assert len(result.stderr) < 400
     assert result.stdout == ""
     assert not cli.socket.exists()
+
+
+def test_the_smallest_limits_leave_a_daemon_that_can_be_stopped(cli):
+    cli.serve("--driver", "null", "--max-messages", "16", "--max-memory", "2MiB", "--max-staging", "4096")
+    for command in ("status", "sessions", "stats", "stop"):
+        result = cli.run(command)
+        assert result.returncode == 0, result.stderr
+
+
+def test_a_log_file_in_no_folder_is_refused_and_makes_none(cli):
+    folder = cli.folder / "not" / "there"
+    result = cli.run("serve", "--driver", "null", "--log-file", str(folder / "log"))
+    assert result.returncode == 5
+    assert f"there is no folder {folder}" in result.stderr
+    assert not folder.parent.exists()
 
 
 def test_a_wrong_watch_period_is_a_usage_error_before_any_daemon_is_asked(cli):
