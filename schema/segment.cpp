@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <cerrno>
@@ -61,6 +62,17 @@ UniqueFd UniqueFd::duplicate() const {
     UniqueFd copy(::fcntl(fd_, F_DUPFD_CLOEXEC, 3));
     if (!copy) fail("cannot duplicate descriptor " + std::to_string(fd_));
     return copy;
+}
+
+std::string no_descriptor_left() {
+    rlimit limit{};
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+    return "this process may open " + std::to_string(limit.rlim_cur) +
+           " descriptors and has all of them open; close some or raise its limit (ulimit -n)";
+}
+
+std::string why_no_descriptor(int error) {
+    return error == EMFILE ? no_descriptor_left() : std::strerror(error);
 }
 
 Mapping::Mapping(const UniqueFd& fd, std::size_t bytes, Access access, const std::string& what) {

@@ -102,6 +102,9 @@ bool check_socket_folder(const SocketPlace& place, bool make) {
         if (errno == ENOENT) return false;
         if (errno == ENOTDIR || errno == ELOOP)
             refuse("it is not a directory", "remove it, or " + choose(place, "another path"));
+        if (errno == EMFILE || errno == ENFILE)
+            throw Error(Status::limit_reached,
+                        "cannot look at the socket's folder " + folder + ": " + why_no_descriptor(errno));
         refuse(std::strerror(errno), choose(place, "a path you may use"));
     }
     struct stat info {};

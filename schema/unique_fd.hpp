@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <string>
 #include <utility>
 
 namespace ringlaunch {
@@ -33,5 +34,10 @@ class UniqueFd {
   private:
     int fd_ = -1;
 };
+
+// For errors: how many descriptors this process may have open, that it has them all, and what to do.
+std::string no_descriptor_left();
+// The same where `error` is EMFILE, else what the OS says of it.
+std::string why_no_descriptor(int error);
 
 }  // namespace ringlaunch

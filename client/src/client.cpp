@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <cstring>
 #include <ringlaunch/ringlaunch.hpp>
+#include <system_error>
 
 #include "client/src/client_state.hpp"
 #include "client/src/clock.hpp"
@@ -34,7 +35,14 @@ Client Client::connect(const ConnectOptions& options) {
 
 Module Client::load(std::span<const std::byte> image, std::string name, const LoadOptions& options) {
     open_client(state_, "cannot load a module");
-    const UniqueFd fd = make_image(name.empty() ? "module" : name, image);
+    UniqueFd fd;
+    try {
+        fd = make_image(name.empty() ? "module" : name, image);
+    } catch (const std::system_error& error) {
+        const int found = error.code().value();
+        if (found != EMFILE && found != ENFILE) throw;
+        throw Error(Status::limit_reached, "cannot load a module: " + why_no_descriptor(found));
+    }
     Module module;
     module.state_ = detail::load(state_, fd, image.size(), name, options);
     return module;
@@ -45,7 +53,8 @@ Module Client::load_file(const std::string& path, const LoadOptions& options) {
     const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info {};
     if (!file || ::fstat(file.get(), &info) != 0)
-        throw Error(Status::invalid_argument, "cannot load a module: " + path + ": " + std::strerror(errno));
+        throw Error(errno == EMFILE || errno == ENFILE ? Status::limit_reached : Status::invalid_argument,
+                    "cannot load a module: " + path + ": " + why_no_descriptor(errno));
     if (!S_ISREG(info.st_mode))
         throw Error(Status::invalid_argument, "cannot load a module: " + path + " is not a file");
     std::vector<std::byte> image(static_cast<std::size_t>(info.st_size));

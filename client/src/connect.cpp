@@ -41,7 +41,8 @@ std::string version_text(std::uint32_t version, const std::string& release) {
 std::optional<UniqueFd> connect_socket(const SocketPlace& place, std::uint64_t deadline_ns) {
     UniqueFd socket(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket)
-        throw Error(Status::daemon_lost, std::string("cannot make a unix socket: ") + std::strerror(errno));
+        throw Error(errno == EMFILE || errno == ENFILE ? Status::limit_reached : Status::daemon_lost,
+                    "cannot make a unix socket: " + why_no_descriptor(errno));
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, place.path.c_str(), place.path.size() + 1);
@@ -99,7 +100,8 @@ std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& pla
                     ", the daemon speaks " +
                     version_text(welcome.version(),
                                  welcome.daemon_version() == nullptr ? "" : welcome.daemon_version()->str()) +
-                    "; install the same release of both and restart the daemon");
+                    "; install the same release of both and restart the daemon (`ringlaunchd stop --socket " +
+                    place.path + "` stops it)");
         client->staging_bytes = staging_bytes(options, welcome);
         client->opened(welcome, std::move(reply.message.fds[0]));
     } catch (const Error& error) {
@@ -107,7 +109,8 @@ std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& pla
         const std::string text = error.what();
         const std::string own = "this client speaks " + version_text(kProtocolVersion, RINGLAUNCH_VERSION);
         if (text.find(own) != std::string::npos) throw;
-        throw Error(Status::version_mismatch, text + " (" + own + ")");
+        throw Error(Status::version_mismatch,
+                    text + " (" + own + "); `ringlaunchd stop --socket " + place.path + "` stops it");
     }
     return client;
 }
@@ -160,6 +163,10 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
                 check_driver(*client, options);
                 return client;
             } catch (const Error& error) {
+                if (error.status() == Status::rate_limited && now_ns() < deadline_ns) {
+                    ::poll(nullptr, 0, kRetryMs);  // too many at its door for the moment: it is there
+                    continue;
+                }
                 // A private daemon may just be leaving, with its last client: it took us and hung up. The
                 // next look finds nobody, or another.
                 if (error.status() != Status::daemon_lost && error.status() != Status::stopping) throw;

@@ -3,19 +3,18 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <system_error>
 #include <utility>
 
 #include "client/src/clock.hpp"
 #include "client/src/eventfd.hpp"
 #include "schema/error.hpp"
+#include "schema/unique_fd.hpp"
 
 namespace ringlaunch::detail {
 
@@ -24,11 +23,7 @@ namespace {
 constexpr int kRateRestMs = 5;
 
 std::string no_descriptors_text() {
-    rlimit limit{};
-    ::getrlimit(RLIMIT_NOFILE, &limit);
-    return "cannot receive the descriptors of the daemon's answer: this process may open " +
-           std::to_string(limit.rlim_cur) +
-           " and has all of them open; close some or raise its limit (ulimit -n)";
+    return "cannot receive the descriptors of the daemon's answer: " + no_descriptor_left();
 }
 
 }  // namespace
@@ -39,7 +34,8 @@ Connection::Connection(UniqueFd socket, std::string peer, NoticeSink& sink)
       peer_(std::move(peer)),
       sink_(sink) {
     if (!kick_)
-        throw std::system_error(errno, std::generic_category(), "cannot make an eventfd for " + peer_);
+        throw Error(Status::limit_reached,
+                    "cannot make an eventfd for " + peer_ + ": " + why_no_descriptor(errno));
     keep_spare();
 }
 
@@ -235,8 +231,10 @@ void Connection::take_in(std::unique_lock<std::mutex>&) {
             const Transfer got = receive_message(socket_.get(), message, false);
             if (got == Transfer::would_block) break;
             if (got == Transfer::closed) {
-                lose(Status::daemon_lost, "the daemon at " + peer_ + " is gone: it hung up" +
-                                              (farewell_.empty() ? "" : ": " + farewell_));
+                // One that has too many at its door says so, and lives.
+                lose(farewell_status_ == Status::rate_limited ? farewell_status_ : Status::daemon_lost,
+                     "the daemon at " + peer_ + " is gone: it hung up" +
+                         (farewell_.empty() ? "" : ": " + farewell_));
             } else if (got == Transfer::malformed) {
                 lose(Status::malformed_message,
                      "the daemon at " + peer_ + " sent a message that is too long");
@@ -269,6 +267,7 @@ void Connection::deliver(Message message, bool whole) {
     if (reply.view().id() == 0) {
         if (reply.view().answer_type() == schema::Answer::NONE) {
             if (reply.view().error() != nullptr) farewell_ = reply.view().error()->str();
+            farewell_status_ = static_cast<Status>(reply.view().status());
         } else if (whole) {
             sink_.on_notice(reply.view(), reply.message.fds);
         } else {

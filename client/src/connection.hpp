@@ -144,7 +144,9 @@ class Connection {
     std::unordered_map<std::uint32_t, Pending*> pending_;
     bool has_reader_ = false;
     std::string lost_text_;
-    std::string farewell_;  // an error that answers no request: mostly why the daemon hangs up
+    // An error that answers no request: mostly why the daemon hangs up.
+    std::string farewell_;
+    Status farewell_status_ = Status::daemon_lost;
     // Given up while something is received, so that a notice's one descriptor arrives in a process that has
     // all its numbers in use. A new status page needs one only until it is mapped.
     UniqueFd spare_;

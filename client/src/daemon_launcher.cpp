@@ -89,8 +89,8 @@ struct Plan {
 void make_pipe(UniqueFd& read_end, UniqueFd& write_end) {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0)
-        throw Error(Status::daemon_lost,
-                    std::string("cannot start a daemon: no pipe: ") + std::strerror(errno));
+        throw Error(errno == EMFILE || errno == ENFILE ? Status::limit_reached : Status::daemon_lost,
+                    "cannot start a daemon: no pipe: " + why_no_descriptor(errno));
     read_end.reset(ends[0]);
     write_end.reset(ends[1]);
 }

@@ -109,7 +109,7 @@ void Core::accept(UniqueFd socket) {
         connection = std::make_shared<Connection>(io_, std::move(socket), std::move(peer),
                                                   options_.limits.max_pending_bytes, descriptors_);
         if (ungreeted >= kMaxUngreeted) {
-            refuse(*connection, 0, Status::limit_reached,
+            refuse(*connection, 0, Status::rate_limited,
                    std::to_string(ungreeted) +
                        " connections have not said Hello yet; connect again in a moment");
             return;

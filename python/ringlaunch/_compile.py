@@ -8,9 +8,11 @@ image depends on: the source, its name, the options, the headers and the compile
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import os
+import resource
 import shutil
 import stat
 import subprocess
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from ringlaunch._check import refused, text
 from ringlaunch._nvrtc import compile_cubin
-from ringlaunch.errors import CompileError, InvalidArgument, Unsupported
+from ringlaunch.errors import CompileError, Error, InvalidArgument, LimitReached, Unsupported
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,28 @@ def compile_source(
 ) -> bytes:
     """The image of a source for a driver; a host object comes from the cache where it is there."""
     options = _options_list(options)
+    try:
+        return _image(source, name, options, driver, architecture, max_registers)
+    except OSError as error:
+        if isinstance(error, Error):
+            raise
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+            raise LimitReached(
+                f"compiling {name!r}: this process may open {most} descriptors and has none left; close some or "
+                "raise its limit (ulimit -n)"
+            ) from None
+        raise CompileError(f"compiling {name!r}: {error}") from error
+
+
+def _image(
+    source: str,
+    name: str,
+    options: list[str],
+    driver: str,
+    architecture: str,
+    max_registers: int | None,
+) -> bytes:
     if driver == "cuda":
         if max_registers is not None:
             options.append(f"--maxrregcount={max_registers}")

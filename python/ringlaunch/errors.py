@@ -157,6 +157,7 @@ _BY_STATUS: dict[str, type[Error]] = {
     "malformed_message": ProtocolError,
     "permission_denied": PermissionDenied,
     "limit_reached": LimitReached,
+    "rate_limited": LimitReached,
     "out_of_memory": OutOfMemory,
     "not_found": NotFound,
     "bad_image": BadImage,

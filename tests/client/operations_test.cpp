@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/resource.h>
 
+#include <functional>
 #include <numeric>
 #include <random>
 
@@ -149,6 +150,19 @@ TEST(Descriptors, a_process_without_any_left_is_told_and_keeps_its_session) {
                         AllOf(HasSubstr("cannot open a stream"), HasSubstr("cannot receive the descriptors"),
                               HasSubstr("may open 128"), HasSubstr("ulimit -n")));
         }
+        const auto refused = [](const std::function<void()>& doing) {
+            try {
+                doing();
+            } catch (const Error& error) {
+                EXPECT_EQ(error.status(), Status::limit_reached) << error.what();
+                EXPECT_THAT(error.what(), AllOf(HasSubstr("may open 128"), HasSubstr("ulimit -n")));
+                return;
+            }
+            ADD_FAILURE() << "that was possible";
+        };
+        refused([&] { client.load(std::as_bytes(std::span("no image"))); });
+        refused([&] { client.load_file(TEST_KERNELS); });
+        refused([&] { daemon.connect(); });
         // A new status page needs a descriptor for a moment only.
         ASSERT_EQ(::kill(executor, SIGKILL), 0);
         ASSERT_EQ(stream.fill(buffer, 1, 4, 0, 64), Status::ok) << stream.last_error();

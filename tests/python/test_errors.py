@@ -1,6 +1,10 @@
 """One base class, and subclasses that derive what a program would catch."""
 
+import socket
+import threading
+
 import pytest
+from support import WATCHDOG_S
 
 import ringlaunch as rl
 from ringlaunch import errors
@@ -53,3 +57,53 @@ def test_every_status_has_its_exception(number, name, kind):
     error = errors._from_status(number, name, "text")
     assert type(error) is kind
     assert error.status == name
+
+
+OUT_OF_DESCRIPTORS = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+for doing in (
+    lambda: rl.connect(sys.argv[1], start=False),
+    lambda: client.load(b"no image"),
+    lambda: client.compile(KERNELS, name="kernels.cu"),
+):
+    try:
+        doing()
+    except rl.LimitReached as error:
+        assert "may open 128" in str(error) and "ulimit -n" in str(error), error
+    else:
+        raise AssertionError("that was possible")
+for fd in taken:
+    os.close(fd)
+client.compile(KERNELS, name="kernels.cu")
+print("works again")
+"""
+
+
+def test_a_process_without_a_descriptor_left_is_told_which_limit(run_script):
+    done = run_script(OUT_OF_DESCRIPTORS)
+    assert done.stdout.strip() == "works again", done.stderr
+
+
+def test_a_daemon_with_too_many_at_its_door_is_asked_again_and_none_is_started(own_host):
+    own_host.connect().close()
+    waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(65)]
+    try:
+        for each in waiting:
+            each.connect(own_host.socket)
+        with pytest.raises((rl.LimitReached, rl.Timeout), match="cannot open a session"):
+            rl.connect(own_host.socket, timeout=0.3)
+        leaving = threading.Timer(0.2, lambda: [each.close() for each in waiting])
+        leaving.start()
+        with rl.connect(own_host.socket, timeout=WATCHDOG_S) as client:
+            assert client.daemon.pid == own_host.process.pid
+        leaving.join()
+    finally:
+        for each in waiting:
+            each.close()
