@@ -89,11 +89,12 @@ nlohmann::json to_json(const StreamView& view, Scope scope) {
         to_json(latency(now.issue_to_complete, view.before.issue_to_complete, view, scope));
     out["error"] = nullptr;
     if (now.error_status != 0)
-        out["error"] = {{"status", now.error_status},
-                        {"name", status_name(static_cast<Status>(now.error_status))},
-                        {"position", now.error_position},
-                        {"kernel", now.error_kernel},
-                        {"text", now.error_text}};
+        out["error"] = {
+            {"status", now.error_status},
+            {"name", status_name(static_cast<Status>(now.error_status))},
+            {"position", now.error_position},
+            {"kernel", now.error_kernel == 0 ? nlohmann::json() : nlohmann::json(id_text(now.error_kernel))},
+            {"text", now.error_text}};
     return out;
 }
 
@@ -259,7 +260,7 @@ void add_stats(CLI::App& app, Action& action) {
     command
         ->add_option("--over", options->over_s, "Without --watch: measure rates over this time; 0: no rates")
         ->type_name("SECONDS")
-        ->check(CLI::Range(0.0, 3600.0))
+        ->check(number_within(0, 3600))
         ->capture_default_str();
     command->add_option("--count", options->count, "With --watch: leave after so many tables")
         ->type_name("N")

@@ -54,8 +54,8 @@ class DaemonInfo(NamedTuple):
         What images are made for: "sm_90" and the like for a GPU, "x86-64" for the host driver.
     socket : str
         The path of the socket that the client found it at.
-    session : int
-        The number of this client's session, as `ringlaunchd sessions` shows it.
+    session : str
+        The id of this client's session, as `ringlaunchd sessions` shows it.
     device : int
         The number of the device that this client's session belongs to.
     """
@@ -66,7 +66,7 @@ class DaemonInfo(NamedTuple):
     device_name: str
     architecture: str
     socket: str
-    session: int
+    session: str
     device: int
 
 

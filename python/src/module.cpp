@@ -20,6 +20,7 @@
 #include "errors.hpp"
 #include "handles.hpp"
 #include "pack.hpp"
+#include "schema/id_text.hpp"
 #include "stream_turn.hpp"
 #include "wait.hpp"
 
@@ -537,7 +538,7 @@ class ClientHandle {
     py::tuple daemon() const {
         const DaemonInfo& info = session_->client.daemon();
         return py::make_tuple(info.pid, info.version, info.driver, info.device_name, info.architecture,
-                              info.socket, info.session, info.device);
+                              info.socket, id_text(info.session), info.device);
     }
 
     void close() const {

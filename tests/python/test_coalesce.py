@@ -37,11 +37,6 @@ def appended(client, name):
     return found.numpy().tolist(), stream
 
 
-def id_text(client):
-    """As operators see a session of the first generation."""
-    return str(client.daemon.session & 0xFFFFFFFF)
-
-
 def by_name(rows, name):
     return next(row for row in rows if row["name"] == name)
 
@@ -58,7 +53,7 @@ def test_a_session_may_have_its_launches_as_they_are(own_host):
         assert by_name(streams, "graphs")["counters"]["chained"] > 0
         assert by_name(streams, "plain")["counters"]["chained"] == 0
         said = {row["session"]: row["coalesce"] for row in asked(own_host, "sessions")}
-        assert said == {id_text(graphs): True, id_text(plain): False}
+        assert said == {graphs.daemon.session: True, plain.daemon.session: False}
         assert kept_open.status.running and also_open.status.running
 
 
