@@ -99,6 +99,7 @@ def test_a_fault_in_a_backlog_lies_in_what_its_stream_has_in_doubt(gpu_socket, c
         assert status.issued - status.completed <= 256
         # All before it ran, in order, whatever was known of it.
         assert int(count.numpy(client.stream())[0]) == 2000 + 700
+        stream.resume()
 
 
 def test_an_endless_kernel_is_ended_when_its_time_is_over_and_the_neighbour_goes_on(gpu_socket):
