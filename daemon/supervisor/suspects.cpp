@@ -74,10 +74,11 @@ void Core::try_suspect(FaultDomain& domain, const std::vector<Session*>& suspect
     domains_.at(chosen->domain)->start();
 }
 
-// The first record that has not completed. The host driver completes each by itself, so that it is the one
-// that ran; another tells of several at once, and it can have been any.
+// The kernel of the first record that has not completed; 0: that is no launch, or nobody knows which one ran.
+// The host driver completes each by itself, so that it is the first; another tells of several at once, and it
+// can have been any, unless there is only one.
 std::uint64_t Core::kernel_in_flight(const Session& session, const Stream& stream) const {
-    if (options_.driver != schema::DriverKind::Host || !stream.page) return 0;
+    if (!stream.page) return 0;
     try {
         const Mapping ring(stream.ring, ring_segment_bytes(stream.slots), Mapping::Access::read_only,
                            "a ring");
@@ -90,7 +91,8 @@ std::uint64_t Core::kernel_in_flight(const Session& session, const Stream& strea
                 records.advance(copy.slots);
                 continue;
             }
-            if (!is_launch(kind)) return 0;
+            const bool only = records.position() + copy.slots >= stream.page.issued();
+            if (!is_launch(kind) || (options_.driver != schema::DriverKind::Host && !only)) return 0;
             const std::uint64_t kernel = kernel_id(copy);
             return kernel_name(session, kernel).empty() ? 0 : kernel;  // its client may have written over it
         }
