@@ -5,6 +5,8 @@ import os
 import signal
 import socket
 import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -243,3 +245,21 @@ def test_interrupting_stats_is_no_failure(cli):
     watching.send_signal(signal.SIGINT)
     watching.communicate(timeout=WATCHDOG_S)
     assert watching.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root sees a daemon's descriptors")
+def test_a_daemon_without_standard_descriptors_has_dev_null_in_their_place(cli):
+    log = cli.folder / "closed.log"
+    with subprocess.Popen(
+        ["sh", "-c", 'exec "$0" serve --driver null --log-file "$1" <&- >&- 2>&-', cli.binary, log], env=cli.env
+    ) as daemon:
+        deadline = time.monotonic() + WATCHDOG_S
+        while cli.run("status").returncode == 3 and daemon.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        try:
+            assert daemon.poll() is None, log.read_text()
+            executor = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()[0]
+            for pid in (daemon.pid, executor):
+                assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)] == ["/dev/null"] * 3
+        finally:
+            daemon.terminate()
