@@ -301,7 +301,7 @@ bool CudaStream::notify_at(std::uint64_t position) noexcept {
     };
     void* context = reinterpret_cast<void*>(static_cast<std::intptr_t>(completion_fd_));
     // sync: COMPLETED (pairs with the GPU's write in complete())
-    if (completed_->load(std::memory_order_acquire) >= position) {
+    if (done_->load(std::memory_order_acquire) >= position) {
         signal(context);
         return true;
     }

@@ -29,6 +29,8 @@ constexpr std::int64_t kWatchSleepUs = 1000;  // between two looks at a stream o
 constexpr std::int64_t kDriverFullSleepUs = 1000;
 // Between two looks at a completion that the driver does not signal: longer as long as nothing completes.
 constexpr std::int64_t kShortestLookUs = 50, kLongestLookUs = 2000;
+constexpr std::int64_t kPublishSleepUs =
+    5000;  // while completions come that the driver does not write to the page
 
 // Of two sleeps; negative is for ever.
 std::int64_t shorter(std::int64_t one, std::int64_t other) {
@@ -172,7 +174,10 @@ std::int64_t Dispatcher::arm() noexcept {
         want(stream.barrier_until);
         want(stream.timed_end);
         // Nobody else brings it to the page, where also the watchdog looks.
-        if (stream.published) want(stream.asked);
+        if (stream.published && completed < stream.asked) {
+            want(stream.asked);
+            longest = shorter(longest, kPublishSleepUs);
+        }
         if (!stream.idle() && (stream.limited || stream.driver_full || all_limited_)) {
             // Half of what is in flight: waking up for each record would cost more than it gives.
             const std::uint64_t half = stream.retired_records + stream.in_flight() / 2;

@@ -3,7 +3,7 @@
 //
 // The control thread writes, the dispatch thread reads. An entry changes only while nothing that relies on it
 // can be in the rings (a new chunk is told to its client after this) or before the dispatcher is asked for a
-// barrier (a chunk that goes), so relaxed accesses do.
+// barrier (a chunk that goes). Who finds an owner finds the memory mapped, too, whatever way it was told.
 #pragma once
 
 #include <atomic>
@@ -37,7 +37,8 @@ class OwnerTable {
     bool owns(OwnerTag tag, std::uint64_t address) const noexcept {
         const std::uint64_t chunk =
             (address - base_) >> shift_;  // wraps below the base: then it is too large
-        return chunk < count_ && owners_[chunk].load(std::memory_order_relaxed) == tag;
+        // sync: OWNER (pairs with set_owner())
+        return chunk < count_ && owners_[chunk].load(std::memory_order_acquire) == tag;
     }
 
     // Neighbouring chunks of one session are one range. `bytes` may be 0: then only the address counts.
@@ -49,7 +50,8 @@ class OwnerTable {
         const std::uint64_t last_chunk = (last - base_) >> shift_;
         if (last_chunk >= count_) return false;
         for (std::uint64_t chunk = ((address - base_) >> shift_) + 1; chunk <= last_chunk; ++chunk)
-            if (owners_[chunk].load(std::memory_order_relaxed) != tag) return false;
+            // sync: OWNER (pairs with set_owner())
+            if (owners_[chunk].load(std::memory_order_acquire) != tag) return false;
         return true;
     }
 
@@ -70,7 +72,7 @@ class OwnerTable {
     void set_owner(OwnerTag tag, std::uint64_t address, std::uint64_t bytes) noexcept {
         const std::uint64_t first = (address - base_) >> shift_;
         for (std::uint64_t i = 0; i < bytes >> shift_; ++i)
-            owners_[first + i].store(tag, std::memory_order_relaxed);
+            owners_[first + i].store(tag, std::memory_order_release);  // sync: OWNER (pairs with owns())
     }
 
   private:
