@@ -1,7 +1,4 @@
 // ringlaunchd: the daemon and the commands that ask it. Parses the command line and runs what it says.
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <charconv>
 #include <csignal>
@@ -52,16 +49,6 @@ void add_ask_options(CLI::App& command, AskOptions& options) {
 }
 
 namespace {
-
-// What stands for standard input, output and error is written to by whoever means these: a library, a kernel.
-// Where one was closed, no file of the daemon takes its number.
-void fill_standard_descriptors() {
-    for (;;) {
-        const int fd = ::open("/dev/null", O_RDWR);
-        if (fd > STDERR_FILENO) ::close(fd);
-        if (fd < 0 || fd > STDERR_FILENO) return;
-    }
-}
 
 // The last word of every command: was what it printed written?
 ExitCode written(ExitCode code) {
@@ -136,6 +123,5 @@ int run(int argc, char** argv) {
 }  // namespace ringlaunch::cli
 
 int main(int argc, char** argv) {
-    ringlaunch::cli::fill_standard_descriptors();
     return ringlaunch::cli::run(argc, argv);
 }

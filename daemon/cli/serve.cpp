@@ -125,7 +125,18 @@ void refuse_second_daemon(const SocketPlace& place) {
     }
 }
 
+// What stands for standard input, output and error is written to by whoever means these: a library, a kernel.
+// Where one was closed, no file of the daemon takes its number.
+void fill_standard_descriptors() {
+    for (;;) {
+        const int fd = ::open("/dev/null", O_RDWR);
+        if (fd > STDERR_FILENO) ::close(fd);
+        if (fd < 0 || fd > STDERR_FILENO) return;
+    }
+}
+
 ExitCode serve(ServeOptions options, char* const* argv) {
+    fill_standard_descriptors();
     const std::string not_sealed = supervisor::execute_sealed(argv);
     if (options.ready_fd >= 0 && ::fcntl(options.ready_fd, F_SETFD, FD_CLOEXEC) != 0)
         throw CommandError(ExitCode::usage,

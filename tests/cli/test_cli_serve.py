@@ -263,3 +263,5 @@ def test_a_daemon_without_standard_descriptors_has_dev_null_in_their_place(cli):
                 assert [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in range(3)] == ["/dev/null"] * 3
         finally:
             daemon.terminate()
+    closed = subprocess.run(["sh", "-c", 'exec "$0" version >&-', cli.binary], capture_output=True, timeout=WATCHDOG_S)
+    assert closed.returncode == 1  # a command that could not print says so
