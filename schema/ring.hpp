@@ -40,6 +40,7 @@ namespace ringlaunch {
 
 static_assert(kLaunchKind == static_cast<std::uint64_t>(schema::RecordKind::Launch));
 static_assert(kCompactLaunchKind == static_cast<std::uint64_t>(schema::RecordKind::CompactLaunch));
+static_assert(kGraphUpdateKind == static_cast<std::uint64_t>(schema::RecordKind::GraphUpdate));
 static_assert(kPaddingKind == static_cast<std::uint64_t>(schema::RecordKind::Padding));
 
 // Which a record's kind says; those that are no launch have no parameters.
@@ -58,7 +59,7 @@ struct RecordCopy {
     std::uint64_t position = 0;
     std::uint32_t slots = 0;
     alignas(8) std::byte head[kSlotBytes];                             // stamp and all
-    alignas(16) std::byte params[padded_param_bytes(kMaxParamBytes)];  // of a launch
+    alignas(16) std::byte params[padded_param_bytes(kMaxParamBytes)];  // of a launch or an update
 
     template <class Record>
     const Record& as() const {
@@ -114,12 +115,16 @@ class RingConsumer {
             // An honest one ends where the ring ends. It has no continuations to look at.
             return out.slots == slot_count_ - at ? Status::ok : Status::bad_slot_count;
         }
-        const std::size_t in_head = head_param_bytes(form_of(record.kind()));
-        if (record.kind() == schema::RecordKind::CompactLaunch)
+        std::size_t in_head = head_param_bytes(form_of(record.kind()));
+        if (record.kind() == schema::RecordKind::CompactLaunch) {
             std::memcpy(out.params, out.head + kSlotBytes - head_param_bytes(LaunchForm::compact),
                         head_param_bytes(LaunchForm::compact));
-        else if (record.kind() == schema::RecordKind::Launch)
+        } else if (record.kind() == schema::RecordKind::Launch) {
             std::memcpy(out.params, out.head + kSlotBytes - kHeadParamBytes, kHeadParamBytes);
+        } else if (record.kind() == schema::RecordKind::GraphUpdate) {
+            in_head = kUpdateHeadParamBytes;
+            std::memcpy(out.params, out.head + kSlotBytes - kUpdateHeadParamBytes, kUpdateHeadParamBytes);
+        }
         for (std::uint32_t i = 1; i < out.slots; ++i) {
             const Slot& slot = slots_[at + i];
             // relaxed: the head's stamp, read with acquire, covers it.

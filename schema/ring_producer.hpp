@@ -19,6 +19,7 @@ namespace ringlaunch {
 inline constexpr std::uint64_t kLaunchKind = 1;
 inline constexpr std::uint64_t kPaddingKind = 8;
 inline constexpr std::uint64_t kCompactLaunchKind = 9;
+inline constexpr std::uint64_t kGraphUpdateKind = 11;
 
 inline constexpr std::uint64_t kContinuation = std::uint64_t{1} << 63;
 inline constexpr std::size_t kContinuationParamBytes = 56;
@@ -36,6 +37,14 @@ constexpr std::uint32_t launch_slots(std::size_t param_bytes, LaunchForm form = 
     if (param_bytes <= in_head) return 1;
     return static_cast<std::uint32_t>(1 + (param_bytes - in_head + kContinuationParamBytes - 1) /
                                               kContinuationParamBytes);
+}
+
+// The same of GraphUpdateRecord.
+inline constexpr std::size_t kUpdateHeadParamBytes = 8;
+constexpr std::uint32_t update_slots(std::size_t param_bytes) {
+    if (param_bytes <= kUpdateHeadParamBytes) return 1;
+    return static_cast<std::uint32_t>(
+        1 + (param_bytes - kUpdateHeadParamBytes + kContinuationParamBytes - 1) / kContinuationParamBytes);
 }
 
 // What a record's slots hold of parameters, whichever its form.

@@ -51,7 +51,9 @@ std::vector<std::byte> written(std::uint64_t position, const Record& record,
     RingProducer<> producer(&header, slots, kRingSlots, position);
     if (producer.reserve(record.slots(), completed) != Status::ok || producer.position() != position)
         return {};
-    const std::size_t in_head = head_param_bytes(form_of(record.kind()));
+    const std::size_t in_head = record.kind() == schema::RecordKind::GraphUpdate
+                                    ? kUpdateHeadParamBytes
+                                    : head_param_bytes(form_of(record.kind()));
     for (std::uint32_t i = 1; i < record.slots(); ++i)
         producer.write_continuation(i, std::as_bytes(std::span(params)).data(), params.size(),
                                     in_head + (i - 1) * kContinuationParamBytes);
@@ -86,15 +88,15 @@ std::vector<Field> head(const Golden& golden, const Record& record) {
 }
 
 // The parameters as they fill the head and the continuations; what lies behind the last is zero.
-inline void push_params(Golden& golden, const std::vector<std::uint8_t>& params, LaunchForm form) {
+inline void push_params(Golden& golden, const std::vector<std::uint8_t>& params, std::size_t in_head,
+                        std::uint32_t slots) {
     const auto part = [&](std::size_t from, std::size_t size) {
         std::vector<std::uint8_t> values(size);
         for (std::size_t i = 0; i < size && from + i < params.size(); ++i) values[i] = params[from + i];
         return values;
     };
-    const std::size_t in_head = head_param_bytes(form);
     golden.fields.push_back(bytes("params", kSlotBytes - in_head, part(0, in_head)));
-    for (std::size_t i = 1; i < launch_slots(params.size(), form); ++i) {
+    for (std::size_t i = 1; i < slots; ++i) {
         const std::string name = "continuation" + std::to_string(i);
         golden.fields.push_back(field(name + ".stamp", 64 * i, (golden.position + i + 1) | kContinuation));
         golden.fields.push_back(
@@ -130,7 +132,7 @@ inline Golden launch(const std::string& file, const std::string& says, std::uint
              field("block_z", 40, record.block_z()), field("reserved1", 42, record.reserved1()),
              field("shared_bytes", 44, record.shared_bytes())})
         golden.fields.push_back(std::move(more));
-    push_params(golden, params, LaunchForm::general);
+    push_params(golden, params, kHeadParamBytes, record.slots());
     return golden;
 }
 
@@ -153,7 +155,7 @@ inline Golden compact_launch(const std::string& file, const std::string& says, s
              field("param_bytes", 12, record.param_bytes()), field("block_x", 14, record.block_x()),
              field("kernel", 16, record.kernel()), field("grid_x", 20, record.grid_x())})
         golden.fields.push_back(std::move(more));
-    push_params(golden, params, LaunchForm::compact);
+    push_params(golden, params, head_param_bytes(LaunchForm::compact), record.slots());
     return golden;
 }
 
@@ -227,6 +229,53 @@ inline Golden event_wait() {
     return golden;
 }
 
+inline Golden graph_launch() {
+    schema::GraphLaunchRecord record{};
+    record.mutate_kind(schema::RecordKind::GraphLaunch);
+    record.mutate_slots(1);
+    record.mutate_graph(0x0000000400000002);
+    Golden golden{"graph_launch", "GraphLaunch", "runs a graph", 14, written(14, record), {}};
+    golden.fields = head(golden, record);
+    golden.fields.push_back(field("reserved0", 12, record.reserved0()));
+    golden.fields.push_back(field("graph", 16, record.graph()));
+    golden.fields.push_back(zeros("reserved1", 24, 40));
+    return golden;
+}
+
+inline Golden graph_update(const std::string& file, const std::string& says, std::uint64_t position,
+                           std::size_t param_bytes) {
+    const auto params = counted(param_bytes, 0xa0);
+    schema::GraphUpdateRecord record{};
+    record.mutate_kind(schema::RecordKind::GraphUpdate);
+    record.mutate_slots(static_cast<std::uint16_t>(update_slots(param_bytes)));
+    record.mutate_param_bytes(static_cast<std::uint16_t>(param_bytes));
+    record.mutate_graph(0x0000000400000002);
+    record.mutate_node(5);
+    record.mutate_grid_x(0x01020304);
+    record.mutate_grid_y(0x1112);
+    record.mutate_grid_z(0x2122);
+    record.mutate_block_x(256);
+    record.mutate_block_y(2);
+    record.mutate_block_z(1);
+    record.mutate_shared_bytes(0xc000);
+    const std::size_t in_head = std::min(kUpdateHeadParamBytes, param_bytes);
+    if (in_head != 0) std::memcpy(record.mutable_params()->data(), params.data(), in_head);
+
+    Golden golden{file, "GraphUpdate", says, position, written(position, record, params), {}};
+    golden.fields = head(golden, record);
+    for (Field& more : std::vector<Field>{
+             field("param_bytes", 12, record.param_bytes()), field("reserved0", 14, record.reserved0()),
+             field("graph", 16, record.graph()), field("node", 24, record.node()),
+             field("grid_x", 28, record.grid_x()), field("grid_y", 32, record.grid_y()),
+             field("grid_z", 36, record.grid_z()), field("block_x", 40, record.block_x()),
+             field("block_y", 42, record.block_y()), field("block_z", 44, record.block_z()),
+             field("reserved1", 46, record.reserved1()), field("shared_bytes", 48, record.shared_bytes()),
+             field("reserved2", 52, record.reserved2())})
+        golden.fields.push_back(std::move(more));
+    push_params(golden, params, kUpdateHeadParamBytes, record.slots());
+    return golden;
+}
+
 // What the producer writes by itself: 3 slots to the end of the ring, a record of 5 asked for.
 inline Golden padding() {
     constexpr std::uint64_t kAt = 5 * kRingSlots - 3;
@@ -279,6 +328,9 @@ inline std::vector<Golden> records() {
         detail::event_record(),
         detail::event_wait(),
         detail::padding(),
+        detail::graph_launch(),
+        detail::graph_update("graph_update_head_only", "4 bytes of parameters, which the head holds", 15, 4),
+        detail::graph_update("graph_update_long", "100 bytes of parameters, two continuations", 16, 100),
     };
 }
 
