@@ -74,6 +74,9 @@ namespace ringlaunch::driver {
     X(cuGraphCreate)                      \
     X(cuGraphDestroy)                     \
     X(cuGraphAddKernelNode)               \
+    X(cuGraphAddMemcpyNode)               \
+    X(cuGraphAddMemsetNode)               \
+    X(cuGraphKernelNodeSetAttribute)      \
     X(cuGraphInstantiate)                 \
     X(cuGraphUpload)                      \
     X(cuGraphExecDestroy)                 \

@@ -11,6 +11,7 @@
 #include "daemon/driver/address_range.hpp"
 #include "daemon/driver/chunk_table.hpp"
 #include "daemon/driver/cuda_api.hpp"
+#include "daemon/driver/cuda_explicit_graph.hpp"
 #include "daemon/driver/cuda_fault_dumps.hpp"
 #include "daemon/driver/cuda_module.hpp"
 #include "daemon/driver/cuda_peers.hpp"
@@ -29,6 +30,7 @@ constexpr std::uint64_t kStagingBytes = std::uint64_t{1} << 39;
 
 // Of the device's memory, for the launch graphs of all streams.
 constexpr std::uint64_t kGraphBytes = 128u << 20;
+constexpr std::uint64_t kExplicitGraphBytes = 512u << 20;  // of those that users make
 
 class CudaDriver : public Driver {
   public:
@@ -44,6 +46,7 @@ class CudaDriver : public Driver {
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
                                         const LoadOptions& options) override;
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
+    std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override;
     int completion_fd() const override { return completion_fd_.get(); }
     std::optional<std::string> failure() noexcept override;
 
@@ -69,6 +72,7 @@ class CudaDriver : public Driver {
     std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
     GraphBudget graphs_{kGraphBytes};
+    GraphBudget explicit_graphs_{kExplicitGraphBytes};
     FaultPage* const fault_;
     std::optional<FaultDumps> dumps_;
 };
@@ -277,6 +281,11 @@ std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
     return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), graphs_,
                                         dumps_ ? &dumps_->journals() : nullptr);
+}
+
+std::unique_ptr<Graph> CudaDriver::make_graph(std::span<const GraphNode> nodes) {
+    enter();
+    return std::make_unique<CudaGraph>(nodes, context_, *peers_, explicit_graphs_);
 }
 
 std::optional<std::string> CudaDriver::failure() noexcept {

@@ -2,42 +2,12 @@
 
 #include <new>
 
+#include "daemon/driver/cuda_node.hpp"
+
 namespace ringlaunch::driver {
 
-namespace {
-
-// Measured: what an executable graph takes of the device's memory, whatever its length, and each node more.
-constexpr std::uint64_t kOneGraphBytes = 114 << 10;
-constexpr std::uint64_t kNodeBytes = 2 << 10;
-
-// A launch as a node has it; CUDA copies what it points to.
-struct NodeParams {
-    explicit NodeParams(const Launch& launch)
-        : bytes(launch.param_bytes),
-          extra{CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
-                CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END} {
-        params.func = static_cast<const CudaKernel&>(*launch.kernel).function();
-        params.gridDimX = launch.grid.x;
-        params.gridDimY = launch.grid.y;
-        params.gridDimZ = launch.grid.z;
-        params.blockDimX = launch.block.x;
-        params.blockDimY = launch.block.y;
-        params.blockDimZ = launch.block.z;
-        params.sharedMemBytes = launch.shared_bytes;
-        params.extra = bytes == 0 ? nullptr : extra;
-    }
-    NodeParams(const NodeParams&) = delete;
-    NodeParams& operator=(const NodeParams&) = delete;
-
-    std::size_t bytes;
-    void* extra[5];
-    CUDA_KERNEL_NODE_PARAMS params{};
-};
-
-}  // namespace
-
 std::uint64_t CudaGraphs::bytes_of(std::size_t nodes) noexcept {
-    return kOneGraphBytes + nodes * kNodeBytes;
+    return graph_bytes(nodes);
 }
 
 bool CudaGraphs::make(Graph& made, std::span<const Launch> launches) noexcept {

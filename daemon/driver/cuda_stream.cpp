@@ -12,6 +12,7 @@
 #include <thread>
 #include <utility>
 
+#include "daemon/driver/cuda_explicit_graph.hpp"
 #include "daemon/driver/cuda_module.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "schema/pages.hpp"
@@ -236,6 +237,19 @@ Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& t
 void CudaStream::forget(const Module& module) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS || !graphs_) return;
     graphs_->forget(module);
+}
+
+Status CudaStream::launch_graph(Graph& graph, std::uint64_t position, std::uint64_t end) noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
+    const auto& mine = static_cast<const CudaGraph&>(graph);
+    if (journal_ != nullptr)
+        for (std::size_t i = 0; i < mine.now().size(); ++i)
+            if (const auto* each = std::get_if<Launch>(&mine.now().node(i))) {
+                Launch noted = *each;
+                noted.position = position;
+                note(noted);
+            }
+    return issued(api_.cuGraphLaunch_(mine.exec(), stream_), end);
 }
 
 Status CudaStream::copy(const Copy& copy) noexcept {

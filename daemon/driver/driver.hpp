@@ -15,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "control_generated.h"
@@ -167,6 +168,20 @@ struct Fill {
     std::uint32_t width = 1;
 };
 
+// A sequence that is made once and launched as one. What it runs may be launched with other parameters later;
+// what it is made of stays. Belongs to whom made it: the control thread makes and destroys it, when no launch
+// of it is in flight and the dispatcher does not know it. Launched on one stream.
+using GraphNode = std::variant<Launch, Copy, Fill>;  // `position` and `end` mean nothing here
+class Graph {
+  public:
+    virtual ~Graph() = default;
+    // Dispatch thread. For all launches of the graph that follow; not for those in flight. `node` is a
+    // launch, of the same kernel.
+    [[nodiscard]] virtual Status update(std::size_t node, const Launch& launch) noexcept = 0;
+    // What the driver says of the last update that it refused, in words.
+    virtual const char* why() const noexcept { return ""; }
+};
+
 struct StreamConfig {
     std::uint64_t id = 0;  // for fault reports
     // The word of the status page that the device writes. It stands in a page (kPageBytes, on such a
@@ -200,6 +215,9 @@ class Stream {
     virtual void forget(const Module&) noexcept {}
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
+    // Everything in it, in its order, as one operation.
+    [[nodiscard]] virtual Status launch_graph(Graph& graph, std::uint64_t position,
+                                              std::uint64_t end) noexcept = 0;
     // What the driver says of the last operation that it refused, in words; empty: nothing.
     virtual const char* why() const noexcept { return ""; }
     // What follows runs after `awaited` (same driver) has completed `position`, which was issued to it
@@ -243,6 +261,9 @@ class Driver {
     virtual std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image,
                                                 std::uint64_t bytes, const LoadOptions& options) = 0;
     virtual std::unique_ptr<Stream> open_stream(const StreamConfig& config) = 0;
+    // Parameters are copied. Copies are of the kind CopyOnDevice. Throws Error{unsupported} that names what a
+    // graph of this driver does not take, and Error{out_of_memory} where there is no room for another.
+    virtual std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) = 0;
 
     // An eventfd that notify_at() signals; the dispatcher sleeps on it.
     virtual int completion_fd() const = 0;

@@ -8,6 +8,7 @@
 #include <fstream>
 
 #include "daemon/driver/host_fault.hpp"
+#include "daemon/driver/host_graph.hpp"
 #include "daemon/driver/host_stream.hpp"
 #include "daemon/driver/image_module.hpp"
 #include "daemon/driver/memory.hpp"
@@ -155,6 +156,9 @@ class HostDriver final : public Driver {
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<HostStream>(config, completion_.get(), abandoned_, graphs_);
+    }
+    std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override {
+        return std::make_unique<HostGraph>(nodes);
     }
     int completion_fd() const override { return completion_.get(); }
     std::optional<std::string> failure() noexcept override {

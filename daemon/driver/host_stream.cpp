@@ -15,6 +15,7 @@
 #include <system_error>
 #include <variant>
 
+#include "daemon/driver/host_graph.hpp"
 #include "daemon/driver/memory.hpp"
 #include "schema/error.hpp"
 #include "schema/version.hpp"
@@ -66,12 +67,17 @@ struct WaitOp {
     std::uint64_t position;
 };
 
+// A launch of a graph that a user made.
+struct RecordedOp {
+    std::shared_ptr<HostGraph::Copy> copy;  // pinned until it has run
+};
+
 // One operation in the queue.
 struct Op {
     std::uint64_t position = 0, end = 0;
     std::uint64_t params_begin = 0;  // how far the parameter ring was used by all before it
     // The worker drops the reference of a graph or a wait; everything else is the dispatch thread's.
-    std::variant<std::monostate, LaunchOp, GraphOp, Copy, Fill, WaitOp> work;
+    std::variant<std::monostate, LaunchOp, GraphOp, RecordedOp, Copy, Fill, WaitOp> work;
 };
 
 // Whether the worker may touch the status page. Once it says `abandoned`, it never does again.
@@ -229,9 +235,11 @@ struct HostStream::State {
     bool wait_for_work(std::uint64_t at) noexcept;
     bool execute(Op& op) noexcept;
     bool execute_graph(const MemoryGraph& graph) noexcept;
+    // `what`: for fault reports; null: the kernel's name.
     void execute_launch(std::uint64_t position, std::uint64_t kernel_id, const HostKernel& kernel, Dim3 grid,
-                        Dim3 block, const std::byte* at) noexcept;
+                        Dim3 block, const std::byte* at, const char* what = nullptr) noexcept;
     bool execute_wait(const WaitOp& wait) noexcept;
+    bool execute_recorded(std::uint64_t position, const GraphSequence& sequence) noexcept;
     bool completed(std::uint64_t end) noexcept;
     // sync: STOP (pairs with ~HostStream).
     bool stopping() const noexcept { return stop.load(std::memory_order_seq_cst); }
@@ -353,19 +361,42 @@ bool HostStream::State::execute(Op& now) noexcept {
         clear_running();
     } else if (const auto* wait = std::get_if<WaitOp>(&now.work)) {
         return execute_wait(*wait);
+    } else if (auto* recorded = std::get_if<RecordedOp>(&now.work)) {
+        if (!execute_recorded(now.position, recorded->copy->sequence)) return false;
+        // sync: PINS (pairs with HostGraph::current): it may be written from here on.
+        recorded->copy->pins.fetch_sub(1, std::memory_order_release);
+    }
+    return true;
+}
+
+bool HostStream::State::execute_recorded(std::uint64_t position, const GraphSequence& sequence) noexcept {
+    for (std::size_t i = 0; i < sequence.size(); ++i) {
+        if (stopping()) return false;
+        if (const auto* launch = std::get_if<Launch>(&sequence.node(i))) {
+            execute_launch(position, launch->kernel_id, static_cast<const HostKernel&>(*launch->kernel),
+                           launch->grid, launch->block, launch->params, sequence.label(i));
+        } else if (const auto* copy = std::get_if<Copy>(&sequence.node(i))) {
+            set_running({id, position, 0, "a copy of a graph"});
+            run_copy(*copy);
+            clear_running();
+        } else {
+            set_running({id, position, 0, "a fill of a graph"});
+            run_fill(std::get<Fill>(sequence.node(i)));
+            clear_running();
+        }
     }
     return true;
 }
 
 void HostStream::State::execute_launch(std::uint64_t position, std::uint64_t kernel_id,
-                                       const HostKernel& kernel, Dim3 grid, Dim3 block,
-                                       const std::byte* at) noexcept {
+                                       const HostKernel& kernel, Dim3 grid, Dim3 block, const std::byte* at,
+                                       const char* what) noexcept {
     const kernel_abi::HostLaunch call{{grid.x, grid.y, grid.z},
                                       {block.x, block.y, block.z},
                                       reinterpret_cast<const unsigned char*>(at),
                                       0,
                                       std::uint64_t{grid.x} * grid.y * grid.z};
-    set_running({id, position, kernel_id, kernel.layout().name.c_str()});
+    set_running({id, position, kernel_id, what != nullptr ? what : kernel.layout().name.c_str()});
     kernel.run()(&call);
     clear_running();
 }
@@ -541,6 +572,21 @@ Status HostStream::fill(const Fill& fill) noexcept {
     Op* const op = state_->place(fill.position, fill.end);
     if (op == nullptr) return Status::ring_full;
     op->work = fill;
+    state_->publish();
+    state_->ring();
+    return Status::ok;
+}
+
+Status HostStream::launch_graph(Graph& graph, std::uint64_t position, std::uint64_t end) noexcept {
+    Op* const op = state_->place(position, end);
+    std::shared_ptr<HostGraph::Copy> copy;
+    if (op != nullptr) copy = static_cast<HostGraph&>(graph).current();
+    if (copy == nullptr) {
+        state_->ring();
+        return Status::ring_full;
+    }
+    copy->pins.fetch_add(1, std::memory_order_relaxed);  // relaxed: TAIL hands it over
+    op->work = RecordedOp{std::move(copy)};
     state_->publish();
     state_->ring();
     return Status::ok;

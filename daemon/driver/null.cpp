@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "daemon/driver/graph_pool.hpp"
+#include "daemon/driver/host_graph.hpp"
 #include "daemon/driver/image_module.hpp"
 #include "daemon/driver/memory.hpp"
 #include "daemon/driver/memory_graph.hpp"
@@ -67,6 +68,15 @@ class NullStream final : public Stream {
     }
     void forget(const Module& module) noexcept override {
         if (graphs_) graphs_->forget(module);
+    }
+    Status launch_graph(Graph& graph, std::uint64_t, std::uint64_t end) noexcept override {
+        const GraphSequence& sequence = static_cast<HostGraph&>(graph).now();
+        for (std::size_t i = 0; i < sequence.size(); ++i) {
+            if (const auto* copy = std::get_if<Copy>(&sequence.node(i))) run_copy(*copy);
+            if (const auto* fill = std::get_if<Fill>(&sequence.node(i))) run_fill(*fill);
+        }
+        position_ = end;
+        return Status::ok;
     }
     Status copy(const Copy& copy) noexcept override {
         run_copy(copy);
@@ -174,6 +184,9 @@ class NullDriver final : public Driver {
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<NullStream>(config, completion_.get(), graphs_);
+    }
+    std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override {
+        return std::make_unique<HostGraph>(nodes);
     }
     int completion_fd() const override { return completion_.get(); }
     std::optional<std::string> failure() noexcept override { return std::nullopt; }

@@ -815,6 +815,100 @@ TEST_P(DriverContract, OneModuleIsNotAnother) {
     EXPECT_EQ(rig->read<unsigned>(stream, at(0), 1), std::vector<unsigned>{runs() ? 1u : 0u});
 }
 
+// ---- graphs
+
+TEST_P(DriverContract, AGraphRunsItsSequenceInOrderEachTime) {
+    TestStream stream(*rig->driver);
+    const auto log = device_pointer<unsigned>(at(64)), count = device_pointer<unsigned>(at(0));
+    const auto first = pack(log, count, 1u), second = pack(log, count, 2u);
+    Fill fill;
+    fill.device = at(4096);
+    fill.bytes = 16;
+    fill.value = 0xabcd0123;
+    fill.width = 4;
+    Copy copy;
+    copy.kind = RecordKind::CopyOnDevice;
+    copy.device = at(8192);
+    copy.source = at(4096);
+    copy.bytes = 16;
+    const auto launch = [&](const std::vector<std::byte>& params) {
+        return TestStream::make_launch(kernel("append"), {}, {}, params, 0);
+    };
+    const std::vector<GraphNode> nodes{launch(first), fill, launch(second), copy};
+    const std::unique_ptr<Graph> graph = rig->driver->make_graph(nodes);
+    for (int i = 0; i < 3; ++i) stream.launch_graph(*graph);
+    stream.launch(kernel("append"), {}, {}, pack(log, count, 9u));
+    EXPECT_THAT(rig->read<unsigned>(stream, at(8192), 4), Each(0xabcd0123u));
+    if (!runs()) return;
+    EXPECT_EQ(rig->read<unsigned>(stream, at(64), 7), (std::vector<unsigned>{1, 2, 1, 2, 1, 2, 9}));
+}
+
+TEST_P(DriverContract, AnUpdateOfAGraphIsForTheLaunchesBehindIt) {
+    TestStream stream(*rig->driver);
+    const auto log = device_pointer<unsigned>(at(64)), count = device_pointer<unsigned>(at(0));
+    const auto params = pack(log, count, 0u);
+    std::vector<GraphNode> nodes;
+    for (int i = 0; i < 10; ++i)
+        nodes.push_back(TestStream::make_launch(kernel("append"), {}, {}, params, 0));
+    const std::unique_ptr<Graph> graph = rig->driver->make_graph(nodes);
+    // Many in flight, each with another value in another node: none may see a later one's.
+    std::vector<unsigned> expected, now(10);
+    for (unsigned i = 1; i <= 40; ++i) {
+        const auto changed = pack(log, count, i);
+        const std::size_t node = i * 7 % 10;
+        ASSERT_EQ(graph->update(node, TestStream::make_launch(kernel("append"), {}, {}, changed, 0)),
+                  Status::ok)
+            << graph->why();
+        now[node] = i;
+        expected.insert(expected.end(), now.begin(), now.end());
+        stream.launch_graph(*graph);
+    }
+    ASSERT_TRUE(stream.finish());
+    if (!runs()) return;
+    EXPECT_EQ(rig->read<unsigned>(stream, at(64), 400), expected);
+}
+
+TEST_P(DriverContract, AnUpdateOfAGraphMayChangeTheShape) {
+    TestStream stream(*rig->driver);
+    const auto params = pack(device_pointer<unsigned>(at(0)));
+    const std::vector<GraphNode> nodes{
+        TestStream::make_launch(kernel("indices"), {2, 1, 1}, {4, 1, 1}, params, 0)};
+    const std::unique_ptr<Graph> graph = rig->driver->make_graph(nodes);
+    stream.launch_graph(*graph);
+    if (runs()) {
+        EXPECT_EQ(rig->read<unsigned>(stream, at(0), 9), (std::vector<unsigned>{1, 2, 3, 4, 5, 6, 7, 8, 0}));
+    }
+    ASSERT_EQ(graph->update(0, TestStream::make_launch(kernel("indices"), {2, 3, 2}, {2, 2, 2}, params, 0)),
+              Status::ok);
+    stream.launch_graph(*graph);
+    std::vector<unsigned> all(96);
+    std::iota(all.begin(), all.end(), 1u);
+    const std::vector<unsigned> found = rig->read<unsigned>(stream, at(0), 96);
+    if (runs()) {
+        EXPECT_EQ(found, all);
+    }
+}
+
+TEST_P(DriverContract, ManyGraphsAndLongOnesRunOnStreamsOfTheirOwn) {
+    TestStream one(*rig->driver), two(*rig->driver);
+    const auto append = [&](std::uint64_t base) {
+        return pack(device_pointer<unsigned>(base + 64), device_pointer<unsigned>(base), 3u);
+    };
+    const auto at_one = append(at(0)), at_two = append(at(65536));
+    std::vector<GraphNode> of_one(2000, TestStream::make_launch(kernel("append"), {}, {}, at_one, 0)),
+        of_two(100, TestStream::make_launch(kernel("append"), {}, {}, at_two, 0));
+    const auto first = rig->driver->make_graph(of_one), second = rig->driver->make_graph(of_two);
+    for (int i = 0; i < 5; ++i) {
+        one.launch_graph(*first);
+        two.launch_graph(*second);
+    }
+    ASSERT_TRUE(one.finish());
+    ASSERT_TRUE(two.finish());
+    if (!runs()) return;
+    EXPECT_EQ(rig->read<unsigned>(one, at(0), 1), std::vector<unsigned>{10000});
+    EXPECT_EQ(rig->read<unsigned>(two, at(65536), 1), std::vector<unsigned>{500});
+}
+
 INSTANTIATE_TEST_SUITE_P(Drivers, DriverContract,
                          testing::Values(Case{DriverKind::Null, false, TEST_KERNELS},
                                          Case{DriverKind::Host, true, TEST_KERNELS},

@@ -174,6 +174,10 @@ class TestStream {
         insist([&] { return stream_->fill(fill); });
         ++position_;
     }
+    void launch_graph(Graph& graph) {
+        insist([&] { return stream_->launch_graph(graph, position_, position_ + 1); });
+        ++position_;
+    }
     void wait(TestStream& awaited, std::uint64_t position) {
         insist([&] { return stream_->wait(*awaited.stream_, position, position_ + 1); });
         ++position_;
