@@ -21,6 +21,7 @@
 #include "daemon/supervisor/sealed_program.hpp"
 #include "daemon/supervisor/supervisor.hpp"
 #include "schema/error.hpp"
+#include "schema/pages.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::cli {
@@ -281,6 +282,12 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
           "Device memory a session; 0: what the device has");
     bytes("--max-staging", limits.max_staging_bytes, kLeastStaging, "Staging memory a session");
     bytes("--max-image", limits.max_image_bytes, kLeastImage, "Size of a module");
+    command.add_option("--max-graphs", limits.max_graphs, "Graphs a session")
+        ->group(kGroup)
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    bytes("--max-graph-bytes", limits.max_graph_bytes, kSlotBytes,
+          "Records that describe the graphs of a session, in all; 64 bytes a launch at least");
     command.add_option("--max-ring-slots", limits.max_ring_slots, "Slots of a ring")
         ->group(kGroup)
         ->check(CLI::Range(kMinRingSlots, kMaxRingSlots))

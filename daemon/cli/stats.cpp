@@ -77,7 +77,8 @@ nlohmann::json to_json(const StreamView& view, Scope scope) {
                        {"fills", now.fills},           {"events", now.events},
                        {"waits", now.waits},           {"paddings", now.paddings},
                        {"batches", now.batches},       {"chained", now.chained},
-                       {"held_turns", now.held_turns}, {"wakeups", now.wakeups}};
+                       {"held_turns", now.held_turns}, {"wakeups", now.wakeups},
+                       {"graphs", now.graphs},         {"updates", now.updates}};
     out["rates"] = {{"over_s", to_json(interval(view))},
                     {"records_per_s", to_json(rate(view, &StreamSample::records))},
                     {"launches_per_s", to_json(rate(view, &StreamSample::launches))},

@@ -66,6 +66,8 @@ StreamSample read_page(const StatusPage& page) {
     sample.chained = peek(counters.chained);
     sample.held_turns = peek(counters.held_turns);
     sample.wakeups = peek(counters.wakeups);
+    sample.graphs = peek(counters.graphs);
+    sample.updates = peek(counters.updates);
     copy_histogram(page.enqueue_to_issue, sample.enqueue_to_issue);
     copy_histogram(page.issue_to_complete, sample.issue_to_complete);
     return sample;

@@ -28,7 +28,8 @@ struct StreamSample {
     std::uint64_t heartbeat_ns = 0;
     bool reader_asleep = false;
     std::uint64_t records = 0, launches = 0, copies = 0, copied_bytes = 0, fills = 0, events = 0, waits = 0,
-                  paddings = 0, batches = 0, chained = 0, held_turns = 0, wakeups = 0;
+                  paddings = 0, batches = 0, chained = 0, held_turns = 0, wakeups = 0, graphs = 0,
+                  updates = 0;
     Buckets enqueue_to_issue{}, issue_to_complete{};
 };
 

@@ -180,6 +180,10 @@ void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) 
         case ExecutorRequest::WatchStream:
         case ExecutorRequest::UnwatchStream:
             return handle_stream(message, fds);
+        case ExecutorRequest::MakeGraph:
+        case ExecutorRequest::RestoreGraph:
+        case ExecutorRequest::DropGraph:
+            return handle_graph(message, fds);
         case ExecutorRequest::LoadModule:
         case ExecutorRequest::UnloadModule:
         case ExecutorRequest::BindModule:
@@ -323,6 +327,34 @@ void ControlPort::handle_stream(const ToExecutor& message, std::vector<UniqueFd>
             return;
     }
     answer_ok(message.id());
+}
+
+void ControlPort::handle_graph(const ToExecutor& message, std::vector<UniqueFd>& fds) {
+    Registry& held = registry();
+    switch (message.request_type()) {
+        case ExecutorRequest::MakeGraph: {
+            const auto& request = *message.request_as_MakeGraph();
+            const Registry::MadeGraph made =
+                held.make_graph(request.session(), request.stream(), request.graph(),
+                                take_fd(fds, 0, "the description"), request.slots());
+            fb::FlatBufferBuilder builder;
+            const auto laid = internal::CreateGraphLaid(builder, static_cast<std::uint32_t>(made.nodes));
+            return send(builder,
+                        internal::CreateFromExecutor(builder, message.id(), 0, 0, ExecutorAnswer::GraphLaid,
+                                                     laid.Union()),
+                        made.page.get());
+        }
+        case ExecutorRequest::RestoreGraph: {
+            const auto& request = *message.request_as_RestoreGraph();
+            held.restore_graph(request.session(), request.stream(), request.graph(),
+                               take_fd(fds, 0, "the graph's page"));
+            return answer_ok(message.id());
+        }
+        default: {
+            const auto& request = *message.request_as_DropGraph();
+            return held.drop_graph(request.session(), request.stream(), request.graph(), later(message.id()));
+        }
+    }
 }
 
 void ControlPort::handle_module(const ToExecutor& message, std::vector<UniqueFd>& fds) {

@@ -42,6 +42,7 @@ class ControlPort {
     bool serve_one(End& end);
     void handle(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void handle_stream(const ToExecutor& message, std::vector<UniqueFd>& fds);
+    void handle_graph(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void handle_module(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void handle_memory(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void configure(std::uint32_t id, const internal::Configure& request, std::vector<UniqueFd>& fds);

@@ -4,6 +4,7 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 
 #include "daemon/executor/clock.hpp"
 #include "schema/counters.hpp"
@@ -129,13 +130,13 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         }
         step = take_one(stream, copy);
         if (step == Step::taken) {
-            ++taken;
+            taken += 1 + std::exchange(graph_nodes_, 0);
             stream.consumer.advance(copy.slots);
         }
     }
     if (pending != 0) step = flush(stream, pending);
     stream.driver_full = step == Step::retry;
-    stream.more = step == Step::taken && taken == budget && stream.consumer.peek();
+    stream.more = step == Step::taken && taken >= budget && stream.consumer.peek();
     if (step == Step::ended && stream.phase == Phase::stopped) worked = true;
 
     if (counts_.records != 0) {
@@ -229,6 +230,10 @@ Dispatcher::Step Dispatcher::take_one(StreamPort& stream, const RecordCopy& copy
             return take_wait(stream, copy);
         case RecordKind::Padding:
             return take_padding(stream, copy);
+        case RecordKind::GraphLaunch:
+            return take_graph_launch(stream, copy);
+        case RecordKind::GraphUpdate:
+            return take_graph_update(stream, copy);
         case RecordKind::Launch:
         case RecordKind::CompactLaunch:
         case RecordKind::None:
@@ -330,7 +335,7 @@ void Dispatcher::refuse(StreamPort& stream, const RecordCopy& copy, Status statu
 }
 
 void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, const driver::Launch* launch,
-                                const char* what, Status status) noexcept {
+                                const char* what, Status status, const char* why) noexcept {
     // A dead device refuses everything: that is not this stream's doing, and the process ends here.
     look_at_device();
     char kernel[256] = "";
@@ -341,7 +346,7 @@ void Dispatcher::driver_refused(StreamPort& stream, std::uint64_t position, cons
             launch->kernel->layout().name.c_str(), launch->grid.x, launch->grid.y, launch->grid.z,
             launch->block.x, launch->block.y, launch->block.z, launch->shared_bytes);
     const std::string_view name = status_name(status);
-    const char* const why = stream.driver_stream->why();
+    if (why == nullptr) why = stream.driver_stream->why();
     char text[1024];
     std::snprintf(text, sizeof text, "%s at position %" PRIu64 ": %sthe driver refused it with %.*s%s%s",
                   what, position, kernel, static_cast<int>(name.size()), name.data(), *why == 0 ? "" : ": ",

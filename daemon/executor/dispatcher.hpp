@@ -128,6 +128,13 @@ class Dispatcher {
     Step take_padding(StreamPort& stream, const RecordCopy& copy) noexcept;
     Step take_event(StreamPort& stream, const RecordCopy& copy) noexcept;
     Step take_wait(StreamPort& stream, const RecordCopy& copy) noexcept;
+    Step take_graph_launch(StreamPort& stream, const RecordCopy& copy) noexcept;
+    Step take_graph_update(StreamPort& stream, const RecordCopy& copy) noexcept;
+    // `graph` null: there is none of that id.
+    Step refuse_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id,
+                      const Graph* graph) noexcept;
+    void refuse_node(StreamPort& stream, const RecordCopy& record, Status status, const Graph& graph,
+                     std::uint32_t node, const char* what) noexcept;
     // Issues a copy or a fill: `call` asks the driver. `bytes` 0: there is nothing to ask.
     template <class Call>
     Step issue(StreamPort& stream, const RecordCopy& copy, std::uint64_t bytes, Call&& call) noexcept;
@@ -154,9 +161,9 @@ class Dispatcher {
 
     void refuse(StreamPort& stream, const RecordCopy& copy, Status status,
                 const char* detail = nullptr) noexcept;
-    // `launch` null: it was no launch.
+    // `launch` null: it was no launch. `why` null: the stream knows it.
     void driver_refused(StreamPort& stream, std::uint64_t position, const driver::Launch* launch,
-                        const char* what, Status status) noexcept;
+                        const char* what, Status status, const char* why = nullptr) noexcept;
     void stop(StreamPort& stream, Status status, std::uint64_t position, std::uint64_t kernel) noexcept;
     Bounds bounds(const StreamPort& stream) const noexcept { return {stream.session, memory_, limits_}; }
 
@@ -179,7 +186,8 @@ class Dispatcher {
     std::uint64_t sleep_ = 0;  // the number of the last sleep announced
     std::atomic<std::uint64_t> writing_since_ns_{0};
     bool issue_held_ = false;
-    bool all_limited_ = false;  // the bound in all, not its own, kept a stream back this turn
+    std::uint32_t graph_nodes_ = 0;  // of the graph launched last, beyond one: a turn's worth too
+    bool all_limited_ = false;       // the bound in all, not its own, kept a stream back this turn
 
     // The batch: records copied out of a ring and the launches made of them, which point into the copies.
     std::unique_ptr<RecordCopy[]> copies_;

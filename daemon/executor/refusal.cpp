@@ -184,6 +184,10 @@ const char* kind_name(RecordKind kind) noexcept {
             return "wait";
         case RecordKind::Padding:
             return "padding";
+        case RecordKind::GraphLaunch:
+            return "graph launch";
+        case RecordKind::GraphUpdate:
+            return "graph update";
         case RecordKind::None:
             break;
     }

@@ -6,6 +6,7 @@
 
 #include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
+#include "daemon/executor/graph.hpp"
 #include "schema/error.hpp"
 #include "schema/id_text.hpp"
 
@@ -96,7 +97,7 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
     setup.coalesce &= config_.coalesce;
     auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.add(*port); });
-    streams_.emplace(setup.id, Stream{std::move(port), &owner});
+    streams_.emplace(setup.id, Stream{std::move(port), &owner, false, {}});
     ++owner.streams;
 }
 
@@ -168,6 +169,7 @@ void Registry::unload_module(std::uint64_t key, Answer answer) {
     const std::uint64_t barrier = expect_barrier(
         {[this, key] {
              thread_.call([&](Dispatcher& dispatcher) { dispatcher.forget(*modules_.get(key).module); });
+             break_off_graphs(key);
              modules_.erase(key);
          },
          std::move(answer)});
@@ -178,7 +180,10 @@ void Registry::change_kernels(Session& owner,
                               const std::function<void(IdTable<const KernelEntry>&)>& change) {
     IdTable<const KernelEntry> table = owner.view.kernels;
     change(table);
-    thread_.call([&](Dispatcher&) { owner.view.kernels.swap(table); });
+    thread_.call([&](Dispatcher&) {
+        owner.view.kernels.swap(table);
+        note_gone(owner);
+    });
 }
 
 void Registry::bind_module(std::uint64_t session_id, std::uint64_t key, std::span<const std::uint64_t> ids) {
@@ -255,6 +260,7 @@ void Registry::unmap_chunk(std::uint64_t session_id, std::uint64_t address, std:
         not_found("chunk of " + std::to_string(bytes) + " bytes at " + std::to_string(address) + " in " +
                   quoted("session", session_id));
     memory_.device.set_owner(0, address, bytes);
+    note_gone(owner);
     owner.chunks.erase(chunk);
     ++owner.barriers;
     const std::uint64_t barrier = expect_barrier({[this, &owner, address] {
@@ -320,7 +326,10 @@ void Registry::change_loans(Session& borrower) {
     std::vector<Loan> loans;
     for (const auto& [id, entry] : borrower.loans) loans.push_back(entry.memory);
     std::sort(loans.begin(), loans.end(), [](const Loan& a, const Loan& b) { return a.address < b.address; });
-    thread_.call([&](Dispatcher&) { borrower.view.loans.swap(loans); });
+    thread_.call([&](Dispatcher&) {
+        borrower.view.loans.swap(loans);
+        note_gone(borrower);
+    });
 }
 
 void Registry::watch_stream(std::uint64_t session_id, std::uint64_t stream_id, const UniqueFd& status) {
@@ -379,6 +388,7 @@ void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer 
     if (found == owner.staging.end()) not_found(quoted("staging segment", id));
     change_staging(owner, [&](IdTable<driver::Staging>& table) { table.erase(id); });
     disown_staging(found->second);
+    note_gone(owner);
     // Shared, because a std::function is copied; gone when the barrier's entry is.
     auto kept = std::make_shared<std::unique_ptr<driver::Staging>>(std::move(found->second.mapped));
     owner.staging.erase(found);

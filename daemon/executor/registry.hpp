@@ -10,7 +10,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -53,6 +55,16 @@ class Registry {
     const driver::KernelLayout& bind_kernel(std::uint64_t session, std::uint64_t key, std::uint32_t index,
                                             const driver::LaunchAttributes& attributes, std::uint64_t id);
     void unbind_kernels(std::uint64_t session, std::span<const std::uint64_t> ids);
+
+    // `description` holds so many slots of records.
+    struct MadeGraph {
+        std::size_t nodes;
+        UniqueFd page;
+    };
+    MadeGraph make_graph(std::uint64_t session, std::uint64_t stream, std::uint64_t graph,
+                         const UniqueFd& description, std::uint32_t slots);
+    void restore_graph(std::uint64_t session, std::uint64_t stream, std::uint64_t graph, UniqueFd page);
+    void drop_graph(std::uint64_t session, std::uint64_t stream, std::uint64_t graph, Answer answer);
 
     UniqueFd make_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes);
     void map_chunk(std::uint64_t session, std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
@@ -103,6 +115,11 @@ class Registry {
         std::unique_ptr<StreamPort> port;
         Session* session = nullptr;
         bool closing = false;
+        struct HeldGraph {
+            std::unique_ptr<Graph> graph;
+            std::set<std::uint64_t> modules;  // keys of those whose kernels it runs
+        };
+        std::map<std::uint64_t, HeldGraph> graphs;
     };
     static constexpr std::uint64_t kNever = ~std::uint64_t{0};
     struct Pending {
@@ -124,6 +141,15 @@ class Registry {
     void change_loans(Session& session);
     void change_watched(Session& session, std::uint64_t stream, std::unique_ptr<Session::Watched> now);
     void change_kernels(Session& session, const std::function<void(IdTable<const KernelEntry>&)>& change);
+    Stream& stream_for_graph(std::uint64_t session, std::uint64_t stream, std::uint64_t graph);
+    void add_graph(Stream& owner, std::unique_ptr<Graph> graph);
+    void break_off_graphs(std::uint64_t module);
+    // Something that graphs may have named is gone; called once it is, or a graph might find it all well.
+    static void note_gone(Session& session) noexcept {
+        // sync: CHANGES (pairs with Graph::check): who sees the count sees what is gone. Within one process:
+        // no model.
+        session.view.changes.fetch_add(1, std::memory_order_release);
+    }
     void change_staging(Session& session, const std::function<void(IdTable<driver::Staging>&)>& change);
 
     driver::Driver& driver_;

@@ -5,6 +5,7 @@
 // (DispatchThread::call), so that a change costs the dispatcher three words and no allocation.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -79,6 +80,8 @@ struct WatchedStream {
     std::uint64_t final_position = 0;  // then
 };
 
+class Graph;
+
 struct SessionView {
     std::uint64_t id = 0;
     OwnerTag tag = 0;
@@ -86,6 +89,8 @@ struct SessionView {
     IdTable<driver::Staging> staging;
     std::vector<Loan> loans;  // by address
     IdTable<const WatchedStream> watched;
+    // How often something went that records may have named. The control thread counts, once it is gone.
+    std::atomic<std::uint64_t> changes{1};
 };
 
 }  // namespace ringlaunch::executor

@@ -107,6 +107,9 @@ class StreamPort {
     Wait wait;
     std::uint64_t last_wait_end = 0;  // the end of the last wait given to the driver
 
+    // Its graphs, by id. Swapped by the control thread between two turns, as a session's tables.
+    IdTable<Graph> graphs;
+
     // Wake-ups.
     std::uint64_t woken = 0;      // the value of wait_position that was answered
     std::uint64_t armed = 0;      // the position that notify_at() was told; 0: none

@@ -184,6 +184,24 @@ Status check_wait(const RecordCopy& copy, Wait& out) noexcept {
     return Status::ok;
 }
 
+Status check_graph_launch(const RecordCopy& copy, std::uint64_t& graph) noexcept {
+    const auto& record = copy.as<schema::GraphLaunchRecord>();
+    if (!flags_known(record)) return Status::bad_flags;
+    if (copy.slots != 1) return Status::bad_slot_count;
+    graph = record.graph();
+    return zero(copy, 12, 16) && zero(copy, 24, 64) ? Status::ok : Status::reserved_not_zero;
+}
+
+Status check_graph_update(const RecordCopy& copy) noexcept {
+    const auto& record = copy.as<schema::GraphUpdateRecord>();
+    if (!flags_known(record)) return Status::bad_flags;
+    if (record.param_bytes() > kMaxParamBytes) return Status::bad_param_bytes;
+    if (copy.slots != update_slots(record.param_bytes())) return Status::bad_slot_count;
+    return record.reserved0() == 0 && record.reserved1() == 0 && record.reserved2() == 0
+               ? Status::ok
+               : Status::reserved_not_zero;
+}
+
 Status check_padding(const RecordCopy& copy) noexcept {
     const auto& record = copy.as<schema::PaddingRecord>();
     if (record.flags() != schema::RecordFlag{}) return Status::bad_flags;

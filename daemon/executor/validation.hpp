@@ -45,6 +45,9 @@ struct Wait {
 [[nodiscard]] Status check_fill(const RecordCopy& copy, const Bounds& bounds, driver::Fill& out) noexcept;
 [[nodiscard]] Status check_event(const RecordCopy& copy) noexcept;
 [[nodiscard]] Status check_wait(const RecordCopy& copy, Wait& out) noexcept;
+[[nodiscard]] Status check_graph_launch(const RecordCopy& copy, std::uint64_t& graph) noexcept;
+// The shape of the record alone: what it says of a launch is checked as a launch.
+[[nodiscard]] Status check_graph_update(const RecordCopy& copy) noexcept;
 [[nodiscard]] Status check_padding(const RecordCopy& copy) noexcept;
 
 // What a launch record says, whichever its form. `slots`: those that its kernel's parameters take in that

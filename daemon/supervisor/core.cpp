@@ -26,12 +26,12 @@ constexpr std::chrono::milliseconds kDrainPoll{5};
 std::uint64_t descriptors_of(const Session& session) {
     return Descriptors::kSession + Descriptors::kStream * session.streams.size() + session.staging.size() +
            session.chunks.size() + session.loans.size() + (session.making_bytes != 0 ? 1 : 0) +
-           session.modules.size();
+           session.modules.size() + session.graphs.size();
 }
 
 // Descriptors that a request brings.
 std::size_t fds_of(schema::Request request) {
-    return request == schema::Request::LoadModule ? 1 : 0;
+    return request == schema::Request::LoadModule || request == schema::Request::MakeGraph ? 1 : 0;
 }
 
 }  // namespace
@@ -273,6 +273,11 @@ void Core::dispatch(Client& client, const schema::ClientMessage& request, Messag
             return share(session_of(client), id, *request.request_as_Share());
         case Request::Borrow:
             return borrow(session_of(client), id, *request.request_as_Borrow());
+        case Request::MakeGraph:
+            return make_graph(session_of(client), id, *request.request_as_MakeGraph(),
+                              std::move(message.fds[0]));
+        case Request::DropGraph:
+            return drop_graph(session_of(client), id, *request.request_as_DropGraph());
         case Request::GetStatus:
             return get_status(client, id);
         case Request::GetStats:

@@ -158,6 +158,15 @@ class Core final : public FaultDomain::Owner {
     std::vector<std::pair<std::uint64_t, std::uint64_t>> positions_of(
         Session& session, const flatbuffers::Vector<flatbuffers::Offset<schema::StreamPosition>>* after);
 
+    // ---- graphs.cpp
+    void make_graph(Session& session, std::uint32_t request, const schema::MakeGraph& make,
+                    UniqueFd description);
+    void drop_graph(Session& session, std::uint32_t request, const schema::DropGraph& drop);
+    void let_go_of_graph(Session& session, std::uint64_t id);
+    void forget_graph(Session& session, std::uint64_t id);
+    void forget_graphs_of(Session& session, std::uint64_t stream);
+    void restore_graph(FaultDomain& domain, const Session& session, std::uint64_t id);
+
     // ---- loans.cpp: what sessions of one user lend each other
     void share(Session& session, std::uint32_t request, const schema::Share& share);
     void borrow(Session& session, std::uint32_t request, const schema::Borrow& borrow);

@@ -302,6 +302,9 @@ bool Core::reclaim(Session& session) {
                 session.buffer_ids.give_back(entry.id);
                 break;
             }
+            case DeferredFree::Kind::graph:
+                let_go_of_graph(session, entry.id);
+                break;
             case DeferredFree::Kind::loan:
                 return_loan(session, entry.id);
                 break;

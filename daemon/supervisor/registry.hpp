@@ -141,6 +141,14 @@ struct StagingSegment {
     bool mapped = false;  // an executor has answered
     bool freeing = false;
 };
+// Of one stream, and gone with it.
+struct Graph {
+    std::uint64_t stream = 0;
+    std::uint32_t slots = 0;
+    UniqueFd fd;  // what its client described; once `made` the page that the executor made of it
+    bool made = false;
+    bool freeing = false;
+};
 struct ModuleUse {
     std::uint64_t id = 0, key = 0;
     std::vector<std::uint64_t> kernel_ids;
@@ -164,8 +172,8 @@ struct ModuleUse {
 };
 // Acts once every stream named has completed its position.
 struct DeferredFree {
-    enum class Kind { buffer, staging, chunk, loan } kind{};
-    std::uint64_t id = 0;  // of the buffer, segment or loan; a chunk's address
+    enum class Kind { buffer, staging, chunk, loan, graph } kind{};
+    std::uint64_t id = 0;  // of the buffer, segment, loan or graph; a chunk's address
     std::vector<std::pair<std::uint64_t, std::uint64_t>> after;  // stream, position
 };
 struct PendingAlloc {
@@ -201,7 +209,7 @@ struct Session {
     std::uint64_t moved_ns = 0;           // when the watchdog last saw a stream of it complete something
 
     std::map<std::uint64_t, std::unique_ptr<Stream>> streams;
-    IdAllocator module_ids, kernel_ids, buffer_ids, staging_ids;
+    IdAllocator module_ids, kernel_ids, buffer_ids, staging_ids, graph_ids;
     std::map<std::uint64_t, ModuleUse> modules;
     std::map<std::uint64_t, Buffer> buffers;
     std::map<std::uint64_t, Loan> loans;
@@ -209,6 +217,8 @@ struct Session {
     std::map<std::uint64_t, std::optional<std::uint64_t>> watched;
     std::map<std::uint64_t, StagingSegment> staging;
     std::uint64_t staging_bytes = 0;
+    std::map<std::uint64_t, Graph> graphs;
+    std::uint64_t graph_bytes = 0;  // of the records that describe them
     SessionHeap heap;
     std::map<std::uint64_t, Chunk> chunks;  // by address
     std::uint64_t making_bytes = 0;         // of a chunk that an executor is making

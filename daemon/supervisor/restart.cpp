@@ -452,6 +452,8 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
                 });
     for (const auto& [id, stream] : session.streams)
         if (stream->phase == Stream::Phase::open) restore_stream(domain, session, *stream);
+    for (const auto& [id, graph] : session.graphs)
+        if (graph.made) restore_graph(domain, session, id);
     // All of them stand before any begins: one may wait for an event of another.
     for (const auto& [id, stream] : session.streams)
         if (stream->phase == Stream::Phase::open)

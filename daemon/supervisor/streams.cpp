@@ -206,6 +206,7 @@ void Core::erase_stream(Session& session, std::uint64_t id) {
     if (at == session.streams.end()) return;
     forget_right(at->second->right);
     tell_watchers(*at->second, true);
+    forget_graphs_of(session, id);
     session.streams.erase(at);
     stream_sessions_.erase(id);
     stream_ids_.give_back(id);

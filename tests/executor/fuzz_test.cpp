@@ -35,7 +35,7 @@ class Fuzz : public DispatcherTest {
         if (client.state() != StreamState::Stopped) return;
         ++refusals[client.error()];
         EXPECT_GE(client.page->error_status, 50u);
-        EXPECT_LE(client.page->error_status, 67u);
+        EXPECT_LE(client.page->error_status, 71u);
         EXPECT_LT(client.text().size(), sizeof client.page->error_text);
         EXPECT_NE(client.text().find("position " + std::to_string(client.page->error_position)),
                   std::string::npos)
@@ -185,7 +185,7 @@ TEST_F(Fuzz, AnHonestNeighbourNeverNotices) {
         ClientStream hostile(kSession, make_id(1), 64);
         StreamPort& port = open(hostile);
         for (int i = 0; i < 8; ++i) {
-            const auto kind = static_cast<RecordKind>(random() % 11);
+            const auto kind = static_cast<RecordKind>(random() % 13);
             if (kind == RecordKind::EventWait)
                 hostile.put_wait(random() % 2 == 0 ? honest.id : hostile.id, random() % 100);
             else

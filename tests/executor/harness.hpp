@@ -23,6 +23,7 @@
 #include "daemon/executor/memory_map.hpp"
 #include "daemon/executor/session_view.hpp"
 #include "daemon/executor/stream_port.hpp"
+#include "schema/error.hpp"
 #include "schema/ring.hpp"
 #include "schema/segment.hpp"
 #include "schema/version.hpp"
@@ -68,10 +69,38 @@ inline driver::KernelLayout empty_layout(const std::string& name) {
 class ScriptedStream;
 
 struct Operation {
-    enum class Kind { launch, copy, fill, wait };
+    enum class Kind { launch, copy, fill, wait, graph };
     Kind kind;
     std::uint64_t position, end;
     std::uint32_t word = 0;  // the first parameter word of a launch
+};
+
+// Remembers of each launch the last word of its parameters, as it is now.
+class ScriptedGraph final : public driver::Graph {
+  public:
+    explicit ScriptedGraph(std::span<const driver::GraphNode> nodes, const Status& refuse_with)
+        : refuse_with_(refuse_with) {
+        for (const driver::GraphNode& node : nodes) {
+            const auto* launch = std::get_if<driver::Launch>(&node);
+            words.push_back(launch == nullptr ? 0 : word_of(*launch));
+        }
+    }
+    Status update(std::size_t node, const driver::Launch& launch) noexcept override {
+        if (refuse_with_ != Status::ok) return refuse_with_;
+        words[node] = word_of(launch);
+        return Status::ok;
+    }
+    const char* why() const noexcept override { return "the test refuses it"; }
+
+    static std::uint32_t word_of(const driver::Launch& launch) noexcept {
+        std::uint32_t word = 0;
+        if (launch.param_bytes >= 4) std::memcpy(&word, launch.params + launch.param_bytes - 4, 4);
+        return word;
+    }
+    std::vector<std::uint32_t> words;
+
+  private:
+    const Status& refuse_with_;
 };
 
 // Everything a test may turn; under the driver's mutex, because the dispatch thread reads it.
@@ -98,8 +127,15 @@ class ScriptedDriver final : public driver::Driver {
         return nullptr;
     }
     std::unique_ptr<driver::Stream> open_stream(const driver::StreamConfig& config) override;
+    std::unique_ptr<driver::Graph> make_graph(std::span<const driver::GraphNode> nodes) override {
+        if (no_graphs) throw Error(Status::out_of_memory, "the test has no room for graphs");
+        return std::make_unique<ScriptedGraph>(nodes, refuse_updates_with);
+    }
     int completion_fd() const override { return completion_.get(); }
     std::optional<std::string> failure() noexcept override { return failed; }
+
+    bool no_graphs = false;
+    Status refuse_updates_with = Status::ok;
 
     bool completes_at_once = true;
     bool notifies_last_only = false;     // notify_at() knows only the last position issued
@@ -138,6 +174,11 @@ class ScriptedStream final : public driver::Stream {
     }
     Status fill(const driver::Fill& fill) noexcept override {
         return take({Operation::Kind::fill, fill.position, fill.end});
+    }
+    Status launch_graph(driver::Graph& graph, std::uint64_t position, std::uint64_t end) noexcept override {
+        const Status status = take({Operation::Kind::graph, position, end});
+        if (status == Status::ok) graphs.push_back(static_cast<ScriptedGraph&>(graph).words);
+        return status;
     }
     Status wait(driver::Stream& awaited, std::uint64_t position, std::uint64_t end) noexcept override {
         const Status status = take({Operation::Kind::wait, end - 1, end});
@@ -178,6 +219,7 @@ class ScriptedStream final : public driver::Stream {
     std::vector<Operation> operations;
     std::vector<std::uint64_t> issued_seen;  // `issued` of the page, when each operation came
     std::vector<std::pair<ScriptedStream*, std::uint64_t>> waits;
+    std::vector<std::vector<std::uint32_t>> graphs;  // the words of each graph launched
     std::vector<std::uint64_t> asked, notified;
     std::size_t longest_chain = 0;
 

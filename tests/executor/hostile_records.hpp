@@ -26,8 +26,9 @@ struct RecordImage {
         static_assert(sizeof(Record) == kSlotBytes);
         RecordImage image;
         const LaunchForm form = form_of(record.kind());
-        const std::size_t in_head = head_param_bytes(form);
-        image.slots.resize(launch_slots(params.size(), form));
+        const bool update = record.kind() == schema::RecordKind::GraphUpdate;
+        const std::size_t in_head = update ? kUpdateHeadParamBytes : head_param_bytes(form);
+        image.slots.resize(update ? update_slots(params.size()) : launch_slots(params.size(), form));
         std::memcpy(image.slots[0].data(), &record, kSlotBytes);
         if (!params.empty())
             std::memcpy(image.slots[0].data() + kSlotBytes - in_head, params.data(),
@@ -68,6 +69,7 @@ struct HostileWorld {
     std::uint64_t memory = 0, memory_bytes = 0;
     std::uint64_t staging = 0, staging_bytes = 0;  // 0: there is none, and no copies from or to it
     std::uint64_t stream = 0;                      // the one that the records go to
+    std::uint64_t graph = 0;                 // of that stream, whose node 0 launches kernels[0]; 0: none
     std::vector<std::uint64_t> interesting;  // ids and addresses of others, old ones, numbers that were right
 };
 
@@ -78,6 +80,7 @@ class HostileRecords {
     // A record that a dispatcher takes.
     RecordImage honest() {
         using schema::RecordKind;
+        if (world.graph != 0 && below(6) == 0) return of_graph();
         switch (below(world.staging == 0 ? 5 : 7)) {
             case 0: {
                 const HostileWorld::Kernel& kernel = world.kernels[below(world.kernels.size())];
@@ -168,7 +171,7 @@ class HostileRecords {
     }
     void fill_with_noise(std::span<std::byte> payload) {
         for (std::byte& byte : payload) byte = static_cast<std::byte>(random_());
-        payload[0] = static_cast<std::byte>(below(11));
+        payload[0] = static_cast<std::byte>(below(13));
         if (below(2) == 0) payload[1] = std::byte{0};
         payload[2] = static_cast<std::byte>(below(4));
         payload[3] = std::byte{0};
@@ -183,6 +186,27 @@ class HostileRecords {
     static RecordImage alone(Record record) {
         record.mutate_slots(1);
         return RecordImage::of(record);
+    }
+    RecordImage of_graph() {
+        if (below(2) == 0) {
+            schema::GraphLaunchRecord record{};
+            record.mutate_kind(schema::RecordKind::GraphLaunch);
+            record.mutate_graph(world.graph);
+            return alone(record);
+        }
+        const HostileWorld::Kernel& kernel = world.kernels[0];
+        schema::GraphUpdateRecord record{};
+        record.mutate_kind(schema::RecordKind::GraphUpdate);
+        record.mutate_slots(static_cast<std::uint16_t>(update_slots(kernel.params.size())));
+        record.mutate_param_bytes(static_cast<std::uint16_t>(kernel.params.size()));
+        record.mutate_graph(world.graph);
+        record.mutate_grid_x(1);
+        record.mutate_grid_y(1);
+        record.mutate_grid_z(1);
+        record.mutate_block_x(4);
+        record.mutate_block_y(1);
+        record.mutate_block_z(1);
+        return RecordImage::of(record, kernel.params);
     }
     RecordImage copy(schema::RecordKind kind, std::uint64_t other, std::uint64_t staging) {
         schema::CopyRecord record{};

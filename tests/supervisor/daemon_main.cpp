@@ -53,6 +53,8 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"max_memory_bytes", [&] { u64(options.limits.max_memory_bytes); }},
         {"max_staging_bytes", [&] { u64(options.limits.max_staging_bytes); }},
         {"max_image_bytes", [&] { u64(options.limits.max_image_bytes); }},
+        {"max_graphs", [&] { u32(options.limits.max_graphs); }},
+        {"max_graph_bytes", [&] { u64(options.limits.max_graph_bytes); }},
         {"messages_per_second", [&] { u32(options.limits.messages_per_second); }},
         {"max_pending_bytes", [&] { u64(options.limits.max_pending_bytes); }},
         {"max_cached_image_bytes", [&] { u64(options.limits.max_cached_image_bytes); }},

@@ -72,6 +72,8 @@ std::vector<Bytes> right_messages() {
         [](FlatBufferBuilder& builder) { return schema::CreateAddStaging(builder, 4096); });
     add(Request::DropStaging,
         [&](FlatBufferBuilder& builder) { return schema::CreateDropStaging(builder, 7, after(builder)); });
+    add(Request::DropGraph,
+        [&](FlatBufferBuilder& builder) { return schema::CreateDropGraph(builder, 7, after(builder)); });
     add(Request::GetStatus, [](FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder); });
     add(Request::GetStats, [](FlatBufferBuilder& builder) { return schema::CreateGetStats(builder, 1); });
     add(Request::GetSessions,
@@ -282,6 +284,47 @@ TEST_F(HostileControl, DescriptorsThatAreMissingForeignOrUnsealed) {
     }
 }
 
+// What describes a graph: descriptors that are none, lengths that cannot be, and records of noise.
+TEST_F(HostileControl, DescriptionsOfGraphs) {
+    RawClient client = greeted();
+    const RawStream stream = client.open_stream(64);
+    const auto make = [&](const UniqueFd& fd, std::uint32_t slots) {
+        EXPECT_TRUE(provoke(client,
+                            message_of(Request::MakeGraph,
+                                       [&](FlatBufferBuilder& builder) {
+                                           return schema::CreateMakeGraph(builder, stream.id, slots);
+                                       }),
+                            {fd.get()}));
+        return last_status_;
+    };
+    const UniqueFd zeros = make_image("graph", Bytes(4096));
+    EXPECT_EQ(make(zeros, 0), Status::invalid_argument);
+    EXPECT_EQ(make(zeros, kMaxGraphSlots + 1), Status::limit_reached);
+    EXPECT_EQ(make(zeros, ~0u), Status::limit_reached);
+    EXPECT_EQ(make(zeros, 65), Status::bad_seals);
+    EXPECT_EQ(make(zeros, 64), Status::bad_stamp) << last_error_;
+    EXPECT_EQ(make(make_memfd("graph", 4096), 1), Status::bad_seals);
+    EXPECT_EQ(make(UniqueFd(::eventfd(0, EFD_CLOEXEC)), 1), Status::bad_seals);
+    std::mt19937_64 random(3);
+    for (int i = 0; i < 2000; ++i) {
+        Bytes noise(kSlotBytes * (1 + random() % 8));
+        for (std::byte& byte : noise) byte = static_cast<std::byte>(random());
+        for (std::uint64_t at = 0; at * kSlotBytes < noise.size(); ++at) {
+            const std::uint64_t stamp = (at + 1) | (at != 0 && random() % 2 == 0 ? kContinuation : 0);
+            std::memcpy(noise.data() + at * kSlotBytes, &stamp, sizeof stamp);
+            noise[at * kSlotBytes + 8] = static_cast<std::byte>(random() % 13);
+            noise[at * kSlotBytes + 9] = std::byte{0};
+            noise[at * kSlotBytes + 10] = static_cast<std::byte>(1 + random() % 3);
+            noise[at * kSlotBytes + 11] = std::byte{0};
+        }
+        EXPECT_NE(make(make_image("graph", noise), static_cast<std::uint32_t>(noise.size() / kSlotBytes)),
+                  Status::ok)
+            << "noise names no kernel and no memory of this session";
+    }
+    EXPECT_GT(client.allocate(64).second, 0u);
+    EXPECT_GE(outcomes_.size(), 6u);
+}
+
 TEST_F(HostileControl, IdsThatAreNobodysOrAnothers) {
     for (const std::uint64_t id : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{0xffffffff},
                                    std::uint64_t{1} << 32, ~std::uint64_t{0}, neighbour_.stream(),
@@ -300,6 +343,13 @@ TEST_F(HostileControl, IdsThatAreNobodysOrAnothers) {
                 [&](FlatBufferBuilder& builder) { return schema::CreateFreeBuffer(builder, id); });
         refused(Request::DropStaging,
                 [&](FlatBufferBuilder& builder) { return schema::CreateDropStaging(builder, id); });
+        refused(Request::DropGraph,
+                [&](FlatBufferBuilder& builder) { return schema::CreateDropGraph(builder, id); });
+        const UniqueFd description = make_image("graph", Bytes(4096));
+        expect_refused(
+            message_of(Request::MakeGraph,
+                       [&](FlatBufferBuilder& builder) { return schema::CreateMakeGraph(builder, id, 1); }),
+            Status::not_found, {description.get()});
     }
 }
 

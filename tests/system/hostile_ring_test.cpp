@@ -51,13 +51,8 @@ struct Crafted {
 };
 
 // What the host driver would take is let through only if it ends soon: no billions of blocks.
-void make_short(RecordImage& image) {
-    if (image.kind() == RecordKind::CompactLaunch) {
-        auto& record = image.as<schema::CompactLaunchRecord>();
-        if (record.grid_x() > 64 && record.grid_x() <= 0x7fffffff) record.mutate_grid_x(1);
-    }
-    if (image.kind() != RecordKind::Launch) return;
-    auto& record = image.as<schema::LaunchRecord>();
+template <class Record>
+void make_short(Record& record) {
     const auto small = [](std::uint64_t x) { return x <= 64; };
     if (small(record.grid_x()) && small(record.grid_y()) && small(record.grid_z()) &&
         small(std::uint64_t{record.grid_x()} * record.grid_y() * record.grid_z()))
@@ -67,6 +62,14 @@ void make_short(RecordImage& image) {
     record.mutate_grid_x(1);
     record.mutate_grid_y(1);
     record.mutate_grid_z(1);
+}
+void make_short(RecordImage& image) {
+    if (image.kind() == RecordKind::CompactLaunch) {
+        auto& record = image.as<schema::CompactLaunchRecord>();
+        if (record.grid_x() > 64 && record.grid_x() <= 0x7fffffff) record.mutate_grid_x(1);
+    }
+    if (image.kind() == RecordKind::GraphUpdate) make_short(image.as<schema::GraphUpdateRecord>());
+    if (image.kind() == RecordKind::Launch) make_short(image.as<schema::LaunchRecord>());
 }
 
 class Attacker {
@@ -78,6 +81,23 @@ class Attacker {
         staging_ = client_.add_staging(64 << 10);
         stream_ = client_.open_stream(kSlots);
         side_ = client_.open_stream(kSlots);
+        graph_ = make_graph(stream_);
+    }
+
+    // A fill, and a launch of touch.
+    std::uint64_t make_graph(const RawStream& stream) {
+        const auto slots = std::make_unique<Slot[]>(64);
+        touch([](auto&) {}).write(slots.get(), 64, 0);
+        fill([](auto&) {}).write(slots.get(), 64, 1);
+        const UniqueFd fd =
+            make_image("graph", {reinterpret_cast<const std::byte*>(slots.get()), 2 * kSlotBytes});
+        Received answer = client_.ask(schema::Request::MakeGraph,
+                                      [&](flatbuffers::FlatBufferBuilder& builder) {
+                                          return schema::CreateMakeGraph(builder, stream.id, 2).Union();
+                                      },
+                                      {fd.get()});
+        EXPECT_EQ(answer->status(), 0u) << answer.error();
+        return answer->answer_as_GraphMade() == nullptr ? 0 : answer->answer_as_GraphMade()->graph();
     }
 
     // ---- records
@@ -126,6 +146,30 @@ class Attacker {
         change(record);
         return RecordImage::of(record);
     }
+    RecordImage graph_launch(const std::function<void(schema::GraphLaunchRecord&)>& change) const {
+        schema::GraphLaunchRecord record{};
+        record.mutate_kind(RecordKind::GraphLaunch);
+        record.mutate_slots(1);
+        record.mutate_graph(graph_);
+        change(record);
+        return RecordImage::of(record);
+    }
+    RecordImage graph_update(std::uint64_t at,
+                             const std::function<void(schema::GraphUpdateRecord&)>& change) const {
+        schema::GraphUpdateRecord record{};
+        record.mutate_kind(RecordKind::GraphUpdate);
+        record.mutate_slots(2);
+        record.mutate_param_bytes(16);
+        record.mutate_graph(graph_);
+        record.mutate_grid_x(1);
+        record.mutate_grid_y(1);
+        record.mutate_grid_z(1);
+        record.mutate_block_x(1);
+        record.mutate_block_y(1);
+        record.mutate_block_z(1);
+        change(record);
+        return RecordImage::of(record, touch_params(at));
+    }
     static RecordImage event(const std::function<void(schema::EventRecord&)>& change) {
         schema::EventRecord record{};
         record.mutate_kind(RecordKind::EventRecord);
@@ -157,7 +201,7 @@ class Attacker {
             all.push_back({std::move(what), expected, std::move(image), to_end});
         };
         const auto nothing = [](auto&) {};
-        for (const unsigned kind : {0u, 10u, 200u})
+        for (const unsigned kind : {0u, 12u, 200u})
             add("kind " + std::to_string(kind), Status::bad_kind,
                 event([&](auto& record) { record.mutate_kind(static_cast<RecordKind>(kind)); }));
 
@@ -311,6 +355,39 @@ class Attacker {
         add("a fill that is not aligned", Status::bad_fill_width,
             fill([&](auto& record) { record.mutate_device(memory_ + 2); }));
 
+        add("a graph launch of two slots", Status::bad_slot_count, long_one(graph_launch(nothing)));
+        add("a graph launch with flags", Status::bad_flags, graph_launch(flagged));
+        add("a graph launch with something behind it", Status::reserved_not_zero,
+            last_byte(graph_launch(nothing)));
+        for (const std::uint64_t id : {std::uint64_t{0}, ~std::uint64_t{0}, graph_ + (std::uint64_t{1} << 32),
+                                       (std::uint64_t{1} << 32) + 100'000, kernels_.at("touch") + 50})
+            add("graph " + std::to_string(id), Status::bad_graph,
+                graph_launch([&](auto& record) { record.mutate_graph(id); }));
+        add("another stream's graph", Status::bad_graph,
+            graph_launch([&](auto& record) { record.mutate_graph(make_graph(side_)); }));
+        const auto update = [&](const std::string& what, Status expected, auto change,
+                                std::optional<std::uint64_t> at = {}) {
+            add("graph update: " + what, expected, graph_update(at.value_or(memory_), change));
+        };
+        update("no graph", Status::bad_graph, [](auto& record) { record.mutate_graph(0); });
+        update("of a fill", Status::bad_node, [](auto& record) { record.mutate_node(1); });
+        update("behind its end", Status::bad_node, [](auto& record) { record.mutate_node(2); });
+        update("far behind its end", Status::bad_node, [](auto& record) { record.mutate_node(~0u); });
+        update("flags", Status::bad_flags, flagged);
+        update("something reserved", Status::reserved_not_zero,
+               [](auto& record) { record.mutate_reserved2(1); });
+        update("one slot", Status::bad_slot_count, [](auto& record) { record.mutate_slots(1); });
+        update("15 bytes of parameters", Status::bad_param_bytes,
+               [](auto& record) { record.mutate_param_bytes(15); });
+        update("65535 bytes of parameters", Status::bad_param_bytes,
+               [](auto& record) { record.mutate_param_bytes(65535); });
+        update("no blocks", Status::bad_grid, [](auto& record) { record.mutate_grid_y(0); });
+        update("too many threads", Status::bad_block, [](auto& record) { record.mutate_block_x(1025); });
+        update("shared memory", Status::bad_shared_bytes,
+               [](auto& record) { record.mutate_shared_bytes(~0u); });
+        for (const std::uint64_t address : {std::uint64_t{1}, neighbour_.address(), ~std::uint64_t{0}})
+            update("a pointer " + std::to_string(address), Status::bad_pointer, nothing, address);
+
         add("a wait for no stream", Status::bad_awaited_stream, wait(~std::uint64_t{0}, 1));
         add("a wait for the neighbour", Status::bad_awaited_stream, wait(neighbour_.stream(), 1));
         return all;
@@ -387,6 +464,7 @@ class Attacker {
         world.staging = staging_.id;
         world.staging_bytes = 64 << 10;
         world.stream = stream_.id;
+        world.graph = graph_;
         HostileRecords make(1, world);
         for (int i = 0; i < records; ++i) {
             // What means something changes with the session.
@@ -400,6 +478,7 @@ class Attacker {
                                       memory_ + (2u << 20) - 1,
                                       side_.id,
                                       stream_.id,
+                                      graph_,
                                       std::uint64_t{2} << 32,
                                       position_ + 1,
                                       side_.producer.position(),
@@ -582,6 +661,7 @@ class Attacker {
     const Neighbour& neighbour_;
     std::map<std::string, std::uint64_t> kernels_;
     std::uint64_t memory_ = 0;
+    std::uint64_t graph_ = 0;
     RawClient::Staging staging_;
     RawStream stream_, side_;
     std::uint64_t position_ = 0;
@@ -635,7 +715,7 @@ TEST(HostileRing, ReachesEveryRefusalAndItsNeighbourNeverNotices) {
     std::cout << "the neighbour: " << neighbour.launches() << " launches in " << neighbour.rounds()
               << " rounds, each with the right result\n";
     EXPECT_GT(neighbour.rounds(), 10u);
-    EXPECT_EQ(all_reasons().back(), Status::grid_too_large);
+    EXPECT_EQ(all_reasons().back(), Status::bad_node);
     for (const Status reason : all_reasons())
         // What is on a device at once is known to the device alone.
         if (reason != Status::grid_too_large) {

@@ -1,0 +1,103 @@
+// Graphs in a stream: their launches, and the updates that go before them.
+#include <cstdio>
+
+#include "daemon/executor/dispatcher.hpp"
+#include "daemon/executor/graph.hpp"
+#include "schema/counters.hpp"
+#include "schema/id_text.hpp"
+
+namespace ringlaunch::executor {
+
+// The text of a refusal of one of a graph's nodes: as of that record by itself, and which it is.
+void Dispatcher::refuse_node(StreamPort& stream, const RecordCopy& record, Status status, const Graph& graph,
+                             std::uint32_t node, const char* what) noexcept {
+    char detail[96];
+    std::snprintf(detail, sizeof detail, "%s node %u of graph %s", what, node, id_text(graph.id()).c_str());
+    refuse(stream, record, status, detail);
+}
+
+Dispatcher::Step Dispatcher::refuse_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id,
+                                          const Graph* graph) noexcept {
+    char detail[160];
+    if (graph != nullptr)
+        std::snprintf(detail, sizeof detail, "%s", graph->why());
+    else
+        std::snprintf(detail, sizeof detail, "graph %s is not of this stream, or was dropped",
+                      id_text(id).c_str());
+    refuse(stream, copy, Status::bad_graph, detail);
+    return Step::ended;
+}
+
+Dispatcher::Step Dispatcher::take_graph_launch(StreamPort& stream, const RecordCopy& copy) noexcept {
+    std::uint64_t id = 0;
+    if (const Status status = check_graph_launch(copy, id); status != Status::ok)
+        return answer(stream, copy, status);
+    Graph* const graph = stream.graphs.find(id);
+    if (graph == nullptr || graph->driver_graph() == nullptr) return refuse_graph(stream, copy, id, graph);
+    graph->go_on_at(copy.position);
+    RecordCopy record;
+    std::uint32_t node = 0;
+    if (const Status status = graph->check(bounds(stream), copy.position, node, record);
+        status != Status::ok) {
+        refuse_node(stream, record, status, *graph, node, "launching");
+        return Step::ended;
+    }
+    const std::uint64_t end = copy.position + copy.slots;
+    stream.page->issued.store(end, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
+    const Status status = stream.driver_stream->launch_graph(*graph->driver_graph(), copy.position, end);
+    if (status != Status::ok) {
+        // relaxed: see StatusPage::issued
+        stream.page->issued.store(stream.handed, std::memory_order_relaxed);
+        if (status == Status::ring_full) return Step::retry;
+        driver_refused(stream, copy.position, nullptr, "graph launch", status);
+        return Step::ended;
+    }
+    stream.driver_end = end;
+    stream.force_complete |= forces_completion(copy);
+    note_issued(stream, copy.position, end);
+    const Graph::Counts& runs = graph->counts();
+    StreamCounters& counters = stream.page->counters;
+    count(counters.graphs);
+    count(counters.launches, runs.launches);
+    count(counters.copies, runs.copies);
+    count(counters.copied_bytes, runs.copied_bytes);
+    count(counters.fills, runs.fills);
+    // It is as long a turn as if each stood in the ring by itself.
+    graph_nodes_ = static_cast<std::uint32_t>(graph->nodes()) - 1;
+    return Step::taken;
+}
+
+// Nothing for the device: what the graph's next launches run is the executor's own.
+Dispatcher::Step Dispatcher::take_graph_update(StreamPort& stream, const RecordCopy& copy) noexcept {
+    if (const Status status = check_graph_update(copy); status != Status::ok)
+        return answer(stream, copy, status);
+    const auto& update = copy.as<schema::GraphUpdateRecord>();
+    Graph* const graph = stream.graphs.find(update.graph());
+    if (graph == nullptr || graph->driver_graph() == nullptr)
+        return refuse_graph(stream, copy, update.graph(), graph);
+    graph->go_on_at(copy.position);
+    RecordCopy record;
+    if (!graph->record_of(update, copy, record)) {
+        refuse_node(stream, copy, Status::bad_node, *graph, update.node(), "of");
+        return Step::ended;
+    }
+    driver::Launch launch;
+    if (const Status status = check_launch(record, bounds(stream), launch); status != Status::ok) {
+        refuse_node(stream, record, status, *graph, update.node(), "updating");
+        return Step::ended;
+    }
+    launch.end = copy.position + copy.slots;
+    const Status status = graph->update(update.node(), launch, stream.load_completed());
+    if (status == Status::ring_full) return Step::retry;
+    if (status != Status::ok) {
+        driver_refused(stream, copy.position, &launch, "graph update", status, graph->driver_graph()->why());
+        return Step::ended;
+    }
+    stream.page->issued.store(launch.end, std::memory_order_relaxed);  // relaxed: see StatusPage::issued
+    stream.force_complete |= forces_completion(copy);
+    note_issued(stream, copy.position, launch.end);
+    count(stream.page->counters.updates);
+    return Step::taken;
+}
+
+}  // namespace ringlaunch::executor
