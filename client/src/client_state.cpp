@@ -223,6 +223,8 @@ void ClientState::post(Unsent request) {
                     return schema::CreateFreeBuffer(builder, request.id, after()).Union();
                 case schema::Request::DropStaging:
                     return schema::CreateDropStaging(builder, request.id, after()).Union();
+                case schema::Request::DropGraph:
+                    return schema::CreateDropGraph(builder, request.id, after()).Union();
                 case schema::Request::UnloadModule:
                     return schema::CreateUnloadModule(builder, request.id).Union();
                 default:
@@ -246,6 +248,8 @@ void ClientState::on_orphan(const schema::ServerMessage& answer) {
         unsent.push_back({schema::Request::FreeBuffer, buffer->buffer(), {}});
     else if (const auto* loan = answer.answer_as_Borrowed(); loan != nullptr && loan->buffer() != 0)
         unsent.push_back({schema::Request::FreeBuffer, loan->buffer(), {}});
+    else if (const auto* graph = answer.answer_as_GraphMade())
+        unsent.push_back({schema::Request::DropGraph, graph->graph(), {}});
     else if (const auto* module = answer.answer_as_ModuleLoaded())
         unsent.push_back({schema::Request::UnloadModule, module->module_id(), {}});
 }

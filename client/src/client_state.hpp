@@ -58,6 +58,7 @@ struct ClientState final : ForkGuarded, NoticeSink {
     // Never block. What streams may still use goes when they have passed what is published now.
     void free_buffer(std::uint64_t id) noexcept { free_later(schema::Request::FreeBuffer, id); }
     void drop_staging(std::uint64_t id) noexcept { free_later(schema::Request::DropStaging, id); }
+    void drop_graph(std::uint64_t id) noexcept { free_later(schema::Request::DropGraph, id); }
     void unload_module(std::uint64_t id) noexcept;
     void release_stream(StreamState* stream) noexcept;  // the last handle went
     // Sends what became due. Called by what talks to the daemon anyway.

@@ -50,6 +50,7 @@ Status copy_staged(StreamState& stream, schema::RecordKind kind, std::uint64_t d
 }
 
 Status copy_in(StreamState& stream, std::uint64_t device, const std::byte* from, std::size_t bytes) noexcept {
+    if (stream.recorder != nullptr) return record_record(stream, schema::RecordKind::CopyToDevice, nullptr);
     if (const Status status = have_staging(stream); status != Status::ok) return status;
     StagingRing& staging = *stream.staging;
     for (std::size_t done = 0; done < bytes;) {
@@ -81,6 +82,7 @@ Status copy_in(StreamState& stream, std::uint64_t device, const std::byte* from,
 }
 
 Status copy_out(StreamState& stream, std::byte* to, std::uint64_t device, std::size_t bytes) noexcept {
+    if (stream.recorder != nullptr) return record_record(stream, schema::RecordKind::CopyToHost, nullptr);
     if (const Status status = have_staging(stream); status != Status::ok) return status;
     StagingRing& staging = *stream.staging;
     struct Piece {

@@ -25,6 +25,8 @@ template <class Record>
 [[nodiscard]] inline Status enqueue(StreamState& stream, schema::RecordKind kind, Record record) noexcept {
     record.mutate_kind(kind);
     record.mutate_slots(1);
+    if (stream.recorder != nullptr) [[unlikely]]
+        return record_record(stream, kind, &record);
     const Status status = reserve_or_wait(stream, 1, true);
     if (status == Status::ok) publish_record(stream, record);
     return status;

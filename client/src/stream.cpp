@@ -172,6 +172,17 @@ Status launch_slowly(StreamState& stream, const KernelState& kernel, Dim3 grid, 
 
 }  // namespace
 
+Status check_launch_args(const StreamState& stream, const KernelState& kernel, const ArgShape& args,
+                         int empty_buffer) noexcept {
+    if (args.digest != kernel.digest) {
+        if (const Status status = check_args(stream, kernel, args.args); status != Status::ok) return status;
+    }
+    if (empty_buffer >= 0) return refuse_empty_buffer(stream, kernel, empty_buffer);
+    if (args.padded_bytes < padded_param_bytes(kernel.param_bytes))
+        return refuse(stream, Status::invalid_argument, "the kernel takes more bytes than its parameters");
+    return Status::ok;
+}
+
 Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                      std::uint32_t shared_bytes) noexcept {
     try {
@@ -212,14 +223,8 @@ Status Stream::launch_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, const 
     detail::StreamState& stream = *Access::state(*this);
     if (!kernel) return detail::refuse_empty_kernel(stream);
     const KernelState& of = *Access::state(kernel);
-    if (args.digest != of.digest) {
-        if (const Status status = detail::check_args(stream, of, args.args); status != Status::ok)
-            return status;
-    }
-    if (empty_buffer >= 0) return detail::refuse_empty_buffer(stream, of, empty_buffer);
-    if (args.padded_bytes < padded_param_bytes(of.param_bytes))
-        return detail::refuse(stream, Status::invalid_argument,
-                              "the kernel takes more bytes than its parameters");
+    if (const Status status = detail::check_launch_args(stream, of, args, empty_buffer); status != Status::ok)
+        return status;
     return detail::launch_slowly<true>(stream, of, grid, block, 0,
                                        {reinterpret_cast<const std::byte*>(params), of.param_bytes}, wait);
 }

@@ -11,6 +11,7 @@
 #include "client/src/client_state.hpp"
 #include "client/src/clock.hpp"
 #include "client/src/eventfd.hpp"
+#include "client/src/graph.hpp"
 #include "client/src/waiter.hpp"
 
 namespace ringlaunch::detail {

@@ -44,6 +44,7 @@
 
 namespace ringlaunch::detail {
 
+struct Recorder;
 struct Sleeper;
 
 static_assert(static_cast<int>(schema::StreamState::Running) == 0, "nothing_in_the_way() says so");
@@ -70,6 +71,9 @@ struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
     std::uint64_t last_sample = 0;  // the position last timed
     std::uint64_t next_event = 1;
     std::unique_ptr<StagingRing> staging;  // made at the first copy
+    // While a graph is recorded. Then `producer` is one that is always full, so that every enqueue takes the
+    // slow path, which looks here.
+    std::unique_ptr<Recorder> recorder;
 
     // ---- set when made
     std::uint64_t id = 0;
@@ -120,6 +124,8 @@ struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
 // Step 1. Makes room for a record of `slots` in one piece. ok: publish now. Never blocks: ring_full is an
 // answer.
 [[nodiscard]] inline Status reserve(StreamState& stream, std::uint32_t slots) noexcept {
+    if (stream.recorder != nullptr) [[unlikely]]
+        return Status::ok;                                                 // nothing goes into the ring
     const StatusPage* page = stream.page.load(std::memory_order_acquire);  // sync: EPOCH
     // relaxed: only whether it is Running matters here; the slow path reads what belongs to another state.
     if (page->state.load(std::memory_order_relaxed) !=
@@ -155,11 +161,22 @@ inline void publish_record(StreamState& stream, const Record& record) noexcept {
 [[gnu::cold]] Status refuse_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
                                    std::uint32_t shared_bytes) noexcept;
 
+// Instead of enqueuing, while the stream records (graph.cpp).
+Status record_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,
+                     std::uint32_t shared_bytes, std::span<const std::byte> params) noexcept;
+Status record_record(StreamState& stream, schema::RecordKind kind, const void* record) noexcept;
+
+// Are these arguments the kernel's? Else it leaves a text for last_error().
+[[gnu::cold]] Status check_launch_args(const StreamState& stream, const KernelState& kernel,
+                                       const ArgShape& args, int empty_buffer) noexcept;
+
 // As try_enqueue_launch(), whatever stands in its way, but for a full ring: that is an answer. Never waits.
 template <bool kPadded>
 [[nodiscard, gnu::cold, gnu::noinline]] inline Status enqueue_launch_slowly(
     StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
     std::span<const std::byte> params) noexcept {
+    if (stream.recorder != nullptr)
+        return record_launch(stream, kernel, grid, block, shared_bytes, params.first(kernel.param_bytes));
     const std::uint32_t slots = slots_of(kernel, grid, block, shared_bytes);
     if (const Status status = reserve(stream, slots); status != Status::ok) return status;
     sample_if_due(stream, slots);
@@ -193,6 +210,12 @@ struct Access {
     }
     static const KernelState* state(const Kernel& kernel) noexcept {
         return static_cast<const KernelState*>(kernel.state_.get());
+    }
+    static GraphState* state(const Graph& graph) noexcept { return graph.state_.get(); }
+    static Graph graph(std::shared_ptr<GraphState> state) noexcept {
+        Graph made;
+        made.state_ = std::move(state);
+        return made;
     }
     static ClientState* state(const Client& client) noexcept { return client.state_.get(); }
     static const BufferState* state(const Buffer& buffer) noexcept { return buffer.state_.get(); }

@@ -43,6 +43,7 @@ namespace detail {
 struct Access;
 struct BufferState;
 struct ClientState;
+struct GraphState;
 struct KernelState;
 struct ModuleState;
 struct PinnedState;
@@ -430,6 +431,8 @@ struct ArgPack {
 
 }  // namespace detail
 
+class Graph;
+
 class Stream {
   public:
     Stream() = default;
@@ -488,6 +491,17 @@ class Stream {
     // nothing else to do.
     Status wait(const Event& event) noexcept;
     Status barrier() noexcept;  // nothing before it is ever replayed by a rerun
+
+    // Records a graph: from begin_graph() to end_graph() launches, copies on the device and fills are not
+    // enqueued but kept, with the parameters that they have now; whatever else is enqueued is refused
+    // (unsupported), and end_graph() throws it. end_graph() asks the daemon, which checks all of it, and
+    // blocks; it throws Error where there is nothing, too much (4096 nodes, the session's limits), or
+    // something that could not be launched.
+    Status begin_graph() noexcept;
+    Graph end_graph();
+    void abandon_graph() noexcept;  // nothing was recorded after all
+    // The next launch that is recorded bears this name, by which Graph::node() finds it. Else of no effect.
+    void name_next(std::string_view name) noexcept;
 
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;
     StreamStatus status() const;
@@ -548,6 +562,59 @@ class Stream {
                                               bool wait) noexcept;
 
     std::shared_ptr<detail::HotStream> state_;  // a detail::StreamState
+};
+
+// A sequence of launches, copies on the device and fills that was recorded on a stream, launched as one
+// record of one slot. Nodes are numbered from 0 in the order in which they were recorded. It keeps its stream
+// and its modules; the memory that it names is its maker's to keep.
+//
+// update() and launch() are for one thread at a time, ordered by the caller as enqueues to a stream are; a
+// handle is another name of the same graph. An update is for the launches that are enqueued after it, on
+// whatever stream; those before it run as they were.
+class Graph {
+  public:
+    Graph() = default;
+    std::size_t size() const noexcept;              // of its nodes
+    std::size_t node(std::string_view name) const;  // throws Error{not_found} that lists the names there are
+    const std::string& name(std::size_t node) const;  // "" without one; throws Error{not_found}
+
+    // Gives a launch other arguments. Enqueues nothing and never blocks. invalid_argument: last_error() says
+    // why, and nothing has changed.
+    template <class... Args>
+    Status update(std::size_t node, const Args&... args) noexcept {
+        using Pack = detail::ArgPack<Args...>;
+        std::uint64_t params[Pack::kWords];
+        Pack::store(params, args...);
+        return update_args(node, Pack::kShape, Pack::empty_buffer(args...), params);
+    }
+    template <class... Args>
+    Status update(std::string_view name, const Args&... args) noexcept {
+        return update(find(name), args...);
+    }
+    // The same with parameters already packed at the kernel's offsets, and another grid, block and shared
+    // memory.
+    Status update_packed(std::size_t node, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
+                         std::span<const std::byte> params) noexcept;
+    Status reshape(std::size_t node, Dim3 grid, Dim3 block, std::uint32_t shared_bytes = 0) noexcept;
+
+    // Enqueues it: one record of one slot, behind one for each launch that was updated since the last launch
+    // of the graph on that stream. Waits while the ring is full. The first launch on a stream that it was not
+    // recorded on asks the daemon. launch(): on the stream where it was recorded.
+    Status launch(const Stream& stream) noexcept;
+    Status launch() noexcept;
+    std::string last_error() const;  // of this thread's last refused update or launch()
+    explicit operator bool() const { return state_ != nullptr; }
+
+  private:
+    friend class Stream;
+    friend struct detail::Access;
+
+    std::size_t find(std::string_view name) const noexcept;  // size(): there is none
+    Status update_args(std::size_t node, const detail::ArgShape& args, int empty_buffer,
+                       const std::uint64_t* params) noexcept;
+    Status launch_on(const std::shared_ptr<detail::StreamState>& stream) noexcept;
+
+    std::shared_ptr<detail::GraphState> state_;
 };
 
 class Module {
