@@ -22,6 +22,7 @@ from ringlaunch import errors
 from ringlaunch._buffer import Buffer
 from ringlaunch._client import Client, DaemonInfo, connect
 from ringlaunch._core import Launcher, __version__
+from ringlaunch._graph import Graph, GraphLaunch
 from ringlaunch._jit import jit, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._stream import Event, Stream, StreamStatus
@@ -64,6 +65,8 @@ __all__ = [
     "Error",
     "Event",
     "ExecutorLost",
+    "Graph",
+    "GraphLaunch",
     "InternalError",
     "InvalidArgument",
     "Kernel",

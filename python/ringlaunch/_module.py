@@ -121,7 +121,7 @@ class KernelAttributes(NamedTuple):
 
 
 class Kernel(_core.Kernel):
-    """A kernel of a loaded module. `kernel[grid, block](*args, stream=None, shared=0)` launches it.
+    """A kernel of a loaded module. `kernel[grid, block](*args, stream=None, shared=0, name=None)` launches it.
 
     `grid` and `block` are x, (x, y) or (x, y, z): blocks, and threads of a block. `kernel[grid]` takes the kernel's
     default block. A launch returns as soon as its record stands in the stream's ring; it blocks only while that is
@@ -132,8 +132,8 @@ class Kernel(_core.Kernel):
     rounded to the nearest that it can, as by numpy and ctypes. A pointer takes a `Buffer` or None (null); a struct
     passed by value an object with the buffer protocol of just its size.
 
-    Keywords: `stream`, a `Stream` (default: the client's default stream), and `shared`, dynamic shared memory of a
-    block in bytes.
+    Keywords: `stream`, a `Stream` (default: the client's default stream); `shared`, dynamic shared memory of a block in
+    bytes; and `name`, what the launch is called in the `Graph` that the stream records (else it means nothing).
 
     Raises
     ------

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ringlaunch import _check, _core
+from ringlaunch._graph import Graph
 from ringlaunch._scope import Scope
 from ringlaunch._waiter import Waiter
 from ringlaunch.errors import InvalidArgument, ParamTypeError, StreamStopped
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from types import TracebackType
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class StreamStatus:
 class Event:
     """A place in a stream: done once everything enqueued before it has completed. `stream.record()` makes one.
 
+    As a context manager it records a `Graph`, from this place on: `with stream.record() as graph:`.
+
     `await event` waits in asyncio and raises what `wait` raises; cancelling the task leaves the work alone.
 
     Attributes
@@ -79,13 +83,38 @@ class Event:
     >>> asyncio.run(main())
     """
 
-    __slots__ = ("_handle", "_stream")
+    __slots__ = ("_graph", "_handle", "_stream")
 
     def __init__(self, stream: Stream | None = None, handle: _core.EventHandle | None = None) -> None:
         if not isinstance(stream, Stream) or not isinstance(handle, _core.EventHandle):
             raise ParamTypeError("ringlaunch.Event is made by stream.record(), not called")
         self._stream = stream
         self._handle = handle
+        self._graph: Graph | None = None
+
+    def __enter__(self) -> Graph:
+        """The stream records a graph from here to the end of the block; see `Graph`. Blocks at the end of it, until the
+        daemon has answered.
+
+        Raises
+        ------
+        InvalidArgument
+            The stream records a graph already; at the end, nothing was recorded.
+        Unsupported, RecordRefused, LimitReached, OutOfMemory
+            At the end: the graph holds what it cannot, or cannot be had now.
+        StreamStopped, DaemonLost, Closed
+        """
+        graph = Graph(self._stream)
+        graph._begin()
+        self._graph = graph
+        return graph
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            graph._end(kind is None)
 
     @property
     def stream(self) -> Stream:
@@ -181,6 +210,9 @@ class Stream(_core.StreamHandle, Scope):
 
     def record(self) -> Event:
         """An event at this place of the stream. Blocks only while the ring is full.
+
+        `with stream.record() as graph:` records what the block enqueues on this stream as a `Graph` instead of running
+        it.
 
         Returns
         -------

@@ -226,4 +226,11 @@ bool add_handle_types(PyObject* module) {
     return stream_type != nullptr && PyModule_AddType(module, stream_type) == 0;
 }
 
+std::vector<ringlaunch::Buffer> buffers_among(PyObject* const* args, std::size_t count) {
+    std::vector<ringlaunch::Buffer> buffers;
+    for (std::size_t i = 0; i < count; ++i)
+        if (is_buffer(args[i])) buffers.push_back(reinterpret_cast<const BufferObject*>(args[i])->buffer);
+    return buffers;
+}
+
 }  // namespace ringlaunch::python

@@ -93,6 +93,9 @@ PyObject* make_stream(PyTypeObject* type, const std::shared_ptr<Session>& sessio
 PyObject* make_kernel(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Kernel kernel,
                       PyObject* stream);
 
+// The device memory among the arguments of a launch.
+std::vector<ringlaunch::Buffer> buffers_among(PyObject* const* args, std::size_t count);
+
 // What a _core.Kernel is of. Borrowed.
 struct KernelView {
     const std::shared_ptr<Session>& session;

@@ -19,6 +19,7 @@
 #include <string>
 #include <utility>
 
+#include "client/src/graph.hpp"
 #include "client/src/stream_state.hpp"
 #include "errors.hpp"
 #include "handles.hpp"
@@ -69,6 +70,7 @@ struct KernelObject {
 
 PyObject* name_stream = nullptr;  // interned
 PyObject* name_shared = nullptr;
+PyObject* name_name = nullptr;
 
 LauncherObject* as_launcher(PyObject* object) {
     return reinterpret_cast<LauncherObject*>(object);
@@ -173,7 +175,7 @@ bool check_stream(const Plan& plan, PyObject* stream) {
 }
 
 [[gnu::noinline]] bool read_keywords(const Plan& plan, PyObject* const* values, PyObject* names,
-                                     PyObject*& stream, std::uint32_t& shared_bytes) {
+                                     PyObject*& stream, std::uint32_t& shared_bytes, PyObject*& label) {
     const Py_ssize_t count = PyTuple_GET_SIZE(names);
     for (Py_ssize_t i = 0; i < count; ++i) {
         PyObject* name = PyTuple_GET_ITEM(names, i);
@@ -184,11 +186,20 @@ bool check_stream(const Plan& plan, PyObject* stream) {
             stream = value;
         } else if (name == name_shared || PyUnicode_Compare(name, name_shared) == 0) {
             if (!read_uint(value, 0, kMaxGrid, "shared", shared_bytes)) return false;
+        } else if (name == name_name || PyUnicode_Compare(name, name_name) == 0) {
+            if (value == Py_None) continue;
+            if (!PyUnicode_Check(value)) {
+                set_named_error("ParamTypeError", "kernel '" + plan.layout.kernel +
+                                                      "', name: expected a str, found " + short_repr(value) +
+                                                      " (" + type_name(value) + ")");
+                return false;
+            }
+            label = value;
         } else {
             set_named_error("ParamTypeError",
                             "kernel '" + plan.layout.kernel +
-                                "': parameters are given by position; the keywords are stream= and "
-                                "shared=, found " +
+                                "': parameters are given by position; the keywords are stream=, "
+                                "shared= and name=, found " +
                                 short_repr(name));
             return false;
         }
@@ -210,6 +221,7 @@ struct Call {
     std::uint32_t shared_bytes;
     PyObject* const* args;
     std::byte* params;
+    PyObject* label;  // of the launch in a graph; null: none
 
     // Never waits, allocates or calls Python. The stream is open and nobody else has the turn.
     Status enqueue() const noexcept {
@@ -241,8 +253,27 @@ struct Call {
     }
 }
 
+// The stream records a graph, and this launch with it: it keeps the buffers.
+[[gnu::noinline]] PyObject* record(const Call& call, bool launchable) {
+    if (!await_turn(call.stream, call.doing().c_str())) return nullptr;
+    if (!repack_buffers(call.plan.layout, call.plan.session.get(), call.args, call.params)) return nullptr;
+    if (!launchable)
+        return refuse(call, detail::refuse_launch(*call.stream->state, *call.plan.state, call.shape.grid,
+                                                  call.shape.block, call.shared_bytes));
+    const char* label = "";
+    if (call.label != nullptr && (label = PyUnicode_AsUTF8(call.label)) == nullptr) return nullptr;
+    call.stream->stream.name_next(label);
+    const Status status = call.enqueue();
+    if (status != Status::ok) return refuse(call, status);
+    call.stream->state->recorder->nodes.back().keeps =
+        buffers_among(call.args, call.plan.layout.params.size());
+    Py_RETURN_NONE;
+}
+
 // What the hot path below did not enqueue.
 [[gnu::noinline]] PyObject* launch_slowly(const Call& call, bool launchable, bool ran_python) {
+    if (call.stream->state != nullptr && call.stream->state->recorder != nullptr)
+        return record(call, launchable);
     if (ran_python || call.stream->busy || call.stream->state == nullptr) {
         if (!await_turn(call.stream, call.doing().c_str())) return nullptr;
         if (launchable) return enqueue_patiently(call);
@@ -262,8 +293,9 @@ PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags
     PyObject* stream = launcher->stream;
     std::uint32_t shared_bytes = launcher->shared_bytes;
     bool launchable = launcher->launchable;
+    PyObject* label = nullptr;
     if (names != nullptr) {
-        if (!read_keywords(plan, args + count, names, stream, shared_bytes)) return nullptr;
+        if (!read_keywords(plan, args + count, names, stream, shared_bytes, label)) return nullptr;
         if (shared_bytes != launcher->shared_bytes)
             launchable = within_bounds(plan, launcher->shape, shared_bytes);
     }
@@ -277,8 +309,8 @@ PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags
         detail::try_enqueue_launch<true>(*to->state, *plan.state, launcher->shape.grid, launcher->shape.block,
                                          shared_bytes, {params, plan.state->param_bytes})) [[likely]]
         Py_RETURN_NONE;
-    return launch_slowly({plan, launcher->shape, as_stream(stream), shared_bytes, args, params}, launchable,
-                         ran_python);
+    return launch_slowly({plan, launcher->shape, as_stream(stream), shared_bytes, args, params, label},
+                         launchable, ran_python);
 }
 
 // ---- Launcher ----
@@ -360,11 +392,14 @@ PyObject* refuse_new(PyTypeObject* type, PyObject*, PyObject*) {
 
 PyType_Slot launcher_slots[] = {
     {Py_tp_doc,
-     const_cast<char*>(
-         "A kernel with its grid, block, stream and shared memory: calling it launches.\n\n"
-         "launcher(*args, stream=None, shared=None) enqueues one launch and returns None. It blocks only\n"
-         "while the stream's ring is full (releasing the interpreter lock, answering Ctrl-C). Arguments\n"
-         "are converted by the kernel's declared types.")},
+     const_cast<char*>("A kernel with its grid, block, stream and shared memory: calling it launches.\n\n"
+                       "launcher(*args, stream=None, shared=None, name=None) enqueues one launch and returns "
+                       "None. It blocks\n"
+                       "only while the stream's ring is full (releasing the interpreter lock, answering "
+                       "Ctrl-C). Arguments\n"
+                       "are converted by the kernel's declared types. While the stream records a graph, the "
+                       "launch becomes a\n"
+                       "part of that under this name; else the name means nothing.")},
     {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
     {Py_tp_dealloc, reinterpret_cast<void*>(launcher_dealloc)},
     {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
@@ -561,7 +596,8 @@ KernelView view_kernel(PyObject* object) {
 bool add_launcher_types(PyObject* module) {
     name_stream = PyUnicode_InternFromString("stream");
     name_shared = PyUnicode_InternFromString("shared");
-    if (name_stream == nullptr || name_shared == nullptr) return false;
+    name_name = PyUnicode_InternFromString("name");
+    if (name_stream == nullptr || name_shared == nullptr || name_name == nullptr) return false;
     for (auto [type, spec] :
          {std::pair{&launcher_type, &launcher_spec}, std::pair{&kernel_type, &kernel_spec}}) {
         *type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(spec));

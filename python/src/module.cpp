@@ -18,6 +18,7 @@
 #include "client/src/stream_state.hpp"
 #include "control_call.hpp"
 #include "errors.hpp"
+#include "graphs.hpp"
 #include "handles.hpp"
 #include "pack.hpp"
 #include "schema/id_text.hpp"
@@ -663,6 +664,7 @@ PYBIND11_MODULE(_core, module) {
     module.def("stream_wake_fd", &stream_wake_fd, py::arg("stream"));
     module.def("stream_on_wake", &stream_on_wake, py::arg("stream"));
 
+    add_graphs(module);
     module.def("kernel_configure", &kernel_configure, py::arg("kernel"), py::arg("cluster"),
                py::arg("cooperative"), py::arg("programmatic"));
     module.def("kernel_attributes", &kernel_attributes, py::arg("kernel"));

@@ -154,7 +154,7 @@ def test_more_shared_memory_than_there_is_is_refused(client, kernels):
         ((), {}, rl.ParamTypeError, "takes 3 parameters"),
         (("x", 2.0, 4), {}, rl.ParamTypeError, "parameter 0 \\(pointer\\): expected a Buffer"),
         ((None, 2.0, 2**31), {}, rl.OutOfRange, "parameter 2 \\(int32\\)"),
-        ((None, 2.0, 1), {"n": 3}, rl.ParamTypeError, "stream= and shared=, found 'n'"),
+        ((None, 2.0, 1), {"n": 3}, rl.ParamTypeError, "stream=, shared= and name=, found 'n'"),
         ((None, 2.0, 1), {"stream": 3}, rl.ParamTypeError, "stream: expected a Stream, found 3"),
         ((None, 2.0, 1), {"shared": 1.5}, rl.ParamTypeError, "shared: expected an integer"),
     ],

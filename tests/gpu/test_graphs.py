@@ -1,0 +1,284 @@
+"""Users' graphs on a GPU: results are exact, updates stand where they were made, restarts and faults lose neither."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gpu_support import WATCHDOG_S
+
+import ringlaunch as rl
+
+MASK, A = 0xFFFFFFFF, 1664525
+KERNELS = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word = *word * a + b; }
+RINGLAUNCH_EXPORT(step)
+extern "C" __global__ void indices(unsigned* out) {
+    const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    out[block * blockDim.x + threadIdx.x] += block * blockDim.x + threadIdx.x;
+}
+RINGLAUNCH_EXPORT(indices)
+// A chain through an array: it may be run again from any link that is still there.
+extern "C" __global__ void chain(unsigned* cells, unsigned from, unsigned to, unsigned a, unsigned b) {
+    cells[to] = cells[from] * a + b;
+}
+RINGLAUNCH_EXPORT(chain)
+extern "C" __global__ void pause(int us) {
+    unsigned long long begin, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    while (now - begin < us * 1000ull);
+}
+RINGLAUNCH_EXPORT(pause)
+extern "C" __global__ void wild(unsigned* own, int how) {
+    if (how == 1) *reinterpret_cast<volatile int*>(8) = 1; else own[3] = 7;
+}
+RINGLAUNCH_EXPORT(wild)
+__device__ unsigned cluster_rank() {
+    unsigned rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+extern "C" __global__ void ranks(unsigned* out) { out[blockIdx.x] = cluster_rank(); }
+RINGLAUNCH_EXPORT(ranks)
+extern "C" __global__ void meet(unsigned* words, unsigned* arrived) {
+    words[blockIdx.x] = blockIdx.x + 1;
+    __threadfence();
+    atomicAdd(arrived, 1u);
+    while (*(volatile unsigned*)arrived < gridDim.x) {}
+}
+RINGLAUNCH_EXPORT(meet)
+"""
+
+
+@pytest.fixture
+def kernels(client):
+    return client.compile(KERNELS, name="kernels.cu")
+
+
+def test_replays_with_updates_between_them_are_exact(client, kernels):
+    nodes, replays = 100, 3000
+    stream = client.stream()
+    word = client.zeros(1, np.uint32)
+    client.synchronize(WATCHDOG_S)
+    values = list(range(nodes))
+    with stream.record() as graph:
+        for value in values:
+            kernels["step"][1, 1](word, A, value, stream=stream)
+    expected = 0
+    for replay in range(replays):
+        if replay % 3 != 0:
+            for node in ((replay * 7) % nodes, (replay * 31) % nodes):
+                values[node] = replay * 1000 + node
+                graph[node].update(word, A, values[node])
+        graph.launch()
+        for value in values:
+            expected = (expected * A + value) & MASK
+        if replay % 50 == 0:
+            kernels["step"][1, 1](word, A, replay, stream=stream)
+            expected = (expected * A + replay) & MASK
+    assert int(word.numpy(stream=stream)[0]) == expected
+
+
+def test_copies_fills_and_changed_shapes(client, kernels):
+    stream = client.stream()
+    x, y = client.zeros(64, np.uint32), client.zeros(64, np.uint32)
+    client.synchronize(WATCHDOG_S)
+    with stream.record() as graph:
+        x.fill(100, stream=stream)
+        kernels["indices"][2, 8](x, stream=stream, name="indices")
+        y.copy_from(x, stream=stream)
+    graph.launch()
+    assert list(y.numpy(stream=stream)) == [100 + i if i < 16 else 100 for i in range(64)]
+    graph["indices"].update(grid=(2, 2, 2), block=8)
+    graph.launch()
+    assert list(y.numpy(stream=stream)) == [100 + i for i in range(64)]
+
+
+def test_clusters_and_programmatic_launches_in_a_graph(client, kernels):
+    stream = client.stream()
+    out, word = client.zeros(64, np.uint32), client.zeros(1, np.uint32)
+    client.synchronize(WATCHDOG_S)
+    ranks = kernels["ranks"].with_attributes(cluster=4)
+    eager = kernels["step"].with_attributes(programmatic=True)
+    with stream.record() as graph:
+        ranks[8, 32](out, stream=stream, name="ranks")
+        for value in range(10):
+            eager[1, 1](word, A, value, stream=stream)
+    expected = 0
+    for _ in range(3):
+        graph.launch()
+        for value in range(10):
+            expected = (expected * A + value) & MASK
+    assert list(out.numpy(stream=stream)[:8]) == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert int(word.numpy(stream=stream)[0]) == expected
+    graph["ranks"].update(grid=16)
+    graph.launch()
+    assert list(out.numpy(stream=stream)[:16]) == [0, 1, 2, 3] * 4
+    graph["ranks"].update(grid=6)
+    graph.launch()
+    with pytest.raises(rl.RecordRefused, match="not whole clusters"):
+        stream.synchronize(WATCHDOG_S)
+
+
+def test_a_cooperative_launch_is_refused(client, kernels):
+    stream = client.stream()
+    words, arrived = client.zeros(64, np.uint32), client.zeros(1, np.uint32)
+    meet = kernels["meet"].with_attributes(cooperative=True)
+
+    def record():
+        with stream.record():
+            meet[16, 32](words, arrived, stream=stream)
+
+    with pytest.raises(rl.Unsupported, match="kernel 'meet', is launched cooperatively"):
+        record()
+    meet[16, 32](words, arrived, stream=stream)
+    assert list(words.numpy(stream=stream)[:16]) == list(range(1, 17))
+
+
+def test_many_graphs_on_many_streams(client, kernels):
+    word = [client.zeros(1, np.uint32) for _ in range(8)]
+    streams = [client.stream() for _ in range(8)]
+    client.synchronize(WATCHDOG_S)
+    graphs = []
+    for i in range(8):
+        with streams[i].record() as graph:
+            for value in range(20):
+                kernels["step"][1, 1](word[i], A, value + i, stream=streams[i])
+        graphs.append(graph)
+    for _ in range(500):
+        for graph in graphs:
+            graph.launch()
+    for i in range(8):
+        expected = 0
+        for _ in range(500):
+            for value in range(20):
+                expected = (expected * A + value + i) & MASK
+        assert int(word[i].numpy(stream=streams[i])[0]) == expected
+
+
+def test_an_unloaded_module_and_a_graph_of_another_go_on(client, kernels):
+    stream = client.stream()
+    word = client.zeros(1, np.uint32)
+    other = client.compile(KERNELS.replace("a + b", "a + b + 1"), name="other.cu")
+    with stream.record() as graph:
+        kernels["step"][1, 1](word, 1, 1, stream=stream)
+    with stream.record() as gone:
+        other["step"][1, 1](word, 1, 1, stream=stream)
+    gone.launch()
+    stream.synchronize(WATCHDOG_S)
+    del gone, other
+    client.synchronize(WATCHDOG_S)
+    for _ in range(100):
+        graph.launch()
+    assert int(word.numpy(stream=stream)[0]) == 102
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("on_restart", ["rerun", "stop"])
+def test_a_killed_executor_leaves_graphs_as_their_updates_left_them(serve_gpu, on_restart):
+    with serve_gpu() as socket, rl.connect(socket=socket, start=False) as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        stream = client.stream(on_restart=on_restart)
+        cells = client.zeros(4096, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        with stream.record() as graph:
+            kernels["chain"][1, 1](cells, 0, 1, A, 0, stream=stream, name="link")
+        expected = np.zeros(4096, np.uint32)
+        at = 0
+
+        def launch(count):
+            nonlocal at
+            for _ in range(count):
+                graph["link"].update(cells, at, at + 1, A, at)
+                graph.launch()
+                expected[at + 1] = (int(expected[at]) * A + at) & MASK
+                at += 1
+
+        def kill():
+            dying = _children(client.daemon.pid)
+            os.kill(dying[0], signal.SIGKILL)
+            end = time.monotonic() + WATCHDOG_S
+            while _children(client.daemon.pid) in ([], dying):
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+        launch(200)
+        stream.synchronize(WATCHDOG_S)
+        kill()
+        graph.launch()  # the last link again: the update has outlived its executor
+        stream.synchronize(WATCHDOG_S)
+        assert list(cells.numpy(stream=stream)[: at + 1]) == list(expected[: at + 1])
+        for _ in range(3):
+            kernels["pause"][1, 1](300_000, stream=stream)
+            first = at
+            launch(50)
+            kill()
+            if on_restart == "stop":
+                end = time.monotonic() + WATCHDOG_S
+                while stream.status.running:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+                assert stream.status.status in ("executor_killed", "suspect")
+                stream.resume(rerun=True)
+            stream.synchronize(WATCHDOG_S)
+            found = cells.numpy(stream=stream)
+            assert list(found[first : at + 1]) == list(expected[first : at + 1])
+
+
+def test_a_fault_within_a_graph_is_the_graphs_and_the_kernels(serve_gpu):
+    with (
+        serve_gpu("--fault-dumps") as socket,
+        rl.connect(socket=socket, start=False) as client,
+        rl.connect(socket=socket, start=False) as peer,
+    ):
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        stream = client.stream(name="faulty")
+        own = client.zeros(8, np.uint32)
+        word = client.zeros(1, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        with stream.record() as graph:
+            for value in range(10):
+                kernels["step"][1, 1](word, A, value, stream=stream)
+            kernels["wild"][1, 1](own, 0, stream=stream, name="wild")
+            kernels["step"][1, 1](word, A, 10, stream=stream)
+        graph.launch()
+        stream.synchronize(WATCHDOG_S)
+        mine = peer.compile(KERNELS, name="kernels.cu")
+        quiet = peer.stream(on_restart="rerun")
+        theirs = peer.zeros(1, np.uint32)
+        with quiet.record() as peer_graph:
+            mine["step"][1, 1](theirs, 2, 1, stream=quiet)
+        peer_graph.launch()
+        quiet.synchronize(WATCHDOG_S)
+        graph["wild"].update(own, 1)
+        at = stream.status.published + 2  # behind the update, which has two slots
+        graph.launch()
+        # CUDA completes what is behind a fault before it says that there was one.
+        end = time.monotonic() + WATCHDOG_S
+        while stream.status.running:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        print(f"the fault reads: {stream.status.text}")
+        assert stream.status.status == "kernel_faulted", stream.status
+        assert stream.status.error_kernel == "wild"
+        assert stream.status.error_position == at
+        peer_graph.launch()
+        assert int(theirs.numpy(stream=quiet)[0]) == 3
+
+
+def test_graphs_are_accounted_and_given_back(client, kernels):
+    stream = client.stream()
+    word = client.zeros(1, np.uint32)
+    for _ in range(300):
+        with stream.record() as graph:
+            for value in range(20):
+                kernels["step"][1, 1](word, A, value, stream=stream)
+        graph.launch()
+    stream.synchronize(WATCHDOG_S)
