@@ -22,7 +22,7 @@ host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix faultmatrix_dumps"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
 launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
-gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_throughput gpu_footprint gpu_fairness gpu_shares triton_call"
+gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton_call"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -147,6 +147,8 @@ bench gpu_grids 120 "$build/bench/bench_gpu_growth" --over blocks
 bench gpu_copies 200 "$build/bench/bench_gpu_copies"
 bench gpu_peer 200 "$build/bench/bench_gpu_peer"
 bench gpu_modules 200 "$build/bench/bench_gpu_modules"
+bench gpu_graph 200 "$build/bench/bench_gpu_graph"
+bench graph_replay 200 python3 bench/graph_replay.py
 bench gpu_footprint 200 "$build/bench/bench_footprint" --driver cuda
 bench gpu_throughput 200 "$build/bench/bench_throughput" --driver cuda --seconds 0.5
 bench gpu_fairness 300 "$build/bench/bench_fairness" --driver cuda --seconds 2
