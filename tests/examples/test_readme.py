@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,11 +16,12 @@ LIMIT_S = 120
 
 @pytest.fixture
 def code():
-    """The one block of a language."""
+    """The one block of a language that imports Triton, or does not."""
 
-    def find(language: str) -> str:
+    def find(language: str, triton: bool = False) -> str:
         text = (ROOT / "README.md").read_text()
-        (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        blocks = re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        (block,) = [block for block in blocks if ("import triton" in block) == triton]
         return block
 
     return find
@@ -35,6 +38,33 @@ def test_the_python_runs(code, tmp_path):
         timeout=LIMIT_S,
     )
     assert (result.returncode, result.stdout) == (0, "[0. 2. 4. 6. 8.]\n"), result.stderr
+
+
+def test_the_triton_kernel_is_launched(code, tmp_path):
+    """By a daemon that computes nothing, so that what it prints of the array says nothing."""
+    pytest.importorskip("triton")
+    path = tmp_path / "daemon.sock"
+    program = os.environ.get("RINGLAUNCHD") or shutil.which("ringlaunchd", path=Path(sys.executable).parent)
+    source = tmp_path / "scale.py"  # Triton reads a kernel's source
+    source.write_text(code("python", triton=True))
+    with subprocess.Popen([program, "serve", "--driver", "null", "--socket", path, "--log-level", "warn"]) as daemon:
+        try:
+            deadline = time.monotonic() + LIMIT_S
+            while not path.exists() and time.monotonic() < deadline:
+                assert daemon.poll() is None
+                time.sleep(0.02)
+            result = subprocess.run(
+                [sys.executable, source],
+                env={**os.environ, "RINGLAUNCH_SOCKET": str(path), "TRITON_CACHE_DIR": str(tmp_path / "cache")},
+                check=False,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_S,
+            )
+        finally:
+            daemon.terminate()
+    assert result.returncode == 0, result.stderr
+    assert "8 warps" in result.stdout and "1 launches" in result.stdout
 
 
 def test_the_cpp_compiles(code, tmp_path):
