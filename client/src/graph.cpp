@@ -142,8 +142,9 @@ void publish_update(StreamState& stream, std::uint64_t graph, std::uint32_t i,
     head.mutate_block_y(static_cast<std::uint16_t>(node.block.y));
     head.mutate_block_z(static_cast<std::uint16_t>(node.block.z));
     head.mutate_shared_bytes(node.shared_bytes);
-    std::memcpy(reinterpret_cast<std::byte*>(&head) + sizeof head - kUpdateHeadParamBytes, node.params.data(),
-                std::min<std::size_t>(bytes, kUpdateHeadParamBytes));
+    if (bytes != 0)
+        std::memcpy(reinterpret_cast<std::byte*>(&head) + sizeof head - kUpdateHeadParamBytes,
+                    node.params.data(), std::min<std::size_t>(bytes, kUpdateHeadParamBytes));
     producer.publish(head);
     wake_reader(stream, stream.current());
 }

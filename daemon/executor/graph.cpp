@@ -37,7 +37,7 @@ void make_record(RecordCopy& record, std::uint64_t position, std::uint64_t kerne
     head.mutate_block_z(static_cast<std::uint16_t>(block.z));
     head.mutate_shared_bytes(shared_bytes);
     std::memcpy(record.head, &head, sizeof head);
-    std::memcpy(record.params, params, param_bytes);
+    if (param_bytes != 0) std::memcpy(record.params, params, param_bytes);
     record.position = position;
     record.slots = launch_slots(param_bytes);
 }
@@ -130,7 +130,8 @@ Described read_description(std::uint64_t id, std::span<const std::byte> descript
         }
         if (auto* launch = std::get_if<driver::Launch>(&node); launch != nullptr) {
             all.params.push_back(std::make_unique<std::byte[]>(launch->param_bytes + 1));
-            std::memcpy(all.params.back().get(), launch->params, launch->param_bytes);
+            if (launch->param_bytes != 0)
+                std::memcpy(all.params.back().get(), launch->params, launch->param_bytes);
             launch->params = all.params.back().get();
         }
         all.nodes.push_back(node);
