@@ -46,6 +46,7 @@ PyTypeObject* grid_type = nullptr;
 PyTypeObject* variant_type = nullptr;
 PyTypeObject* pending_type = nullptr;
 PyObject* name_stream = nullptr;  // interned
+PyObject* name_value = nullptr;
 
 Watched watched;
 
@@ -189,7 +190,8 @@ struct Names {
 // A global that the kernel's code has read: Triton refuses a call once its value is another.
 struct Captured {
     Ref name, globals, value;
-    Ref seen;  // the last object found equal to it, if that cannot change
+    Ref seen;   // the last object found equal to it, if that cannot change
+    Ref holds;  // or a tl.constexpr, with what it held, if that cannot change
 };
 
 struct GridObject;
@@ -371,8 +373,12 @@ bool with_clusters(const Variant& variant, Dim3& grid) {
     return true;
 }
 
+// More than there is, where the number is beyond 64 bits.
 std::uint64_t scratch_needed(const Variant& variant, const Dim3& grid) noexcept {
-    return variant.scratch_bytes * grid.x * grid.y * grid.z;
+    std::uint64_t bytes = variant.scratch_bytes;
+    for (const std::uint32_t side : {grid.x, grid.y, grid.z})
+        if (__builtin_mul_overflow(bytes, std::uint64_t{side}, &bytes)) return ~std::uint64_t{0};
+    return bytes;
 }
 
 bool check_stream(const std::string& kernel, PyObject* stream, const Session* session) {
@@ -538,25 +544,37 @@ bool is_immutable(PyObject* object) {
            PyUnicode_CheckExact(object) || object == Py_None || PyType_Check(object);
 }
 
+// What a tl.constexpr holds; none, and no error, where it has nothing. Runs no code but that of plain
+// attributes.
+Ref held_value(PyObject* object) {
+    Ref value(PyObject_GetAttr(object, name_value));
+    if (!value) PyErr_Clear();
+    return value;
+}
+
 // 1: as they were; 0: one is another; -1: a Python error is set.
 [[gnu::noinline]] int compare_captured(Core& core) {
     for (std::size_t i = 0; i < core.captured.size(); ++i) {
         Ref found = Ref::borrowed(
             PyDict_GetItemWithError(core.captured[i].globals.get(), core.captured[i].name.get()));
         if (!found) return PyErr_Occurred() != nullptr ? -1 : 0;
-        if (found.get() == core.captured[i].seen.get()) continue;
         Ref value = Ref::borrowed(core.captured[i].value.get());
         const int different = PyObject_RichCompareBool(found.get(), value.get(), Py_NE);
         if (different != 0) return different < 0 ? -1 : 0;
-        if (i < core.captured.size() && is_immutable(found.get())) core.captured[i].seen = std::move(found);
+        Ref holds = Py_TYPE(found.get()) == constant_types.constexpr_type ? held_value(found.get()) : Ref();
+        if (i >= core.captured.size() || !is_immutable(holds ? holds.get() : found.get())) continue;
+        core.captured[i].seen = std::move(found);
+        core.captured[i].holds = std::move(holds);
     }
     return 1;
 }
 
 inline bool captured_as_seen(const Core& core) {
-    for (const Captured& each : core.captured)
+    for (const Captured& each : core.captured) {
         if (!each.seen || PyDict_GetItemWithError(each.globals.get(), each.name.get()) != each.seen.get())
             return false;
+        if (each.holds && held_value(each.seen.get()).get() != each.holds.get()) return false;
+    }
     return true;
 }
 
@@ -1291,7 +1309,8 @@ PyMethodDef functions[] = {
 bool add_triton_types(PyObject* module) {
     using namespace triton;
     name_stream = PyUnicode_InternFromString("stream");
-    if (name_stream == nullptr) return false;
+    name_value = PyUnicode_InternFromString("value");
+    if (name_stream == nullptr || name_value == nullptr) return false;
     for (auto [type, spec] :
          {std::pair{&kernel_base_type, &kernel_spec}, std::pair{&grid_type, &grid_spec},
           std::pair{&variant_type, &variant_spec}, std::pair{&pending_type, &pending_spec}}) {

@@ -306,6 +306,11 @@ def test_a_global_that_changes_is_an_error_until_it_is_as_before(client, kernel,
                 through[(1,)](x)
         patch.setitem(globals(), "FACTOR", tl.constexpr(3))  # another object, and equal
         through[(1,)](x)
+        patch.setattr(FACTOR, "value", 5)  # in the object itself
+        with pytest.raises(RuntimeError, match="FACTOR has changed"):
+            through[(1,)](x)
+        patch.setattr(FACTOR, "value", 3)
+        through[(1,)](x)
         patch.delitem(globals(), "FACTOR")
         with pytest.raises(RuntimeError, match="FACTOR has changed"):
             through[(1,)](x)
@@ -443,6 +448,15 @@ def test_scratch_memory_is_given_to_each_stream(client):
     assert addresses[first][0] == addresses[first][1] and addresses[first][3] == addresses[first][4]
     assert not set(addresses[first]) & set(addresses[second])
     client.synchronize()
+
+
+def test_scratch_memory_beyond_any_number_is_refused(client):
+    kernel = rl.wrap(with_descriptor)
+    x = client.zeros(1024)
+    kernel[(1,)](x, 1024, BLOCK=64)
+    for _ in range(2):
+        with pytest.raises((rl.OutOfRange, rl.OutOfMemory, rl.LimitReached)):
+            kernel[(2**31 - 1, 2**31 - 1, 2**31 - 1)](x, 1024, BLOCK=64)
 
 
 def test_heuristics_compute_what_they_name(client, x):
