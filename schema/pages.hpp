@@ -84,7 +84,7 @@ struct StreamCounters {
     SharedU64 paddings;
     SharedU64 batches;
     SharedU64 chained;     // launches that went out in a chain
-    SharedU64 held_turns;  // turns in which the stream waited for an event or for its bound
+    SharedU64 held_turns;  // turns in which the stream waited for an event, for its bound, or for a chain
     SharedU64 wakeups;     // sleepers woken
     SharedU64 graphs;      // graphs launched; what they run counts as launches, copies and fills
     SharedU64 updates;     // of graphs' launches

@@ -82,11 +82,12 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         worked = true;
     }
     if (!stream.consumer.peek()) return worked;
+    const bool gathering = gathers(stream);
     const std::uint32_t budget =
-        gathers(stream) ? 0 : std::min(room(stream), stream.setup.watched ? 1 : config_.max_batch);
+        gathering ? 0 : std::min(room(stream), stream.setup.watched ? 1 : config_.max_batch);
     if (budget == 0) {
         stream.limited = true;
-        all_limited_ |= stream.in_flight() < config_.max_in_flight;
+        all_limited_ |= !gathering && own_room(stream) != 0;
         count(stream.page->counters.held_turns);
         return worked;
     }

@@ -155,6 +155,7 @@ class Dispatcher {
     bool wake_sleeper(StreamPort& stream) noexcept;
     void write_wake(StreamPort& stream) noexcept;
     bool look_at_barriers() noexcept;
+    std::uint32_t own_room(const StreamPort& stream) const noexcept;
     std::uint32_t room(const StreamPort& stream) const noexcept;
     bool gathers(StreamPort& stream) const noexcept;
     void sample_enqueue(StreamPort& stream, std::uint64_t first, std::uint64_t end) noexcept;

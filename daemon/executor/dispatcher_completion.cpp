@@ -82,25 +82,38 @@ void Dispatcher::settle(StreamPort& stream) noexcept {
         driver_refused(stream, stream.handed, nullptr, "completion", status);
 }
 
-// How many records may be taken. A stream that has much in flight waits until there is room for a long chain:
-// taken one by one, as each completes, they would be launched one by one for ever.
-std::uint32_t Dispatcher::room(const StreamPort& stream) const noexcept {
+namespace {
+
+// A stream that has much in flight waits until there is room for a long chain: taken one by one, as each
+// completes, its records would be launched one by one for ever.
+std::uint32_t granted(std::uint32_t free, std::uint32_t most, std::uint32_t out) {
+    const std::uint32_t worth_while = std::clamp(most / 4, 1u, kWorthWhile);
+    return free < worth_while && out > most / 2 ? 0 : free;
+}
+
+}  // namespace
+
+// How many records may be taken by the stream's own bound.
+std::uint32_t Dispatcher::own_room(const StreamPort& stream) const noexcept {
     const std::uint32_t out = stream.in_flight();
-    const auto granted = [&](std::uint32_t free, std::uint32_t most) {
-        const std::uint32_t worth_while = std::clamp(most / 4, 1u, kWorthWhile);
-        return free < worth_while && out > most / 2 ? 0 : free;
-    };
     const std::uint32_t most = std::min(config_.max_in_flight, stream.setup.max_in_flight);
-    const std::uint32_t own = most > out ? granted(most - out, most) : 0;
+    return most > out ? granted(most - out, most, out) : 0;
+}
+
+// The same by the bound of all streams together, too.
+std::uint32_t Dispatcher::room(const StreamPort& stream) const noexcept {
+    const std::uint32_t own = own_room(stream);
     const std::uint64_t all = config_.max_in_flight_all;
     if (in_flight_all_ + own <= all) return own;
     // Short of room in all: what is free, or what is missing to an equal share, so that nobody starves behind
     // streams that came first.
+    const std::uint32_t out = stream.in_flight();
+    const std::uint32_t most = std::min(config_.max_in_flight, stream.setup.max_in_flight);
     const std::uint64_t least = std::clamp(most / 8, 1u, kLeastShare);
     const auto share = static_cast<std::uint32_t>(std::max(least, all / streams_.size()));
     const std::uint32_t to_share = out < share ? share - out : 0;
     const auto free = static_cast<std::uint32_t>(in_flight_all_ < all ? all - in_flight_all_ : 0);
-    return std::min(own, granted(std::max(free, to_share), share));
+    return std::min(own, granted(std::max(free, to_share), share, out));
 }
 
 // A device that is given launches one by one as they come, faster than it runs them so, falls behind until

@@ -93,7 +93,7 @@ class StreamPort {
     std::uint64_t asked = 0;           // the highest position given to the driver's complete()
     std::uint32_t records_since_complete = 0;
     bool force_complete = false;  // a record of this turn wants its completion visible at once
-    bool limited = false;         // there is a record, but no room in flight for it
+    bool limited = false;         // there is a record, but no room in flight for it, or it is gathered
     bool deep = false;            // has so much in flight that what comes is gathered meanwhile
     bool driver_full = false;     // the driver said ring_full
     bool more = false;            // the ring had another record when the turn ended

@@ -392,6 +392,26 @@ TEST_F(DispatcherTest, ABusyStreamGathersWhatComes) {
     EXPECT_EQ(client.completed(), ends.back());
 }
 
+TEST_F(DispatcherTest, AStreamThatGathersWakesNobodyForAnother) {
+    driver.completes_at_once = false;
+    ClientStream busy(kSession, make_id(0), 1024), other(kSession, make_id(1));
+    StreamPort& busy_port = open(busy);
+    StreamPort& other_port = open(other);
+    const std::uint64_t first = put_saxpy(other);  // is timed, and so waited for
+    work();
+    device(other_port).run_to(first);
+    work();
+    put_saxpy(other);
+    for (int i = 0; i < 30; ++i) {
+        put_saxpy(busy);
+        work();
+    }
+    EXPECT_TRUE(busy_port.deep);
+    dispatcher.arm();
+    EXPECT_TRUE(device(other_port).notified.empty()) << "nobody waits for it, and the bound in all is far";
+    EXPECT_FALSE(device(busy_port).notified.empty());
+}
+
 TEST_F(DispatcherTest, AStreamThatWasNotToBeCoalescedGathersNothing) {
     driver.completes_at_once = false;
     ClientStream client(kSession, make_id(0), 1024);
