@@ -126,13 +126,13 @@ class GraphPool {
     void destroy(Chain& chain) noexcept {
         for (Owned& copy : chain.copies) destroy(copy);
     }
-    Chain* known_chain(std::uint64_t key, std::span<const Launch> launches) noexcept;
+    bool knows(std::uint64_t key, std::span<const Launch> launches) const noexcept;
     bool launch_known(std::uint64_t key, std::span<const Launch> launches) noexcept;
     bool launch_new(std::uint64_t key, std::span<const Launch> launches) noexcept;
     Owned* new_copy(Chain& chain, std::span<const Launch> launches) noexcept;
     Owned* written_copy(Chain& chain, std::span<const Launch> launches) noexcept;
-    void throw_out_least_used() noexcept;
-    void throw_out_least_used_chain() noexcept;
+    template <class Map>
+    void throw_out_least_used(Map& map) noexcept;
     void erase(typename std::unordered_map<const Kernel*, Single>::iterator at) noexcept {
         if (at->second.graph.nodes != 0) --made_;
         destroy(at->second.graph);
@@ -185,19 +185,12 @@ void GraphPool<Graphs>::destroy(Owned& owned) noexcept {
 }
 
 template <LaunchGraphs Graphs>
-void GraphPool<Graphs>::throw_out_least_used() noexcept {
-    const auto least = std::min_element(singles_.begin(), singles_.end(), [](const auto& a, const auto& b) {
+template <class Map>
+void GraphPool<Graphs>::throw_out_least_used(Map& map) noexcept {
+    const auto least = std::min_element(map.begin(), map.end(), [](const auto& a, const auto& b) {
         return a.second.last_used < b.second.last_used;
     });
-    if (least != singles_.end()) erase(least);
-}
-
-template <LaunchGraphs Graphs>
-void GraphPool<Graphs>::throw_out_least_used_chain() noexcept {
-    const auto least = std::min_element(chains_.begin(), chains_.end(), [](const auto& a, const auto& b) {
-        return a.second.last_used < b.second.last_used;
-    });
-    if (least != chains_.end()) erase(least);
+    if (least != map.end()) erase(least);
 }
 
 template <LaunchGraphs Graphs>
@@ -205,7 +198,7 @@ bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
     if (!graphs_.fits(launch)) return false;
     auto found = singles_.find(launch.kernel);
     if (found == singles_.end()) {
-        if (singles_.size() >= kMostCounted) throw_out_least_used();
+        if (singles_.size() >= kMostCounted) throw_out_least_used(singles_);
         try {
             found = singles_.try_emplace(launch.kernel).first;
         } catch (const std::bad_alloc&) {
@@ -219,7 +212,7 @@ bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
         if (++single.launches <= kLaunchesBeforeGraph) return false;
         single.launches = 0;  // where it cannot be had now, it is tried again, but not at once
         if (!making_.covers(1)) return false;
-        while (made_ >= kMostSingles) throw_out_least_used();
+        while (made_ >= kMostSingles) throw_out_least_used(singles_);
         if (!make(single.graph, {&launch, 1})) return false;
         ++made_;
     } else if (!retarget(single.graph, {&launch, 1})) {
@@ -243,7 +236,7 @@ std::size_t GraphPool<Graphs>::launch_chain(std::span<const Launch> launches) no
     std::size_t longest = 0, known = 0;
     each_chain_length(fitting, [&](std::size_t length) {
         if (longest == 0) longest = length;
-        if (known_chain(keys[length], launches.first(length)) != nullptr) known = length;
+        if (knows(keys[length], launches.first(length))) known = length;
         return known != 0;
     });
     std::size_t taken = 0;
@@ -262,13 +255,12 @@ std::size_t GraphPool<Graphs>::launch_chain(std::span<const Launch> launches) no
 }
 
 template <LaunchGraphs Graphs>
-auto GraphPool<Graphs>::known_chain(std::uint64_t key, std::span<const Launch> launches) noexcept -> Chain* {
+bool GraphPool<Graphs>::knows(std::uint64_t key, std::span<const Launch> launches) const noexcept {
     const auto found = chains_.find(key);
-    if (found == chains_.end()) return nullptr;
+    if (found == chains_.end()) return false;
     const auto& kernels = found->second.kernels;
     const auto is = [](const Launch& launch, const Kernel* kernel) { return launch.kernel == kernel; };
-    return std::equal(launches.begin(), launches.end(), kernels.begin(), kernels.end(), is) ? &found->second
-                                                                                            : nullptr;
+    return std::equal(launches.begin(), launches.end(), kernels.begin(), kernels.end(), is);
 }
 
 template <LaunchGraphs Graphs>
@@ -288,7 +280,7 @@ bool GraphPool<Graphs>::launch_new(std::uint64_t key, std::span<const Launch> la
     if (sightings.see(key) < sightings_before_chain(launches.size())) return false;
     if (!making_.covers(launches.size()) || chains_.contains(key)) return false;
     sightings.forget(key);
-    if (chains_.size() >= kMostChains) throw_out_least_used_chain();
+    if (chains_.size() >= kMostChains) throw_out_least_used(chains_);
     auto at = chains_.end();
     try {
         at = chains_.try_emplace(key).first;
@@ -301,7 +293,7 @@ bool GraphPool<Graphs>::launch_new(std::uint64_t key, std::span<const Launch> la
     }
     Owned* made = new_copy(at->second, launches);
     if (made == nullptr && chains_.size() > 1) {
-        throw_out_least_used_chain();
+        throw_out_least_used(chains_);
         made = new_copy(at->second, launches);
     }
     if (made != nullptr) return graphs_.launch(made->graph);
