@@ -15,7 +15,6 @@ import os
 import re
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -31,36 +30,27 @@ from triton.runtime.errors import OutOfResources
 from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
-from ringlaunch._client import Client, _open_clients
-from ringlaunch._stream import Stream, default_stream
-from ringlaunch._triton_cache import KernelCache, Variant
-from ringlaunch.errors import Closed, InvalidArgument, LimitReached, ParamTypeError, Unsupported
+from ringlaunch._client import Client
+from ringlaunch._stream import default_stream
+from ringlaunch._triton_load import (
+    WARP,
+    CallPath,
+    call_param,
+    client_of,
+    flatten,
+    give_scratch,
+    leaf_numbers,
+    open_clients,
+    owner,
+    refuse_foreign,
+)
+from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
-    from ringlaunch._module import Kernel
+    from ringlaunch._triton_cache import Variant
 
-_TYPES = {
-    "u1": "bool",
-    "i1": "bool",
-    "i8": "int8",
-    "i16": "int16",
-    "i32": "int32",
-    "i64": "int64",
-    "u8": "uint8",
-    "u16": "uint16",
-    "u32": "uint32",
-    "u64": "uint64",
-    "fp16": "float16",
-    "bf16": "bfloat16",
-    "fp32": "float32",
-    "f32": "float32",
-    "fp64": "float64",
-}
-_WARP = 32
 _NOTE_S = 5.0  # after which a compilation is worth a word
-_UNLOAD_S = 2.0  # in which the daemon lets go of a module that nothing uses any more
 _ANY_ARCHITECTURE = 90  # for a daemon whose driver runs nothing, where $TRITON_OVERRIDE_ARCH names none
-_CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION = 1, 2, 4, 8  # of triton_key.hpp
 
 _core.triton_types(
     (tl.dtype,),
@@ -102,53 +92,6 @@ def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...]]:
 
 
 # ---- the client, and what it compiles for ----
-
-
-def _open() -> list[Client]:
-    return [client for client in list(_open_clients) if not client.closed and not client._handle.forked]
-
-
-def _only_client(name: str) -> Client:
-    clients = _open()
-    if len(clients) != 1:
-        found = "none" if not clients else str(len(clients))
-        raise InvalidArgument(
-            f"kernel {name!r}: expected a Buffer among the arguments, stream=, or one open client to launch for; found "
-            f"no buffer, no stream, and {found} open; ringlaunch.connect() makes one"
-        )
-    return clients[0]
-
-
-def _client_of(kernel: JITFunction, values: Iterator[Any], stream: Stream | None) -> Client:
-    """Whose launch it is: that of the first buffer, of the stream, or of the only client."""
-    if stream is not None and not isinstance(stream, Stream):
-        raise refused(f"kernel {kernel.__name__!r}, stream", "a ringlaunch Stream", stream)
-    for value in _leaves(values):
-        if isinstance(value, Buffer):
-            if value.freed:
-                raise Closed(f"kernel {kernel.__name__!r}: expected a buffer that lives, found one that was freed")
-            return _owner(value._client)
-    if stream is not None:
-        for client in list(_open_clients):
-            if stream in client._handle.streams:
-                return client
-        raise Closed(f"kernel {kernel.__name__!r}, stream: its client is closed")
-    return kernel._client if kernel._client is not None else _only_client(kernel.__name__)
-
-
-def _owner(handle: _core.ClientHandle) -> Client:
-    for client in list(_open_clients):
-        if client._handle is handle:
-            return client
-    raise Closed("the client of a buffer is closed")
-
-
-def _leaves(values: Iterator[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, tuple):
-            yield from _leaves(iter(value))
-        else:
-            yield value
 
 
 def _architecture(client: Client) -> int:
@@ -212,91 +155,10 @@ def _noting(kernel: str, device: str) -> Iterator[None]:
             log.warning("compiling kernel %r for %s took %.1f s", kernel, device, seconds)
 
 
-# ---- compiled kernels in the daemon ----
-
-_kernels: weakref.WeakValueDictionary[int, JITFunction] = weakref.WeakValueDictionary()  # by id(): a hash reads code
-# By what was loaded: image and declaration. Two kernels of one image share it.
-_loaded: weakref.WeakKeyDictionary[_core.ClientHandle, dict[tuple[Any, ...], Kernel]] = weakref.WeakKeyDictionary()
-
-
-def _flatten(kind: Any, value: Any, name: str) -> Iterator[tuple[str, str, Any]]:
-    """Name, type and value of what is passed: tuples element by element, without what is compiled in."""
-    if isinstance(kind, tuple):
-        for i, (element, part) in enumerate(zip(kind, value)):
-            yield from _flatten(element, part, f"{name}[{i}]")
-    elif kind != "constexpr":
-        yield name, kind, value
-
-
-def _type_of(kernel: str, name: str, kind: str) -> str:
-    if kind.startswith("*"):
-        return "pointer"
-    if kind not in _TYPES:
-        raise Unsupported(
-            f"kernel {kernel!r}, parameter {name!r}: a {kind} cannot be given to a kernel in the daemon; tensor "
-            "descriptors that the kernel makes itself (tl.make_tensor_descriptor) can"
-        )
-    return _TYPES[kind]
-
-
-def _load(client: Client, compiled: Any, declaration: list[tuple[str, str]], name: str) -> Kernel:
-    """The kernel in the daemon; loaded once for all that declare it alike."""
-    metadata = compiled.metadata
-    scratch = [("global_scratch", "pointer"), ("profile_scratch", "pointer")]
-    attributes = (metadata.num_ctas, bool(metadata.launch_cooperative_grid), bool(metadata.launch_pdl))
-    key = (compiled.hash, tuple(declaration), attributes)
-    loaded = _loaded.setdefault(client._handle, {})
-    if (found := loaded.get(key)) is not None:
-        return found
-    image, entry = compiled.asm["cubin"], metadata.name
-
-    def load() -> Kernel:
-        return client.load(image, signatures={entry: declaration + scratch}, name=name).kernel(entry)
-
-    try:
-        kernel = load()
-    except LimitReached:
-        if not _evict(client):
-            raise
-        client.synchronize()  # the daemon lets go of a module once its launches have completed
-        kernel = _patiently(load)
-    if attributes != (1, False, False):
-        ctas, cooperative, programmatic = attributes
-        kernel = kernel.with_attributes(cluster=ctas, cooperative=cooperative, programmatic=programmatic)
-    loaded[key] = kernel
-    return kernel
-
-
-def _patiently(load: Callable[[], Kernel]) -> Kernel:
-    end = time.monotonic() + _UNLOAD_S
-    while True:
-        try:
-            return load()
-        except LimitReached:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.001)
-
-
-def _evict(client: Client) -> int:
-    """Lets go of the half of a client's variants that were launched least."""
-    held = [
-        (variant._core.hits, kernel, variant)
-        for kernel in list(_kernels.values())
-        for variant in kernel.cache
-        if variant.client is client
-    ]
-    held.sort(key=lambda each: each[0])
-    gone = held[: (len(held) + 1) // 2]
-    for _, kernel, variant in gone:
-        kernel.cache.evict(variant)
-    return len(gone)
-
-
 # ---- kernels ----
 
 
-class JITFunction(_core.TritonKernel, jit.JITFunction):  # type: ignore[misc]
+class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
     """A Triton kernel whose calls go into the ring: `kernel[grid](*args, **kwargs)`, as of `triton.jit`.
 
     Other kernels call it, and Triton's decorators take it, as any function of `triton.jit`. It shares the attributes
@@ -308,40 +170,26 @@ class JITFunction(_core.TritonKernel, jit.JITFunction):  # type: ignore[misc]
         The variants that were compiled.
     """
 
-    __slots__ = ("_by_key", "_client", "_lock", "_option_names", "_targets", "_varargs", "_variants_held")
+    __slots__ = ("_targets", "_varargs")
+
+    _out_of_resources = OutOfResources
 
     def __init__(self, fn: jit.JITFunction, client: Client | None) -> None:
         self.__dict__ = fn.__dict__
-        self._client = client
-        self._lock = threading.RLock()
-        self._by_key: dict[tuple[Any, ...], Variant] = {}  # of calls that have no key of bytes
-        self._variants_held: dict[tuple[Any, ...], Variant] = {}
+        self._begin(client)
         self._targets: dict[int, tuple[str, Any, Any]] = {}
-        self._varargs = False
+        kinds = [param._param.kind for param in fn.params]
+        self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         options = set(_option_fields())
-        params = []
-        positional = 0
-        for param in fn.params:
-            kind = param._param.kind
-            self._varargs = self._varargs or kind is inspect.Parameter.VAR_POSITIONAL
-            positional += kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            flags = _CONSTEXPR if param.is_constexpr else 0
-            annotated = param.annotation_type
-            if param.do_not_specialize or annotated == "u1" or annotated[:2] in ("fp", "bf"):
-                flags |= _NO_SPECIALIZE
-            if param.do_not_specialize_on_alignment:
-                flags |= _NO_ALIGNMENT
-            if param.name in options:
-                flags |= _NAMED_LIKE_OPTION
-            default = (param.default,) if param.has_default else ()
-            params.append((param.name, flags, *default))
-        self._bind(tuple(params), positional, _call_slowly, _refresh, _scratch, self.__dict__)
-        _kernels[id(self)] = self
-
-    @property
-    def cache(self) -> KernelCache:
-        """The variants that were compiled. (KernelCache)"""
-        return KernelCache(self)
+        self._bind(
+            tuple(call_param(param, options) for param in fn.params),
+            sum(kind in positional for kind in kinds),
+            _call_slowly,
+            _refresh,
+            give_scratch,
+            self.__dict__,
+        )
 
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         """What Autotuner, Heuristics and `warmup` call."""
@@ -351,7 +199,7 @@ class JITFunction(_core.TritonKernel, jit.JITFunction):  # type: ignore[misc]
         for hook in self.pre_run_hooks:
             hook(*args, **kwargs)
         values = iter((*args, *kwargs.values()))
-        client = _client_of(self, values, stream)
+        client = client_of(self, values, stream)
         _, _, compiled = self._compile(client, args, kwargs, warmup=True)
         _check_captured(self)
         return compiled
@@ -360,7 +208,7 @@ class JITFunction(_core.TritonKernel, jit.JITFunction):  # type: ignore[misc]
         """Device (to Triton's caches and hooks), backend and binder for what a client compiles for."""
         architecture = _architecture(client)
         if (found := self._targets.get(architecture)) is None:
-            target = GPUTarget("cuda", architecture, _WARP)
+            target = GPUTarget("cuda", architecture, WARP)
             backend = make_backend(target)
             device = f"ringlaunch:sm_{architecture}"
             binder = jit.create_function_from_signature(self.signature, self.params, backend)
@@ -421,61 +269,15 @@ class JITFunction(_core.TritonKernel, jit.JITFunction):  # type: ignore[misc]
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
         """What a call would launch, if it was compiled."""
-        client = _client_of(self, iter((*args, *kwargs.values())), None)
+        client = client_of(self, iter((*args, *kwargs.values())), None)
         key = self._specialize(client, args, kwargs)[-1]
         return self._by_key.get((client._handle, tuple(_settings(self).values()), key))
-
-    def _release(self, variant: Variant) -> None:
-        """Of a variant that is let go of."""
-        for held in (self._by_key, self._variants_held):
-            for key in [key for key, value in held.items() if value is variant]:
-                del held[key]
-        self._forget(variant._core)
-        loaded = _loaded.get(variant.client._handle, {})
-        for key in [key for key, value in loaded.items() if value is variant._core.kernel]:
-            del loaded[key]
-
-    def _make_variant(
-        self, client: Client, compiled: Any, signature: dict[str, Any], bound: dict[str, Any], seconds: float
-    ) -> Variant:
-        for old in [old for old in self._variants_held.values() if old.client.closed]:
-            self._release(old)
-        metadata = compiled.metadata
-        passed = [each for name, kind in signature.items() for each in _flatten(kind, bound[name], name)]
-        declaration = [(name, _type_of(self.__name__, name, kind)) for name, kind, _ in passed]
-        if metadata.profile_scratch_size:
-            raise Unsupported(f"kernel {self.__name__!r}: a kernel with instrumentation cannot run in the daemon")
-        kernel = _load(client, compiled, declaration, self.__name__)
-        threads = metadata.num_warps * _WARP
-        if metadata.shared > kernel.max_dynamic_shared_bytes:
-            raise OutOfResources(metadata.shared, kernel.max_dynamic_shared_bytes, "shared memory")
-        if kernel.max_threads and threads > kernel.max_threads:
-            raise OutOfResources(threads, kernel.max_threads, "threads")
-        compiled.n_regs, compiled.n_spills = kernel.registers, kernel.local_bytes // 4
-        compiled.n_max_threads = kernel.max_threads
-        core = _core.TritonVariant(
-            kernel,
-            compiled,
-            tuple(name for name, _ in declaration),
-            threads,
-            metadata.shared,
-            metadata.num_ctas,
-            metadata.global_scratch_size * metadata.num_ctas,
-            len(declaration),
-        )
-        return Variant(core, client, dict(signature), seconds)
 
 
 def _option_fields() -> list[str]:
     from triton.backends.nvidia.compiler import CUDAOptions
 
     return list(CUDAOptions.__dataclass_fields__)
-
-
-def _scratch(_: JITFunction, __: _core.TritonVariant, stream: Stream, nbytes: int) -> Buffer:
-    """Memory for a kernel's own use; rounded up, so that a grid that grows does not ask for each size."""
-    client = next(client for client in list(_open_clients) if stream in client._handle.streams)
-    return client.empty(1 << (nbytes - 1).bit_length(), "uint8")
 
 
 def _check_captured(kernel: JITFunction) -> None:
@@ -485,40 +287,6 @@ def _check_captured(kernel: JITFunction) -> None:
             raise RuntimeError(
                 f"Global variable {name} has changed since we compiled this kernel, from {value} to {found}"
             )
-
-
-def _leaf_numbers(kernel: JITFunction, bound: dict[str, Any], signature: dict[str, Any]) -> tuple[int, ...]:
-    """Which leaf of a call's key is each parameter that is passed, as triton_key.cpp counts them."""
-    numbers: list[int] = []
-    count = 0
-
-    def walk(kind: Any, value: Any) -> None:
-        nonlocal count
-        if isinstance(value, tuple):
-            for i, part in enumerate(value):
-                walk(kind[i] if isinstance(kind, tuple) else "constexpr", part)
-            return
-        if kind != "constexpr":
-            numbers.append(count)
-        count += 1
-
-    for param in kernel.params:
-        if param.is_constexpr:
-            count += 1
-        else:
-            walk(signature[param.name], bound[param.name])
-    return tuple(numbers)
-
-
-def _refuse_foreign(kernel: str, name: str, kind: str, value: Any) -> None:
-    """Memory that the daemon cannot see."""
-    if kind.startswith("*") and value is not None and not isinstance(value, Buffer | int):
-        where = f" on {value.device}" if hasattr(value, "device") else ""
-        raise ParamTypeError(
-            f"kernel {kernel!r}, parameter {name!r}: expected a Buffer, None or an address, found "
-            f"{type(value).__module__}.{type(value).__qualname__}{where}: the kernel runs in the daemon, which does "
-            "not see this process's memory; client.array() copies host data to a Buffer"
-        )
 
 
 def _call_slowly(
@@ -533,7 +301,7 @@ def _call_slowly(
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
     for hook in kernel.pre_run_hooks:
         hook(*args, **kwargs)
-    client = _client_of(kernel, iter((*args, *kwargs.values())), stream)
+    client = client_of(kernel, iter((*args, *kwargs.values())), stream)
     with kernel._lock:
         bound, variant = kernel._variant(client, args, kwargs, keyed=pending is not None)
         if variant is None:
@@ -543,8 +311,8 @@ def _call_slowly(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
         if pending is not None:
-            kernel._add(pending, variant._core, _leaf_numbers(kernel, bound, variant.signature))
-            if kernel._client is None and len(_open()) == 1:
+            kernel._add(pending, variant._core, leaf_numbers(kernel, bound, variant.signature))
+            if kernel._client is None and len(open_clients()) == 1:
                 kernel._default(default_stream(client._handle))
             elif kernel._client is not None:
                 kernel._default(default_stream(kernel._client._handle))
@@ -553,9 +321,9 @@ def _call_slowly(
     if callable(grid):
         grid = grid(bound)
     compiled = variant._core.compiled
-    passed = [each for name, kind in variant.signature.items() for each in _flatten(kind, bound[name], name)]
+    passed = [each for name, kind in variant.signature.items() for each in flatten(kind, bound[name], name)]
     for name, kind, value in passed:
-        _refuse_foreign(kernel.__name__, name, kind, value)
+        refuse_foreign(kernel.__name__, name, kind, value)
     enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
     metadata = _launch_metadata(kernel, compiled, grid, stream, bound) if enter is not None else None
     if enter is not None:
@@ -582,7 +350,7 @@ def _launch_metadata(kernel: JITFunction, compiled: Any, grid: Any, stream: Any,
 
 def _bench(kernel_call: Callable[[], Any], quantiles: tuple[float, ...] = (0.5, 0.2, 0.8), **_: Any) -> list[float]:
     """Times a launch in the daemon, in ms: rounds of launches, each from the first enqueued to the last completed."""
-    clients = _open()
+    clients = open_clients()
 
     def timed(count: int) -> float:
         begin = time.perf_counter()
@@ -618,7 +386,7 @@ def _wrap_autotuner(kernel: Any, client: Client | None) -> Any:
             if not reset_only:
                 for name in made.restore_value:
                     if (value := arguments[name]) is not None:
-                        same = _owner(value._client).empty(value.shape, value.dtype)
+                        same = owner(value._client).empty(value.shape, value.dtype)
                         same.copy_from(value)
                         kept[name] = (value, same)
 

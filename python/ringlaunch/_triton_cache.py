@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from ringlaunch import _core
     from ringlaunch._client import Client
-    from ringlaunch._triton import JITFunction
+    from ringlaunch._triton_load import CallPath
 
 
 class Variant:
@@ -119,7 +119,7 @@ class KernelCache:
 
     __slots__ = ("_kernel",)
 
-    def __init__(self, kernel: JITFunction) -> None:
+    def __init__(self, kernel: CallPath) -> None:
         self._kernel = kernel
 
     def __iter__(self) -> Iterator[Variant]:
