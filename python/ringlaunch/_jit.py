@@ -10,23 +10,32 @@ if TYPE_CHECKING:
     from ringlaunch._client import Client
 
 
-def wrap(kernel: Any, client: Client | None = None) -> Any:
-    """A Triton kernel whose launches go into the ring.
+def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:
+    """A Triton kernel whose launches go through ringlaunch.
 
-    It is called as before, `kernel[grid](*args, **kwargs)`, on buffers of a client, and runs in that client's daemon.
-    Compiling is Triton's own, in this process, for the daemon's GPU; this process needs none, and makes no CUDA
-    context. A launch returns once its record stands in the ring, and answers Triton's CompiledKernel.
+    It is called as before, `kernel[grid](*args, **kwargs)`, and answers Triton's CompiledKernel. Where it runs is its
+    mode:
 
-    Besides what Triton takes (`num_warps`, `num_stages`, `num_ctas`, `maxnreg`, ...) a call takes `stream=`, a `Stream`
-    of the client; without it, the default stream. Pointers are a `Buffer`, None or an address; a tensor of this
-    process's own device memory is refused, since the daemon does not see it.
+    - "daemon": on buffers of a client, in that client's daemon. A launch returns once its record stands in the ring.
+      Compiling is Triton's own, in this process, for the daemon's GPU; this process needs none, and makes no CUDA
+      context. Besides what Triton takes (`num_warps`, `num_stages`, `num_ctas`, `maxnreg`, ...) a call takes `stream=`,
+      a `Stream` of the client; without it, the default stream. Pointers are a `Buffer`, None or an address; a tensor of
+      this process's own device memory is refused, since the daemon does not see it.
+    - "inline": on tensors of this process, on torch's current stream, by the calling thread.
+
+    Without a mode each call goes where its arguments are: into the daemon where one is a `Buffer` or a `Stream`, inline
+    where one is a tensor. Where none is either, inline if torch has been imported and has a GPU, and else into the
+    daemon.
 
     Parameters
     ----------
     kernel : triton.JITFunction, triton.runtime.Autotuner or triton.runtime.Heuristics
-        Unchanged by this. A kernel of an Autotuner is tuned anew, by launches in the daemon.
+        Unchanged by this. A kernel of an Autotuner is tuned anew, by launches of its mode.
     client : Client, optional
-        Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
+        Where calls go that name neither a buffer nor a stream. Without it: the only client that is open. A kernel with
+        a client is of mode "daemon".
+    mode : str, optional
+        "daemon" or "inline".
 
     Returns
     -------
@@ -38,6 +47,8 @@ def wrap(kernel: Any, client: Client | None = None) -> Any:
     ------
     ParamTypeError
         No kernel of Triton.
+    InvalidArgument
+        No such mode; a client, and a mode that has none.
     Unsupported
         Triton is not installed; a kernel of Gluon.
 
@@ -50,17 +61,18 @@ def wrap(kernel: Any, client: Client | None = None) -> Any:
         @triton.jit
         def kernel(x, n, BLOCK: tl.constexpr): ...
     """
-    return _triton().wrap(kernel, client)
+    return _triton().wrap(kernel, client, mode)
 
 
-def jit(fn: Any = None, *, client: Client | None = None, **options: Any) -> Any:
-    """A Triton kernel whose launches go into the ring: `wrap` of `triton.jit`.
+def jit(fn: Any = None, *, client: Client | None = None, mode: str | None = None, **options: Any) -> Any:
+    """A Triton kernel whose launches go through ringlaunch: `wrap` of `triton.jit`.
 
     Parameters
     ----------
     fn : function
         As of `triton.jit`.
     client : Client, optional
+    mode : str, optional
         As of `wrap`.
     options
         Of `triton.jit`: do_not_specialize, debug, noinline, repr, launch_metadata, ...
@@ -88,8 +100,8 @@ def jit(fn: Any = None, *, client: Client | None = None, **options: Any) -> Any:
     """
     module = _triton()
     if fn is None:
-        return lambda fn: module.wrap(module.triton.jit(fn, **options), client)
-    return module.wrap(module.triton.jit(fn, **options), client)
+        return lambda fn: module.wrap(module.triton.jit(fn, **options), client, mode)
+    return module.wrap(module.triton.jit(fn, **options), client, mode)
 
 
 def _triton() -> Any:

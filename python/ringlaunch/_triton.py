@@ -1,4 +1,4 @@
-"""Triton kernels through the ring: the JITFunction that launches so, and what its calls need of Triton itself.
+"""Triton kernels through ringlaunch: the JITFunction that launches so, and what its calls need of Triton itself.
 
 A call's usual way is C++ (_core.TritonKernel). This module is the other one: the first call of each kind, which
 compiles, and whatever the C++ side does not know. It asks Triton's own code what the arguments mean, so that a kernel
@@ -44,6 +44,7 @@ from ringlaunch._triton_load import (
     owner,
     refuse_foreign,
 )
+from ringlaunch._triton_mode import check_mode, mode_of
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _noting(kernel: str, device: str) -> Iterator[None]:
 
 
 class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
-    """A Triton kernel whose calls go into the ring: `kernel[grid](*args, **kwargs)`, as of `triton.jit`.
+    """A Triton kernel whose calls go through ringlaunch: `kernel[grid](*args, **kwargs)`, as of `triton.jit`.
 
     Other kernels call it, and Triton's decorators take it, as any function of `triton.jit`. It shares the attributes
     of the one that it was made from.
@@ -170,13 +171,14 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         The variants that were compiled.
     """
 
-    __slots__ = ("_targets", "_varargs")
+    __slots__ = ("_mode", "_targets", "_varargs")
 
     _out_of_resources = OutOfResources
 
-    def __init__(self, fn: jit.JITFunction, client: Client | None) -> None:
+    def __init__(self, fn: jit.JITFunction, client: Client | None, mode: str | None) -> None:
         self.__dict__ = fn.__dict__
         self._begin(client)
+        self._mode = mode
         self._targets: dict[int, tuple[str, Any, Any]] = {}
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
@@ -196,10 +198,12 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         if not warmup:
             return self[grid](*args, **kwargs)
         stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
+        values = (*args, *kwargs.values())
+        if mode_of(self, values, stream) == "inline":
+            return _call_inline(self)
         for hook in self.pre_run_hooks:
             hook(*args, **kwargs)
-        values = iter((*args, *kwargs.values()))
-        client = client_of(self, values, stream)
+        client = client_of(self, iter(values), stream)
         _, _, compiled = self._compile(client, args, kwargs, warmup=True)
         _check_captured(self)
         return compiled
@@ -289,6 +293,13 @@ def _check_captured(kernel: JITFunction) -> None:
             )
 
 
+def _call_inline(kernel: JITFunction, *_: Any) -> Any:
+    raise Unsupported(
+        f"kernel {kernel.__name__!r}: launching inline, on tensors of this process, is not built in yet; in the daemon "
+        "a kernel runs on buffers, which client.array() and client.empty() make"
+    )
+
+
 def _call_slowly(
     kernel: JITFunction,
     grid: Any,
@@ -299,6 +310,8 @@ def _call_slowly(
 ) -> Any:
     """One call by Triton's own code. `changed`: the arguments, where the grid's function wrote into them."""
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
+    if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
+        return _call_inline(kernel, grid, args, kwargs, pending, changed)
     for hook in kernel.pre_run_hooks:
         hook(*args, **kwargs)
     client = client_of(kernel, iter((*args, *kwargs.values())), stream)
@@ -367,9 +380,9 @@ def _bench(kernel_call: Callable[[], Any], quantiles: tuple[float, ...] = (0.5, 
     return [rounds[min(int(q * len(rounds)), len(rounds) - 1)] for q in quantiles]
 
 
-def _wrap_autotuner(kernel: Any, client: Client | None) -> Any:
+def _wrap_autotuner(kernel: Any, client: Client | None, mode: str | None) -> Any:
     made = copy.copy(kernel)
-    made.fn = wrap(kernel.fn, client)
+    made.fn = wrap(kernel.fn, client, mode)
     made.cache = {}  # what was measured on this process's device says nothing of the daemon's
     made.cache_results = False
     made._do_bench = _bench
@@ -401,21 +414,22 @@ def _wrap_autotuner(kernel: Any, client: Client | None) -> Any:
     return made
 
 
-def wrap(kernel: Any, client: Client | None = None) -> Any:
+def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:
     """See `ringlaunch.wrap`."""
-    if client is not None and not isinstance(client, Client):
-        raise refused("client", "None or a Client", client)
+    mode = check_mode(mode, client)
     if isinstance(kernel, JITFunction):
-        return kernel if client is None or client is kernel._client else JITFunction(kernel, client)
+        if (client is None or client is kernel._client) and mode in (None, kernel._mode):
+            return kernel
+        return JITFunction(kernel, kernel._client if client is None and mode == "daemon" else client, mode)
     if isinstance(kernel, jit.JITFunction):
         if kernel.is_gluon():
-            raise Unsupported(f"kernel {kernel.__name__!r}: kernels of Gluon are not launched through the ring")
-        return JITFunction(kernel, client)
+            raise Unsupported(f"kernel {kernel.__name__!r}: kernels of Gluon are not launched through ringlaunch")
+        return JITFunction(kernel, client, mode)
     if isinstance(kernel, autotuner.Autotuner):
-        return _wrap_autotuner(kernel, client)
+        return _wrap_autotuner(kernel, client, mode)
     if isinstance(kernel, autotuner.Heuristics):
         made = copy.copy(kernel)
-        made.fn = wrap(kernel.fn, client)
+        made.fn = wrap(kernel.fn, client, mode)
         return made
     if type(kernel).__name__ == "InterpretedFunction":  # TRITON_INTERPRET: it runs here, and launches nothing
         return kernel

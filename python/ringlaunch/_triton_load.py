@@ -67,7 +67,7 @@ def client_of(kernel: CallPath, values: Iterator[Any], stream: Stream | None) ->
     """Whose launch it is: that of the first buffer, of the stream, or of the only client."""
     if stream is not None and not isinstance(stream, Stream):
         raise refused(f"kernel {kernel.__name__!r}, stream", "a ringlaunch Stream", stream)
-    for value in _leaves(values):
+    for value in leaves(values):
         if isinstance(value, Buffer):
             if value.freed:
                 raise Closed(f"kernel {kernel.__name__!r}: expected a buffer that lives, found one that was freed")
@@ -87,10 +87,10 @@ def owner(handle: _core.ClientHandle) -> Client:
     raise Closed("the client of a buffer is closed")
 
 
-def _leaves(values: Iterator[Any]) -> Iterator[Any]:
+def leaves(values: Iterator[Any]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, tuple):
-            yield from _leaves(iter(value))
+            yield from leaves(iter(value))
         else:
             yield value
 

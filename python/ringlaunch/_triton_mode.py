@@ -1,0 +1,55 @@
+"""Where a call of a Triton kernel goes: into the daemon, or inline, in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from triton.runtime.jit import MockTensor
+
+from ringlaunch._buffer import Buffer
+from ringlaunch._check import refused
+from ringlaunch._client import Client
+from ringlaunch._stream import Stream
+from ringlaunch._triton_load import leaves
+from ringlaunch.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from ringlaunch._triton import JITFunction
+
+MODES = ("daemon", "inline")
+
+
+def check_mode(mode: str | None, client: Client | None) -> str | None:
+    """The mode of a kernel; None: each call is asked."""
+    if mode is not None and not isinstance(mode, str):
+        raise refused("mode", "None, 'daemon' or 'inline'", mode)
+    if mode is not None and mode not in MODES:
+        raise InvalidArgument(f"mode: expected 'daemon' or 'inline', found {mode!r}")
+    if client is not None and not isinstance(client, Client):
+        raise refused("client", "None or a Client", client)
+    if client is not None and mode == "inline":
+        raise InvalidArgument("mode: expected 'daemon' or None beside a client, found 'inline', which has none")
+    return "daemon" if client is not None else mode
+
+
+def _is_tensor(value: Any) -> bool:
+    if isinstance(value, Buffer | MockTensor):
+        return False
+    return hasattr(value, "data_ptr") or hasattr(value, "__cuda_array_interface__")
+
+
+def _torch_has_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_available())
+
+
+def mode_of(kernel: JITFunction, values: Iterable[Any], stream: Any) -> str:
+    """The mode of one call, by its kernel or else by its arguments; see `ringlaunch.wrap`."""
+    if kernel._mode is not None:
+        return kernel._mode
+    found = list(leaves(iter(values)))
+    if isinstance(stream, Stream) or any(isinstance(value, Buffer) for value in found):
+        return "daemon"
+    return "inline" if any(map(_is_tensor, found)) or _torch_has_gpu() else "daemon"

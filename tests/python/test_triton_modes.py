@@ -1,0 +1,97 @@
+"""Where a call of a Triton kernel goes: by its kernel's mode, or else by its arguments."""
+
+import pytest
+from triton_support import triton
+
+import ringlaunch as rl
+
+tl = pytest.importorskip("triton.language")
+
+from ringlaunch import _triton_mode  # noqa: E402
+
+
+@triton.jit
+def fill(x, value):
+    tl.store(x, value)
+
+
+class Tensor:
+    dtype = "float32"
+
+    def data_ptr(self):
+        return 4096
+
+
+class CudaArray:
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": (4,), "typestr": "<f4", "data": (4096, False), "version": 3}
+
+
+@pytest.fixture
+def client(null):
+    with null.connect() as connected:
+        yield connected
+
+
+def mode_of(kernel, *values, stream=None):
+    return _triton_mode.mode_of(kernel, values, stream)
+
+
+def test_without_a_mode_a_call_goes_where_its_arguments_are(client, monkeypatch):
+    kernel, x = rl.wrap(fill), client.zeros(4)
+    for has_gpu in (False, True):
+        monkeypatch.setattr(_triton_mode, "_torch_has_gpu", lambda has_gpu=has_gpu: has_gpu)
+        assert mode_of(kernel, x, 1) == mode_of(kernel, (1, (x,))) == "daemon"
+        assert mode_of(kernel, 1, stream=client.default_stream) == "daemon"
+        assert mode_of(kernel, Tensor(), x) == "daemon"
+        assert mode_of(kernel, Tensor(), 1) == mode_of(kernel, (2, CudaArray())) == "inline"
+        assert mode_of(kernel, 1, 2.0, None) == ("inline" if has_gpu else "daemon")
+
+
+def test_the_mode_of_a_kernel_is_that_of_its_calls(client):
+    assert mode_of(rl.wrap(fill, mode="daemon"), Tensor()) == "daemon"
+    assert mode_of(rl.wrap(fill, client=client), Tensor()) == "daemon"
+    assert mode_of(rl.wrap(fill, mode="inline"), client.zeros(4)) == "inline"
+    assert mode_of(rl.jit(mode="inline")(fill.fn), 1) == "inline"
+    tuned = rl.wrap(triton.autotune([triton.Config({})], key=[])(fill), mode="inline")
+    assert mode_of(tuned.fn, 1) == "inline"
+
+
+def test_wrapping_again_may_change_the_mode(client):
+    kernel = rl.wrap(fill, client=client)
+    assert rl.wrap(kernel) is rl.wrap(kernel, mode="daemon") is kernel
+    other = rl.wrap(kernel, mode="inline")
+    assert other is not kernel and other._client is None and rl.wrap(other, mode="inline") is other
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "text"),
+    [
+        ("ring", rl.InvalidArgument, r"mode: expected 'daemon' or 'inline', found 'ring'"),
+        (3, rl.ParamTypeError, r"mode: expected None, 'daemon' or 'inline', found 3"),
+    ],
+)
+def test_what_is_no_mode_is_refused(mode, error, text):
+    with pytest.raises(error, match=text):
+        rl.wrap(fill, mode=mode)
+    with pytest.raises(error, match=text):
+        rl.jit(mode=mode)(fill.fn)
+
+
+def test_a_client_and_inline_do_not_go_together(client):
+    with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or None beside a client"):
+        rl.wrap(fill, client=client, mode="inline")
+
+
+def test_a_mode_that_is_not_there_is_refused_when_it_is_called(client):
+    with pytest.raises(rl.Unsupported, match="kernel 'fill': launching inline"):
+        rl.wrap(fill, mode="inline")[(1,)](client.zeros(4), 1)
+    with pytest.raises(rl.Unsupported, match="kernel 'fill': launching inline"):
+        rl.wrap(fill)[(1,)](Tensor(), 1)
+
+
+def test_in_the_daemon_memory_of_this_process_is_refused(client):
+    for value in (Tensor(), CudaArray()):
+        with pytest.raises((rl.ParamTypeError, TypeError)):
+            rl.wrap(fill, mode="daemon")[(1,)](value, 1)
