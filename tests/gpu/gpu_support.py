@@ -4,3 +4,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG_S = 60
+
+# What tests put beside a fault or a kill: work that is exact only if every launch ran once and in its order.
+WORK = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word = *word * a + b; }
+RINGLAUNCH_EXPORT(step)
+// A chain through an array: it may be run again from any link that is still there.
+extern "C" __global__ void chain(unsigned* cells, unsigned from, unsigned to, unsigned a, unsigned b) {
+    cells[to] = cells[from] * a + b;
+}
+RINGLAUNCH_EXPORT(chain)
+extern "C" __global__ void pause(int us) {
+    unsigned long long begin, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    while (now - begin < us * 1000ull);
+}
+RINGLAUNCH_EXPORT(pause)
+"""
+MASK, A = 0xFFFFFFFF, 1664525  # of the steps

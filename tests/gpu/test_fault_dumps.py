@@ -5,27 +5,14 @@ import time
 
 import numpy as np
 import pytest
-from gpu_support import WATCHDOG_S
+from gpu_support import MASK, WATCHDOG_S, WORK, A
 
 import ringlaunch as rl
 
-KERNELS = """
-#include <ringlaunch/kernel.h>
+KERNELS = (
+    WORK
+    + """
 extern "C" __device__ void __assertfail(const char*, const char*, unsigned, const char*, unsigned long);
-extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word = *word * a + b; }
-RINGLAUNCH_EXPORT(step)
-// A chain through an array: it may be run again from any link that is still there.
-extern "C" __global__ void chain(unsigned* cells, unsigned from, unsigned to, unsigned a, unsigned b) {
-    cells[to] = cells[from] * a + b;
-}
-RINGLAUNCH_EXPORT(chain)
-extern "C" __global__ void pause(int us) {
-    unsigned long long begin, now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
-    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-    while (now - begin < us * 1000ull);
-}
-RINGLAUNCH_EXPORT(pause)
 // Each faults where `how` is 1, and else does nothing: the innocent launches of the culprit's kernel.
 extern "C" __global__ void wild(unsigned* own, int how, unsigned tag) {
     if (how == 1) *reinterpret_cast<volatile int*>(8) = 1; else own[3] = tag;
@@ -44,7 +31,8 @@ extern "C" __global__ void asserts(unsigned* own, int how, unsigned tag) {
 }
 RINGLAUNCH_EXPORT(asserts)
 """
-CELLS, MASK, A = 1024, 0xFFFFFFFF, 1664525
+)
+CELLS = 1024
 EXCEPTIONS = {
     "wild": "CUDA_EXCEPTION_14, Warp Illegal Address",
     "misaligned": "CUDA_EXCEPTION_6, Warp Misaligned Address",

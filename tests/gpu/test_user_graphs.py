@@ -7,32 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpu_support import WATCHDOG_S
+from gpu_support import MASK, WATCHDOG_S, WORK, A
 
 import ringlaunch as rl
 
-MASK, A = 0xFFFFFFFF, 1664525
-KERNELS = """
-#include <ringlaunch/kernel.h>
-extern "C" __global__ void step(unsigned* word, unsigned a, unsigned b) { *word = *word * a + b; }
-RINGLAUNCH_EXPORT(step)
+KERNELS = (
+    WORK
+    + """
 extern "C" __global__ void indices(unsigned* out) {
     const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
     out[block * blockDim.x + threadIdx.x] += block * blockDim.x + threadIdx.x;
 }
 RINGLAUNCH_EXPORT(indices)
-// A chain through an array: it may be run again from any link that is still there.
-extern "C" __global__ void chain(unsigned* cells, unsigned from, unsigned to, unsigned a, unsigned b) {
-    cells[to] = cells[from] * a + b;
-}
-RINGLAUNCH_EXPORT(chain)
-extern "C" __global__ void pause(int us) {
-    unsigned long long begin, now;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
-    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
-    while (now - begin < us * 1000ull);
-}
-RINGLAUNCH_EXPORT(pause)
 extern "C" __global__ void wild(unsigned* own, int how) {
     if (how == 1) *reinterpret_cast<volatile int*>(8) = 1; else own[3] = 7;
 }
@@ -52,6 +38,7 @@ extern "C" __global__ void meet(unsigned* words, unsigned* arrived) {
 }
 RINGLAUNCH_EXPORT(meet)
 """
+)
 
 
 @pytest.fixture
