@@ -141,7 +141,8 @@ std::string FaultDumps::accuse(const std::string& lost, FaultPage* page) noexcep
 std::string FaultDumps::read_and_accuse(const std::string& lost, FaultPage& page) {
     const FaultDump dump = read_fault_dump(wait_for_dump());
     journals_.publish();
-    const std::vector<Culprit> culprits = find_culprits(dump, journals_.all());
+    const std::vector<Culprit> culprits = journals_.read(
+        [&](std::span<const LaunchJournal* const> journals) { return find_culprits(dump, journals); });
     std::string text;
     for (const Culprit& culprit : culprits) text += (text.empty() ? "" : "; ") + culprit.what;
     if (text.empty()) return "nobody can be accused: the GPU core dump shows no fault; " + lost;

@@ -242,13 +242,15 @@ void CudaStream::forget(const Module& module) noexcept {
 Status CudaStream::launch_graph(Graph& graph, std::uint64_t position, std::uint64_t end) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     const auto& mine = static_cast<const CudaGraph&>(graph);
-    if (journal_ != nullptr)
+    if (journal_ != nullptr) {
+        if (!journal_->make_room(mine.now().size())) return Status::ring_full;
         for (std::size_t i = 0; i < mine.now().size(); ++i)
             if (const auto* each = std::get_if<Launch>(&mine.now().node(i))) {
                 Launch noted = *each;
                 noted.position = position;
                 note(noted);
             }
+    }
     return issued(api_.cuGraphLaunch_(mine.exec(), stream_), end);
 }
 

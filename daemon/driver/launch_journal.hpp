@@ -5,8 +5,9 @@
 // where only this process sees them: the dispatch thread brings them to the status page, and from a fault on
 // nothing that came later.
 //
-// The dispatch thread notes and publishes, and once the device is lost it looks. The control thread makes
-// journals and lets go of them; a thread that watches for the dump looks how far the streams are.
+// The dispatch thread notes and publishes, and once the device is lost it looks, while all journals are held.
+// The control thread makes them and lets go of them; a thread that watches for the dump looks how far the
+// streams are.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -65,14 +67,35 @@ class LaunchJournal {
     LaunchJournal(std::uint64_t stream, std::uint32_t max_in_flight, const SharedU64& done,
                   SharedU64& completed, const std::atomic<bool>& fell)
         : stream_(stream),
-          launches_(std::bit_ceil(std::max(kLeast, 2 * max_in_flight))),
+          least_(std::bit_ceil(std::max(kLeast, 2 * max_in_flight))),
+          launches_(least_),
           done_(done),
           completed_(completed),
           fell_at_(done.load(std::memory_order_relaxed)),  // relaxed: the device does not know it yet
           fell_(fell) {}
 
     std::uint64_t stream() const { return stream_; }
-    void note(const NotedLaunch& launch) noexcept { launches_[count_++ & (launches_.size() - 1)] = launch; }
+    void note(const NotedLaunch& launch) noexcept { at(count_++) = launch; }
+    // Before a graph of so many launches. False: what is in flight would be lost for it; there is room once
+    // more has completed.
+    [[nodiscard]] bool make_room(std::size_t launches) noexcept {
+        // relaxed: this side is the one that writes it.
+        const std::uint64_t completed = completed_.load(std::memory_order_relaxed);
+        begin_ = oldest();
+        while (begin_ != count_ && at(begin_).position < completed) ++begin_;
+        // Others come by themselves as well: so much room is theirs.
+        const std::size_t wanted = std::bit_ceil(count_ - begin_ + launches + least_);
+        if (wanted <= launches_.size()) return true;
+        if (begin_ != count_ && wanted > kMost) return false;
+        try {
+            std::vector<NotedLaunch> larger(wanted);
+            for (std::uint64_t i = begin_; i < count_; ++i) larger[i & (wanted - 1)] = at(i);
+            launches_.swap(larger);
+            return true;
+        } catch (const std::bad_alloc&) {
+            return begin_ == count_;  // nothing that completes would change it: some of the graph go unnoted
+        }
+    }
     // Dispatch thread; the control thread, where that does not know the stream.
     void publish() noexcept {
         // sync: COMPLETED (pairs with the device's store)
@@ -87,20 +110,27 @@ class LaunchJournal {
     // The launches that had not completed when the device fell, the oldest first.
     template <class See>
     void each_running(const See& see) const {
-        const std::uint64_t first = count_ - std::min<std::uint64_t>(count_, launches_.size());
-        for (std::uint64_t i = first; i < count_; ++i) {
-            const NotedLaunch& launch = launches_[i & (launches_.size() - 1)];
-            if (launch.position >= fell_at_) see(launch);
-        }
+        for (std::uint64_t i = oldest(); i < count_; ++i)
+            if (at(i).position >= fell_at_) see(at(i));
     }
 
   private:
     friend class LaunchJournals;
-    // Twice what can be in flight: so what is in flight is there, and what ran on behind a fault with it.
+    // Twice what can be in flight: so what is in flight is there, and what ran on behind a fault with it. A
+    // graph is one record in flight, and has up to kMaxGraphNodes launches: room for these is made at need.
     static constexpr std::uint32_t kLeast = 1024;
+    static constexpr std::size_t kMost = 1u << 16;
+
+    const NotedLaunch& at(std::uint64_t i) const { return launches_[i & (launches_.size() - 1)]; }
+    NotedLaunch& at(std::uint64_t i) { return launches_[i & (launches_.size() - 1)]; }
+    std::uint64_t oldest() const {
+        return std::max(begin_, count_ - std::min<std::uint64_t>(count_, launches_.size()));
+    }
 
     const std::uint64_t stream_;
-    std::vector<NotedLaunch> launches_;
+    const std::size_t least_;
+    std::vector<NotedLaunch> launches_;  // a circle
+    std::uint64_t begin_ = 0;            // what is before has completed
     std::uint64_t count_ = 0;
     const SharedU64& done_;
     SharedU64& completed_;
@@ -137,11 +167,13 @@ class LaunchJournals {
         const std::lock_guard lock(mutex_);
         for (const auto& journal : journals_) journal->publish();
     }
-    std::vector<const LaunchJournal*> all() const {
+    // Shows all of them, of which none is closed meanwhile.
+    template <class See>
+    auto read(const See& see) const {
         const std::lock_guard lock(mutex_);
         std::vector<const LaunchJournal*> journals;
         for (const auto& journal : journals_) journals.push_back(journal.get());
-        return journals;
+        return see(std::span<const LaunchJournal* const>(journals));
     }
 
   private:

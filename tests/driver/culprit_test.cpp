@@ -5,10 +5,13 @@
 
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <random>
+#include <thread>
 
 #include "harness.hpp"
 #include "schema/error.hpp"
+#include "schema/version.hpp"
 
 namespace ringlaunch::driver {
 namespace {
@@ -49,7 +52,20 @@ struct Fallen {
     }
     std::vector<Culprit> find() {
         journals.look();
-        return find_culprits(dump, journals.all());
+        return find_in_journals();
+    }
+    std::vector<Culprit> find_in_journals() const {
+        return journals.read([&](const auto& all) { return find_culprits(dump, all); });
+    }
+    // Beside the grid that trapped another's, which the device held as well; and their launches, of which
+    // stream 2's trapped.
+    DumpedGrid& add_neighbour() {
+        DumpedGrid busy = dump.grids.at(0);
+        ++busy.id;
+        busy.params = {};
+        streams[0]->note(launch("bad_trap", 5, 4096));
+        streams[1]->note(launch("bad_trap", 7));
+        return *dump.grids.insert(dump.grids.begin(), busy);
     }
 };
 
@@ -108,7 +124,7 @@ TEST(Culprit, IsFoundByWhatCompletedBeforeTheFallAndNotBehindIt) {
     in.words[1] = 4;
     in.journals.look();
     in.words[0] = 10;
-    EXPECT_THAT(find_culprits(in.dump, in.journals.all()).at(0).launches, ElementsAre(at(1, 5)));
+    EXPECT_THAT(in.find_in_journals().at(0).launches, ElementsAre(at(1, 5)));
 }
 
 TEST(Culprit, IsOfTheModuleWhoseCodeItWas) {
@@ -151,18 +167,11 @@ TEST(Culprit, OfStreamsAtTheSameCodeAreAllOfThem) {
     EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 5), at(3, 7)));
 }
 
-// Beside the grid that trapped the device held those of neighbours, which did nothing wrong.
 TEST(Culprit, OfATrapIsTheOneWithABrokenWarp) {
     Fallen in("trap");
     ASSERT_THAT(in.dump.grids, SizeIs(1));
     ASSERT_TRUE(in.dump.grids[0].broken);
-    DumpedGrid busy = in.dump.grids[0];
-    busy.broken = false;
-    ++busy.id;
-    busy.params = {};
-    in.dump.grids.insert(in.dump.grids.begin(), busy);
-    in.streams[0]->note(in.launch("bad_trap", 5, 4096));
-    in.streams[1]->note(in.launch("bad_trap", 7));
+    in.add_neighbour().broken = false;
     const auto found = in.find();
     ASSERT_THAT(found, SizeIs(1));
     EXPECT_THAT(found[0].launches, ElementsAre(at(2, 7)));
@@ -172,17 +181,25 @@ TEST(Culprit, OfATrapIsTheOneBehindTheTrapWhereNoneOrAllAreBroken) {
     for (const bool broken : {false, true}) {
         Fallen in("trap");
         in.dump.grids.at(0).broken = broken;
-        DumpedGrid busy = in.dump.grids[0];
-        ++busy.id;
-        busy.params = {};
-        *busy.program_counter -= 32;
-        in.dump.grids.insert(in.dump.grids.begin(), busy);
-        in.streams[0]->note(in.launch("bad_trap", 5, 4096));
-        in.streams[1]->note(in.launch("bad_trap", 7));
+        *in.add_neighbour().program_counter -= 32;
         const auto found = in.find();
         ASSERT_THAT(found, SizeIs(1)) << broken;
         EXPECT_THAT(found[0].launches, ElementsAre(at(2, 7)));
     }
+}
+
+// A graph is one record, whose launches all run at its position.
+TEST(Culprit, IsALaunchOfAGraphHoweverManyStandBehindIt) {
+    Fallen in("illegal");
+    for (std::uint64_t position = 5; position < 8; ++position) {
+        ASSERT_TRUE(in.streams[0]->make_room(kMaxGraphNodes));
+        in.streams[0]->note(in.launch("bad_store", position));
+        for (std::uint32_t i = 1; i < kMaxGraphNodes; ++i) in.streams[0]->note(in.launch("step", position));
+    }
+    in.streams[1]->note(in.launch("step", 2));
+    in.streams[1]->note(in.launch("bad_store", 3));  // the same, and innocent
+    in.words[0] = 6;
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 6)));
 }
 
 TEST(Culprit, OfADumpWithAnyByteChangedIsFoundOrNot) {
@@ -226,13 +243,63 @@ TEST(Journal, KeepsTwiceWhatIsInFlight) {
     EXPECT_GE(count, 8000u);
 }
 
+TEST(Journal, HasRoomForGraphsAgainOnceSomeHaveCompleted) {
+    LaunchJournals journals;
+    SharedU64 word{0}, page{0};
+    const auto journal = journals.open(1, 64, word, page);
+    std::uint64_t position = 0;
+    const auto note_graphs = [&] {
+        for (; journal->make_room(kMaxGraphNodes); ++position)
+            for (std::uint32_t i = 0; i < kMaxGraphNodes; ++i) {
+                NotedLaunch launch;
+                launch.position = position;
+                launch.kernel = i;
+                journal->note(launch);
+            }
+    };
+    note_graphs();
+    EXPECT_GT(position, 4u);
+    for (const std::uint64_t completed : {std::uint64_t{1}, position, position + 3}) {
+        word = completed;
+        journal->publish();
+        const std::uint64_t before = position;
+        note_graphs();
+        EXPECT_GT(position, before);
+        // All that is in flight is there, each in its place.
+        std::uint64_t next = completed * kMaxGraphNodes;
+        journal->each_running([&](const NotedLaunch& launch) {
+            if (launch.position < completed) return;
+            EXPECT_EQ(launch.position * kMaxGraphNodes + launch.kernel, next);
+            ++next;
+        });
+        EXPECT_EQ(next, position * kMaxGraphNodes);
+    }
+}
+
+TEST(Journal, IsNotTakenAwayWhileItIsRead) {
+    Fallen in("illegal");
+    in.journals.look();
+    std::atomic<bool> stop{false};
+    std::thread control([&] {
+        while (!stop) {
+            SharedU64 word{0}, page{0};
+            in.journals.open(9, 64, word, page);
+        }
+    });
+    for (int i = 0; i < 200; ++i) EXPECT_THAT(in.find_in_journals().at(0).launches, IsEmpty());
+    stop = true;
+    control.join();
+}
+
 TEST(Journal, OfAStreamThatIsGoneIsForgotten) {
     LaunchJournals journals;
     SharedU64 word{0}, page{0};
     { const auto gone = journals.open(1, 64, word, page); }
     const auto kept = journals.open(2, 64, word, page);
-    ASSERT_THAT(journals.all(), SizeIs(1));
-    EXPECT_EQ(journals.all()[0]->stream(), 2u);
+    journals.read([](const auto& all) {
+        ASSERT_THAT(all, SizeIs(1));
+        EXPECT_EQ(all[0]->stream(), 2u);
+    });
 }
 
 TEST(Journal, PublishesWhatCompletedBeforeTheFallAndNothingFromBehindIt) {

@@ -260,6 +260,40 @@ def test_a_fault_within_a_graph_is_the_graphs_and_the_kernels(serve_gpu):
         assert int(theirs.numpy(stream=quiet)[0]) == 3
 
 
+def test_a_fault_at_the_beginning_of_a_long_graph_is_not_put_down_to_a_neighbour(serve_gpu):
+    with (
+        serve_gpu("--fault-dumps") as socket,
+        rl.connect(socket=socket, start=False) as client,
+        rl.connect(socket=socket, start=False) as peer,
+    ):
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        mine = peer.compile(KERNELS, name="kernels.cu")
+        word = client.zeros(1, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        stream, innocent = client.stream(name="faulty"), peer.stream(name="innocent")
+        with stream.record() as graph:
+            kernels["wild"][1, 1](None, 1, stream=stream)
+            for value in range(4000):
+                kernels["step"][1, 1](word, A, value, stream=stream)
+        # The same launch, which has its turn only when the long pause before it is over.
+        mine["pause"][1, 1](3_000_000, stream=innocent)
+        mine["wild"][1, 1](None, 1, stream=innocent)
+        while innocent.status.issued < innocent.status.published:
+            time.sleep(0.001)
+        at = stream.status.published
+        graph.launch()
+        end = time.monotonic() + WATCHDOG_S
+        while stream.status.running or innocent.status.running:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        found, beside = stream.status, innocent.status
+        print(f"the fault reads: {found.text}; beside it: {beside.text}")
+        innocent.close()  # else the block's end would raise what it stopped with
+        stream.close()
+        assert (found.status, found.error_kernel, found.error_position) == ("kernel_faulted", "wild", at)
+        assert beside.status == "neighbour_faulted"
+
+
 def test_graphs_are_accounted_and_given_back(client, kernels):
     stream = client.stream()
     word = client.zeros(1, np.uint32)
