@@ -284,7 +284,7 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
     bytes("--max-image", limits.max_image_bytes, kLeastImage, "Size of a module");
     command.add_option("--max-graphs", limits.max_graphs, "Graphs a session")
         ->group(kGroup)
-        ->check(CLI::PositiveNumber)
+        ->check(at_least(1))
         ->capture_default_str();
     bytes("--max-graph-bytes", limits.max_graph_bytes, kSlotBytes,
           "Records that describe the graphs of a session, in all; 64 bytes a launch at least");

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+WATCHDOG_S = 60
+
 ASKING = ["status", "stats", "sessions", "kernels", "stop"]
 
 
@@ -160,7 +162,9 @@ def other_version(path):
         with peer(path, lambda request: server_message(1, 20, "version 7 only")):
             signal.pause()
         os._exit(1)
+    deadline = time.monotonic() + WATCHDOG_S
     while not path.exists():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     return child
 
