@@ -131,8 +131,8 @@ class Graph:
     `with stream.record() as graph:` makes one: what is enqueued on that stream within the block is recorded instead of
     run, with the arguments that it has then. A launch is named with `kernel[grid, block](..., name="...")`, and
     numbered in any case. Other streams are as usual within the block, the client's default stream among them. What a
-    graph cannot hold (copies from and to the host, events, waits, other graphs) is refused where it is enqueued, with
-    `Unsupported`. A block that raises records nothing.
+    graph cannot hold (copies from and to the host, events, waits, other graphs, Triton kernels that take scratch memory)
+    is refused where it is enqueued, with `Unsupported`. A block that raises records nothing.
 
     A graph keeps the buffers and modules that it names, and its stream open. It counts against limits of the session
     (`--max-graphs`, `--max-graph-bytes` of the daemon), and is given back when the last reference to it goes. It
@@ -227,7 +227,7 @@ class Graph:
     def update(self, launches: Mapping[str | int, tuple[Any, ...]]) -> None:
         """Gives launches of the graph other arguments, for all launches of the graph that are enqueued from here on.
 
-        The same as `graph[name].update(*args)` for each; does not block.
+        As `graph[name].update(*args)` for each; does not block.
 
         Parameters
         ----------
@@ -249,7 +249,7 @@ class Graph:
                 raise _check.refused(f"launches[{which!r}]", "a tuple of all of the kernel's arguments", args)
             chosen.append((self[which], args))
         for launch, args in chosen:
-            launch.update(*args)
+            self._made().update(launch.number, args, None, None, None)
 
     def __getitem__(self, which: str | int) -> GraphLaunch:
         handle = self._made()

@@ -19,7 +19,6 @@
 #include <string>
 #include <utility>
 
-#include "client/src/graph.hpp"
 #include "client/src/stream_state.hpp"
 #include "errors.hpp"
 #include "handles.hpp"
@@ -246,14 +245,18 @@ struct Call {
         if (!await_turn(call.stream, doing.c_str())) return nullptr;
         if (!repack_buffers(call.plan.layout, call.plan.session.get(), call.args, call.params))
             return nullptr;
+        const std::size_t nodes = recorded_nodes(call.stream);
         const Status status = call.enqueue();
-        if (status == Status::ok) Py_RETURN_NONE;
+        if (status == Status::ok) {
+            keep_in_graph(call.stream, nodes, buffers_among(call.args, call.plan.layout.params.size()));
+            Py_RETURN_NONE;
+        }
         if (status != Status::ring_full) return refuse(call, status);
         if (!await_room(call.stream, call.slots(), doing.c_str())) return nullptr;
     }
 }
 
-// The stream records a graph, and this launch with it: it keeps the buffers.
+// The stream records a graph, and this launch with it, unless the recording ends while this waits.
 [[gnu::noinline]] PyObject* record(const Call& call, bool launchable) {
     if (!await_turn(call.stream, call.doing().c_str())) return nullptr;
     if (!repack_buffers(call.plan.layout, call.plan.session.get(), call.args, call.params)) return nullptr;
@@ -263,11 +266,7 @@ struct Call {
     const char* label = "";
     if (call.label != nullptr && (label = PyUnicode_AsUTF8(call.label)) == nullptr) return nullptr;
     call.stream->stream.name_next(label);
-    const Status status = call.enqueue();
-    if (status != Status::ok) return refuse(call, status);
-    call.stream->state->recorder->nodes.back().keeps =
-        buffers_among(call.args, call.plan.layout.params.size());
-    Py_RETURN_NONE;
+    return enqueue_patiently(call);
 }
 
 // What the hot path below did not enqueue.

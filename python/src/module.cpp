@@ -208,8 +208,10 @@ void stream_fill(const py::object& self, const py::object& buffer, std::uint32_t
     check(await_turn_and_room(stream, kRecordSlots, "filling a buffer"));
     const BufferObject* to = buffer_of(stream, buffer);
     check_range(to, offset, bytes);
+    const std::size_t nodes = recorded_nodes(stream);
     stream_status_check(stream, stream->stream.fill(to->buffer, value, width, to->offset + offset, bytes),
                         "filling a buffer");
+    keep_in_graph(stream, nodes, {to->buffer});
 }
 
 void stream_copy(const py::object& self, const py::object& to_object, std::uint64_t to_offset,
@@ -228,10 +230,12 @@ void stream_copy(const py::object& self, const py::object& to_object, std::uint6
     const BufferObject* from = buffer_of(stream, from_object, true);
     check_range(to, to_offset, bytes);
     check_range(from, from_offset, bytes);
+    const std::size_t nodes = recorded_nodes(stream);
     stream_status_check(stream,
                         stream->stream.copy(to->buffer, to->offset + to_offset, from->buffer,
                                             from->offset + from_offset, bytes),
                         "copying on the device");
+    keep_in_graph(stream, nodes, {to->buffer, from->buffer});
 }
 
 // A contiguous buffer of the host, held while it lives.

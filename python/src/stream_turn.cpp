@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "client/src/client_state.hpp"
+#include "client/src/graph.hpp"
 #include "client/src/stream_state.hpp"
 #include "client/src/waiter.hpp"
 #include "errors.hpp"
@@ -133,6 +135,15 @@ bool await_turn_and_room(StreamObject* stream, std::uint32_t slots, const char* 
         }
         if (!await_room(stream, slots, doing)) return false;
     }
+}
+
+std::size_t recorded_nodes(const StreamObject* stream) noexcept {
+    return stream->state->recorder == nullptr ? 0 : stream->state->recorder->nodes.size();
+}
+
+void keep_in_graph(StreamObject* stream, std::size_t nodes_before, std::vector<ringlaunch::Buffer> buffers) {
+    if (recorded_nodes(stream) > nodes_before)
+        stream->state->recorder->nodes.back().keeps = std::move(buffers);
 }
 
 bool copy_to_device(StreamObject* stream, const ringlaunch::Buffer& to, std::size_t offset,

@@ -11,8 +11,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <ringlaunch/ringlaunch.hpp>
 #include <string>
+#include <vector>
 
 #include "handles.hpp"
 
@@ -27,6 +29,11 @@ bool await_turn(StreamObject* stream, const char* doing);
 bool await_room(StreamObject* stream, std::uint32_t slots, const char* doing);
 // Both, until both hold at once: an enqueue that follows under the same hold of the lock does not wait.
 bool await_turn_and_room(StreamObject* stream, std::uint32_t slots, const char* doing);
+
+// A graph keeps the memory that its nodes name. How many nodes the stream has recorded (0, too, where it
+// records none), and what that node keeps which was enqueued since then, if it was recorded.
+std::size_t recorded_nodes(const StreamObject* stream) noexcept;
+void keep_in_graph(StreamObject* stream, std::size_t nodes_before, std::vector<ringlaunch::Buffer> buffers);
 
 // Copies of any size between the host and the device; the host's memory must stay where it is.
 bool copy_to_device(StreamObject* stream, const ringlaunch::Buffer& to, std::size_t offset,

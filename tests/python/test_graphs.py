@@ -221,6 +221,8 @@ def test_mistakes_with_a_graph(client, kernels, stream, log, host):
         graph.update({"a": log})
     with pytest.raises(rl.ParamTypeError):
         graph.update({"a": (log,)})
+    with pytest.raises(rl.ParamTypeError):
+        graph.update({"a": ()})
     with pytest.raises(rl.OutOfRange):
         graph.update({"a": (log, 2**40)})
     with pytest.raises(rl.ParamTypeError, match="Stream"):
@@ -252,6 +254,19 @@ def test_a_graph_keeps_its_buffers_and_modules(client, stream):
         client.zeros(64, np.int32).free()
     graph.launch()
     assert list(out.numpy(stream=stream)[:2]) == [1, 3]
+
+
+def test_a_graph_keeps_what_its_copies_and_fills_name(client, stream):
+    filled, copied = client.zeros(64, np.int32), client.zeros(64, np.int32)
+    with stream.record() as graph:
+        filled.fill(7, stream=stream)
+        copied.copy_from(filled, stream=stream)
+    del filled, copied
+    client.synchronize()
+    others = [client.zeros(64, np.int32) for _ in range(50)]
+    graph.launch()
+    stream.synchronize()
+    assert not any(other.numpy().any() for other in others)
 
 
 def test_graphs_are_given_back(own_host):
