@@ -131,8 +131,8 @@ class Graph:
     `with stream.record() as graph:` makes one: what is enqueued on that stream within the block is recorded instead of
     run, with the arguments that it has then. A launch is named with `kernel[grid, block](..., name="...")`, and
     numbered in any case. Other streams are as usual within the block, the client's default stream among them. What a
-    graph cannot hold (copies from and to the host, events, waits, other graphs, Triton kernels that take scratch memory)
-    is refused where it is enqueued, with `Unsupported`. A block that raises records nothing.
+    graph cannot hold (copies from and to the host, events, waits, other graphs, Triton kernels with scratch memory) is
+    refused where it is enqueued, with `Unsupported`. A block that raises records nothing.
 
     A graph keeps the buffers and modules that it names, and its stream open. It counts against limits of the session
     (`--max-graphs`, `--max-graph-bytes` of the daemon), and is given back when the last reference to it goes. It

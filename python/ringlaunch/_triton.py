@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -66,6 +67,7 @@ _core.triton_watch(os.environ._data)  # type: ignore[attr-defined]
 # ---- what Triton looks at besides the arguments ----
 
 _settings_numbers: dict[tuple[Any, ...], int] = {}
+_next_number = itertools.count(1)  # given once, whatever other threads do between two lines
 
 
 def _settings(kernel: Any) -> dict[str, Any]:
@@ -81,7 +83,7 @@ def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...]]:
     """The number of Triton's settings as they are; whether each call is slow; lists that make one slow while they hold
     something."""
     found = tuple(_settings(kernel).values())
-    number = _settings_numbers.setdefault(found, len(_settings_numbers) + 1)
+    number = _settings_numbers.setdefault(found, next(_next_number))
     slow = kernel._varargs or getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None
     lists = [kernel.pre_run_hooks]
     for chain in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook):

@@ -123,7 +123,7 @@ class KernelCache:
         self._kernel = kernel
 
     def __iter__(self) -> Iterator[Variant]:
-        return iter([each for each in self._kernel._variants_held.values() if not each.client.closed])
+        return iter([each for each in list(self._kernel._variants_held.values()) if not each.client.closed])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -212,18 +212,19 @@ class CallPath(_core.TritonKernel):
 
     def _release(self, variant: Variant) -> None:
         """Of a variant that is let go of."""
+        # Another thread may be at the same dictionaries: whoever needs room lets go of variants of any kernel.
         for held in (self._by_key, self._variants_held):
-            for key in [key for key, value in held.items() if value is variant]:
-                del held[key]
+            for key in [key for key, value in list(held.items()) if value is variant]:
+                held.pop(key, None)
         self._forget(variant._core)
         loaded = _loaded.get(variant.client._handle, {})
-        for key in [key for key, value in loaded.items() if value is variant._core.kernel]:
-            del loaded[key]
+        for key in [key for key, value in list(loaded.items()) if value is variant._core.kernel]:
+            loaded.pop(key, None)
 
     def _make_variant(
         self, client: Client, compiled: Any, signature: dict[str, Any], bound: dict[str, Any], seconds: float
     ) -> Variant:
-        for old in [old for old in self._variants_held.values() if old.client.closed]:
+        for old in [old for old in list(self._variants_held.values()) if old.client.closed]:
             self._release(old)
         metadata = compiled.metadata
         passed = [each for name, kind in signature.items() for each in flatten(kind, bound[name], name)]

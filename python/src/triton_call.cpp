@@ -309,9 +309,9 @@ bool refuse(const Launch& launch, Status status) {
 }
 
 // Waits for what stands in the way. `again` packs anew: who waits releases the lock, and a buffer may be
-// freed meanwhile.
-template <class Again>
-[[gnu::noinline]] bool enqueue_patiently(const Launch& launch, const Again& again) {
+// freed meanwhile. `buffers`: among the arguments, for a graph that is recorded.
+template <class Again, class Buffers>
+[[gnu::noinline]] bool enqueue_patiently(const Launch& launch, const Again& again, const Buffers& buffers) {
     const std::string doing = launch.doing();
     while (true) {
         if (!await_turn(launch.stream, doing.c_str())) return false;
@@ -320,8 +320,19 @@ template <class Again>
             return refuse(launch,
                           detail::refuse_launch(*launch.stream->state, *launch.variant.state, launch.grid,
                                                 launch.variant.block, launch.variant.shared_bytes));
+        if (launch.variant.scratch_bytes != 0 && launch.stream->state->recorder != nullptr) {
+            set_named_error("Unsupported",
+                            launch.doing() +
+                                ": it takes scratch memory, of which each stream has its own, "
+                                "so a graph cannot hold it; launch it before or after the graph");
+            return false;
+        }
+        const std::size_t nodes = recorded_nodes(launch.stream);
         const Status status = launch.enqueue();
-        if (status == Status::ok) return true;
+        if (status == Status::ok) {
+            keep_in_graph(launch.stream, nodes, buffers());
+            return true;
+        }
         if (status != Status::ring_full) return refuse(launch, status);
         const std::uint32_t slots = detail::slots_of(*launch.variant.state, launch.grid, launch.variant.block,
                                                      launch.variant.shared_bytes);
@@ -342,26 +353,23 @@ bool with_clusters(const Variant& variant, Dim3& grid) {
     return true;
 }
 
-// The address of at least `bytes` of scratch memory in this stream. False: a Python error is set. May run
-// Python code.
-[[gnu::noinline]] bool find_scratch(Core& core, PyObject* kernel, PyObject* variant_object, PyObject* stream,
-                                    std::uint64_t bytes, std::uint64_t& address) {
+// At least `bytes` of scratch memory in this stream. Null: a Python error is set. May run Python code. Held
+// until the launch is enqueued: another thread's may need more, and then this goes behind what is enqueued.
+[[gnu::noinline]] Ref find_scratch(Core& core, PyObject* kernel, PyObject* variant_object, PyObject* stream,
+                                   std::uint64_t bytes) {
     Variant& variant = variant_of(variant_object);
     for (const Scratch& each : variant.scratch) {
         const auto* buffer = reinterpret_cast<const BufferObject*>(each.buffer.get());
-        if (each.stream.get() == stream && buffer->bytes >= bytes && buffer->live_session != nullptr) {
-            address = buffer->address;
-            return true;
-        }
+        if (each.stream.get() == stream && buffer->bytes >= bytes && buffer->live_session != nullptr)
+            return Ref::borrowed(each.buffer.get());
     }
     Ref made(PyObject_CallFunction(core.scratch.get(), "OOOK", kernel, variant_object, stream,
                                    static_cast<unsigned long long>(bytes)));
-    if (!made) return false;
+    if (!made) return made;
     if (!is_buffer(made.get())) {
         set_named_error("InternalError", "scratch memory is no buffer");
-        return false;
+        return Ref();
     }
-    address = reinterpret_cast<const BufferObject*>(made.get())->address;
     std::vector<Scratch> old;  // let go of last: that may run Python code
     for (std::size_t i = variant.scratch.size(); i-- > 0;)
         if (variant.scratch[i].stream.get() == stream ||
@@ -369,8 +377,14 @@ bool with_clusters(const Variant& variant, Dim3& grid) {
             old.push_back(std::move(variant.scratch[i]));
             variant.scratch.erase(variant.scratch.begin() + static_cast<std::ptrdiff_t>(i));
         }
-    variant.scratch.push_back({Ref::borrowed(stream), std::move(made)});
-    return true;
+    variant.scratch.push_back({Ref::borrowed(stream), Ref::borrowed(made.get())});
+    return made;
+}
+
+void put_scratch(const Variant& variant, const Ref& scratch, std::byte* params) {
+    if (!scratch) return;
+    const std::uint64_t address = reinterpret_cast<const BufferObject*>(scratch.get())->address;
+    std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &address, sizeof address);
 }
 
 // More than there is, where the number is beyond 64 bits.
@@ -447,6 +461,10 @@ bool same_name(PyObject* name, PyObject* known) {
     return &into;
 }
 
+Names& names_place(Core& core, PyObject* names) {
+    return core.names[(std::bit_cast<std::uintptr_t>(names) >> 4) % kCachedNames];
+}
+
 // What a call has brought.
 struct Bound {
     std::array<PyObject*, kMaxParams> values;  // borrowed, one a parameter
@@ -463,7 +481,7 @@ inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* 
     for (std::size_t i = 0; i < given; ++i) out.values[i] = args[i];
     for (std::size_t i = given; i < total; ++i) out.values[i] = nullptr;
     if (names != nullptr) {
-        Names& cached = core.names[(std::bit_cast<std::uintptr_t>(names) >> 4) % kCachedNames];
+        Names& cached = names_place(core, names);
         out.names = cached.tuple.get() == names ? &cached : read_names(core, names, cached);
         if (out.names == nullptr) [[unlikely]]
             return false;
@@ -487,6 +505,14 @@ inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* 
             return false;
     }
     return true;
+}
+
+// Other code may have run since the call was bound, and its names have made room for another call's.
+inline bool find_names(Core& core, PyObject* names, Bound& bound) {
+    if (bound.names == nullptr || bound.names->tuple.get() == names) [[likely]]
+        return true;
+    bound.names = read_names(core, names, names_place(core, names));
+    return bound.names != nullptr;
 }
 
 // The key of a bound call. False: it has none.
@@ -636,18 +662,25 @@ bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& ou
     return nullptr;
 }
 
+// Tuples within tuples: no deeper than a key has them.
+void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
+    if (is_buffer(value)) out.push_back(reinterpret_cast<const BufferObject*>(value)->buffer);
+    if (!PyTuple_Check(value)) return;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) add_buffers(PyTuple_GET_ITEM(value, i), out);
+}
+
 // The launch of a variant that was found, but for the usual case. The buffers' lives are checked again after
 // each wait, with the whole key.
 [[gnu::noinline]] PyObject* launch_carefully(Core& core, PyObject* kernel, PyObject* variant_object,
-                                             const std::vector<Op> ops, const Bound& bound,
-                                             PyObject* const* keywords, PyObject* stream, Dim3 grid,
-                                             std::uint64_t hash) {
+                                             const std::vector<Op> ops, Bound& bound,
+                                             PyObject* const* keywords, PyObject* names, PyObject* stream,
+                                             Dim3 grid, std::uint64_t hash) {
     Ref kept = Ref::borrowed(variant_object);
     Variant& variant = variant_of(variant_object);
     Ref compiled = Ref::borrowed(variant.compiled.get());
-    std::uint64_t scratch = 0;
+    Ref scratch;
     if (variant.scratch_bytes != 0 &&
-        !find_scratch(core, kernel, variant_object, stream, scratch_needed(variant, grid), scratch))
+        !(scratch = find_scratch(core, kernel, variant_object, stream, scratch_needed(variant, grid))))
         return nullptr;
     if (!with_clusters(variant, grid)) return nullptr;
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
@@ -661,16 +694,20 @@ bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& ou
     const auto again = [&] {
         Key key;
         key.set_session(as_stream(stream)->session.get());
+        if (!find_names(core, names, bound)) return changed();
         if (!encode(core, bound, keywords, settings, key)) return PyErr_Occurred() == nullptr && changed();
         if (key.foreign() != nullptr) return foreign_buffer(kernel, key) != nullptr;
         if (key.hash() != hash) return changed();
         if (!pack(variant.takes, ops, key.leaves(), params)) return false;
-        if (variant.scratch_bytes != 0)
-            std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &scratch,
-                        sizeof scratch);
+        put_scratch(variant, scratch, params);
         return true;
     };
-    if (!enqueue_patiently(launch, again)) return nullptr;
+    const auto buffers = [&] {
+        std::vector<ringlaunch::Buffer> found;
+        for (std::size_t i = 0; i < core.params.size(); ++i) add_buffers(bound.values[i], found);
+        return found;
+    };
+    if (!enqueue_patiently(launch, again, buffers)) return nullptr;
     ++variant.hits;
     return Py_NewRef(compiled.get());
 }
@@ -717,7 +754,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
 
     Key key;
     PyObject* stream = bound.stream;
-    const bool has_key = encode(core, bound, args + count, core.settings, key);
+    const bool has_key =
+        find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
     if (!has_key) [[unlikely]] {
         if (PyErr_Occurred() != nullptr) return nullptr;
         return slowly(nullptr, asked, nullptr);
@@ -766,8 +804,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
     Ref kept = Ref::borrowed(kernel);
     Ref kept_stream = Ref::borrowed(stream);
-    return launch_carefully(core, kernel, entry->variant.get(), entry->ops, bound, args + count, stream, grid,
-                            hash);
+    return launch_carefully(core, kernel, entry->variant.get(), entry->ops, bound, args + count, names,
+                            stream, grid, hash);
 }
 
 // ---- TritonGrid ----
@@ -994,17 +1032,15 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     const Session* session = variant.session.get();
     if (!pack_objects(variant.takes, session, objects.data(), params)) return nullptr;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) Py_RETURN_NONE;
-    std::uint64_t scratch = 0;
-    if (variant.scratch_bytes != 0) {
-        if (!find_scratch(*as_kernel(self)->core, self, variant_object, stream, scratch_needed(variant, grid),
-                          scratch))
-            return nullptr;
-        std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &scratch, sizeof scratch);
-    }
+    Ref scratch;
+    if (variant.scratch_bytes != 0 && !(scratch = find_scratch(*as_kernel(self)->core, self, variant_object,
+                                                               stream, scratch_needed(variant, grid))))
+        return nullptr;
+    put_scratch(variant, scratch, params);
     if (!with_clusters(variant, grid)) return nullptr;
     const Launch launch{variant, as_stream(stream), grid, params};
-    if (!enqueue_patiently(launch,
-                           [&] { return repack_objects(variant.takes, session, objects.data(), params); }))
+    const auto again = [&] { return repack_objects(variant.takes, session, objects.data(), params); };
+    if (!enqueue_patiently(launch, again, [&] { return buffers_among(objects.data(), count); }))
         return nullptr;
     ++variant.hits;
     Py_RETURN_NONE;

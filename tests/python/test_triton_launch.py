@@ -2,17 +2,25 @@
 
 import functools
 import gc
+import os
+import signal
 import threading
+import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support import WATCHDOG_S, Daemon
 from triton_support import launch_record, triton, triton_version
 
 import ringlaunch as rl
 from ringlaunch import _core
 
 tl = pytest.importorskip("triton.language")
+
+from ringlaunch import _triton  # noqa: E402
+from ringlaunch._triton_load import give_scratch  # noqa: E402
 
 FACTOR = tl.constexpr(3)
 
@@ -533,3 +541,118 @@ def test_a_table_of_many_keys_stays_bounded(client):
         for _ in range(2):
             kernel[(1,)](2, tl.constexpr(i))
     assert kernel._slow_calls == 40
+
+
+def test_scratch_memory_stays_until_the_launch_that_waits_with_it_has_gone(monkeypatch):
+    given = []
+
+    def remembered(kernel, variant, stream, nbytes):
+        given.append(weakref.ref(buffer := give_scratch(kernel, variant, stream, nbytes)))
+        return buffer
+
+    monkeypatch.setattr(_triton, "give_scratch", remembered)
+    daemon = Daemon("null")
+    try:
+        with daemon.connect() as client:
+            kernel = rl.wrap(with_descriptor)
+            x, stream = client.zeros(1024), client.stream(ring_slots=64)
+            kernel[(2,)](x, 1024, BLOCK=64, stream=stream)
+            (executor,) = Path(f"/proc/{client.daemon.pid}/task/{client.daemon.pid}/children").read_text().split()
+
+            def launch(grid, times):
+                for _ in range(times):
+                    kernel[(grid,)](x, 1024, BLOCK=64, stream=stream)
+
+            def eventually(holds):
+                until = time.monotonic() + WATCHDOG_S
+                while not holds():
+                    assert time.monotonic() < until
+                    time.sleep(0.002)
+
+            os.kill(int(executor), signal.SIGSTOP)
+            threads = [threading.Thread(target=launch, args=args) for args in ((2, 100), (200, 1))]
+            try:
+                threads[0].start()
+                eventually(lambda: stream.status.published > 32 and not time.sleep(0.1))
+                published = stream.status.published
+                assert threads[0].is_alive()
+                threads[1].start()
+                eventually(lambda: len(given) == 2)
+                gc.collect()
+                assert stream.status.published == published
+                assert given[0]() is not None, "a launch waits with it"
+            finally:
+                os.kill(int(executor), signal.SIGCONT)
+                for thread in threads:
+                    if thread.ident is not None:
+                        thread.join(WATCHDOG_S)
+            stream.synchronize()
+            eventually(lambda: given[0]() is None)
+    finally:
+        daemon.stop()
+
+
+def test_a_grids_function_that_calls_the_kernel_leaves_the_calls_own_keywords(kernel, x):
+    others = []
+
+    def grid(_):
+        for _ in range(64):  # each with a tuple of names of its own, at an address of its own
+            kernel[(1,)](x, n=128, num_stages=8)
+            others.append((None, len(others)))
+        return (1,)
+
+    assert kernel[(1,)](x, n=128, num_stages=8).metadata.num_warps == 4
+    for _ in range(2):
+        compiled = kernel[grid](x, n=128, num_warps=8)
+        assert compiled.metadata.num_warps == 8
+
+
+def test_a_graph_keeps_the_buffers_of_its_launches(client):
+    stream, addresses = client.stream(), []
+
+    def named():
+        buffer = client.empty(1 << 16)
+        addresses.append(buffer.address)
+        return buffer
+
+    kernel, of_tuples = rl.wrap(scale), rl.wrap(numbers_only)
+    with stream.record() as graph:
+        for _ in range(2):  # the slow way, and the quick one
+            kernel[(1,)](named(), 64, stream=stream)
+            of_tuples[(1,)]((named(), (named(), 2)), 3, stream=stream)
+    assert len(graph) == 4 and len(set(addresses)) == 6
+    client.synchronize()
+    others = [client.empty(1 << 16) for _ in range(20)]
+    assert not {other.address for other in others} & set(addresses)
+    graph.launch()
+    stream.synchronize()
+
+
+def test_a_graph_refuses_a_kernel_with_scratch_memory(client):
+    kernel, x, stream = rl.wrap(with_descriptor), client.zeros(1024), client.stream()
+
+    def recorded():
+        with stream.record():
+            kernel[(2,)](x, 1024, BLOCK=64, stream=stream)
+
+    for _ in range(2):
+        with pytest.raises(rl.Unsupported, match="scratch memory"):
+            recorded()
+    kernel[(2,)](x, 1024, BLOCK=64, stream=stream)
+    stream.synchronize()
+
+
+def test_settings_that_another_thread_meets_meanwhile_have_a_number_of_their_own(kernel):
+    other = rl.wrap(through_helper)
+
+    class Debug:
+        def __hash__(self):
+            other_numbers.append(_triton._refresh(other)[0])
+            return 3
+
+    other_numbers = []
+    other.debug, kernel.debug = "another thread's", Debug()
+    try:
+        assert _triton._refresh(kernel)[0] not in other_numbers and other_numbers
+    finally:
+        other.debug = kernel.debug = False
