@@ -173,7 +173,7 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
         } else if (kind == LeafKind::uint64) {
             if (param.type != ParamType::uint64) return false;
             move = Move::word;
-        } else if (is_signed(param.type) && param.size == 8) {
+        } else if (param.size == 8 && (is_signed(param.type) || kind == LeafKind::boolean)) {
             move = Move::word;
         } else if (kind != LeafKind::boolean &&
                    !(kind == LeafKind::int32 && param.type == ParamType::int32)) {
