@@ -23,9 +23,28 @@ from ringlaunch._buffer import Buffer
 from ringlaunch._client import Client, DaemonInfo, connect
 from ringlaunch._core import Launcher, __version__
 from ringlaunch._graph import Graph, GraphLaunch
+from ringlaunch._hints import (
+    bfloat16,
+    float8e4nv,
+    float8e5,
+    float16,
+    float32,
+    float64,
+    int1,
+    int8,
+    int16,
+    int32,
+    int64,
+    tensor,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
 from ringlaunch._jit import jit, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._stream import Event, Stream, StreamStatus
+from ringlaunch._triton_saved import SavedKernel, load
 from ringlaunch.errors import (
     BadImage,
     Closed,
@@ -85,6 +104,7 @@ __all__ = [
     "Quarantined",
     "RecordRefused",
     "RingFull",
+    "SavedKernel",
     "Stream",
     "StreamStatus",
     "StreamStopped",
@@ -92,8 +112,25 @@ __all__ = [
     "Unsupported",
     "VersionMismatch",
     "__version__",
+    "bfloat16",
     "connect",
     "errors",
+    "float8e4nv",
+    "float8e5",
+    "float16",
+    "float32",
+    "float64",
+    "int1",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
     "jit",
+    "load",
+    "tensor",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
     "wrap",
 ]

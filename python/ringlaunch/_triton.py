@@ -32,20 +32,17 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
-from ringlaunch._stream import default_stream
 from ringlaunch._triton_load import (
     WARP,
     CallPath,
     call_param,
     client_of,
-    flatten,
     give_scratch,
-    leaf_numbers,
     open_clients,
     owner,
-    refuse_foreign,
 )
 from ringlaunch._triton_mode import check_mode, mode_of
+from ringlaunch._triton_save import save
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -173,7 +170,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         The variants that were compiled.
     """
 
-    __slots__ = ("_mode", "_targets", "_varargs")
+    __slots__ = ("_mode", "_targets", "_varargs", "_warmed")
 
     _out_of_resources = OutOfResources
 
@@ -182,6 +179,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._begin(client)
         self._mode = mode
         self._targets: dict[int, tuple[str, Any, Any]] = {}
+        self._warmed: dict[str, tuple[Any, dict[str, Any]]] = {}  # what warmup() compiled, and its signature
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -206,9 +204,38 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         for hook in self.pre_run_hooks:
             hook(*args, **kwargs)
         client = client_of(self, iter(values), stream)
-        _, _, compiled = self._compile(client, args, kwargs, warmup=True)
+        _, signature, compiled = self._compile(client, args, kwargs, warmup=True)
         _check_captured(self)
+        if compiled is not None:
+            self._warmed[compiled.hash] = compiled, signature
         return compiled
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Writes what is compiled to a file, from which `ringlaunch.load` launches it where there is no Triton.
+
+        That is all that `cache` has, and all that `warmup` has compiled: call the kernel, or warm it up, once with
+        arguments of each kind that the file is to hold. A daemon with the null driver compiles for the GPU that
+        $TRITON_OVERRIDE_ARCH names.
+
+        Parameters
+        ----------
+        path : str or path
+            Of the file, which is replaced as a whole.
+
+        Returns
+        -------
+        int
+            How many variants it holds.
+
+        Raises
+        ------
+        InvalidArgument
+            Nothing is compiled.
+        Unsupported
+            A constant that files cannot hold; a variadic kernel.
+        OSError
+        """
+        return save(self, path)
 
     def _target(self, client: Client) -> tuple[str, Any, Any]:
         """Device (to Triton's caches and hooks), backend and binder for what a client compiles for."""
@@ -325,25 +352,18 @@ def _call_slowly(
         kernel._capture(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
-        if pending is not None:
-            kernel._add(pending, variant._core, leaf_numbers(kernel, bound, variant.signature))
-            if kernel._client is None and len(open_clients()) == 1:
-                kernel._default(default_stream(client._handle))
-            elif kernel._client is not None:
-                kernel._default(default_stream(kernel._client._handle))
+        kernel._remember(pending, variant, bound)
     if changed is not None:
         bound = changed
     if callable(grid):
         grid = grid(bound)
     compiled = variant._core.compiled
-    passed = [each for name, kind in variant.signature.items() for each in flatten(kind, bound[name], name)]
-    for name, kind, value in passed:
-        refuse_foreign(kernel.__name__, name, kind, value)
+    passed = kernel._passed(variant, bound)
     enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
     metadata = _launch_metadata(kernel, compiled, grid, stream, bound) if enter is not None else None
     if enter is not None:
         enter(metadata)
-    kernel._launch(variant._core, grid, stream, tuple(value for _, _, value in passed))
+    kernel._launch(variant._core, grid, stream, passed)
     if leave is not None:
         leave(metadata)
     return compiled

@@ -16,7 +16,7 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client, _open_clients
-from ringlaunch._stream import Stream
+from ringlaunch._stream import Stream, default_stream
 from ringlaunch._triton_cache import KernelCache, Variant
 from ringlaunch.errors import Closed, InvalidArgument, LimitReached, ParamTypeError, Unsupported
 
@@ -250,6 +250,23 @@ class CallPath(_core.TritonKernel):
             len(declaration),
         )
         return Variant(core, client, dict(signature), seconds)
+
+    def _remember(self, pending: _core.TritonPending | None, variant: Variant, bound: dict[str, Any]) -> None:
+        """From now on calls like this one are that variant's. `pending`: none where a call has no key."""
+        if pending is None:
+            return
+        self._add(pending, variant._core, leaf_numbers(self, bound, variant.signature))
+        if self._client is not None:
+            self._default(default_stream(self._client._handle))
+        elif len(open_clients()) == 1:
+            self._default(default_stream(variant.client._handle))
+
+    def _passed(self, variant: Variant, bound: dict[str, Any]) -> tuple[Any, ...]:
+        """What a launch passes, of the arguments by parameter."""
+        passed = [each for name, kind in variant.signature.items() for each in flatten(kind, bound[name], name)]
+        for name, kind, value in passed:
+            refuse_foreign(self.__name__, name, kind, value)
+        return tuple(value for _, _, value in passed)
 
 
 def call_param(param: Any, options: Iterable[str]) -> tuple[Any, ...]:

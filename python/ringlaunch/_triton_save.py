@@ -1,0 +1,97 @@
+"""`kernel.save(path)`: what Triton has compiled of a kernel, as the file that `ringlaunch.load` reads."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import triton
+from triton.compiler import make_backend
+
+from ringlaunch import _triton_file
+from ringlaunch._triton_file import SavedFile, SavedParam, SavedVariant, encode, same
+from ringlaunch.errors import InvalidArgument, Unsupported
+
+if TYPE_CHECKING:
+    from ringlaunch._triton import JITFunction
+
+_OF_THE_DEVICE = ("arch", "backend_name", "warp_size")  # options that no call gives
+
+
+def save(kernel: JITFunction, path: str | os.PathLike[str]) -> int:
+    """See `JITFunction.save`."""
+    compiled = {each[0].hash: each for each in _compiled(kernel)}
+    if not compiled:
+        raise InvalidArgument(
+            f"saving kernel {kernel.__name__!r} to {os.fspath(path)}: nothing of it is compiled; call it, or "
+            "kernel.warmup(*args, grid=...), with arguments of each kind that is to be saved"
+        )
+    params = tuple(_param(kernel, each) for each in kernel.params)
+    targets = {each.metadata.target.arch: each.metadata.target for each, _ in compiled.values()}
+    defaults = {arch: _defaults(kernel, target) for arch, target in targets.items()}
+    options = defaults[min(defaults)]
+    variants = [_variant(kernel, each, signature, options) for each, signature in compiled.values()]
+    _triton_file.write(
+        path, SavedFile(kernel.__name__, params, options, tuple(variants)), {"triton": triton.__version__}
+    )
+    return len(variants)
+
+
+def _compiled(kernel: JITFunction) -> Iterator[tuple[Any, dict[str, Any]]]:
+    yield from kernel._warmed.values()
+    for variant in kernel.cache:
+        yield variant.compiled, variant.signature
+
+
+def _defaults(kernel: JITFunction, target: Any) -> dict[str, Any]:
+    """The options of a call that gives none."""
+    found = vars(make_backend(target).parse_options({"debug": bool(kernel.debug)}))
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in _OF_THE_DEVICE and (value is None or type(value) in (bool, int, float, str))
+    }
+
+
+def _param(kernel: JITFunction, param: Any) -> SavedParam:
+    if param._param.kind is inspect.Parameter.VAR_POSITIONAL:
+        raise Unsupported(f"saving kernel {kernel.__name__!r}: a kernel with *{param.name} cannot be saved")
+    return SavedParam(
+        param.name,
+        param._param.kind is inspect.Parameter.KEYWORD_ONLY,
+        bool(param.is_constexpr),
+        param.annotation_type,
+        bool(param.is_const),
+        bool(param.do_not_specialize),
+        bool(param.do_not_specialize_on_alignment),
+        bool(param.has_default),
+        param.default if param.has_default else None,
+    )
+
+
+def _variant(kernel: JITFunction, compiled: Any, signature: dict[str, Any], defaults: dict[str, Any]) -> SavedVariant:
+    metadata, names = compiled.metadata, list(signature)
+    constants = {}
+    for path, value in compiled.src.constants.items():
+        path = path if isinstance(path, tuple) else (names.index(path),)
+        constants[path] = encode(value, f"saving kernel {kernel.__name__!r}, parameter {names[path[0]]!r}")
+    options = {name: getattr(metadata, name) for name in defaults if hasattr(metadata, name)}
+    return SavedVariant(
+        metadata.target.arch,
+        compiled.asm["cubin"],
+        metadata.name,
+        dict(signature),
+        constants,
+        {path: [list(each) for each in found] for path, found in compiled.src.attrs.items() if found},
+        {name: value for name, value in options.items() if not same(value, defaults[name])},
+        {
+            "num_warps": metadata.num_warps,
+            "num_ctas": metadata.num_ctas,
+            "shared": metadata.shared,
+            "global_scratch_size": metadata.global_scratch_size,
+            "cooperative": bool(metadata.launch_cooperative_grid),
+            "programmatic": bool(metadata.launch_pdl),
+        },
+    )

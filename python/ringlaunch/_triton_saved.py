@@ -1,0 +1,391 @@
+"""Triton kernels from a file: `ringlaunch.load(path)` makes what is called as the kernel was that was saved.
+
+It needs no Triton. A call's usual way is C++, as that of any Triton kernel. The first call of each kind comes here,
+where it is matched with the variants of the file: the one that assumes most of what holds is launched. One that assumes
+less serves as well (an integer not known to be divisible by 16), one of other types or constants never.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from ringlaunch import _triton_file
+from ringlaunch._check import refused, shown
+from ringlaunch._client import Client
+from ringlaunch._triton_file import SavedFile, SavedParam, SavedVariant, constant_text, encode, same
+from ringlaunch._triton_load import CallPath, call_param, client_of, give_scratch
+from ringlaunch.errors import Error, LimitReached, NotFound, ParamTypeError, Unsupported
+
+if TYPE_CHECKING:
+    from ringlaunch._triton_cache import Variant
+
+_DIVISOR = 16  # the only one that Triton looks for
+_LISTED = 8  # variants in a message
+
+# What Triton calls types of elements, by numpy's and torch's names.
+_ELEMENTS = {
+    "bool": "u1",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "float64": "fp64",
+    "float8_e4m3fn": "fp8e4nv",
+    "float8_e5m2": "fp8e5",
+    "float8_e4m3fnuz": "fp8e4b8",
+    "float8_e5m2fnuz": "fp8e5b16",
+    **{f"{sign}int{bits}": f"{sign or 'i'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+
+
+class SavedImage:
+    """What a call answers, where a kernel that Triton compiles answers its CompiledKernel: with the same attributes.
+
+    Attributes
+    ----------
+    name : str
+        The function in the image.
+    asm : dict of str to bytes
+        {"cubin": the image}.
+    metadata : object
+        num_warps, num_ctas, shared, ... as attributes.
+    n_regs, n_spills, n_max_threads : int
+    """
+
+    def __init__(self, variant: SavedVariant, options: dict[str, Any]) -> None:
+        launch = variant.launch
+        self.name = variant.entry
+        self.asm = {"cubin": variant.image}
+        self.hash = hashlib.sha256(variant.image).hexdigest()
+        metadata = {
+            **options,
+            **variant.options,
+            "name": variant.entry,
+            "num_warps": launch["num_warps"],
+            "num_ctas": launch["num_ctas"],
+            "shared": launch["shared"],
+            "global_scratch_size": launch["global_scratch_size"],
+            "profile_scratch_size": 0,
+            "launch_cooperative_grid": launch["cooperative"],
+            "launch_pdl": launch["programmatic"],
+        }
+        self.metadata = SimpleNamespace(**metadata)
+        constants = {path: _plain(value) for path, value in variant.constants.items()}
+        self.src = SimpleNamespace(constants=constants, attrs=dict(variant.attributes))
+        self.n_regs = self.n_spills = self.n_max_threads = 0  # until it is loaded
+
+
+def _plain(constant: Any) -> Any:
+    try:
+        return _triton_file.decode(constant, "")
+    except Unsupported:
+        return constant_text(constant)
+
+
+class SavedKernel(CallPath):
+    """A Triton kernel from a file: `kernel[grid](*args, **kwargs)`, as the kernel that was saved.
+
+    Attributes
+    ----------
+    cache : KernelCache
+        The variants that calls have loaded.
+    saved : tuple of SavedVariant
+        Those that the file holds.
+    """
+
+    _out_of_resources = staticmethod(
+        lambda needed, limit, what: LimitReached(f"a kernel needs {needed} of {what}, and the device has {limit}")
+    )
+
+    def __init__(self, path: Path, file: SavedFile, client: Client | None) -> None:
+        self.__name__ = file.kernel
+        self.params = file.params
+        self.saved = file.variants
+        self._path = path
+        self._options = file.options
+        self._images: dict[int, SavedImage] = {}
+        self._names = [param.name for param in file.params]
+        self._begin(client)
+        only, usual = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+        try:
+            self._signature = inspect.Signature(
+                [
+                    inspect.Parameter(
+                        param.name,
+                        only if param.keyword_only else usual,
+                        default=param.default if param.has_default else inspect.Parameter.empty,
+                    )
+                    for param in file.params
+                ]
+            )
+        except ValueError as error:
+            raise _triton_file.damaged(path, f"its parameters are none of a function ({error})") from None
+        self._bind(
+            tuple(call_param(param, self._options) for param in file.params),
+            sum(not param.keyword_only for param in file.params),
+            _call_slowly,
+            _no_settings,
+            give_scratch,
+            self.__dict__,
+        )
+
+    def __repr__(self) -> str:
+        return f"<ringlaunch.SavedKernel {self.__name__}({', '.join(self._names)}) of {len(self.saved)} variants>"
+
+    def _bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The arguments by parameter, and the options that are not the defaults."""
+        try:
+            bound = self._signature.bind(*args, **{name: kwargs[name] for name in kwargs if name in self._names})
+        except TypeError as error:
+            raise ParamTypeError(f"kernel {self.__name__!r}: {error}") from None
+        bound.apply_defaults()
+        options = {}
+        for name, value in kwargs.items():
+            if name in self._options:
+                if value is not None and not same(_constant(value), _constant(self._options[name])):
+                    options[name] = value
+            elif name not in self._names:
+                raise ParamTypeError(
+                    f"kernel {self.__name__!r}: there is no parameter or option {name!r}; its parameters are "
+                    f"{', '.join(self._names)}, its options {', '.join(self._options)}, and stream"
+                )
+        return dict(bound.arguments), options
+
+    def _choose(self, client: Client, bound: dict[str, Any], options: dict[str, Any]) -> int:
+        """The number of the variant that is launched."""
+        held = self._for_device(client)
+        best, most = -1, -1
+        for number in held:
+            assumed = _fit(self.saved[number], self.params, bound, options)
+            if assumed is not None and assumed > most:
+                best, most = number, assumed
+        if best < 0:
+            raise NotFound(self._missing(held, bound, options))
+        return best
+
+    def _for_device(self, client: Client) -> list[int]:
+        """The variants for a client's device."""
+        info = client.daemon
+        found = re.fullmatch(r"sm_(\d+)[a-z]?", info.architecture)
+        if found is None and info.architecture != "any":
+            raise Unsupported(
+                f"kernel {self.__name__!r} of {self._path} on the {info.driver} driver: that runs what is compiled for "
+                f"{info.architecture}, and this was compiled for GPUs; start the daemon with --driver cuda (or null, "
+                "which runs nothing)"
+            )
+        held = [i for i, each in enumerate(self.saved) if found is None or each.architecture == int(found[1])]
+        if not held:
+            there = ", ".join(f"sm_{each}" for each in sorted({each.architecture for each in self.saved}))
+            raise Unsupported(
+                f"kernel {self.__name__!r} of {self._path}: the device of this client is {info.device_name} "
+                f"({info.architecture}), and the file holds what was compiled for {there or 'none'}; save it once more "
+                f"after calls on such a device, or on a daemon with the null driver and TRITON_OVERRIDE_ARCH=sm"
+                f"{found[1] if found else ''}"
+            )
+        return held
+
+    def _missing(self, held: list[int], bound: dict[str, Any], options: dict[str, Any]) -> str:
+        asked = ", ".join(f"{param.name}: {_asked(param, bound[param.name])}" for param in self.params)
+        asked += "".join(f", {name}={value!r}" for name, value in options.items())
+        lines = [_held(self.saved[number], self.params) for number in held[:_LISTED]]
+        if len(held) > _LISTED:
+            lines.append(f"and {len(held) - _LISTED} more")
+        return (
+            f"kernel {self.__name__!r}: {self._path} holds no variant for ({asked}); it holds\n  "
+            + "\n  ".join(lines)
+            + "\ncall the kernel so where Triton is installed, and save it anew"
+        )
+
+    def _variant(self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], Variant]:
+        """Bound arguments of a call and what it launches."""
+        bound, options = self._bound(args, kwargs)
+        number = self._choose(client, bound, options)
+        held = self._variants_held.get((client._handle, number))
+        if held is None:
+            saved = self.saved[number]
+            image = self._images.setdefault(number, SavedImage(saved, self._options))
+            held = self._make_variant(client, image, saved.signature, bound, 0.0)
+            self._variants_held[client._handle, number] = held
+        return bound, held
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
+        client = client_of(self, iter((*args, *kwargs.values())), None)
+        bound, options = self._bound(args, kwargs)
+        try:
+            return self._variants_held.get((client._handle, self._choose(client, bound, options)))
+        except NotFound:
+            return None
+
+
+def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKernel:
+    """A Triton kernel that was saved with `kernel.save(path)`: launching it needs no Triton.
+
+    It is called as the kernel was, `kernel[grid](*args, **kwargs)`, with its defaults, keywords, options and `stream=`,
+    at the same cost. A call launches that variant of the file which was compiled for such arguments; what the file
+    does not hold is refused, with what was asked for and what there is.
+
+    Parameters
+    ----------
+    path : str or path
+        Of the file.
+    client : Client, optional
+        Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
+
+    Returns
+    -------
+    SavedKernel
+
+    Raises
+    ------
+    BadImage
+        No such file of ringlaunch's, or a damaged one.
+    Unsupported
+        A file of a newer format; nothing in it is for the GPU of `client`.
+    OSError
+
+    Examples
+    --------
+    ::
+
+        scale = rl.load("scale.rlt")
+        scale[((x.size + 1023) // 1024,)](x, 2.0, x.size, BLOCK=1024)
+    """
+    if client is not None and not isinstance(client, Client):
+        raise refused("client", "None or a Client", client)
+    try:
+        place = Path(path)
+    except TypeError:
+        raise refused("path", "a path", path) from None
+    kernel = SavedKernel(place, _triton_file.read(place), client)
+    if client is not None:
+        kernel._for_device(client)
+    return kernel
+
+
+# ---- what arguments are ----
+
+
+def _leaf(param: SavedParam | None, value: Any) -> tuple[str, bool]:
+    """The type of an argument in Triton's words, and whether it is divisible by 16. `param`: none for an element."""
+    fixed = "" if param is None else param.annotation_type
+    if isinstance(value, bool):
+        return fixed or "u1", False
+    if isinstance(value, int):
+        narrow = "i32" if -(2**31) <= value < 2**31 else "i64" if -(2**63) <= value < 2**63 else "u64"
+        return fixed or narrow, value % _DIVISOR == 0
+    if isinstance(value, float):
+        return fixed or "fp32", False
+    if value is None:
+        return fixed or "None", True  # a null pointer is aligned
+    address = value.data_ptr() if hasattr(value, "data_ptr") else getattr(value, "address", None)
+    element = _ELEMENTS.get(str(getattr(value, "dtype", "")).rpartition(".")[2])
+    if isinstance(address, int) and element is not None:
+        return fixed or f"{'*k' if param is not None and param.is_const else '*'}{element}", address % _DIVISOR == 0
+    return type(value).__name__, False
+
+
+def _constant(value: Any) -> Any:
+    """A constant as files have it; what none has is like nothing."""
+    try:
+        return encode(value, "")
+    except Error:
+        return {"unknown": id(value)}
+
+
+def _constants(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: _constant(value) for name, value in options.items()}
+
+
+def _fit(
+    variant: SavedVariant, params: Sequence[SavedParam], bound: dict[str, Any], options: dict[str, Any]
+) -> int | None:
+    """How much of what holds a variant assumes; None: it assumes what does not hold."""
+    if not same(_constants(variant.options), _constants(options)):
+        return None
+
+    def walk(kind: Any, path: tuple[int, ...], param: SavedParam | None, value: Any) -> int | None:
+        if kind == "constexpr":
+            return 1 if path in variant.constants and same(variant.constants[path], _constant(value)) else None
+        if isinstance(kind, tuple):
+            if not isinstance(value, tuple) or len(value) != len(kind):
+                return None
+            total = 0
+            for i, (part, element) in enumerate(zip(kind, value)):
+                if (assumed := walk(part, (*path, i), None, element)) is None:
+                    return None
+                total += assumed
+            return total
+        found, divisible = _leaf(param, value)
+        if found != kind:
+            return None
+        assumed = len(variant.attributes.get(path, ()))
+        return None if assumed and not divisible else assumed
+
+    total = 0
+    for i, param in enumerate(params):
+        assumed = walk(variant.signature[param.name], (i,), param, bound[param.name])
+        if assumed is None:
+            return None
+        total += assumed
+    return total
+
+
+# ---- in words ----
+
+
+def _asked(param: SavedParam | None, value: Any) -> str:
+    if param is not None and param.is_constexpr:
+        return constant_text(_constant(value)) if "unknown" not in str(_constant(value)) else shown(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(_asked(None, each) for each in value)})"
+    kind, divisible = _leaf(param, value)
+    return f"{kind}{', a multiple of 16' if divisible and value is not None else ''}" + (
+        f" = {value}" if type(value) is int and value == 1 else ""
+    )
+
+
+def _held(variant: SavedVariant, params: Sequence[SavedParam]) -> str:
+    def walk(kind: Any, path: tuple[int, ...]) -> str:
+        if isinstance(kind, tuple):
+            return f"({', '.join(walk(part, (*path, i)) for i, part in enumerate(kind))})"
+        if kind == "constexpr":
+            return constant_text(variant.constants.get(path))
+        return f"{kind}{', a multiple of 16' if variant.attributes.get(path) else ''}"
+
+    text = ", ".join(f"{param.name}: {walk(variant.signature[param.name], (i,))}" for i, param in enumerate(params))
+    return f"({text}{''.join(f', {name}={value!r}' for name, value in variant.options.items())})"
+
+
+# ---- the call ----
+
+
+def _no_settings(_: SavedKernel) -> tuple[int, bool, tuple[Any, ...]]:
+    return 0, False, ()
+
+
+def _call_slowly(
+    kernel: SavedKernel,
+    grid: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    pending: Any,
+    changed: dict[str, Any] | None,
+) -> Any:
+    """The first call of each kind. `changed`: the arguments, where the grid's function wrote into them."""
+    stream = None if "stream" in kernel._names else kwargs.pop("stream", None)
+    client = client_of(kernel, iter((*args, *kwargs.values())), stream)
+    with kernel._lock:
+        bound, variant = kernel._variant(client, args, kwargs)
+        kernel._remember(pending, variant, bound)
+    if changed is not None:
+        bound = changed
+    if callable(grid):
+        grid = grid(bound)
+    kernel._launch(variant._core, grid, stream, kernel._passed(variant, bound))
+    return variant._core.compiled
