@@ -28,6 +28,7 @@
 #include "schema/segment.hpp"
 #include "schema/version.hpp"
 #include "schema/wakeup.hpp"
+#include "tests/make_record.hpp"
 
 namespace ringlaunch::test {
 
@@ -233,9 +234,7 @@ class RawClient {
     std::uint64_t publish(RawStream& stream, Record record, const std::vector<std::byte>& params = {}) {
         const std::uint32_t slots = launch_slots(params.size());
         wait_until([&] { return stream.producer.reserve(slots, stream.page().completed) == Status::ok; });
-        for (std::uint32_t i = 1; i < slots; ++i)
-            stream.producer.write_continuation(i, params.data(), params.size(),
-                                               kHeadParamBytes + (i - 1) * kContinuationParamBytes);
+        write_continuations(stream.producer, params, kHeadParamBytes);
         record.mutate_slots(static_cast<std::uint16_t>(slots));
         const std::uint64_t end = stream.producer.publish(record);
         wake_reader(stream);
@@ -248,20 +247,7 @@ class RawClient {
 
     std::uint64_t launch(RawStream& stream, std::uint64_t kernel, std::uint32_t grid, std::uint16_t block,
                          const std::vector<std::byte>& params) {
-        schema::LaunchRecord record{};
-        record.mutate_kind(schema::RecordKind::Launch);
-        record.mutate_kernel(kernel);
-        record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
-        record.mutate_grid_x(grid);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(block);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
-        for (std::size_t i = 0; i < std::min(kHeadParamBytes, params.size()); ++i)
-            record.mutable_params()->Mutate(static_cast<flatbuffers::uoffset_t>(i),
-                                            static_cast<std::uint8_t>(params[i]));
-        return publish(stream, record, params);
+        return publish(stream, launch_record(kernel, params, grid, block), params);
     }
 
     std::uint64_t copy(RawStream& stream, schema::RecordKind kind, std::uint64_t device,

@@ -198,25 +198,8 @@ class Graphs : public DispatcherTest {
               ring(std::make_unique<Slot[]>(4096)),
               producer(header.get(), ring.get(), 4096, 0) {}
         void launch(std::uint64_t kernel, const std::vector<std::byte>& params) {
-            const std::uint32_t count = launch_slots(params.size());
-            for (std::uint32_t i = 1; i < count; ++i)
-                producer.write_continuation(i, params.data(), params.size(),
-                                            kHeadParamBytes + (i - 1) * kContinuationParamBytes);
-            schema::LaunchRecord record{};
-            record.mutate_kind(RecordKind::Launch);
-            record.mutate_slots(static_cast<std::uint16_t>(count));
-            record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
-            record.mutate_kernel(kernel);
-            record.mutate_grid_x(1);
-            record.mutate_grid_y(1);
-            record.mutate_grid_z(1);
-            record.mutate_block_x(32);
-            record.mutate_block_y(1);
-            record.mutate_block_z(1);
-            if (!params.empty())
-                std::memcpy(record.mutable_params()->Data(), params.data(),
-                            std::min(params.size(), kHeadParamBytes));
-            producer.publish(record);
+            ringlaunch::test::write_continuations(producer, params, kHeadParamBytes);
+            producer.publish(ringlaunch::test::launch_record(kernel, params, 1, 32));
         }
         void fill(std::uint64_t address, std::uint64_t bytes) {
             schema::FillRecord record{};
@@ -264,24 +247,9 @@ class Graphs : public DispatcherTest {
     std::uint64_t put_update(ClientStream& client, std::uint32_t node, int n,
                              const std::function<void(schema::GraphUpdateRecord&)>& change = {}) {
         const auto params = saxpy_params(base(), 0, base() + 64, n);
-        const std::uint32_t count = update_slots(params.size());
-        EXPECT_EQ(client.producer.reserve(count, client.page->completed), Status::ok);
-        for (std::uint32_t i = 1; i < count; ++i)
-            client.producer.write_continuation(i, params.data(), params.size(),
-                                               kUpdateHeadParamBytes + (i - 1) * kContinuationParamBytes);
-        schema::GraphUpdateRecord record{};
-        record.mutate_kind(RecordKind::GraphUpdate);
-        record.mutate_slots(static_cast<std::uint16_t>(count));
-        record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
-        record.mutate_graph(kGraph);
-        record.mutate_node(node);
-        record.mutate_grid_x(1);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(32);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
-        std::memcpy(record.mutable_params()->Data(), params.data(), kUpdateHeadParamBytes);
+        schema::GraphUpdateRecord record = ringlaunch::test::update_record(kGraph, node, params, 1, 32);
+        EXPECT_EQ(client.producer.reserve(record.slots(), client.page->completed), Status::ok);
+        ringlaunch::test::write_continuations(client.producer, params, kUpdateHeadParamBytes);
         if (change) change(record);
         return client.producer.publish(record);
     }

@@ -28,6 +28,7 @@
 #include "schema/segment.hpp"
 #include "schema/version.hpp"
 #include "schema/wakeup.hpp"
+#include "tests/make_record.hpp"
 
 namespace ringlaunch::executor::test {
 
@@ -320,25 +321,9 @@ class ClientStream {
     }
     std::uint64_t put_launch(std::uint64_t kernel, const std::vector<std::byte>& params,
                              const std::function<void(schema::LaunchRecord&)>& change = {}) {
-        const std::uint32_t count = launch_slots(params.size());
-        EXPECT_EQ(producer.reserve(count, page->completed), Status::ok) << "the ring is full";
-        for (std::uint32_t i = 1; i < count; ++i)
-            producer.write_continuation(i, params.data(), params.size(),
-                                        kHeadParamBytes + (i - 1) * kContinuationParamBytes);
-        schema::LaunchRecord record{};
-        record.mutate_kind(schema::RecordKind::Launch);
-        record.mutate_slots(static_cast<std::uint16_t>(count));
-        record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
-        record.mutate_kernel(kernel);
-        record.mutate_grid_x(1);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(32);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
-        if (!params.empty())
-            std::memcpy(record.mutable_params()->Data(), params.data(),
-                        std::min(params.size(), kHeadParamBytes));
+        schema::LaunchRecord record = ringlaunch::test::launch_record(kernel, params, 1, 32);
+        EXPECT_EQ(producer.reserve(record.slots(), page->completed), Status::ok) << "the ring is full";
+        ringlaunch::test::write_continuations(producer, params, kHeadParamBytes);
         if (change) change(record);
         return producer.publish(record);
     }

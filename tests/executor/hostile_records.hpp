@@ -12,6 +12,7 @@
 
 #include "record_generated.h"
 #include "schema/ring.hpp"
+#include "tests/make_record.hpp"
 
 namespace ringlaunch::test {
 
@@ -96,18 +97,7 @@ class HostileRecords {
             }
             case 1: {
                 const HostileWorld::Kernel& kernel = world.kernels[below(world.kernels.size())];
-                schema::LaunchRecord record{};
-                record.mutate_kind(RecordKind::Launch);
-                record.mutate_slots(static_cast<std::uint16_t>(launch_slots(kernel.params.size())));
-                record.mutate_param_bytes(static_cast<std::uint16_t>(kernel.params.size()));
-                record.mutate_kernel(kernel.id);
-                record.mutate_grid_x(1);
-                record.mutate_grid_y(1);
-                record.mutate_grid_z(1);
-                record.mutate_block_x(4);
-                record.mutate_block_y(1);
-                record.mutate_block_z(1);
-                return RecordImage::of(record, kernel.params);
+                return RecordImage::of(launch_record(kernel.id, kernel.params, 1, 4), kernel.params);
             }
             case 2: {
                 schema::EventRecord record{};
@@ -195,18 +185,7 @@ class HostileRecords {
             return alone(record);
         }
         const HostileWorld::Kernel& kernel = world.kernels[0];
-        schema::GraphUpdateRecord record{};
-        record.mutate_kind(schema::RecordKind::GraphUpdate);
-        record.mutate_slots(static_cast<std::uint16_t>(update_slots(kernel.params.size())));
-        record.mutate_param_bytes(static_cast<std::uint16_t>(kernel.params.size()));
-        record.mutate_graph(world.graph);
-        record.mutate_grid_x(1);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(4);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
-        return RecordImage::of(record, kernel.params);
+        return RecordImage::of(update_record(world.graph, 0, kernel.params, 1, 4), kernel.params);
     }
     RecordImage copy(schema::RecordKind kind, std::uint64_t other, std::uint64_t staging) {
         schema::CopyRecord record{};

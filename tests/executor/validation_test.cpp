@@ -62,19 +62,9 @@ class ValidationTest : public ::testing::Test {
         std::memset(copy.head, 0, sizeof copy.head);
         copy.position = 40;
         copy.slots = 2;
-        schema::LaunchRecord record{};
-        record.mutate_kind(RecordKind::Launch);
-        record.mutate_slots(2);
-        record.mutate_param_bytes(32);
-        record.mutate_kernel(make_id(0));
-        record.mutate_grid_x(4);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(64);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
-        std::memcpy(copy.head, &record, sizeof record);
         const auto params = saxpy_params(kBase, kBase + 8, 0, 3);
+        const schema::LaunchRecord record = ringlaunch::test::launch_record(make_id(0), params, 4, 64);
+        std::memcpy(copy.head, &record, sizeof record);
         std::memcpy(copy.params, params.data(), params.size());
         return copy;
     }

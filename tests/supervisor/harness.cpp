@@ -17,6 +17,8 @@
 #include <fstream>
 #include <thread>
 
+#include "tests/make_record.hpp"
+
 namespace ringlaunch::test {
 
 namespace {
@@ -306,27 +308,13 @@ void TestStream::take_page(UniqueFd fd) {
 }
 
 std::uint64_t TestStream::launch(std::uint64_t kernel, std::span<const std::byte> params) {
-    const std::uint32_t count = launch_slots(params.size());
-    if (!eventually([&] { return producer.reserve(count, status().completed) == Status::ok; })) {
+    schema::LaunchRecord record = launch_record(kernel, params);
+    record.mutate_flags(schema::RecordFlag::ForceCompletion);
+    if (!eventually([&] { return producer.reserve(record.slots(), status().completed) == Status::ok; })) {
         throw std::runtime_error("the ring stays full");
     }
-    schema::LaunchRecord record{};
-    record.mutate_kind(schema::RecordKind::Launch);
-    record.mutate_flags(schema::RecordFlag::ForceCompletion);
-    record.mutate_kernel(kernel);
-    record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
-    record.mutate_grid_x(1);
-    record.mutate_grid_y(1);
-    record.mutate_grid_z(1);
-    record.mutate_block_x(1);
-    record.mutate_block_y(1);
-    record.mutate_block_z(1);
-    const std::size_t in_head = std::min(params.size(), kHeadParamBytes);
-    if (in_head != 0) std::memcpy(record.mutable_params()->Data(), params.data(), in_head);
-    for (std::uint32_t i = 1; i < count; ++i)
-        producer.write_continuation(i, params.data(), params.size(),
-                                    kHeadParamBytes + (i - 1) * kContinuationParamBytes);
-    return put(*this, record, count);
+    write_continuations(producer, params, kHeadParamBytes);
+    return put(*this, record, record.slots());
 }
 
 SessionClient::SessionClient(const std::string& socket, int device) : RawClient(socket) {

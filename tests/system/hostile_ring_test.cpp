@@ -103,18 +103,7 @@ class Attacker {
     // ---- records
 
     schema::LaunchRecord launch(const std::string& kernel, std::size_t param_bytes) const {
-        schema::LaunchRecord record{};
-        record.mutate_kind(RecordKind::Launch);
-        record.mutate_slots(static_cast<std::uint16_t>(launch_slots(param_bytes)));
-        record.mutate_param_bytes(static_cast<std::uint16_t>(param_bytes));
-        record.mutate_kernel(kernels_.at(kernel));
-        record.mutate_grid_x(1);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(1);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
-        return record;
+        return launch_record(kernels_.at(kernel), std::vector<std::byte>(param_bytes));
     }
     std::vector<std::byte> touch_params(std::uint64_t at) const { return Params().add(at).add(1u).add(2u); }
     std::vector<std::byte> touch_two_params(std::uint64_t one, std::uint64_t two) const {
@@ -156,17 +145,7 @@ class Attacker {
     }
     RecordImage graph_update(std::uint64_t at,
                              const std::function<void(schema::GraphUpdateRecord&)>& change) const {
-        schema::GraphUpdateRecord record{};
-        record.mutate_kind(RecordKind::GraphUpdate);
-        record.mutate_slots(2);
-        record.mutate_param_bytes(16);
-        record.mutate_graph(graph_);
-        record.mutate_grid_x(1);
-        record.mutate_grid_y(1);
-        record.mutate_grid_z(1);
-        record.mutate_block_x(1);
-        record.mutate_block_y(1);
-        record.mutate_block_z(1);
+        schema::GraphUpdateRecord record = update_record(graph_, 0, touch_params(at));
         change(record);
         return RecordImage::of(record, touch_params(at));
     }
