@@ -81,7 +81,6 @@ class float8e5(scalar):
 SCALARS: dict[str, type[scalar]] = {each.triton: each for each in scalar.__subclasses__()}
 
 _Element = TypeVar("_Element", bound=scalar)
-_made: dict[type[scalar], TensorOf] = {}
 
 
 class TensorOf:
@@ -101,6 +100,14 @@ class TensorOf:
         return f"ringlaunch.tensor[ringlaunch.{self.element.__name__}]"
 
 
+_made: dict[type[scalar], TensorOf] = {}
+
+
+def tensor_of(element: type[scalar]) -> TensorOf:
+    """One object for each type of elements."""
+    return _made.setdefault(element, TensorOf(element))
+
+
 class tensor(Generic[_Element]):
     """Device memory with elements of one type, as the annotation of a kernel's parameter: `x: rl.tensor[rl.float32]`.
 
@@ -113,4 +120,53 @@ class tensor(Generic[_Element]):
     def __class_getitem__(cls, element: Any) -> Any:
         if not (isinstance(element, type) and issubclass(element, scalar) and element is not scalar):
             raise refused("tensor[...]", "a type of elements as ringlaunch.float32", element)
-        return _made.setdefault(element, TensorOf(element))
+        return tensor_of(element)
+
+
+# What Triton calls types of elements, by numpy's and torch's names.
+ELEMENTS = {
+    "bool": "u1",
+    "float16": "fp16",
+    "bfloat16": "bf16",
+    "float32": "fp32",
+    "float64": "fp64",
+    "float8_e4m3fn": "fp8e4nv",
+    "float8_e5m2": "fp8e5",
+    "float8_e4m3fnuz": "fp8e4b8",
+    "float8_e5m2fnuz": "fp8e5b16",
+    **{f"int{bits}": f"i{bits}" for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": f"u{bits}" for bits in (8, 16, 32, 64)},
+}
+
+
+def element_of(value: Any) -> str | None:
+    """Triton's name for the type of a tensor's elements; None: it is no tensor, or Triton has no such type."""
+    return ELEMENTS.get(str(getattr(value, "dtype", "")).rpartition(".")[2])
+
+
+def find(annotation: Any, names: dict[str, Any]) -> TensorOf | type[scalar] | None:
+    """The type of ours that an annotation is, or says as text; None: it is another's."""
+    if isinstance(annotation, str):
+        try:
+            annotation = eval(annotation, names)
+        except Exception:
+            return None  # Triton reads words that are no Python: "*fp32"
+    if isinstance(annotation, TensorOf) or (isinstance(annotation, type) and issubclass(annotation, scalar)):
+        return annotation
+    return None
+
+
+def check(kernel: str, name: str, hint: TensorOf | type[scalar], value: Any) -> None:
+    """Refuses an argument that is not what its parameter's annotation says; ranges are checked where it is packed."""
+    is_tensor = hasattr(value, "data_ptr") or hasattr(value, "address") or hasattr(value, "__cuda_array_interface__")
+    if isinstance(hint, TensorOf):
+        expected = f"a tensor of {hint.element.__name__}, or an address"
+        fits = type(value) is int or (is_tensor and element_of(value) == hint.element.triton)
+    elif hint.triton.startswith(("fp", "bf")):
+        expected = f"a number for {hint.__name__}"
+        fits = isinstance(value, int | float) or (hasattr(value, "__float__") and not is_tensor)
+    else:
+        expected = f"an integer for {hint.__name__}" if hint is not int1 else "True or False"
+        fits = isinstance(value, int)
+    if not fits:
+        raise refused(f"kernel {kernel!r}, parameter {name!r}", expected, value)

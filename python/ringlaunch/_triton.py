@@ -32,6 +32,7 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
+from ringlaunch._hints import check, find
 from ringlaunch._triton_load import (
     WARP,
     CallPath,
@@ -170,7 +171,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         The variants that were compiled.
     """
 
-    __slots__ = ("_mode", "_targets", "_varargs", "_warmed")
+    __slots__ = ("_hints", "_mode", "_targets", "_varargs", "_warmed")
 
     _out_of_resources = OutOfResources
 
@@ -180,6 +181,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._mode = mode
         self._targets: dict[int, tuple[str, Any, Any]] = {}
         self._warmed: dict[str, tuple[Any, dict[str, Any]]] = {}  # what warmup() compiled, and its signature
+        self._hints = _take_hints(fn)
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -258,12 +260,23 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         settings["debug"] = kwargs.get("debug", self.debug) or knobs.runtime.debug
         kwargs = {**kwargs, **settings}
         device, _, binder = self._target(client)
+        if self._hints:
+            self._check_hints(args, kwargs)
         bound, specialization, options = binder(*args, **kwargs)
         if getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None:
             _, stages = knobs.runtime.add_stages_inspection_hook()
             specialization.append(f'("custom_pipeline", {stages})')
         key = jit.compute_cache_key(self.device_caches[device][1], specialization, options)
         return kwargs, bound, specialization, options, key
+
+    def _check_hints(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            given = self.signature.bind(*args, **{name: kwargs[name] for name in kwargs if name in self.arg_names})
+        except TypeError:
+            return  # Triton's binder says so
+        given.apply_defaults()
+        for name, hint in self._hints.items():
+            check(self.__name__, name, hint, given.arguments[name])
 
     def _compile(
         self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any], warmup: bool
@@ -305,6 +318,22 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         client = client_of(self, iter((*args, *kwargs.values())), None)
         key = self._specialize(client, args, kwargs)[-1]
         return self._by_key.get((client._handle, tuple(_settings(self).values()), key))
+
+
+def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
+    """The parameters that are annotated with types of ours. Where the annotation is text, as `from __future__ import
+    annotations` makes it, Triton is given what it says."""
+    hints = {}
+    for param in fn.params:
+        annotation = param._param.annotation
+        if (hint := find(annotation, fn.__globals__)) is None:
+            continue
+        hints[param.name] = hint
+        if hint is not annotation:
+            param._param = param._param.replace(annotation=hint)
+            for read in ("annotation", "annotation_type", "is_constexpr", "is_const"):
+                param.__dict__.pop(read, None)
+    return hints
 
 
 def _option_fields() -> list[str]:

@@ -7,8 +7,8 @@ are the images. The JSON is an object with
     made_by           releases of ringlaunch and Triton, for people
     kernel            the name of the kernel
     parameters        in order, each: name; keyword_only; constexpr; type, the type that an annotation fixes, as Triton
-                      writes it, or ""; const; specialize and align, whether values 1 and multiples of 16 are kernels of
-                      their own; default, where it has one
+                      writes it, or ""; checked, whether calls are checked against it; const; specialize and align,
+                      whether values 1 and multiples of 16 are kernels of their own; default, where it has one
     options           the keywords of a call beside parameters, with their defaults
     variants          each: architecture (90); image, its file's name; sha256 and bytes of it; entry, the function in
                       it; signature, the type of each parameter in Triton's words, lists for tuples; constants and
@@ -53,6 +53,7 @@ class SavedParam(NamedTuple):
     keyword_only: bool
     is_constexpr: bool
     annotation_type: str
+    checked: bool
     is_const: bool
     do_not_specialize: bool
     do_not_specialize_on_alignment: bool
@@ -185,6 +186,7 @@ def _param_out(kernel: str, param: SavedParam) -> dict[str, Any]:
         "keyword_only": param.keyword_only,
         "constexpr": param.is_constexpr,
         "type": param.annotation_type,
+        "checked": param.checked,
         "const": param.is_const,
         "specialize": not param.do_not_specialize,
         "align": not param.do_not_specialize_on_alignment,
@@ -282,13 +284,14 @@ class _Reader:
 
     def param(self, value: Any, number: int) -> SavedParam:
         where = f"parameter {number}"
-        flags = [self.take(value, name, bool, where) for name in ("keyword_only", "constexpr", "const", "specialize")]
+        names = ("keyword_only", "constexpr", "checked", "const", "specialize", "align")
+        keyword_only, constexpr, checked, const, specialize, align = (
+            self.take(value, each, bool, where) for each in names
+        )
         name, kind = self.take(value, "name", str, where), self.take(value, "type", str, where)
         default = decode(self.constant(value["default"], where), where) if "default" in value else None
-        keyword_only, constexpr, const, specialize = flags
-        align = self.take(value, "align", bool, where)
         return SavedParam(
-            name, keyword_only, constexpr, kind, const, not specialize, not align, "default" in value, default
+            name, keyword_only, constexpr, kind, checked, const, not specialize, not align, "default" in value, default
         )
 
     def variant(

@@ -63,6 +63,7 @@ def _param(kernel: JITFunction, param: Any) -> SavedParam:
         param._param.kind is inspect.Parameter.KEYWORD_ONLY,
         bool(param.is_constexpr),
         param.annotation_type,
+        param.name in kernel._hints,
         bool(param.is_const),
         bool(param.do_not_specialize),
         bool(param.do_not_specialize_on_alignment),

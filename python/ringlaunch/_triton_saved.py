@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ringlaunch import _triton_file
 from ringlaunch._check import refused, shown
 from ringlaunch._client import Client
+from ringlaunch._hints import SCALARS, TensorOf, check, element_of, scalar, tensor_of
 from ringlaunch._triton_file import SavedFile, SavedParam, SavedVariant, constant_text, encode, same
 from ringlaunch._triton_load import CallPath, call_param, client_of, give_scratch
 from ringlaunch.errors import Error, LimitReached, NotFound, ParamTypeError, Unsupported
@@ -28,20 +29,6 @@ if TYPE_CHECKING:
 
 _DIVISOR = 16  # the only one that Triton looks for
 _LISTED = 8  # variants in a message
-
-# What Triton calls types of elements, by numpy's and torch's names.
-_ELEMENTS = {
-    "bool": "u1",
-    "float16": "fp16",
-    "bfloat16": "bf16",
-    "float32": "fp32",
-    "float64": "fp64",
-    "float8_e4m3fn": "fp8e4nv",
-    "float8_e5m2": "fp8e5",
-    "float8_e4m3fnuz": "fp8e4b8",
-    "float8_e5m2fnuz": "fp8e5b16",
-    **{f"{sign}int{bits}": f"{sign or 'i'}{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
 
 
 class SavedImage:
@@ -88,6 +75,13 @@ def _plain(constant: Any) -> Any:
         return constant_text(constant)
 
 
+def _hint(path: Path, param: SavedParam) -> TensorOf | type[scalar]:
+    kind = SCALARS.get(param.annotation_type.removeprefix("*"))
+    if kind is None:
+        raise _triton_file.damaged(path, f"parameter {param.name!r} is checked for {param.annotation_type!r}")
+    return tensor_of(kind) if param.annotation_type.startswith("*") else kind
+
+
 class SavedKernel(CallPath):
     """A Triton kernel from a file: `kernel[grid](*args, **kwargs)`, as the kernel that was saved.
 
@@ -110,6 +104,7 @@ class SavedKernel(CallPath):
         self._path = path
         self._options = file.options
         self._images: dict[int, SavedImage] = {}
+        self._hints = {param.name: _hint(path, param) for param in file.params if param.checked}
         self._names = [param.name for param in file.params]
         self._begin(client)
         only, usual = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -145,6 +140,8 @@ class SavedKernel(CallPath):
         except TypeError as error:
             raise ParamTypeError(f"kernel {self.__name__!r}: {error}") from None
         bound.apply_defaults()
+        for name, hint in self._hints.items():
+            check(self.__name__, name, hint, bound.arguments[name])
         options = {}
         for name, value in kwargs.items():
             if name in self._options:
@@ -284,7 +281,7 @@ def _leaf(param: SavedParam | None, value: Any) -> tuple[str, bool]:
     if value is None:
         return fixed or "None", True  # a null pointer is aligned
     address = value.data_ptr() if hasattr(value, "data_ptr") else getattr(value, "address", None)
-    element = _ELEMENTS.get(str(getattr(value, "dtype", "")).rpartition(".")[2])
+    element = element_of(value)
     if isinstance(address, int) and element is not None:
         return fixed or f"{'*k' if param is not None and param.is_const else '*'}{element}", address % _DIVISOR == 0
     return type(value).__name__, False

@@ -1,0 +1,201 @@
+"""Annotations of ringlaunch's own on Triton kernels: what they mean to Triton, and what calls they refuse."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+from triton_support import triton
+
+import ringlaunch as rl
+from ringlaunch import float32 as f32
+from ringlaunch import tensor
+
+tl = pytest.importorskip("triton.language")
+
+Vector = rl.tensor[rl.float32]
+SCALARS = (
+    *("int1", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "bfloat16", "float32", "float64", "float8e4nv", "float8e5"),
+)
+
+
+@rl.jit
+def hinted(x: rl.tensor[rl.float32], n: rl.int32, a: float, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, i < n) * a, i < n)
+
+
+@rl.jit
+def by_triton(x: "*fp32", n: tl.int32, a: float, BLOCK: tl.constexpr):  # noqa: F722
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(x + i, tl.load(x + i, i < n) * a, i < n)
+
+
+@rl.jit
+def by_name(x: tensor[f32], y: Vector, n: rl.int64 = 7, flag: rl.int1 = True, by: rl.float64 = 2, K: tl.constexpr = 3):
+    if flag:
+        tl.store(x + n, tl.load(y) * by + K)
+
+
+@rl.jit
+def widths(
+    x: rl.tensor[rl.uint8], a: rl.int8, b: rl.int16, c: rl.uint8, d: rl.uint16, e: rl.uint32, f: rl.uint64,
+    g: rl.float16, h: rl.bfloat16,
+):  # fmt: skip
+    tl.store(x, (a + b + c + d + e + f + g + h).to(tl.uint8))
+
+
+@pytest.fixture
+def client(null):
+    with null.connect() as connected:
+        yield connected
+
+
+@pytest.fixture
+def x(client):
+    return client.zeros(256)
+
+
+@pytest.fixture
+def kernel():
+    return rl.wrap(triton.jit(hinted.fn))
+
+
+def test_to_triton_they_are_its_own_types(client, x):
+    theirs = rl.wrap(triton.jit(by_triton.fn))
+    ours = rl.wrap(triton.jit(hinted.fn))
+    for n in (128, 7, 1, 0):
+        for kernel in (theirs, ours):
+            kernel[(2,)](x, n, 2, BLOCK=64)
+            kernel[(2,)](x[1:], n, 2.5, BLOCK=64)
+    assert [v.signature for v in ours.cache] == [v.signature for v in theirs.cache]
+    assert [v.attributes for v in ours.cache] == [v.attributes for v in theirs.cache]
+    assert next(iter(ours.cache)).signature == {"x": "*fp32", "n": "i32", "a": "fp32", "BLOCK": "constexpr"}
+
+
+def test_names_that_were_imported_aliases_and_defaults(client, x):
+    by_name[(1,)](x, x)
+    by_name[(1,)](x, x, 1, False, 2.5, K=4)
+    assert [v.signature for v in by_name.cache] == [
+        {"x": "*fp32", "y": "*fp32", "n": "i64", "flag": "u1", "by": "fp64", "K": "constexpr"}
+    ] * 2
+    by_name.cache.clear()
+
+
+def test_all_widths(client):
+    x = client.zeros(16, np.uint8)
+    widths[(1,)](x, -128, -(2**15), 255, 2**16 - 1, 2**32 - 1, 2**64 - 1, 1.5, 2)
+    kinds = list(next(iter(widths.cache)).signature.values())
+    assert kinds == ["*u8", "i8", "i16", "u8", "u16", "u32", "u64", "fp16", "bf16"]
+    for at, value, name in [(1, 128, "'a' .int8."), (3, -1, "'c' .uint8."), (6, -1, "'f' .uint64."), (7, 1e6, "'g' .float16.")]:
+        args = [x, 1, 2, 3, 4, 5, 6, 1.5, 2]
+        args[at] = value
+        with pytest.raises(OverflowError, match=name):
+            widths[(1,)](*args)
+    widths.cache.clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("x", "half", r"parameter 'x': expected a tensor of float32, or an address, found .*Buffer float16"),
+        ("x", None, r"'x': expected a tensor of float32.*found None"),
+        ("x", 1.5, r"'x': expected a tensor of float32.*found 1.5 \(float\)"),
+        ("x", True, r"'x': expected a tensor of float32.*found True \(bool\)"),
+        ("x", np.zeros(4, np.float32), r"'x': expected a tensor.*\(ndarray\)"),
+        ("n", 1.5, r"'n': expected an integer for int32, found 1.5 \(float\)"),
+        ("n", None, r"'n': expected an integer for int32, found None"),
+        ("n", "buffer", r"'n': expected an integer for int32, found .*Buffer"),
+        ("n", np.int32(3), r"'n': expected an integer for int32.*\(int32\)"),
+        ("n", tl.constexpr(3), r"'n': expected an integer"),
+    ],
+)
+def test_another_type_is_refused_by_name_each_time(client, kernel, x, name, value, text):
+    if isinstance(value, str):
+        value = client.zeros(4, np.float16 if value == "half" else np.float32)
+    call = {"x": x, "n": 16, "a": 2.0, "BLOCK": 64}
+    before = client.default_stream.status.published
+    for _ in range(2):
+        with pytest.raises(rl.ParamTypeError, match=rf"kernel 'hinted', parameter {text}|kernel 'hinted', {text}"):
+            kernel[(1,)](**{**call, name: value})
+    assert client.default_stream.status.published == before
+    kernel[(1,)](**call)
+    with pytest.raises(rl.ParamTypeError, match=rf"{text}"):
+        kernel[(1,)](**{**call, name: value})
+    with pytest.raises(rl.ParamTypeError, match=rf"{text}"):
+        kernel.warmup(**{**call, name: value}, grid=(1,))
+    assert client.default_stream.status.published == before + 1 and len(kernel.cache) == 1
+
+
+def test_numbers_beyond_the_type_are_refused(client, kernel, x):
+    kernel[(1,)](x, 16, 2.0, BLOCK=64)
+    for _ in range(2):
+        with pytest.raises(rl.OutOfRange, match=r"parameter 'n' \(int32\).*-2147483648 to 2147483647"):
+            kernel[(1,)](x, 2**31, 2.0, BLOCK=64)
+    with pytest.raises(rl.ParamTypeError, match=r"parameter 'a'"):
+        kernel[(1,)](x, 16, "2.0", BLOCK=64)
+
+
+def test_an_address_is_a_pointer_where_the_annotation_says_so(client, kernel, x):
+    stream = client.stream()
+    for _ in range(3):
+        kernel[(1,)](x.address, 16, 2.0, BLOCK=64, stream=stream)
+    stream.synchronize()
+    (variant,) = kernel.cache
+    assert variant.signature["x"] == "*fp32" and variant.hits == 3
+
+
+def test_annotations_that_are_text(client, x, tmp_path):
+    path = tmp_path / "postponed.py"
+    path.write_text(
+        "from __future__ import annotations\n"
+        "import triton.language as tl\n"
+        "import ringlaunch as rl\n\n"
+        "def scale(x: rl.tensor[rl.float32], n: rl.int64, f: float, B: tl.constexpr, other: '*fp16' = None):\n"
+        "    i = tl.arange(0, B)\n"
+        "    tl.store(x + i, tl.load(x + i) * f, i < n)\n"
+    )
+    spec = importlib.util.spec_from_file_location("postponed", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    kernel = rl.jit(module.scale)
+    kernel[(1,)](x, 16, 2.0, B=64)
+    assert next(iter(kernel.cache)).signature["n"] == "i64"
+    with pytest.raises(rl.ParamTypeError, match="'x': expected a tensor of float32"):
+        kernel[(1,)](client.zeros(4, np.float64), 16, 2.0, B=64)
+
+
+def test_a_saved_kernel_checks_as_well(client, kernel, x, tmp_path):
+    kernel[(1,)](x, 16, 2.0, BLOCK=64)
+    kernel.save(tmp_path / "file")
+    loaded = rl.load(tmp_path / "file")
+    loaded[(1,)](x, 16, 3, BLOCK=64)
+    loaded[(1,)](x.address, 16, 3, BLOCK=64)
+    for _ in range(2):
+        with pytest.raises(rl.ParamTypeError, match=r"kernel 'hinted', parameter 'x': expected a tensor of float32"):
+            loaded[(1,)](client.zeros(4, np.float16), 16, 2.0, BLOCK=64)
+        with pytest.raises(rl.ParamTypeError, match=r"parameter 'n': expected an integer for int32"):
+            loaded[(1,)](x, 2.5, 2.0, BLOCK=64)
+
+
+def test_tuned_kernels_are_checked_as_well(client, x):
+    tuned = rl.wrap(
+        triton.autotune([triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 64})], key=["n"])(triton.jit(hinted.fn))
+    )
+    tuned[(1,)](x, 16, 2.0)
+    with pytest.raises(rl.ParamTypeError, match="parameter 'x': expected a tensor of float32"):
+        tuned[(1,)](client.zeros(4, np.int32), 16, 2.0)
+
+
+@pytest.mark.parametrize("name", SCALARS)
+def test_each_type_is_named_as_in_triton(name):
+    ours, theirs = getattr(rl, name), getattr(tl, name)
+    assert triton.runtime.jit._normalize_ty(ours) == triton.runtime.jit._normalize_ty(theirs)
+    assert str(rl.tensor[ours]) == "*" + triton.runtime.jit._normalize_ty(theirs)
+    assert rl.tensor[ours] is rl.tensor[ours] and repr(rl.tensor[ours]) == f"ringlaunch.tensor[ringlaunch.{name}]"
+
+
+def test_a_tensor_is_of_a_type():
+    for wrong in (3, int, "float32", rl.tensor[rl.float32], tl.float32):
+        with pytest.raises(rl.ParamTypeError, match=r"tensor\[...\]: expected a type of elements"):
+            rl.tensor[wrong]
