@@ -19,7 +19,9 @@ CLI::Validator number_within(double least, double most) {
         [=, what = std::string(range)](const std::string& text) -> std::string {
             double value = 0;
             const auto parsed = std::from_chars(text.data(), text.data() + text.size(), value);
-            if (parsed.ec == std::errc() && value >= least && value <= most) return "";
+            if (parsed.ec == std::errc() && parsed.ptr == text.data() + text.size() && value >= least &&
+                value <= most)
+                return "";
             return text + " is no number in " + what;
         },
         std::string("in ") + range);

@@ -73,6 +73,7 @@ def test_version_says_program_and_protocol_in_text_and_json(cli):
         (["serve", "--max-ring-slots", "100"], "100 is no power of two"),
         (["serve", "--batch", "1025"], "--batch"),
         (["serve", "--spin-us", "nan"], "nan is no number in [0 - 1000000000]"),
+        (["serve", "--spin-us", "0x7fffffffffffffff"], "is no number in [0 - 1000000000]"),
         (["serve", "--exit-when-idle", "-1"], "--exit-when-idle"),
         (["serve", "--socket", ""], "the path is empty"),
         (["status", "--socket", ""], "the path is empty"),
