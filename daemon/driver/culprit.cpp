@@ -64,19 +64,21 @@ bool same_params(const NotedLaunch& launch, const DumpedGrid& grid) {
 }
 
 // Of each stream the first running launch that `matches`. A stream runs one launch after another: where any
-// stream's foremost launch matches, those of which a later one does are out.
+// stream's foremost record matches, those of which a later one does are out. A graph's launches are one
+// record: how many of them have run is not known.
 template <class Matches>
 std::vector<FaultedLaunch> running_where(std::span<const LaunchJournal* const> journals,
                                          const Matches& matches) {
     std::vector<FaultedLaunch> foremost, later;
     for (const LaunchJournal* journal : journals) {
-        bool first = true, found = false;
+        std::optional<std::uint64_t> first;
+        bool found = false;
         journal->each_running([&](const NotedLaunch& launch) {
-            if (!found && matches(launch)) {
-                found = true;
-                (first ? foremost : later).push_back({journal->stream(), launch.position, launch.kernel});
-            }
-            first = false;
+            if (!first) first = launch.position;
+            if (found || !matches(launch)) return;
+            found = true;
+            (launch.position == *first ? foremost : later)
+                .push_back({journal->stream(), launch.position, launch.kernel});
         });
     }
     return foremost.empty() ? later : foremost;

@@ -152,6 +152,15 @@ TEST(Culprit, IsTheForemostOfAStreamRatherThanOneBehindOthers) {
     EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(2, 7)));
 }
 
+TEST(Culprit, IsAnyOfTheForemostGraphSinceNobodyKnowsHowFarThatIs) {
+    Fallen in("illegal");
+    in.streams[0]->note(in.launch("step", 5));
+    in.streams[0]->note(in.launch("bad_store", 5));
+    in.streams[0]->note(in.launch("bad_store", 6));
+    in.streams[1]->note(in.launch("bad_store", 7));
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 5), at(2, 7)));
+}
+
 TEST(Culprit, IsBehindOthersWhereNoForemostOneFits) {
     Fallen in("illegal");
     in.streams[0]->note(in.launch("step", 4));
