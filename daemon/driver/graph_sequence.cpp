@@ -19,14 +19,9 @@ std::size_t padded(std::size_t bytes) {
 }  // namespace
 
 GraphSequence::GraphSequence(std::span<const GraphNode> nodes) : nodes_(nodes.begin(), nodes.end()) {
-    labels_.resize(nodes_.size());
     std::size_t bytes = 0;
-    for (std::size_t i = 0; i < nodes_.size(); ++i) {
-        const auto* launch = std::get_if<Launch>(&nodes_[i]);
-        if (launch == nullptr) continue;
-        bytes += padded(launch->param_bytes);
-        labels_[i] = launch->kernel->layout().name + " (launch " + std::to_string(i) + " of a graph)";
-    }
+    for (const GraphNode& node : nodes_)
+        if (const auto* launch = std::get_if<Launch>(&node)) bytes += padded(launch->param_bytes);
     params_ = static_cast<std::byte*>(::operator new[](bytes, std::align_val_t{kAlignment}));
     std::byte* to = params_;
     for (GraphNode& node : nodes_) {

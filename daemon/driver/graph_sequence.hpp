@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "daemon/driver/driver.hpp"
@@ -20,15 +19,12 @@ class GraphSequence {
 
     std::size_t size() const { return nodes_.size(); }
     const GraphNode& node(std::size_t i) const { return nodes_[i]; }  // a launch's `params` point into this
-    // For fault reports: which launch of the graph it is.
-    const char* label(std::size_t i) const { return labels_[i].c_str(); }
     void set(std::size_t i, const Launch& launch) noexcept;
     // `other` is of the same nodes.
     void take_over(const GraphSequence& other) noexcept;
 
   private:
     std::vector<GraphNode> nodes_;
-    std::vector<std::string> labels_;
     std::byte* params_ = nullptr;
 };
 

@@ -111,6 +111,13 @@ Writer describe(FaultPage& to, int signal, std::uint64_t address, std::uint64_t 
     return Writer(to.text, sizeof(to.text));
 }
 
+void name_running(Writer& to) {
+    to.text(running.what);
+    if (running.node >= 0)
+        to.text(" (launch ").number(static_cast<std::uint64_t>(running.node), 10).text(" of a graph)");
+    to.text(", record ").number(running.position, 10);
+}
+
 void publish(FaultPage& to) {
     // sync: FAULT (pairs with the supervisor's load once it has reaped this process). waitpid() orders all of
     // it; release only keeps the compiler from storing the kind before the rest, should another signal end
@@ -157,7 +164,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         text.text(signal_name(signal));
         if (signal == SIGSEGV || signal == SIGBUS) text.text(" at address 0x").number(address, 16);
         text.text(explain(signal, *info, address)).text(running.kernel != 0 ? " in kernel " : " in ");
-        text.text(running.what).text(", record ").number(running.position, 10);
+        name_running(text);
         publish(*to);
     }
     die_of(signal);
@@ -171,11 +178,7 @@ void on_exit_called() {
     if (running.what == nullptr || to == nullptr) return;
     if (caught.exchange(true, std::memory_order_relaxed))  // relaxed: as in on_fault
         for (;;) ::pause();
-    describe(*to, SIGABRT, 0, 0)
-        .text("exit() called in kernel ")
-        .text(running.what)
-        .text(", record ")
-        .number(running.position, 10);
+    name_running(describe(*to, SIGABRT, 0, 0).text("exit() called in kernel "));
     publish(*to);
     // Neither the exit status of the kernel's choice nor the destructors of a process whose threads still
     // run.
@@ -236,6 +239,7 @@ void set_running(const Running& now) noexcept {
     running.stream = now.stream;
     running.position = now.position;
     running.kernel = now.kernel;
+    running.node = now.node;
     // The handler looks at `what` first.
     std::atomic_signal_fence(std::memory_order_release);
     running.what = now.what;

@@ -15,6 +15,7 @@ struct Running {
     std::uint64_t position = 0;
     std::uint64_t kernel = 0;    // id in the session; 0: no kernel
     const char* what = nullptr;  // the kernel's name, or what else is done; null: nothing that can be blamed
+    std::int64_t node = -1;      // of a graph; negative: it is none of one
 };
 
 // Catches the signals that a fault raises (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP) and exit(), in

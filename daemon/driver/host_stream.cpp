@@ -235,9 +235,9 @@ struct HostStream::State {
     bool wait_for_work(std::uint64_t at) noexcept;
     bool execute(Op& op) noexcept;
     bool execute_graph(const MemoryGraph& graph) noexcept;
-    // `what`: for fault reports; null: the kernel's name.
+    // `node`: of a user's graph; negative: of none.
     void execute_launch(std::uint64_t position, std::uint64_t kernel_id, const HostKernel& kernel, Dim3 grid,
-                        Dim3 block, const std::byte* at, const char* what = nullptr) noexcept;
+                        Dim3 block, const std::byte* at, std::int64_t node = -1) noexcept;
     bool execute_wait(const WaitOp& wait) noexcept;
     bool execute_recorded(std::uint64_t position, const GraphSequence& sequence) noexcept;
     bool completed(std::uint64_t end) noexcept;
@@ -374,7 +374,7 @@ bool HostStream::State::execute_recorded(std::uint64_t position, const GraphSequ
         if (stopping()) return false;
         if (const auto* launch = std::get_if<Launch>(&sequence.node(i))) {
             execute_launch(position, launch->kernel_id, static_cast<const HostKernel&>(*launch->kernel),
-                           launch->grid, launch->block, launch->params, sequence.label(i));
+                           launch->grid, launch->block, launch->params, static_cast<std::int64_t>(i));
         } else if (const auto* copy = std::get_if<Copy>(&sequence.node(i))) {
             set_running({id, position, 0, "a copy of a graph"});
             run_copy(*copy);
@@ -390,13 +390,13 @@ bool HostStream::State::execute_recorded(std::uint64_t position, const GraphSequ
 
 void HostStream::State::execute_launch(std::uint64_t position, std::uint64_t kernel_id,
                                        const HostKernel& kernel, Dim3 grid, Dim3 block, const std::byte* at,
-                                       const char* what) noexcept {
+                                       std::int64_t node) noexcept {
     const kernel_abi::HostLaunch call{{grid.x, grid.y, grid.z},
                                       {block.x, block.y, block.z},
                                       reinterpret_cast<const unsigned char*>(at),
                                       0,
                                       std::uint64_t{grid.x} * grid.y * grid.z};
-    set_running({id, position, kernel_id, what != nullptr ? what : kernel.layout().name.c_str()});
+    set_running({id, position, kernel_id, kernel.layout().name.c_str(), node});
     kernel.run()(&call);
     clear_running();
 }
