@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "daemon/driver/cuda_explicit_graph.hpp"
-#include "daemon/driver/cuda_module.hpp"
+#include "daemon/driver/cuda_node.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "schema/pages.hpp"
 
@@ -152,7 +152,7 @@ Status CudaStream::launch_plainly(const Launch& launch) noexcept {
     std::size_t bytes = launch.param_bytes;
     void* packed[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(launch.params),
                       CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
-    const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
+    const CudaKernel& kernel = kernel_of(launch);
     void** const extra = bytes == 0 ? nullptr : packed;
     const std::span<const CUlaunchAttribute> attributes = kernel.attributes();
     CUresult result;
@@ -184,7 +184,7 @@ void CudaStream::note(const Launch& launch) noexcept {
     NotedLaunch noted;
     noted.position = launch.position;
     noted.kernel = launch.kernel_id;
-    const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
+    const CudaKernel& kernel = kernel_of(launch);
     noted.function = reinterpret_cast<std::uintptr_t>(kernel.function());
     noted.module = reinterpret_cast<std::uintptr_t>(kernel.module());
     noted.name = kernel.name_digest();
@@ -203,7 +203,7 @@ Status CudaStream::refused_launch(const Launch& launch, CUresult result) noexcep
     CUdevice device = 0;
     int processors = 0, blocks = 0;
     const auto threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
-    const auto& kernel = static_cast<const CudaKernel&>(*launch.kernel);
+    const CudaKernel& kernel = kernel_of(launch);
     if (api_.cuCtxGetDevice_(&device) == CUDA_SUCCESS &&
         api_.cuDeviceGetAttribute_(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device) ==
             CUDA_SUCCESS &&

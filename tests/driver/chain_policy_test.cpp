@@ -51,7 +51,9 @@ TEST(ChainPolicy, LooksAtEachLengthOnceAndTheLongestFirst) {
         }
         EXPECT_EQ(looked.back(), std::min<std::size_t>(launches, 4));
         EXPECT_LE(looked.front(), std::min(launches, kLongestChain));
-        if (launches <= kLongestExactChain) EXPECT_EQ(looked.front(), launches);
+        if (launches <= kLongestExactChain) {
+            EXPECT_EQ(looked.front(), launches);
+        }
         // At most a third goes without, which the next look takes.
         EXPECT_GE(looked.front() * 3, std::min(launches, kLongestChain) * 2) << launches;
     }
