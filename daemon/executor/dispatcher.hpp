@@ -130,9 +130,7 @@ class Dispatcher {
     Step take_wait(StreamPort& stream, const RecordCopy& copy) noexcept;
     Step take_graph_launch(StreamPort& stream, const RecordCopy& copy) noexcept;
     Step take_graph_update(StreamPort& stream, const RecordCopy& copy) noexcept;
-    // `graph` null: there is none of that id.
-    Step refuse_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id,
-                      const Graph* graph) noexcept;
+    Graph* find_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id) noexcept;
     void refuse_node(StreamPort& stream, const RecordCopy& record, Status status, const Graph& graph,
                      std::uint32_t node, const char* what) noexcept;
     // Issues a copy or a fill: `call` asks the driver. `bytes` 0: there is nothing to ask.

@@ -16,8 +16,12 @@ void Dispatcher::refuse_node(StreamPort& stream, const RecordCopy& record, Statu
     refuse(stream, record, status, detail);
 }
 
-Dispatcher::Step Dispatcher::refuse_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id,
-                                          const Graph* graph) noexcept {
+// The graph that a record names, as of that record. Null: there is none that can be launched, and the stream
+// was stopped for it.
+Graph* Dispatcher::find_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id) noexcept {
+    Graph* const graph = stream.graphs.find(id);
+    if (graph != nullptr) graph->go_on_at(copy.position);
+    if (graph != nullptr && graph->driver_graph() != nullptr) return graph;
     char detail[160];
     if (graph != nullptr)
         std::snprintf(detail, sizeof detail, "%s", graph->why());
@@ -25,16 +29,15 @@ Dispatcher::Step Dispatcher::refuse_graph(StreamPort& stream, const RecordCopy& 
         std::snprintf(detail, sizeof detail, "graph %s is not of this stream, or was dropped",
                       id_text(id).c_str());
     refuse(stream, copy, Status::bad_graph, detail);
-    return Step::ended;
+    return nullptr;
 }
 
 Dispatcher::Step Dispatcher::take_graph_launch(StreamPort& stream, const RecordCopy& copy) noexcept {
     std::uint64_t id = 0;
     if (const Status status = check_graph_launch(copy, id); status != Status::ok)
         return answer(stream, copy, status);
-    Graph* const graph = stream.graphs.find(id);
-    if (graph == nullptr || graph->driver_graph() == nullptr) return refuse_graph(stream, copy, id, graph);
-    graph->go_on_at(copy.position);
+    Graph* const graph = find_graph(stream, copy, id);
+    if (graph == nullptr) return Step::ended;
     RecordCopy record;
     std::uint32_t node = 0;
     if (const Status status = graph->check(bounds(stream), copy.position, node, record);
@@ -72,10 +75,8 @@ Dispatcher::Step Dispatcher::take_graph_update(StreamPort& stream, const RecordC
     if (const Status status = check_graph_update(copy); status != Status::ok)
         return answer(stream, copy, status);
     const auto& update = copy.as<schema::GraphUpdateRecord>();
-    Graph* const graph = stream.graphs.find(update.graph());
-    if (graph == nullptr || graph->driver_graph() == nullptr)
-        return refuse_graph(stream, copy, update.graph(), graph);
-    graph->go_on_at(copy.position);
+    Graph* const graph = find_graph(stream, copy, update.graph());
+    if (graph == nullptr) return Step::ended;
     RecordCopy record;
     if (!graph->record_of(update, copy, record)) {
         refuse_node(stream, copy, Status::bad_node, *graph, update.node(), "of");

@@ -224,11 +224,13 @@ void Graph::go_on_at(std::uint64_t position) noexcept {
     restored_ = false;
     page_.go_on_at(position, [&](std::uint32_t node, const driver::Launch& launch) {
         keep(node, launch);
-        // It was taken before, so it is taken again; where it is not, that is found out by the launch.
-        if (driver_graph_ != nullptr &&
-            driver_graph_->update(node, std::get<driver::Launch>(nodes_[node])) != Status::ok)
-            checked_at_ = 0;
+        lost_ |= driver_graph_ != nullptr &&
+                 driver_graph_->update(node, std::get<driver::Launch>(nodes_[node])) != Status::ok;
     });
+    // It was taken before the restart, so only a driver in trouble does not take it again.
+    if (lost_)
+        why_ = "graph " + id_text(id_) +
+               " can be launched no more: after a restart the driver refused an update that it took before";
 }
 
 Status Graph::check(const Bounds& bounds, std::uint64_t position, std::uint32_t& node,

@@ -48,7 +48,7 @@ class Graph {
     };
     const Counts& counts() const { return counts_; }
     // Null: it can be launched no more, and why() says why.
-    driver::Graph* driver_graph() const { return driver_graph_.get(); }
+    driver::Graph* driver_graph() const { return lost_ ? nullptr : driver_graph_.get(); }
     const char* why() const { return why_.c_str(); }
     // Before a record at `position` is looked at: what a restart left to be done.
     void go_on_at(std::uint64_t position) noexcept;
@@ -80,6 +80,7 @@ class Graph {
     std::string why_;
     std::uint64_t checked_at_ = 0;  // SessionView::changes when all of it was found good; 0: never
     bool restored_ = false;         // what a restart left has not been looked at yet
+    bool lost_ = false;             // the driver's graph is not what nodes_ are
 };
 
 }  // namespace ringlaunch::executor

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <string>
 
 #include "schema/error.hpp"
@@ -52,6 +53,20 @@ void store(StoredNode& to, std::uint64_t end, std::uint32_t node, const driver::
     if (launch.param_bytes != 0) std::memcpy(params_of(to), launch.params, launch.param_bytes);
 }
 
+// A launch is checked as the record that would say it, which has less room for a number.
+bool fits_a_record(const StoredNode& node) {
+    constexpr std::uint32_t kMost = std::numeric_limits<std::uint16_t>::max();
+    const auto fits = [](std::uint32_t side) { return side >= 1 && side <= kMost; };
+    switch (static_cast<RecordKind>(node.kind)) {
+        case RecordKind::Launch:
+            return std::ranges::all_of(node.block, fits);
+        case RecordKind::Fill:
+            return node.width == 1 || node.width == 2 || node.width == 4;
+        default:
+            return true;
+    }
+}
+
 [[noreturn]] void refuse(const std::string& what) {
     throw Error(Status::internal_error, "the graph cannot be had again: its page " + what);
 }
@@ -74,7 +89,6 @@ GraphPage::GraphPage(std::span<const driver::GraphNode> nodes) {
     head.magic = kGraphPageMagic;
     head.version = kProtocolVersion;
     head.nodes = static_cast<std::uint32_t>(nodes.size());
-    head.base_bytes = base;
     head.entry_bytes = static_cast<std::uint32_t>(longest);
     head.entries = entries;
     std::size_t at = kHeaderBytes;
@@ -124,6 +138,7 @@ void GraphPage::read() {
         if (at + kNodeBytes > mapping_.size()) refuse("ends within its nodes");
         auto& node = *mapping_.as<StoredNode>(at);
         if (node.param_bytes > kMaxParamBytes) refuse("has a node with too many parameters");
+        if (!fits_a_record(node)) refuse("has a node that no record says");
         const std::size_t bytes = stored_bytes(node.param_bytes);
         if (at + bytes > mapping_.size()) refuse("ends within its nodes");
         switch (static_cast<RecordKind>(node.kind)) {
@@ -168,7 +183,8 @@ void GraphPage::read() {
     for (std::uint64_t i = folded_; i != logged_; ++i) {
         const StoredNode& logged = *entry(i);
         if (logged.node >= head.nodes || logged.kind != static_cast<std::uint32_t>(RecordKind::Launch) ||
-            base_[logged.node]->kind != logged.kind || base_[logged.node]->param_bytes != logged.param_bytes)
+            base_[logged.node]->kind != logged.kind ||
+            base_[logged.node]->param_bytes != logged.param_bytes || !fits_a_record(logged))
             refuse("has an update of no launch");
     }
 }

@@ -31,7 +31,6 @@ struct GraphPageHeader {
     std::uint64_t magic;
     std::uint32_t version;
     std::uint32_t nodes;
-    std::uint64_t base_bytes;
     std::uint32_t entry_bytes;
     std::uint32_t entries;
     // Counts of entries, never masked: [folded, logged) are in the log.

@@ -46,6 +46,9 @@ std::uint32_t stored_word(const GraphPage& page, std::size_t node) {
 }
 
 // Two launches and a fill.
+constexpr std::size_t kNodeBytes = (sizeof(StoredNode) + 63) / 64 * 64;
+constexpr std::size_t kLaunchBytes = kNodeBytes + 64,
+                      kBaseBytes = kLaunchBytes + kNodeBytes + kNodeBytes + 256;
 GraphPage small_page() {
     const auto a = word(1), b = word(2, 200);
     return GraphPage(std::vector<driver::GraphNode>{launch_of(a), driver::Fill{}, launch_of(b)});
@@ -126,6 +129,20 @@ TEST(GraphPage, RefusesWhatIsNoPage) {
     EXPECT_TRUE(refused([](GraphPageHeader& head, StoredNode&) { head.logged.store(1); })) << "of no launch";
     EXPECT_TRUE(refused([](GraphPageHeader&, StoredNode& node) { node.param_bytes = 1u << 20; }));
     EXPECT_TRUE(refused([](GraphPageHeader&, StoredNode& node) { node.kind = 3; }));
+    // What a record of it would cut off, so that something else would be checked than is launched.
+    EXPECT_TRUE(refused([](GraphPageHeader&, StoredNode& node) { node.block[1] += 1u << 16; }));
+    EXPECT_TRUE(refused([](GraphPageHeader&, StoredNode& node) { node.block[2] = 0; }));
+    EXPECT_TRUE(refused([](GraphPageHeader&, StoredNode& node) {
+        auto& fill = *reinterpret_cast<StoredNode*>(reinterpret_cast<std::byte*>(&node) + kLaunchBytes);
+        EXPECT_EQ(fill.kind, static_cast<std::uint32_t>(RecordKind::Fill));
+        fill.width = 0;
+    }));
+    EXPECT_TRUE(refused([](GraphPageHeader& head, StoredNode& node) {
+        auto& logged = *reinterpret_cast<StoredNode*>(reinterpret_cast<std::byte*>(&node) + kBaseBytes);
+        std::memcpy(static_cast<void*>(&logged), &node, sizeof node);
+        head.logged.store(1);
+        logged.block[0] += 1u << 16;
+    }));
 }
 
 // A writer that is killed anywhere, again and again: whoever goes on finds, for every place from what had
@@ -165,7 +182,7 @@ TEST(GraphPage, AWriterThatIsKilledAnywhereLosesNoUpdateAndDoublesNone) {
         for (const std::uint64_t at : {a, a + (b - a) / 2, b}) {
             const Mapping now(page, 4096, Mapping::Access::read_only, "a page");
             const auto& head = *now.as<GraphPageHeader>();
-            const std::size_t bytes = 64 + head.base_bytes + std::size_t{head.entries} * head.entry_bytes;
+            const std::size_t bytes = 64 + kBaseBytes + std::size_t{head.entries} * head.entry_bytes;
             UniqueFd copy = make_memfd("copy", bytes);
             seal(copy, Sealing::shared, "copy");
             const Mapping from(page, bytes, Mapping::Access::read_only, "a page"),
@@ -504,6 +521,15 @@ TEST_F(Graphs, ANextExecutorHasItWithTheUpdatesBeforeWhereTheStreamGoesOn) {
     EXPECT_THAT(next_words(a), ElementsAre(1u, 0u, 20u)) << "a rerun meets the update again in the ring";
     EXPECT_THAT(next_words(updated), ElementsAre(10u, 0u, 20u));
     EXPECT_THAT(next_words(b), ElementsAre(10u, 0u, 20u)) << "behind the doubt it counts as taken";
+
+    // Where the driver does not take again what it took before, the graph is not what it should be.
+    driver.refuse_updates_with = Status::driver_failed;
+    Graph torn(kGraph, page.duplicate(), a, bounds(), driver);
+    ASSERT_NE(torn.driver_graph(), nullptr);
+    torn.go_on_at(b);
+    EXPECT_EQ(torn.driver_graph(), nullptr);
+    EXPECT_THAT(torn.why(), HasSubstr("refused an update"));
+    driver.refuse_updates_with = Status::ok;
 
     // What it is made of may be gone by then: then its launches say so.
     view.kernels.erase(kSaxpy);
