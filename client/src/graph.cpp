@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "client/src/enqueue.hpp"
 #include "client/src/waiter.hpp"
@@ -150,11 +151,13 @@ void publish_update(StreamState& stream, std::uint64_t graph, std::uint32_t i,
 }
 
 // The next node that this instance has not as it is now; the count of nodes: there is none.
-std::size_t next_stale(const GraphState& graph, const GraphInstance& instance) noexcept {
+std::size_t next_stale(const GraphState& graph, GraphInstance& instance) noexcept {
     if (instance.version == graph.version) return graph.nodes.size();
-    std::size_t i = 0;
-    while (i < graph.nodes.size() && instance.sent[i] == graph.nodes[i].version) ++i;
-    return i;
+    if (std::exchange(instance.looked_at, graph.version) != graph.version) instance.first_stale = 0;
+    while (instance.first_stale < graph.nodes.size() &&
+           instance.sent[instance.first_stale] == graph.versions[instance.first_stale])
+        ++instance.first_stale;
+    return instance.first_stale;
 }
 
 }  // namespace
@@ -228,6 +231,7 @@ std::shared_ptr<GraphState> make_graph(const std::shared_ptr<StreamState>& strea
     graph->home = stream;
     graph->client = stream->keeper;
     graph->nodes = std::move(recorded.nodes);
+    graph->versions.assign(graph->nodes.size(), 0);
     return graph;
 }
 
@@ -251,7 +255,7 @@ std::shared_ptr<PendingInstance> GraphState::prepare(std::shared_ptr<StreamState
     pending->description = describe(*this, pending->slots);
     pending->made.stream = stream.get();
     pending->made.stream_id = stream->id;
-    for (const GraphNode& node : nodes) pending->made.sent.push_back(node.version);
+    pending->made.sent = versions;
     pending->made.version = version;
     pending->stream = std::move(stream);
     instances.reserve(instances.size() + 1);
@@ -298,12 +302,12 @@ Status update_node(GraphState& graph, std::size_t i, Dim3 grid, Dim3 block, std:
         node.grid = grid;
         node.block = block;
         node.shared_bytes = shared_bytes;
-        node.version = ++graph.version;
+        graph.versions[i] = ++graph.version;
         return Status::ok;
     });
 }
 
-std::uint32_t next_slots(const GraphState& graph, const GraphInstance& instance) noexcept {
+std::uint32_t next_slots(const GraphState& graph, GraphInstance& instance) noexcept {
     const std::size_t i = next_stale(graph, instance);
     return i == graph.nodes.size() ? 1 : update_slots(graph.nodes[i].params.size());
 }
@@ -318,7 +322,7 @@ Status enqueue_next(GraphState& graph, GraphInstance& instance, StreamState& str
     if (const Status status = reserve(stream, slots); status != Status::ok) return status;
     if (update) {
         publish_update(stream, instance.id, static_cast<std::uint32_t>(i), graph.nodes[i]);
-        instance.sent[i] = graph.nodes[i].version;
+        instance.sent[i] = graph.versions[i];
         return Status::ok;
     }
     instance.version = graph.version;

@@ -30,7 +30,6 @@ struct GraphNode {
     std::uint32_t shared_bytes = 0;
     std::vector<std::byte> params;
     std::array<std::byte, kSlotBytes> record{};  // of a copy or a fill
-    std::uint64_t version = 0;                   // GraphState::version when it was last updated
     std::vector<Buffer> keeps;                   // memory that it names, where the caller said so
 };
 
@@ -50,6 +49,8 @@ struct GraphInstance {
     std::uint64_t id = 0;
     std::vector<std::uint64_t> sent;  // each node's version
     std::uint64_t version = 0;        // everything up to here was sent
+    std::uint64_t looked_at = 0;      // of GraphState::version, when ...
+    std::size_t first_stale = 0;      // ... no node before this one was stale
 };
 
 // An instance on its way. What the daemon made and nobody adopted is dropped.
@@ -69,7 +70,8 @@ struct GraphState {
     std::shared_ptr<StreamState> home;  // where it was recorded
     std::shared_ptr<ClientState> client;
     std::vector<GraphNode> nodes;
-    std::uint64_t version = 0;
+    std::uint64_t version = 0;            // grows with each update
+    std::vector<std::uint64_t> versions;  // each node's: when it was last updated
     std::vector<GraphInstance> instances;
 
     // Null: the stream has none yet.
@@ -93,7 +95,7 @@ Status update_node(GraphState& graph, std::size_t i, Dim3 grid, Dim3 block, std:
 
 // What stands before the graph's launch, and then that, one record at a time: how many slots the next has,
 // ...
-std::uint32_t next_slots(const GraphState& graph, const GraphInstance& instance) noexcept;
+std::uint32_t next_slots(const GraphState& graph, GraphInstance& instance) noexcept;
 // ... and enqueues it, or answers that the ring is full. `launched`: it was the launch.
 Status enqueue_next(GraphState& graph, GraphInstance& instance, StreamState& stream, bool& launched) noexcept;
 

@@ -123,7 +123,7 @@ class GraphHandle {
         }
         if (stream->state->recorder == nullptr && state->find(*stream->state) == nullptr) make(stream);
         for (bool launched = false; !launched;) {
-            const detail::GraphInstance* known = state->find(*stream->state);
+            detail::GraphInstance* known = state->find(*stream->state);
             const std::uint32_t slots = known == nullptr ? 1 : detail::next_slots(*state, *known);
             check(await_turn_and_room(stream, slots, kLaunching));
             if (stream->state->recorder != nullptr)

@@ -97,6 +97,21 @@ def test_a_launch_is_one_slot_and_an_update_goes_before_the_next(kernels, stream
     assert stream.status.published == before + 5
 
 
+def test_all_launches_of_a_long_graph_are_updated_before_one_launch(kernels, client, stream):
+    cells = client.zeros(1500, np.int32)
+    with stream.record() as graph:
+        for _ in range(1500):
+            kernels["increment"][1, 1](cells, stream=stream)
+    graph.launch()
+    for shift in (0, 1):
+        graph.update({at: (cells[(at + shift) % 1500 :],) for at in range(0, 1500, 1 + shift)})
+        graph.launch()
+    expected = np.ones(1500, np.int32)
+    expected[0] += 1500
+    expected[1::2] += 2
+    assert (cells.numpy(stream=stream) == expected).all()
+
+
 def test_updates_of_grid_block_and_shared_memory(client, kernels, stream):
     out = client.zeros(6, np.uint32)
     with stream.record() as graph:

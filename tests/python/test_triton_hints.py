@@ -87,7 +87,12 @@ def test_all_widths(client):
     widths[(1,)](x, -128, -(2**15), 255, 2**16 - 1, 2**32 - 1, 2**64 - 1, 1.5, 2)
     kinds = list(next(iter(widths.cache)).signature.values())
     assert kinds == ["*u8", "i8", "i16", "u8", "u16", "u32", "u64", "fp16", "bf16"]
-    for at, value, name in [(1, 128, "'a' .int8."), (3, -1, "'c' .uint8."), (6, -1, "'f' .uint64."), (7, 1e6, "'g' .float16.")]:
+    for at, value, name in [
+        (1, 128, "'a' .int8."),
+        (3, -1, "'c' .uint8."),
+        (6, -1, "'f' .uint64."),
+        (7, 1e6, "'g' .float16."),
+    ]:
         args = [x, 1, 2, 3, 4, 5, 6, 1.5, 2]
         args[at] = value
         with pytest.raises(OverflowError, match=name):
