@@ -1,5 +1,5 @@
 # The C++ half of ringlaunch. Programs use the package's own names.
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, final
 from weakref import WeakSet
 
@@ -96,7 +96,15 @@ class TritonKernel:
     @property
     def _slow_calls(self) -> int: ...
     def _bind(
-        self, params: tuple[Any, ...], positional: int, slow: Any, refresh: Any, scratch: Any, dict: dict[str, Any], /
+        self,
+        params: tuple[Any, ...],
+        positional: int,
+        slow: Any,
+        refresh: Any,
+        scratch: Any,
+        dict: dict[str, Any],
+        mode: int = 0,
+        /,
     ) -> None: ...
     def _add(self, pending: TritonPending, variant: TritonVariant, leaves: tuple[int, ...], /) -> bool: ...
     def _forget(self, variant: TritonVariant | None, /) -> int: ...
@@ -105,7 +113,9 @@ class TritonKernel:
     def _launch(
         self, variant: TritonVariant, grid: Any, stream: StreamHandle | None, args: tuple[Any, ...], /
     ) -> None: ...
-    def _key(self, args: tuple[Any, ...], keywords: dict[str, Any], /) -> tuple[bytes, bytes, bytes] | None: ...
+    def _key(
+        self, args: tuple[Any, ...], keywords: dict[str, Any], /
+    ) -> tuple[bytes, bytes, bytes, int, tuple[int, ...]] | None: ...
     def _variants(self) -> list[TritonVariant]: ...
 
 class EventHandle:
@@ -159,6 +169,7 @@ class ClientHandle:
 
 def triton_types(by_identity: tuple[type, ...], functions: tuple[type, ...], constexpr: type, /) -> None: ...
 def triton_watch(dict: dict[Any, Any], /) -> None: ...
+def triton_tensors(by_dtype: Callable[[Any], int], by_typestr: Callable[[Any], int], /) -> None: ...
 def connect(
     socket: str,
     device: int,

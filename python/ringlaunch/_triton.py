@@ -28,7 +28,7 @@ from triton.compiler import compile as triton_compile
 from triton.runtime import autotuner, jit
 from triton.runtime.errors import OutOfResources
 
-from ringlaunch import _core
+from ringlaunch import _core, _triton_tensor
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
@@ -42,7 +42,7 @@ from ringlaunch._triton_load import (
     open_clients,
     owner,
 )
-from ringlaunch._triton_mode import check_mode, mode_of
+from ringlaunch._triton_mode import check_mode, mode_number, mode_of
 from ringlaunch._triton_save import save
 from ringlaunch.errors import Unsupported
 
@@ -60,6 +60,7 @@ _core.triton_types(
 _core.triton_watch(knobs.runtime.__dict__)
 _core.triton_watch(knobs.compilation.__dict__)
 _core.triton_watch(os.environ._data)  # type: ignore[attr-defined]
+_core.triton_tensors(_triton_tensor.number_of_dtype, _triton_tensor.number_of_typestr)
 
 
 # ---- what Triton looks at besides the arguments ----
@@ -193,6 +194,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             _refresh,
             give_scratch,
             self.__dict__,
+            mode_number(mode),
         )
 
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 MODES = ("daemon", "inline")
 
 
+def mode_number(mode: str | None) -> int:
+    """As triton_call.cpp has it."""
+    return len(MODES) if mode is None else MODES.index(mode)
+
+
 def check_mode(mode: str | None, client: Client | None) -> str | None:
     """The mode of a kernel; None: each call is asked."""
     if mode is not None and not isinstance(mode, str):

@@ -32,6 +32,7 @@
 #include "triton_key.hpp"
 #include "triton_pack.hpp"
 #include "triton_settings.hpp"
+#include "triton_tensor.hpp"
 
 namespace ringlaunch::python {
 
@@ -47,6 +48,7 @@ PyTypeObject* variant_type = nullptr;
 PyTypeObject* pending_type = nullptr;
 PyObject* name_stream = nullptr;  // interned
 PyObject* name_value = nullptr;
+PyObject* name_torch = nullptr;
 
 Watched watched;
 
@@ -194,6 +196,9 @@ struct Captured {
     Ref holds;  // or a tl.constexpr, with what it held, if that cannot change
 };
 
+// Where a kernel's calls go: _triton_mode.py.
+enum class Mode : std::uint8_t { daemon, in_process, by_arguments };
+
 struct GridObject;
 
 struct Core {
@@ -212,6 +217,7 @@ struct Core {
     std::uint64_t settings = 0;
     std::uint64_t settings_state = 0;  // of `watched`, when they were read
     bool always_slow = false;
+    Mode mode = Mode::daemon;
     Table table;
     Entry* last = nullptr;  // most calls are like the one before
     Ref default_stream;     // of the only client, as long as sessions_changed is this
@@ -604,6 +610,12 @@ inline bool captured_as_seen(const Core& core) {
     return true;
 }
 
+bool torch_imported() noexcept {
+    PyObject* modules = PyImport_GetModuleDict();
+    return modules != nullptr && PyDict_Check(modules) &&
+           PyDict_GetItemWithError(modules, name_torch) != nullptr;
+}
+
 // ---- the slow way ----
 
 struct PendingObject {
@@ -753,16 +765,29 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
 
     Key key;
+    Asked tensors;
+    if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
+    bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
+    if (!has_key && key.unasked()) [[unlikely]] {
+        if (!tensors.ask(bound.values.data(), core.params.size())) return nullptr;
+        // That has run Python code, too.
+        if (watched.state(core.own_dict.get()) != core.settings_state || hooked(core) ||
+            !captured_as_seen(core) || !bind(core, args, count, names, bound))
+            return slowly(nullptr, asked, nullptr);
+        key.begin_with_tensors(&tensors);
+        has_key = encode(core, bound, args + count, core.settings, key);
+    }
     PyObject* stream = bound.stream;
-    const bool has_key =
-        find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
     if (!has_key) [[unlikely]] {
         if (PyErr_Occurred() != nullptr) return nullptr;
         return slowly(nullptr, asked, nullptr);
     }
+    if (core.mode == Mode::in_process || key.has_tensors()) return slowly(&key, asked, nullptr);
     if (key.foreign() != nullptr) [[unlikely]]
         return foreign_buffer(kernel, key);
     if (key.session() == nullptr) {  // no buffer: the stream's client, or the only one
+        if (core.mode == Mode::by_arguments && stream == nullptr && torch_imported())
+            return slowly(&key, asked, nullptr);  // which knows whether that has a GPU
         if (stream != nullptr && is_stream(stream)) {
             key.set_session(as_stream(stream)->session.get());
         } else if (core.default_of == sessions_changed) {
@@ -898,13 +923,16 @@ PyObject* kernel_new(PyTypeObject* type, PyObject*, PyObject*) {
     return reinterpret_cast<PyObject*>(made);
 }
 
-// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict)
+// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict[, mode])
 PyObject* kernel_bind(PyObject* self, PyObject* args) {
     PyObject *params = nullptr, *slow = nullptr, *refresh = nullptr, *scratch = nullptr, *dict = nullptr;
     Py_ssize_t positional = 0;
-    if (!PyArg_ParseTuple(args, "O!nOOOO!", &PyTuple_Type, &params, &positional, &slow, &refresh, &scratch,
-                          &PyDict_Type, &dict))
+    unsigned char mode = 0;
+    if (!PyArg_ParseTuple(args, "O!nOOOO!|b", &PyTuple_Type, &params, &positional, &slow, &refresh, &scratch,
+                          &PyDict_Type, &dict, &mode))
         return nullptr;
+    if (mode > static_cast<unsigned char>(Mode::by_arguments))
+        return PyErr_Format(PyExc_ValueError, "no mode: %d", int{mode});
     Core& core = *as_kernel(self)->core;
     const Py_ssize_t count = PyTuple_GET_SIZE(params);
     if (static_cast<std::size_t>(count) > kMaxParams) {
@@ -929,6 +957,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     core.refresh = Ref::borrowed(refresh);
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
+    core.mode = static_cast<Mode>(mode);
     core.slow = Ref::borrowed(slow);
     Py_RETURN_NONE;
 }
@@ -1046,7 +1075,8 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     Py_RETURN_NONE;
 }
 
-// _key(args, keywords): for tests. (key without what names the session, kinds of leaves, leaves), or None.
+// _key(args, keywords): for tests. (key without what names the session, kinds of leaves, leaves, device of
+// the tensors, leaves to check), or None.
 PyObject* kernel_key(PyObject* self, PyObject* args) {
     PyObject *positional = nullptr, *keywords = nullptr;
     if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
@@ -1065,19 +1095,37 @@ PyObject* kernel_key(PyObject* self, PyObject* args) {
     }
     Bound bound;
     Key key;
-    if (!bind(core, all.data(), count, number == 0 ? nullptr : names.get(), bound) ||
-        !encode(core, bound, all.data() + count, core.settings, key)) {
+    Asked tensors;
+    const auto has_key = [&] {
+        return bind(core, all.data(), count, number == 0 ? nullptr : names.get(), bound) &&
+               encode(core, bound, all.data() + count, core.settings, key);
+    };
+    if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
+    bool found = has_key();
+    if (!found && key.unasked()) {
+        if (!tensors.ask(bound.values.data(), core.params.size())) return nullptr;
+        key.begin_with_tensors(&tensors);
+        found = has_key();
+    }
+    if (!found) {
         if (PyErr_Occurred() != nullptr) return nullptr;
         Py_RETURN_NONE;
     }
+    Ref checks(PyTuple_New(static_cast<Py_ssize_t>(key.check_count())));
+    for (std::size_t i = 0; checks && i < key.check_count(); ++i) {
+        PyObject* leaf = PyLong_FromSize_t(key.check(i));
+        if (leaf == nullptr) return nullptr;
+        PyTuple_SET_ITEM(checks.get(), static_cast<Py_ssize_t>(i), leaf);
+    }
+    if (!checks) return nullptr;
     std::vector<std::uint64_t> kept;
     key.keep(kept);
     std::string kinds;
     for (std::size_t i = 0; i < key.leaf_count(); ++i) kinds += static_cast<char>(key.kind(i));
-    return Py_BuildValue("(y#y#y#)", reinterpret_cast<const char*>(kept.data() + 2),
+    return Py_BuildValue("(y#y#y#iO)", reinterpret_cast<const char*>(kept.data() + 2),
                          static_cast<Py_ssize_t>(8 * (kept.size() - 2)), kinds.data(),
                          static_cast<Py_ssize_t>(kinds.size()), reinterpret_cast<const char*>(key.leaves()),
-                         static_cast<Py_ssize_t>(8 * key.leaf_count()));
+                         static_cast<Py_ssize_t>(8 * key.leaf_count()), key.device(), checks.get());
 }
 
 // _variants(): those that calls find, without repetition.
@@ -1335,6 +1383,7 @@ PyObject* watch(PyObject*, PyObject* dict) {
 PyMethodDef functions[] = {
     {"triton_types", set_types, METH_VARARGS, nullptr},
     {"triton_watch", watch, METH_O, nullptr},
+    {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -1346,7 +1395,8 @@ bool add_triton_types(PyObject* module) {
     using namespace triton;
     name_stream = PyUnicode_InternFromString("stream");
     name_value = PyUnicode_InternFromString("value");
-    if (name_stream == nullptr || name_value == nullptr) return false;
+    name_torch = PyUnicode_InternFromString("torch");
+    if (name_stream == nullptr || name_value == nullptr || name_torch == nullptr) return false;
     for (auto [type, spec] :
          {std::pair{&kernel_base_type, &kernel_spec}, std::pair{&grid_type, &grid_spec},
           std::pair{&variant_type, &variant_spec}, std::pair{&pending_type, &pending_spec}}) {

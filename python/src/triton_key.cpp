@@ -82,6 +82,26 @@ bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
     if (PyTuple_Check(arg)) return tuple(arg, false);
     if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
         return constexpr_leaf(arg);
+    return with_tensors_ && other_tensor(arg, flags);
+}
+
+bool Key::other_tensor(PyObject* arg, std::uint8_t flags) {
+    const TensorType& type = tensor_type(Py_TYPE(arg));
+    switch (type.reading) {
+        case Reading::exchange:
+            return read_tensor(arg, type, flags);
+        case Reading::unknown:
+            unasked_ = asked_ == nullptr;
+            return false;
+        case Reading::method:
+        case Reading::interface:
+            if (const TensorView* view = asked_ == nullptr ? nullptr : asked_->find(arg); view != nullptr)
+                return tensor(*view, flags);
+            unasked_ = asked_ == nullptr;
+            return false;
+        case Reading::none:
+            return false;
+    }
     return false;
 }
 

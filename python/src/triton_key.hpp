@@ -21,11 +21,12 @@
 
 #include "handles.hpp"
 #include "small_int.hpp"
+#include "triton_tensor.hpp"
 
 namespace ringlaunch::python::triton {
 
 // What an argument is to a launch. Constants are not passed.
-enum class LeafKind : std::uint8_t { constant, none, boolean, int32, int64, uint64, real, buffer };
+enum class LeafKind : std::uint8_t { constant, none, boolean, int32, int64, uint64, real, buffer, tensor };
 
 enum class Tag : std::uint8_t {
     none = 1,
@@ -49,7 +50,7 @@ enum class Tag : std::uint8_t {
     function_value,  // by its identity and that of its hash
     wrapped,         // tl.constexpr, followed by what it holds
     option = 64,     // followed by the option's number and its value
-    buffer = 128     // with its element type and whether it is divisible by 16
+    memory = 128     // of a buffer or tensor: with its element type and whether it is divisible by 16
 };
 
 enum ParamFlags : std::uint8_t { kConstexpr = 1, kNoSpecialize = 2, kNoAlignment = 4, kNamedLikeOption = 8 };
@@ -73,6 +74,20 @@ extern ConstantTypes constant_types;
 
 class Key {
   public:
+    // Begins anew, with tensors of this process among the arguments. `asked`: those that had to be asked;
+    // null: none were, yet.
+    void begin_with_tensors(const Asked* asked) noexcept {
+        session_ = nullptr;
+        foreign_ = nullptr;
+        tag_count_ = word_count_ = leaf_count_ = held_count_ = check_count_ = 0;
+        device_ = TensorView::kUnknown;
+        with_tensors_ = true;
+        unasked_ = has_tensors_ = false;
+        asked_ = asked;
+    }
+    // It has no key because objects among the arguments have to be asked first.
+    bool unasked() const noexcept { return unasked_; }
+
     // False: it has no key, and goes the slow way. A Python error may be set.
     bool runtime(PyObject* arg, std::uint8_t flags);
     bool constant(PyObject* arg);
@@ -98,6 +113,16 @@ class Key {
     // The first argument that is a buffer of another client than the first, or was freed. Null: there is
     // none.
     PyObject* foreign() const noexcept { return foreign_; }
+
+    bool has_tensors() const noexcept { return has_tensors_; }
+    // The CUDA device of the tensors; below 0: there are none, or only such as have to be checked.
+    int device() const noexcept { return device_; }
+    // Leaves whose address only the driver knows whether a kernel may use: memory of the host, of objects
+    // that do not say where it is, or of another device than device().
+    std::size_t check_count() const noexcept { return check_count_; }
+    std::size_t check(std::size_t i) const noexcept { return checks_[i]; }
+    // What the driver calls that memory.
+    void set_address(std::size_t leaf, std::uint64_t address) noexcept { leaves_[leaf] = address; }
 
     std::size_t leaf_count() const noexcept { return leaf_count_; }
     const std::uint64_t* leaves() const noexcept { return leaves_.data(); }
@@ -141,7 +166,19 @@ class Key {
                                              (aligned ? 1 : 0))) &&
                leaf(narrow ? LeafKind::int32 : LeafKind::int64, static_cast<std::uint64_t>(value));
     }
+    bool memory(std::uint8_t element, std::uint64_t address, LeafKind kind, std::uint8_t flags) noexcept {
+        const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (address & 15) == 0;
+        return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(Tag::memory) | element << 1 |
+                                             (aligned ? 1 : 0))) &&
+               leaf(kind, address);
+    }
     bool buffer(const BufferObject* buffer, std::uint8_t flags);
+    bool tensor(const TensorView& view, std::uint8_t flags) noexcept;
+    bool read_tensor(PyObject* arg, const TensorType& type, std::uint8_t flags) noexcept {
+        TensorView view;
+        return read_exchange(arg, type, view) && tensor(view, flags);
+    }
+    bool other_tensor(PyObject* arg, std::uint8_t flags);
     bool large_integer(PyObject* arg, std::uint8_t flags);
     bool runtime_slowly(PyObject* arg, std::uint8_t flags);
     bool tuple(PyObject* arg, bool of_constants);
@@ -153,13 +190,18 @@ class Key {
     PyObject* foreign_ = nullptr;
     std::uint64_t settings_ = 0;
     std::uint32_t tag_count_ = 0, word_count_ = 0, leaf_count_ = 0, held_count_ = 0;
+    std::uint32_t check_count_ = 0;
     int depth_ = 0;
+    int device_ = TensorView::kUnknown;
+    bool with_tensors_ = false, unasked_ = false, has_tensors_ = false;
+    const Asked* asked_ = nullptr;
     // Not set before they are used: a call sets a few of them.
     alignas(8) std::array<std::uint8_t, kMaxTags + 8> tags_;
     std::array<std::uint64_t, kMaxWords> words_;
     std::array<std::uint64_t, kMaxLeaves> leaves_;
     std::array<std::uint8_t, kMaxLeaves> kinds_;
     std::array<PyObject*, kMaxHeld> held_;
+    std::array<std::uint16_t, kMaxLeaves> checks_;
 };
 
 inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {
@@ -169,15 +211,22 @@ inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {
     }
     if (buffer->element == 0) [[unlikely]]
         return false;
-    const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (buffer->address & 15) == 0;
-    return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(Tag::buffer) | buffer->element << 1 |
-                                         (aligned ? 1 : 0))) &&
-           leaf(LeafKind::buffer, buffer->address);
+    return memory(buffer->element, buffer->address, LeafKind::buffer, flags);
+}
+
+inline bool Key::tensor(const TensorView& view, std::uint8_t flags) noexcept {
+    has_tensors_ = true;
+    if (view.device != TensorView::kUnknown && device_ == TensorView::kUnknown) device_ = view.device;
+    if ((view.device == TensorView::kUnknown || view.device != device_) && view.address != 0 &&
+        check_count_ != kMaxLeaves) [[unlikely]]
+        checks_[check_count_++] = static_cast<std::uint16_t>(leaf_count_);
+    return view.element != 0 && memory(view.element, view.address, LeafKind::tensor, flags);
 }
 
 inline bool Key::runtime(PyObject* arg, std::uint8_t flags) {
     if (Py_TYPE(arg) == usual_buffer_type) [[likely]]
         return buffer(reinterpret_cast<const BufferObject*>(arg), flags);
+    if (with_tensors_ && usual_tensor.is_of(Py_TYPE(arg))) return read_tensor(arg, usual_tensor, flags);
     if (std::int64_t value = 0; PyLong_CheckExact(arg) && small_int(arg, value)) [[likely]]
         return integer(value, flags);
     if (PyFloat_CheckExact(arg)) [[likely]]

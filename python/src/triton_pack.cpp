@@ -163,7 +163,8 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
         if (param.type == ParamType::pointer) {
             if (kind == LeafKind::real || kind == LeafKind::constant) return false;
             move = Move::word;
-        } else if (kind == LeafKind::none || kind == LeafKind::buffer || kind == LeafKind::constant) {
+        } else if (kind == LeafKind::none || kind == LeafKind::buffer || kind == LeafKind::tensor ||
+                   kind == LeafKind::constant) {
             return false;
         } else if (is_float(param.type)) {
             if (kind == LeafKind::uint64) return false;

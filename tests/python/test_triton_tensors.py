@@ -1,0 +1,431 @@
+"""Tensors of this process as arguments of Triton kernels: what the call path reads of them, and that its key of them
+holds at least as much as Triton's own specialization. Without torch the part of it that needs torch is skipped."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from triton_support import triton
+
+import ringlaunch as rl
+
+tl = pytest.importorskip("triton.language")
+
+from triton.compiler import make_backend  # noqa: E402
+from triton.runtime import jit as triton_jit  # noqa: E402
+
+from ringlaunch import _buffer, _triton_tensor  # noqa: E402
+
+TENSOR = 8  # of triton_key.hpp's kinds of leaves
+
+
+@triton.jit
+def plain(a, b):
+    pass
+
+
+@triton.jit(do_not_specialize=["a"], do_not_specialize_on_alignment=["b"])
+def unspecialized(a, b):
+    pass
+
+
+@triton.jit
+def annotated(a: tl.const, b: tl.pointer_type(tl.float16)):
+    pass
+
+
+KERNELS = {kernel.__name__: kernel for kernel in (plain, unspecialized, annotated)}
+
+
+class Tensor:
+    """All that Triton asks for."""
+
+    def __init__(self, address, dtype="float32"):
+        self.address, self.dtype = address, dtype
+
+    def data_ptr(self):
+        return self.address
+
+
+class Wrapped(Tensor):
+    data = device = None
+    shape = (4,)
+
+
+class CudaArray:
+    def __init__(self, address, typestr="<f4"):
+        self.interface = {"shape": (4,), "typestr": typestr, "data": (address, False), "version": 3}
+
+    @property
+    def __cuda_array_interface__(self):
+        return self.interface
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+
+
+@pytest.fixture(scope="module")
+def wrapped():
+    return {name: rl.wrap(kernel, mode="inline") for name, kernel in KERNELS.items()}
+
+
+@pytest.fixture(scope="module")
+def binders():
+    backend = make_backend(triton.backends.compiler.GPUTarget("cuda", 90, 32))
+    return {
+        name: triton_jit.create_function_from_signature(kernel.signature, kernel.params, backend)
+        for name, kernel in KERNELS.items()
+    }
+
+
+def read(kernel, *args, **keywords):
+    """Key, address of the first argument, device, and which arguments the driver has to be asked about."""
+    found = kernel._key(args, keywords)
+    if found is None:
+        return None
+    key, kinds, leaves, device, checks = found
+    assert kinds[0] == TENSOR
+    return key, int.from_bytes(leaves[:8], "little"), device, checks
+
+
+def triton_says(binder, *args):
+    _, specialization, options = binder(*args)
+    return tuple(specialization), tuple(sorted(options.items()))
+
+
+def test_an_object_with_an_address_is_read_as_triton_reads_it(wrapped):
+    kernel = wrapped["plain"]
+    key, address, device, checks = read(kernel, Tensor(4096), 0)
+    assert (address, device, checks) == (4096, -1, (0,))
+    assert read(kernel, Tensor(8192), 0)[0] == key != read(kernel, Tensor(4097), 0)[0]
+    assert len({read(kernel, Tensor(4096, name), 0)[0] for name in _buffer._ELEMENT_NAMES}) == len(
+        _buffer._ELEMENT_NAMES
+    )
+    assert read(kernel, Tensor(4096, tl.float32), 0)[0] == read(kernel, Tensor(4096, "fp32"), 0)[0] == key
+    assert (
+        read(kernel, triton.reinterpret(Wrapped(4096), tl.float8e5), 0)[0]
+        == read(kernel, Tensor(4096, "float8_e5m2"), 0)[0]
+    )
+
+
+def test_the_null_pointer_is_nothing_to_ask_the_driver_about(wrapped):
+    assert read(wrapped["plain"], Tensor(0), Tensor(16))[1:] == (0, -1, (1,))
+
+
+def test_tensors_in_tuples_are_read(wrapped):
+    kernel = wrapped["plain"]
+    found = kernel._key(((Tensor(4096), (CudaArray(4097), 3)), Tensor(16)), {})
+    assert found[1] == bytes((TENSOR, TENSOR, 3, TENSOR)) and found[4] == (0, 1, 3)
+    assert [int.from_bytes(found[2][at : at + 8], "little") for at in range(0, 32, 8)] == [4096, 4097, 3, 16]
+
+
+def test_the_cuda_array_interface_is_read(wrapped):
+    kernel = wrapped["plain"]
+    for name in ("bool", "int8", "uint16", "int64", "float16", "float32", "float64"):
+        array = CudaArray(4096, np.dtype(name).str)
+        assert read(kernel, array, 0) == read(kernel, Tensor(4096, name), 0)
+    for typestr in (">f4", "<c8", "<M8[s]", "nonsense", "<V2"):
+        assert read(kernel, CudaArray(4096, typestr), 0) is None
+
+
+def test_an_array_is_to_triton_what_stands_for_it(wrapped, binders):
+    array, pair = CudaArray(4098, "<f2"), (1, (CudaArray(4096), 2))
+    standing = _triton_tensor.as_triton_takes(array)
+    assert standing.data_ptr() == 4098 and standing.dtype == "float16"
+    assert triton_says(binders["plain"], standing, 2) == triton_says(binders["plain"], Tensor(4098, "float16"), 2)
+    assert _triton_tensor.as_triton_takes(pair)[1][0].data_ptr() == 4096
+    for same in (3, None, (1, 2), Tensor(4), rl):
+        assert _triton_tensor.as_triton_takes(same) is same
+
+
+def test_what_an_object_answers_is_asked_each_time(wrapped):
+    tensor = Tensor(4096)
+    keys = set()
+    for tensor.address, tensor.dtype in ((4096, "float32"), (4097, "float32"), (4097, "float16"), (0, "float16")):
+        key, address, *_ = read(wrapped["plain"], tensor, 0)
+        assert address == tensor.address
+        keys.add(key)
+    assert len(keys) == 4
+
+
+def test_an_object_that_cannot_answer_has_no_key(wrapped):
+    class Broken:
+        dtype = "float32"
+
+        def data_ptr(self):
+            raise RuntimeError("no memory")
+
+    class NoType:
+        def data_ptr(self):
+            return 4096
+
+    class Array:
+        __cuda_array_interface__ = None
+
+    kernel = wrapped["plain"]
+    for value in (Broken(), NoType(), Array(), Tensor("text"), Tensor(4096, "complex64"), Tensor(4096, []), object()):
+        assert read(kernel, value, 0) is None
+
+
+def test_an_interrupt_while_an_object_is_asked_is_an_interrupt(wrapped):
+    class Slow(Tensor):
+        def data_ptr(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        read(wrapped["plain"], Slow(4096), 0)
+
+
+def test_a_type_that_changes_is_looked_at_again(wrapped):
+    class Changing:
+        dtype = "float32"
+
+    kernel, value = wrapped["plain"], Changing()
+    assert read(kernel, value, 0) is None
+    Changing.data_ptr = lambda self: 4096
+    assert read(kernel, value, 0)[1] == 4096
+    Changing.data_ptr = lambda self: 8192
+    assert read(kernel, value, 0)[1] == 8192
+    del Changing.data_ptr
+    assert read(kernel, value, 0) is None
+
+
+def test_many_types_replace_each_other(wrapped):
+    types = [type(f"Tensor{i}", (Tensor,), {}) for i in range(40)]
+    for _ in range(2):
+        for i, each in enumerate(types):
+            assert read(wrapped["plain"], each(16 * i), 0)[1] == 16 * i
+
+
+def test_the_daemon_reads_none(null):
+    with null.connect() as client:
+        kernel = rl.wrap(plain, mode="daemon")
+        assert kernel._key((Tensor(4096), 0), {}) is None
+        assert kernel._key((client.zeros(4), 0), {}) is not None
+
+
+def test_a_kernel_without_a_mode_reads_both(null):
+    with null.connect() as client:
+        kernel = rl.wrap(plain)
+        assert read(kernel, Tensor(4096), 0)[1] == 4096
+        assert kernel._key((client.zeros(4), 0), {})[1][:1] != bytes((TENSOR,))
+        with pytest.raises(rl.ParamTypeError, match=r"parameter 'a'.*Tensor.*client.array"):
+            kernel[(1,)](Tensor(4096), client.zeros(4))
+
+
+# ---- torch ----
+
+
+def test_torchs_types_are_those_of_buffers(torch, wrapped):
+    kernel = wrapped["plain"]
+    for name in _buffer._ELEMENT_NAMES:
+        tensor = torch.zeros(8, dtype=getattr(torch, name))
+        key, address, device, checks = read(kernel, tensor, 0)
+        assert address == tensor.data_ptr() and (device, checks) == (-1, (0,))
+        assert key == read(kernel, Tensor(address, name), 0)[0]
+
+
+def test_torchs_views_are_read_where_they_begin(torch, wrapped):
+    whole = torch.zeros(64)
+    parts = [whole[1:], whole[4:], whole[64:], whole[5], whole.view(8, 8)[3, 2:], whole[::2], whole.expand(2, 64)]
+    parts += [torch.zeros(()), torch.empty(0), torch.zeros(8, requires_grad=True), torch.nn.Parameter(whole[3:])]
+    for part in parts:
+        key, address, _, checks = read(wrapped["plain"], part, 0)
+        assert address == part.data_ptr() and checks == ((0,) if address else ())
+        assert key == read(wrapped["plain"], Tensor(address), 0)[0]
+
+
+def torch_tensors(torch):
+    """Tensors of every kind that torch has, each with what it is called."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
+
+    class Plain(torch.Tensor):
+        pass
+
+    class Elsewhere(torch.Tensor):
+        def data_ptr(self):
+            return 48
+
+    class Typed(torch.Tensor):
+        @property
+        def dtype(self):
+            return torch.float16
+
+    class Watching(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            if function is torch.Tensor.data_ptr:
+                return 80
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    class OfParameter(torch.nn.Parameter):
+        pass
+
+    class Dispatching(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+        @classmethod
+        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+            raise AssertionError("nothing is computed here")
+
+    whole = torch.zeros(64)
+    found = {"whole": whole, "meta": torch.empty(8, device="meta"), "part": whole[1:], "empty": torch.empty(0)}
+    found["zero-dimensional"] = torch.zeros((), dtype=torch.bfloat16)
+    for name in sorted({str(each) for each in vars(torch).values() if isinstance(each, torch.dtype)}):
+        try:
+            found[name] = torch.empty(8, dtype=getattr(torch, name.split(".")[-1]))
+        except Exception:
+            continue  # torch has no such tensors
+    for kind in (Plain, Elsewhere, Typed, Watching):
+        found[kind.__name__] = torch.zeros(8).as_subclass(kind)
+    found["OfParameter"], found["Parameter"] = OfParameter(whole[2:]), torch.nn.Parameter(whole)
+    found["Buffer"] = torch.nn.Buffer(whole) if hasattr(torch.nn, "Buffer") else whole
+    found["Dispatching"] = Dispatching(whole)
+    found["negated"], found["conjugated"] = torch._neg_view(whole), torch.zeros(4, dtype=torch.complex64).conj()
+    found["sparse"], found["functional"] = whole.view(8, 8).to_sparse(), torch._to_functional_tensor(torch.zeros(8))
+    found["cow"] = torch._lazy_clone(whole)
+    found["nested"] = torch.nested.nested_tensor([torch.zeros(3)])
+    with FakeTensorMode():
+        found["fake"] = torch.empty(8)
+    with FunctionalTensorMode():
+        found["functional, in Python"] = FunctionalTensor.to_functional(torch.zeros(8))
+    return found
+
+
+def test_every_kind_of_tensor_is_to_the_key_what_it_is_to_triton(torch, wrapped, binders):
+    """Each that has a key has one that Triton's specialization agrees with; what Triton refuses has none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tensors = torch_tensors(torch)
+        for name, tensor in tensors.items():
+            for kernel, of in wrapped.items():
+                try:
+                    said = triton_says(binders[kernel], tensor, 0)
+                    address = tensor.data_ptr()
+                except Exception:
+                    assert of._key((tensor, 0), {}) is None, f"{kernel}({name}), which Triton refuses"
+                    continue
+                if (found := of._key((tensor, 0), {})) is None:
+                    continue
+                assert int.from_bytes(found[2][:8], "little") == address, f"{kernel}({name})"
+                # The same, as an object of which nothing but Triton's questions is known.
+                same = Tensor(address, tensor.dtype)
+                assert triton_says(binders[kernel], same, 0) == said
+                assert found[0] == of._key((same, 0), {})[0], f"{kernel}({name})"
+    usual = ["whole", "part", "empty", "zero-dimensional", "Parameter", "OfParameter", "Plain", "torch.int8", "cow"]
+    usual += ["torch.bfloat16", "torch.float8_e4m3fn", "torch.bool", "torch.uint16", "Elsewhere", "Watching", "Typed"]
+    for name in usual:
+        assert wrapped["plain"]._key((tensors[name], 0), {}) is not None, name
+
+
+def test_tensors_under_a_transformation_have_no_key(torch, wrapped):
+    seen = []
+
+    def look(x):
+        seen.append(wrapped["plain"]._key((x, 0), {}))
+        return x * 1
+
+    torch.vmap(look)(torch.zeros(3, 4))
+    torch.func.grad(lambda x: look(x).sum())(torch.zeros(4))
+    assert seen == [None, None]
+
+
+def test_a_lazy_copy_is_a_copy_once_it_is_read(torch, wrapped):
+    whole = torch.zeros(16)
+    lazy = torch._lazy_clone(whole)
+    _, address, *_ = read(wrapped["plain"], lazy, 0)
+    assert address == lazy.data_ptr() != whole.data_ptr()
+
+
+def test_an_attribute_of_torchs_tensors_that_is_replaced_is_heeded(torch, wrapped, monkeypatch):
+    kernel, tensor = wrapped["plain"], torch.zeros(8)
+    assert read(kernel, tensor, 0)[1] == tensor.data_ptr()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "data_ptr", lambda self: 32)
+        assert read(kernel, tensor, 0)[1] == 32
+    assert read(kernel, tensor, 0)[1] == tensor.data_ptr()
+
+
+def test_tensors_are_found_again_by_their_library_where_it_offers_its_functions_by_number(torch, wrapped):
+    import ctypes
+
+    address = ctypes.pythonapi.PyCapsule_GetPointer
+    address.restype, address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    number = address(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api")
+
+    older = type("Older", (torch.Tensor,), {"__c_dlpack_exchange_api__": number, "__dlpack_c_exchange_api__": None})
+    tensor = torch.zeros(8).as_subclass(older)
+    assert read(wrapped["plain"], tensor, 0)[1] == tensor.data_ptr()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_random_tensors_of_one_key_are_one_to_triton(name, torch, wrapped, binders):
+    whole = {
+        name: torch.zeros(256, dtype=torch.uint8).view(getattr(torch, name)) for name in _buffer._ELEMENT_NAMES[1:]
+    }
+    whole["bool"] = torch.zeros(256, dtype=torch.bool)
+
+    class Own(torch.Tensor):
+        pass
+
+    class Elsewhere(torch.Tensor):
+        def data_ptr(self):
+            return super().data_ptr() + 1
+
+    kinds = [lambda x: x, torch.nn.Parameter, lambda x: x.as_subclass(Own), lambda x: x.as_subclass(Elsewhere)]
+    kinds += [lambda x: Tensor(x.data_ptr(), x.dtype), lambda x: (x, x.view(-1)[:0]), lambda x: (x, (1, x))]
+    kinds.append(lambda x: CudaArray(x.data_ptr(), np.dtype(str(x.dtype).split(".")[-1]).str))
+
+    @st.composite
+    def tensors(draw):
+        dtype = draw(st.sampled_from(sorted(whole)))
+        tensor = whole[dtype]
+        begin = draw(st.integers(0, len(tensor) - 1))
+        tensor = tensor[begin : begin + draw(st.integers(0, 2))]
+        if len(tensor) and draw(st.booleans()):
+            tensor = tensor[0]
+        kind = draw(st.sampled_from(kinds))
+        if kind is kinds[-1] and dtype not in np.sctypeDict:
+            return tensor
+        if kind is torch.nn.Parameter:
+            return kind(tensor, requires_grad=False)
+        return kind(tensor)
+
+    values = st.one_of(tensors(), st.sampled_from([None, 1, 16, 4096, 2.0, True]))
+    kernel, binder = wrapped[name], binders[name]
+    seen = {}
+
+    @settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @given(values, values, st.sampled_from([{}, {"num_warps": 8}]))
+    def check(a, b, keywords):
+        args = tuple(map(_triton_tensor.as_triton_takes, (a, b)))
+        try:
+            _, specialization, options = binder(*args, **keywords)
+        except Exception:
+            assert kernel._key((a, b), keywords) is None
+            return
+        key = kernel._key((a, b), keywords)
+        assert key is not None
+        said = (specialization, sorted(options.items()))
+        assert seen.setdefault(key[0], said) == said, f"{(a, b)} has the key of others"
+
+    check()
+    assert len(seen) > 100
+
+
+def test_reading_a_tensor_leaks_nothing(torch, wrapped):
+    import sys
+
+    kernel, tensor = wrapped["plain"], torch.zeros(8, dtype=torch.int8)
+    read(kernel, tensor, 0)
+    before = sys.getrefcount(tensor), sys.getrefcount(torch.int8), sys.getrefcount(torch.Tensor)
+    for _ in range(100):
+        read(kernel, tensor, 0)
+    assert (sys.getrefcount(tensor), sys.getrefcount(torch.int8), sys.getrefcount(torch.Tensor)) == before
