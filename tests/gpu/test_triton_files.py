@@ -1,0 +1,81 @@
+"""Triton kernels that were saved, launched from their file on a real GPU where Triton cannot be imported."""
+
+import subprocess
+import sys
+
+import pytest
+
+import ringlaunch as rl
+
+triton = pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
+tl = pytest.importorskip("triton.language")
+
+
+@rl.jit
+def axpy(x: rl.tensor[rl.float32], y: rl.tensor[rl.float32], n: rl.int32, a: float = 2.0, BLOCK: tl.constexpr = 256):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, i < n) * a + tl.load(y + i, i < n), i < n)
+
+
+@rl.jit
+def row_sum(x, out, columns, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    row = tl.program_id(0)
+    tl.store(out + row, tl.sum(tl.load(x + row * columns + i, i < columns, other=0.0), axis=0))
+
+
+PROGRAM = """
+import sys
+sys.modules["triton"] = None
+import numpy as np
+import ringlaunch as rl
+
+with rl.connect(sys.argv[1], start=False) as client:
+    axpy, row_sum = rl.load(sys.argv[2]), rl.load(sys.argv[3])
+    a = np.random.default_rng(3).random(10_000).astype(np.float32)
+    x, y = client.array(a), client.zeros(10_000)
+    for _ in range(5):
+        axpy[lambda meta: (-(-meta["n"] // meta["BLOCK"]),)](x, y, x.size, 0.5)
+    assert np.allclose(y.numpy(), 2.5 * a, rtol=1e-6), y.numpy()[:5]
+    try:
+        axpy[(1,)](client.zeros(4, np.float64), y, 4)
+    except rl.ParamTypeError as error:
+        assert "'x'" in str(error)
+    else:
+        raise SystemExit("a tensor of float64 was taken")
+    rows, out = client.array(a.reshape(100, 100)), client.zeros(100)
+    row_sum[(100,)](rows, out, 100, BLOCK=128)
+    assert np.allclose(out.numpy(), a.reshape(100, 100).sum(axis=1), rtol=1e-5)
+    print("done")
+"""
+
+
+def test_a_program_without_triton_launches_what_another_compiled(client, tmp_path):
+    x, y = client.zeros(10_000), client.zeros(10_000)
+    axpy[(40,)](x, y, 10_000)
+    axpy[(40,)](x, y, 9_999)
+    row_sum[(100,)](client.zeros((100, 100)), client.zeros(100), 100, BLOCK=128)
+    axpy.save(tmp_path / "axpy")
+    row_sum.save(tmp_path / "row_sum")
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, client.daemon.socket, str(tmp_path / "axpy"), str(tmp_path / "row_sum")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr
+
+
+def test_a_file_for_another_gpu_is_refused(client, tmp_path):
+    from ringlaunch import _triton_file
+
+    axpy[(40,)](client.zeros(1000), client.zeros(1000), 1000)
+    axpy.save(tmp_path / "file")
+    saved = _triton_file.read(tmp_path / "file")
+    other = saved._replace(variants=tuple(each._replace(architecture=75) for each in saved.variants))
+    _triton_file.write(tmp_path / "file", other, {})
+    with pytest.raises(rl.Unsupported, match=rf"{client.daemon.architecture}.*sm_75.*save it once more"):
+        rl.load(tmp_path / "file", client)
+    loaded = rl.load(tmp_path / "file")
+    with pytest.raises(rl.Unsupported, match="sm_75"):
+        loaded[(40,)](client.zeros(1000), client.zeros(1000), 1000)
