@@ -22,7 +22,7 @@ host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix faultmatrix_dumps"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
 launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
-gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton_call"
+gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -163,17 +163,21 @@ bench throughput 120 "$build/bench/bench_throughput" --driver null host --second
 bench fairness 300 "$build/bench/bench_fairness" --driver host null --seconds 2
 bench footprint 120 "$build/bench/bench_footprint"
 bench python_call 120 python3 bench/python_call.py
-bench triton_call 120 python3 bench/triton_call.py --driver cuda
+bench triton 300 python3 -m ringlaunch.bench triton --driver cuda
 maybe ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
 maybe pytest 600 python3 -m pytest -q -rs tests/python
 
 figures=()
-for title in $host_bench $gpu_bench; do
+for title in $host_bench ${gpu_bench/ triton/}; do
   case "$wanted" in *" $title "*) [ ! -f "$out/$title.csv" ] || figures+=("$out/$title.csv") ;; esac
 done
-if [ ${#figures[@]} -gt 0 ]; then
-  if python3 -c 'import matplotlib' 2>/dev/null; then step plots 120 python3 bench/plot.py "${figures[@]}"; else
-    echo "no pictures: matplotlib is not installed; elsewhere: python bench/plot.py FILE.csv"
-  fi
+if ! python3 -c 'import matplotlib' 2>/dev/null; then
+  echo "no pictures: matplotlib is not installed; elsewhere: python bench/plot.py FILE.csv, and"
+  echo "python -m ringlaunch.bench triton --from triton.csv --png triton.png"
+else
+  [ ${#figures[@]} -eq 0 ] || step plots 120 python3 bench/plot.py "${figures[@]}"
+  case "$wanted" in
+    *" triton "*) step triton_plot 60 python3 -m ringlaunch.bench triton --from "$out/triton.csv" --png "$out/triton.png" ;;
+  esac
 fi
 report
