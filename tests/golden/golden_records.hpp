@@ -104,14 +104,11 @@ inline void push_params(Golden& golden, const std::vector<std::uint8_t>& params,
     }
 }
 
-inline Golden launch(const std::string& file, const std::string& says, std::uint64_t position,
-                     std::size_t param_bytes) {
-    const auto params = counted(param_bytes, 0xa0);
-    schema::LaunchRecord record{};
-    record.mutate_kind(schema::RecordKind::Launch);
-    record.mutate_slots(static_cast<std::uint16_t>(launch_slots(param_bytes)));
-    record.mutate_param_bytes(static_cast<std::uint16_t>(param_bytes));
-    record.mutate_kernel(0x0000000700000003);
+// What launches and updates of launches share: a shape, and parameters in the head and in what follows it.
+template <class Record>
+void set_launch(Record& record, std::uint32_t slots, const std::vector<std::uint8_t>& params) {
+    record.mutate_slots(static_cast<std::uint16_t>(slots));
+    record.mutate_param_bytes(static_cast<std::uint16_t>(params.size()));
     record.mutate_grid_x(0x01020304);
     record.mutate_grid_y(0x1112);
     record.mutate_grid_z(0x2122);
@@ -119,19 +116,34 @@ inline Golden launch(const std::string& file, const std::string& says, std::uint
     record.mutate_block_y(2);
     record.mutate_block_z(1);
     record.mutate_shared_bytes(0xc000);
-    const std::size_t in_head = std::min(kHeadParamBytes, param_bytes);
+    const std::size_t in_head = std::min<std::size_t>(record.params()->size(), params.size());
     if (in_head != 0) std::memcpy(record.mutable_params()->data(), params.data(), in_head);
+}
+template <class Record>
+void push_shape(Golden& golden, std::size_t at, const Record& record) {
+    for (Field& more : std::vector<Field>{
+             field("grid_x", at, record.grid_x()), field("grid_y", at + 4, record.grid_y()),
+             field("grid_z", at + 8, record.grid_z()), field("block_x", at + 12, record.block_x()),
+             field("block_y", at + 14, record.block_y()), field("block_z", at + 16, record.block_z()),
+             field("reserved1", at + 18, record.reserved1()),
+             field("shared_bytes", at + 20, record.shared_bytes())})
+        golden.fields.push_back(std::move(more));
+}
+
+inline Golden launch(const std::string& file, const std::string& says, std::uint64_t position,
+                     std::size_t param_bytes) {
+    const auto params = counted(param_bytes, 0xa0);
+    schema::LaunchRecord record{};
+    record.mutate_kind(schema::RecordKind::Launch);
+    record.mutate_kernel(0x0000000700000003);
+    set_launch(record, launch_slots(param_bytes), params);
 
     Golden golden{file, "Launch", says, position, written(position, record, params), {}};
     golden.fields = head(golden, record);
-    for (Field& more : std::vector<Field>{
-             field("param_bytes", 12, record.param_bytes()), field("reserved0", 14, record.reserved0()),
-             field("kernel", 16, record.kernel()), field("grid_x", 24, record.grid_x()),
-             field("grid_y", 28, record.grid_y()), field("grid_z", 32, record.grid_z()),
-             field("block_x", 36, record.block_x()), field("block_y", 38, record.block_y()),
-             field("block_z", 40, record.block_z()), field("reserved1", 42, record.reserved1()),
-             field("shared_bytes", 44, record.shared_bytes())})
-        golden.fields.push_back(std::move(more));
+    golden.fields.push_back(field("param_bytes", 12, record.param_bytes()));
+    golden.fields.push_back(field("reserved0", 14, record.reserved0()));
+    golden.fields.push_back(field("kernel", 16, record.kernel()));
+    push_shape(golden, 24, record);
     push_params(golden, params, kHeadParamBytes, record.slots());
     return golden;
 }
@@ -247,31 +259,18 @@ inline Golden graph_update(const std::string& file, const std::string& says, std
     const auto params = counted(param_bytes, 0xa0);
     schema::GraphUpdateRecord record{};
     record.mutate_kind(schema::RecordKind::GraphUpdate);
-    record.mutate_slots(static_cast<std::uint16_t>(update_slots(param_bytes)));
-    record.mutate_param_bytes(static_cast<std::uint16_t>(param_bytes));
     record.mutate_graph(0x0000000400000002);
     record.mutate_node(5);
-    record.mutate_grid_x(0x01020304);
-    record.mutate_grid_y(0x1112);
-    record.mutate_grid_z(0x2122);
-    record.mutate_block_x(256);
-    record.mutate_block_y(2);
-    record.mutate_block_z(1);
-    record.mutate_shared_bytes(0xc000);
-    const std::size_t in_head = std::min(kUpdateHeadParamBytes, param_bytes);
-    if (in_head != 0) std::memcpy(record.mutable_params()->data(), params.data(), in_head);
+    set_launch(record, update_slots(param_bytes), params);
 
     Golden golden{file, "GraphUpdate", says, position, written(position, record, params), {}};
     golden.fields = head(golden, record);
-    for (Field& more : std::vector<Field>{
-             field("param_bytes", 12, record.param_bytes()), field("reserved0", 14, record.reserved0()),
-             field("graph", 16, record.graph()), field("node", 24, record.node()),
-             field("grid_x", 28, record.grid_x()), field("grid_y", 32, record.grid_y()),
-             field("grid_z", 36, record.grid_z()), field("block_x", 40, record.block_x()),
-             field("block_y", 42, record.block_y()), field("block_z", 44, record.block_z()),
-             field("reserved1", 46, record.reserved1()), field("shared_bytes", 48, record.shared_bytes()),
-             field("reserved2", 52, record.reserved2())})
-        golden.fields.push_back(std::move(more));
+    golden.fields.push_back(field("param_bytes", 12, record.param_bytes()));
+    golden.fields.push_back(field("reserved0", 14, record.reserved0()));
+    golden.fields.push_back(field("graph", 16, record.graph()));
+    golden.fields.push_back(field("node", 24, record.node()));
+    push_shape(golden, 28, record);
+    golden.fields.push_back(field("reserved2", 52, record.reserved2()));
     push_params(golden, params, kUpdateHeadParamBytes, record.slots());
     return golden;
 }
