@@ -41,6 +41,7 @@ namespace ringlaunch {
 static_assert(kLaunchKind == static_cast<std::uint64_t>(schema::RecordKind::Launch));
 static_assert(kCompactLaunchKind == static_cast<std::uint64_t>(schema::RecordKind::CompactLaunch));
 static_assert(kGraphUpdateKind == static_cast<std::uint64_t>(schema::RecordKind::GraphUpdate));
+static_assert(kShortRecordSlots == kMinRingSlots / 4);
 static_assert(kPaddingKind == static_cast<std::uint64_t>(schema::RecordKind::Padding));
 
 // Which a record's kind says; those that are no launch have no parameters.

@@ -3,6 +3,7 @@
 // as <ringlaunch/ring_producer.hpp>.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,9 @@ inline constexpr std::uint64_t kLaunchKind = 1;
 inline constexpr std::uint64_t kPaddingKind = 8;
 inline constexpr std::uint64_t kCompactLaunchKind = 9;
 inline constexpr std::uint64_t kGraphUpdateKind = 11;
+
+// Every ring takes records as long as this: a quarter of the shortest ring's slots.
+inline constexpr std::uint32_t kShortRecordSlots = 16;
 
 inline constexpr std::uint64_t kContinuation = std::uint64_t{1} << 63;
 inline constexpr std::size_t kContinuationParamBytes = 56;
@@ -182,11 +186,15 @@ class RingProducer {
         return Status::ok;
     }
 
-    // The hot path's question: is there room for `count` slots as things stand, without padding and without a
-    // look at `completed`? Where not, reserve() has the answer.
-    [[nodiscard]] bool has_room(std::uint32_t count) const noexcept {
-        return count <= max_record_slots() && count <= slot_count_ - index(position_) &&
-               position_ + count <= completed_ + slot_count_;
+    // The hot path's question: is the way clear for a record of `count` slots, at most max_record_slots()? It
+    // was looked ahead that far: there is room, in one piece, and no multiple of `every` is reached. Where
+    // not, reserve() has the answer.
+    [[nodiscard]] bool clear(std::uint32_t count) const noexcept { return position_ + count <= clear_until_; }
+    // For clear(), with what reserve() last read. `every` is a power of two.
+    void look_ahead(std::uint64_t every) noexcept {
+        const std::uint64_t lap_end = position_ + slot_count_ - index(position_);
+        const std::uint64_t before_multiple = position_ | (every - 1);
+        clear_until_ = std::min({completed_ + slot_count_, lap_end, before_multiple});
     }
 
     // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it.
@@ -196,10 +204,8 @@ class RingProducer {
         // relaxed: the head's stamp releases it.
         Memory::store_relaxed(slot.stamp, (position + i + 1) | kContinuation);
         write_slot<0>(
-            slot.payload,
-            [from]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
-                __attribute__((always_inline)) { return load_word(from + 8 * (kWord - 1)); },
-            std::make_index_sequence<7>());
+            slot.payload, [from]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>)
+                              __attribute__((always_inline)) { return load_word(from + 8 * (kWord - 1)); });
     }
 
     // The same with the parameters from `first` on, of `bytes` in all; what lies behind them becomes zero.
@@ -238,7 +244,7 @@ class RingProducer {
         const std::uint64_t position = position_;
         RingHeader* const header = header_;
         Slot& slot = slots_[index(position)];
-        write_slot<0>(slot.payload, word, std::make_index_sequence<7>());
+        write_slot<0>(slot.payload, word);
         // sync: STAMP (pairs with RingConsumer::peek): as in publish()
         Memory::store_release(slot.stamp, position + 1);
         position_ = position + slots;
@@ -264,17 +270,27 @@ class RingProducer {
         std::integer_sequence<std::uint32_t, kBefore...>) noexcept {
         // relaxed: the head's stamp releases it.
         ((Memory::store_relaxed(head[kBefore + 1].stamp, (position + kBefore + 2) | kContinuation),
-          write_slot<8 * (kBefore + 1)>(head[kBefore + 1].payload, word, std::make_index_sequence<7>())),
+          write_slot<8 * (kBefore + 1)>(head[kBefore + 1].payload, word)),
          ...);
     }
-    template <std::size_t kFirst, class Word, std::size_t... kWord>
-    [[gnu::always_inline]] static void write_slot(std::byte* to, const Word& word,
-                                                  std::index_sequence<kWord...>) noexcept {
-        (write_word(to + 8 * kWord, word(std::integral_constant<std::size_t, kFirst + 1 + kWord>())), ...);
+    // Words kFirst + 1 to kFirst + 7, all but the first of them in pairs.
+    template <std::size_t kFirst, class Word>
+    [[gnu::always_inline]] static void write_slot(std::byte* to, const Word& word) noexcept {
+        const std::uint64_t first = word(std::integral_constant<std::size_t, kFirst + 1>());
+        Memory::write_payload(to, &first, sizeof first);
+        write_pair<kFirst + 2>(to + 8, word);
+        write_pair<kFirst + 4>(to + 24, word);
+        write_pair<kFirst + 6>(to + 40, word);
     }
-    [[gnu::always_inline]] static void write_word(std::byte* to, std::uint64_t word) noexcept {
-        asm volatile("" : "+r"(word));  // as in load_word()
-        Memory::write_payload(to, &word, sizeof word);
+    // In one store: each waits in the store buffer behind those before it, for the line to come.
+    template <std::size_t kWord, class Word>
+    [[gnu::always_inline]] static void write_pair(std::byte* to, const Word& word) noexcept {
+        using Pair [[gnu::vector_size(16)]] = std::uint64_t;
+        std::uint64_t low = word(std::integral_constant<std::size_t, kWord>());
+        std::uint64_t high = word(std::integral_constant<std::size_t, kWord + 1>());
+        asm volatile("" : "+r"(low), "+r"(high));  // as in load_word()
+        const Pair pair = {low, high};
+        Memory::write_payload(to, &pair, sizeof pair);
     }
 
     void publish_padding(std::uint32_t count) noexcept {
@@ -287,7 +303,8 @@ class RingProducer {
     Slot* slots_ = nullptr;
     std::uint32_t slot_count_ = 0;
     std::uint64_t position_ = 0;
-    std::uint64_t completed_ = 0;  // as last read
+    std::uint64_t completed_ = 0;    // as last read
+    std::uint64_t clear_until_ = 0;  // see clear()
 };
 
 }  // namespace ringlaunch

@@ -56,6 +56,7 @@ KernelState take_kernel(const schema::KernelInfo& info, ModuleState& module) {
         }
     }
     kernel.digest = layout_digest(kernel.layout);
+    kernel.settle();
     return kernel;
 }
 

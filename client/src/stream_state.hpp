@@ -186,6 +186,7 @@ template <bool kPadded>
     else
         publish_launch<kPadded, LaunchForm::general>(stream.producer, kernel, grid, block, shared_bytes,
                                                      params);
+    stream.producer.look_ahead(kSlotsPerSample);
     wake_reader(stream, stream.current());
     return Status::ok;
 }

@@ -815,9 +815,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         return Py_NewRef(variant.compiled.get());
     const Dim3 blocks{grid.x * variant.ctas, grid.y, grid.z};
     const StreamObject* to = as_stream(stream);
-    if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr &&
-        grid.x <= kMaxGridX / variant.ctas &&
-        detail::launchable(*variant.state, blocks, variant.block, variant.shared_bytes)) [[likely]] {
+    if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr && grid.x <= kMaxGridX / variant.ctas)
+        [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
         if (!pack(variant.takes, entry->ops, key.leaves(), params)) return nullptr;
         if (detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,

@@ -138,6 +138,40 @@ TEST(LaunchRecord, is_compact_where_its_shape_and_its_kernel_allow) {
     }
 }
 
+// The two comparisons of the hot path say what launchable() and form_of() do.
+TEST(LaunchRecord, is_found_launchable_in_its_compact_form_by_two_comparisons) {
+    std::mt19937 random(7);
+    const auto one_of = [&](auto... values) {
+        const std::uint32_t all[] = {static_cast<std::uint32_t>(values)...};
+        return all[random() % std::size(all)];
+    };
+    int compact = 0, general = 0, neither = 0;
+    for (int i = 0; i < 200'000; ++i) {
+        KernelState kernel;
+        kernel.set_id(one_of(0, 1) != 0 ? 0x0000000700000003 : ~std::uint64_t{0});
+        kernel.declared = one_of(0, 1, 1) != 0;
+        kernel.max_threads = one_of(0, 1, 64, 1024, 2048);
+        kernel.max_shared_bytes = one_of(0, 64);
+        kernel.max_grid = {one_of(1, 100, 0x7fffffff), one_of(1, 0xffff), one_of(1, 0xffff)};
+        kernel.max_block = {one_of(1, 32, 1024, 0xffff), one_of(1, 1024), one_of(1, 64)};
+        kernel.default_block = {one_of(0, 1, 64, 4096), one_of(0, 1, 2), one_of(0, 1, 2)};
+        kernel.settle();
+        const Dim3 grid{one_of(0, 1, 2, 100, 101, 0x7fffffff, 0xffffffff), one_of(0, 1, 1, 1, 2),
+                        one_of(0, 1, 1, 1, 2)};
+        const std::uint32_t y = one_of(0, 1, 1, 2);
+        const Dim3 block{one_of(0, 1, 32, 33, 64, 65, 1024, 1025, 0xffff, 0xffffffff), y,
+                         one_of(y, y, y, 0, 1, 2)};
+        const std::uint32_t shared_bytes = one_of(0, 0, 0, 64, 65);
+        const bool can = launchable(kernel, grid, block, shared_bytes);
+        const bool is_compact = form_of(kernel, grid, block, shared_bytes) == LaunchForm::compact;
+        ASSERT_EQ(compactly_launchable(kernel, grid, block, shared_bytes), can && is_compact) << i;
+        ++(!can ? neither : is_compact ? compact : general);
+    }
+    EXPECT_GT(compact, 100);
+    EXPECT_GT(general, 100);
+    EXPECT_GT(neither, 100);
+}
+
 template <class... Args>
 void expect_packed(const std::vector<unsigned char>& expected, const Args&... args) {
     using Pack = ArgPack<Args...>;

@@ -83,6 +83,10 @@ struct Scenario {
     std::uint64_t device_issued = kStart, device_completed = kStart, notify_position = 0;
     View device_lock;
 
+    // What look_ahead() went by.
+    static constexpr std::uint64_t kFarAhead = 1 << 10;
+    std::uint64_t completed_ahead = 0, lap_end_ahead = 0;
+
     bool all_executed() const {
         for (std::size_t i = 0; i < records; ++i)
             if (executed[i] == 0) return false;
@@ -91,18 +95,24 @@ struct Scenario {
 
     // ---- the client ----
 
-    // RingProducer::has_room(), or one of its three bounds a slot further.
-    bool has_room(const RingProducer<WeakMemory>& producer, std::uint32_t count) {
+    // The hot path's question, or one of its three bounds a slot further.
+    bool clear(const RingProducer<WeakMemory>& producer, std::uint32_t count) {
         const auto one_if = [this](Mutant mutant) { return world.is(mutant) ? 1u : 0u; };
         const std::uint32_t longer = one_if(Mutant::room_for_too_long_a_record);
         const std::uint32_t further = one_if(Mutant::room_past_the_end);
         const std::uint32_t more = one_if(Mutant::room_off_by_a_slot);
-        const std::uint64_t at = producer.position();
-        const bool room = count <= kSlots / 4 + longer && count <= kSlots - at % kSlots + further &&
-                          at + count <= world.completed_read + kSlots + more;
-        if (longer + further + more != 0) return room;
-        if (producer.has_room(count) != room) world.fail("has_room() has other bounds than it should");
-        return room;
+        const std::uint64_t end = producer.position() + count;
+        const bool clear = count <= kSlots / 4 + longer && end <= lap_end_ahead + further &&
+                           end <= completed_ahead + kSlots + more;
+        if (longer + further + more != 0) return clear;
+        if ((count <= producer.max_record_slots() && producer.clear(count)) != clear)
+            world.fail("clear() has other bounds than it should");
+        return clear;
+    }
+    void look_ahead(RingProducer<WeakMemory>& producer) {
+        completed_ahead = world.completed_read;
+        lap_end_ahead = (producer.position() / kSlots + 1) * kSlots;
+        producer.look_ahead(kFarAhead);
     }
     Status reserve(RingProducer<WeakMemory>& producer, std::uint32_t count, const Page& page) {
         world.reserving = true;
@@ -114,7 +124,7 @@ struct Scenario {
     // A launch that is too long for this ring, which the client asks for like any other.
     void send_too_long(RingProducer<WeakMemory>& producer, const Page& page) {
         constexpr std::uint32_t kTooLong = kSlots / 4 + 1;
-        if (!has_room(producer, kTooLong)) {
+        if (!clear(producer, kTooLong)) {
             if (reserve(producer, kTooLong, page) != Status::record_too_long)
                 world.fail("a record was taken that is too long");
             return;
@@ -124,10 +134,14 @@ struct Scenario {
         });
     }
 
-    // As the client: has_room() first, and where there is none reserve().
+    // As the client: where the way is not clear, reserve(), and look ahead.
     void send(RingProducer<WeakMemory>& producer, std::size_t i, const Page& page) {
-        if (i == 0) send_too_long(producer, page);
-        if (!has_room(producer, slots_of(i)))
+        if (i == 0) {
+            look_ahead(producer);  // so that there is something to ask
+            send_too_long(producer, page);
+        }
+        const bool was_clear = clear(producer, slots_of(i));
+        if (!was_clear)
             while (reserve(producer, slots_of(i), page) != Status::ok) world.pause();
         if (world.is(Mutant::none) && producer.position() != starts[i])
             world.fail("the producer stands elsewhere than its records");
@@ -139,6 +153,7 @@ struct Scenario {
             WeakMemory::store_relaxed(header.sample_position, last_sample);
         }
         publish(producer, i);
+        if (!was_clear) look_ahead(producer);
         if (timed && world.is(Mutant::sample_time_after_stamp))
             WeakMemory::store_relaxed(header.sample_ns, time_of(i));
     }

@@ -62,9 +62,12 @@ struct WordsOf {
 // Makes room and publishes; ok, ring_full or record_too_long.
 template <class Memory>
 Status send(RingProducer<Memory>& producer, const SharedU64& completed, const Sample& sample) {
-    // Most as the client's launches, which ask has_room() first; the others as what is no launch.
+    // Most as the client's launches, which ask first whether the way is clear; the others as what is no
+    // launch.
     const bool asks_first = sample.head.kernel() / 3 % 4 != 0;
-    if (!asks_first || !producer.has_room(sample.slots)) {
+    const bool reserves =
+        !asks_first || sample.slots > producer.max_record_slots() || !producer.clear(sample.slots);
+    if (reserves) {
         const Status status = producer.reserve(sample.slots, completed);
         if (status != Status::ok) return status;
     }
@@ -82,6 +85,7 @@ Status send(RingProducer<Memory>& producer, const SharedU64& completed, const Sa
         else
             producer.publish_head(sample.slots, WordsOf{sample});
     }
+    if (asks_first && reserves) producer.look_ahead(16);
     return Status::ok;
 }
 

@@ -360,56 +360,70 @@ TEST(RingProducer, ReadsTheCompletedPositionOnlyWhenTheRingLooksFull) {
 
 // ---- the hot path's question, which alone decides about most launches ----
 
-TEST(HasRoom, UpToTheLastFreeSlot) {
-    Ring ring(kSlots, kSlots / 2);  // so that the ring's end is not what is in the way
-    for (std::uint64_t i = 0; i < kSlots - 2; ++i) {
-        ASSERT_TRUE(ring.producer.has_room(1)) << i;
-        ASSERT_EQ(send(ring.producer, ring.completed, Sample(i, 1)), Status::ok);
-    }
-    EXPECT_TRUE(ring.producer.has_room(2));
-    EXPECT_FALSE(ring.producer.has_room(3));
-    ASSERT_EQ(send(ring.producer, ring.completed, Sample(kSlots - 2, 1)), Status::ok);
-    EXPECT_TRUE(ring.producer.has_room(1));
-    EXPECT_FALSE(ring.producer.has_room(2));
-    ASSERT_EQ(send(ring.producer, ring.completed, Sample(kSlots - 1, 1)), Status::ok);
-    EXPECT_FALSE(ring.producer.has_room(1));
+constexpr std::uint64_t kNever = std::uint64_t{1} << 63;
+
+// Of a producer that has just looked ahead.
+bool is_clear(RingProducer<> producer, std::uint32_t count, std::uint64_t every = kNever) {
+    producer.look_ahead(every);
+    return count <= producer.max_record_slots() && producer.clear(count);
 }
 
-TEST(HasRoom, KnowsOnlyWhatReserveReadOfTheCompletedPosition) {
+TEST(Clear, NotBeforeALookAhead) {
+    const Ring ring(kSlots);
+    EXPECT_FALSE(ring.producer.clear(1));
+    EXPECT_FALSE(RingProducer<>().clear(1));
+}
+
+TEST(Clear, UpToTheLastFreeSlot) {
+    Ring ring(kSlots, kSlots / 2);  // so that the ring's end is not what is in the way
+    for (std::uint64_t i = 0; i < kSlots - 2; ++i) {
+        ASSERT_TRUE(is_clear(ring.producer, 1)) << i;
+        ASSERT_EQ(send(ring.producer, ring.completed, Sample(i, 1)), Status::ok);
+    }
+    EXPECT_TRUE(is_clear(ring.producer, 2));
+    EXPECT_FALSE(is_clear(ring.producer, 3));
+    ASSERT_EQ(send(ring.producer, ring.completed, Sample(kSlots - 2, 1)), Status::ok);
+    EXPECT_TRUE(is_clear(ring.producer, 1));
+    EXPECT_FALSE(is_clear(ring.producer, 2));
+    ASSERT_EQ(send(ring.producer, ring.completed, Sample(kSlots - 1, 1)), Status::ok);
+    EXPECT_FALSE(is_clear(ring.producer, 1));
+}
+
+TEST(Clear, KnowsOnlyWhatReserveReadOfTheCompletedPosition) {
     Ring ring(kSlots);
     for (std::uint64_t i = 0; i < kSlots; ++i)
         ASSERT_EQ(send(ring.producer, ring.completed, Sample(i, 1)), Status::ok);
     ring.complete(2);
-    EXPECT_FALSE(ring.producer.has_room(1));
+    EXPECT_FALSE(is_clear(ring.producer, 1));
     ASSERT_EQ(ring.producer.reserve(1, ring.completed), Status::ok);
     ring.complete(3);  // not read
-    EXPECT_TRUE(ring.producer.has_room(2));
-    EXPECT_FALSE(ring.producer.has_room(3));
+    EXPECT_TRUE(is_clear(ring.producer, 2));
+    EXPECT_FALSE(is_clear(ring.producer, 3));
 }
 
-TEST(HasRoom, NotForARecordThatWouldCrossTheEnd) {
+TEST(Clear, NotForARecordThatWouldCrossTheEnd) {
     for (const std::uint32_t to_end : {1u, 2u, 15u}) {
         Ring ring(kSlots, 3 * kSlots - to_end);
-        EXPECT_TRUE(ring.producer.has_room(to_end)) << to_end;
-        EXPECT_FALSE(ring.producer.has_room(to_end + 1)) << to_end;
+        EXPECT_TRUE(is_clear(ring.producer, to_end)) << to_end;
+        EXPECT_FALSE(is_clear(ring.producer, to_end + 1)) << to_end;
         // reserve() pads, and then there is room.
         ASSERT_EQ(ring.producer.reserve(to_end + 1, ring.completed), Status::ok);
         EXPECT_EQ(ring.producer.position(), 3 * kSlots);
-        EXPECT_TRUE(ring.producer.has_room(to_end + 1)) << to_end;
+        EXPECT_TRUE(is_clear(ring.producer, to_end + 1)) << to_end;
     }
 }
 
-TEST(HasRoom, UpToTheLongestRecord) {
+TEST(Clear, UpToTheLongestRecord) {
     for (const std::uint32_t slot_count : {kMinRingSlots, 4 * kMinRingSlots, kMaxRingSlots}) {
         Ring ring(slot_count);
-        EXPECT_TRUE(ring.producer.has_room(slot_count / 4)) << slot_count;
-        EXPECT_FALSE(ring.producer.has_room(slot_count / 4 + 1)) << slot_count;
-        EXPECT_FALSE(ring.producer.has_room(~0u)) << slot_count;
+        EXPECT_TRUE(is_clear(ring.producer, slot_count / 4)) << slot_count;
+        EXPECT_FALSE(is_clear(ring.producer, slot_count / 4 + 1)) << slot_count;
+        EXPECT_FALSE(is_clear(ring.producer, ~0u)) << slot_count;
     }
 }
 
 // Wherever it stands, however full the ring: yes exactly where reserve() would change nothing and say ok.
-TEST(HasRoom, AgreesWithReserveInEveryState) {
+TEST(Clear, AgreesWithReserveInEveryState) {
     for (const std::uint64_t start :
          {std::uint64_t{0}, std::uint64_t{kSlots} - 1, std::uint64_t{5} * kSlots + 33,
           (std::uint64_t{1} << 32) - 3, (std::uint64_t{1} << 63) - 20000}) {
@@ -420,7 +434,7 @@ TEST(HasRoom, AgreesWithReserveInEveryState) {
                 const std::uint64_t at = asked.position();
                 const bool crosses = at / kSlots != (at + count - 1) / kSlots;
                 const bool room = !crosses && asked.reserve(count, ring.completed) == Status::ok;
-                ASSERT_EQ(ring.producer.has_room(count), room)
+                ASSERT_EQ(is_clear(ring.producer, count), room)
                     << count << " slots at " << at << ", " << used << " in use";
             }
             if (used < kSlots) {
@@ -428,6 +442,34 @@ TEST(HasRoom, AgreesWithReserveInEveryState) {
             }
         }
     }
+}
+
+// However far behind the look ahead is: yes only where reserve() would change nothing and say ok.
+TEST(Clear, HoldsUntilTheNextLookAhead) {
+    for (const std::uint64_t start : {std::uint64_t{0}, std::uint64_t{17}, std::uint64_t{3} * kSlots - 1}) {
+        Ring ring(kSlots, start);
+        ring.producer.look_ahead(kNever);
+        for (std::uint64_t sent = 0; ring.producer.clear(1); ++sent) {
+            for (std::uint32_t count = 1; count <= ring.producer.max_record_slots(); ++count) {
+                if (!ring.producer.clear(count)) continue;
+                RingProducer<> asked = ring.producer;
+                ASSERT_EQ(asked.reserve(count, ring.completed), Status::ok) << count << " at " << sent;
+                ASSERT_EQ(asked.position(), ring.producer.position()) << "it was padded";
+            }
+            ring.producer.publish(Sample(sent, 1).head);
+        }
+        EXPECT_EQ(ring.producer.position() % kSlots, 0u) << "the lap's end is what ends it";
+    }
+}
+
+TEST(Clear, ReachesNoMultiple) {
+    for (const std::uint64_t every : {4u, 16u, 128u})
+        for (std::uint64_t at = 0; at < 2 * every; ++at) {
+            const Ring ring(1024, at);
+            for (std::uint32_t count = 1; count <= 130; ++count)
+                ASSERT_EQ(is_clear(ring.producer, count, every), at / every == (at + count) / every)
+                    << count << " at " << at << ", every " << every;
+        }
 }
 
 // ---- both, over laps and numbers ----

@@ -8,6 +8,7 @@
 // It allocates, throws and locks nothing, and calls the OS only to wake the daemon.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cstddef>
@@ -25,6 +26,10 @@ inline constexpr std::uint64_t kSlotsPerSample = 128;
 
 // Immutable once loaded, so any thread may read it.
 struct HotKernel {
+    // What compact launches may have at most, so that launchable() is two comparisons for them; 0: none.
+    // settle() says them.
+    std::uint32_t compact_grid = 0, compact_block = 0;
+    bool compact_default_block = false;  // it has one
     std::uint64_t id = 0;
     std::uint32_t compact_id = 0;  // 0: it has none
     std::uint32_t param_bytes = 0;
@@ -34,6 +39,8 @@ struct HotKernel {
     Dim3 default_block{0, 0, 0};
     Dim3 max_grid, max_block;  // of the device; a side of max_block is at most 0xffff
     bool declared = false;
+
+    void settle() noexcept;  // once the others are known
 };
 
 // The producer's part of a stream: one thread at a time, ordered by the caller (in Python by the interpreter
@@ -54,6 +61,20 @@ struct HotStream {
     }  // sync: EPOCH
 };
 
+// Does a launch of this shape, in one direction and without dynamic shared memory, fit a compact record?
+[[nodiscard, gnu::always_inline]] inline bool has_compact_shape(Dim3 grid, Dim3 block,
+                                                                std::uint32_t shared_bytes) noexcept {
+    return ((grid.y ^ 1) | (grid.z ^ 1) | shared_bytes | (block.y ^ block.z) |
+            (block.y ^ std::uint32_t{block.x != 0})) == 0;
+}
+
+// In which form does this launch stand in the ring? It is launchable().
+[[nodiscard, gnu::always_inline]] inline LaunchForm form_of(const HotKernel& kernel, Dim3 grid, Dim3 block,
+                                                            std::uint32_t shared_bytes) noexcept {
+    return has_compact_shape(grid, block, shared_bytes) && kernel.compact_id != 0 ? LaunchForm::compact
+                                                                                  : LaunchForm::general;
+}
+
 // Could the dispatcher take this launch? Its own checks are the ones that count; these spare the stream the
 // stop.
 [[nodiscard, gnu::always_inline]] inline bool launchable(const HotKernel& kernel, Dim3 grid, Dim3 block,
@@ -68,6 +89,21 @@ struct HotStream {
            shared_bytes <= kernel.max_shared_bytes && kernel.declared;
 }
 
+// The same, and is its form the compact one?
+[[nodiscard, gnu::always_inline]] inline bool compactly_launchable(const HotKernel& kernel, Dim3 grid,
+                                                                   Dim3 block,
+                                                                   std::uint32_t shared_bytes) noexcept {
+    return has_compact_shape(grid, block, shared_bytes) && grid.x - 1 < kernel.compact_grid &&
+           (block.x != 0 ? block.x - 1 < kernel.compact_block : kernel.compact_default_block);
+}
+
+inline void HotKernel::settle() noexcept {
+    const bool any = compact_id != 0 && declared;
+    compact_grid = any ? max_grid.x : 0;
+    compact_block = any ? std::min(max_threads, max_block.x) : 0;
+    compact_default_block = any && launchable(*this, {1}, {0, 0, 0}, 0);
+}
+
 // Is a record of `slots` that begins at `position` the one to be timed?
 [[nodiscard]] constexpr bool sample_is_due(std::uint64_t position, std::uint32_t slots) noexcept {
     return position / kSlotsPerSample != (position + slots) / kSlotsPerSample;
@@ -79,8 +115,8 @@ struct HotStream {
                                                                  const StatusPage& page,
                                                                  std::uint32_t slots) noexcept {
     // relaxed: only whether it is Running (0) matters here
-    return page.state.load(std::memory_order_relaxed) == 0 && stream.producer.has_room(slots) &&
-           !sample_is_due(stream.producer.position(), slots);
+    return page.state.load(std::memory_order_relaxed) == 0 && stream.producer.clear(slots) &&
+           (slots <= kShortRecordSlots || slots <= stream.producer.max_record_slots());
 }
 
 // `value << shift` without a trap: a value that was spilled as four bytes may otherwise be loaded as eight,
@@ -90,14 +126,6 @@ template <int kShift>
     std::uint64_t wide = value;
     if (!__builtin_constant_p(value)) asm("" : "+r"(wide));
     return wide << kShift;
-}
-
-// In which form does this launch stand in the ring? It is launchable().
-[[nodiscard, gnu::always_inline]] inline LaunchForm form_of(const HotKernel& kernel, Dim3 grid, Dim3 block,
-                                                            std::uint32_t shared_bytes) noexcept {
-    const std::uint32_t more = (grid.y ^ 1) | (grid.z ^ 1) | shared_bytes | (block.y ^ block.z) |
-                               (block.y ^ std::uint32_t{block.x != 0});
-    return more == 0 && kernel.compact_id != 0 ? LaunchForm::compact : LaunchForm::general;
 }
 
 // Words of a head slot before the parameters, the stamp's counted.
@@ -158,14 +186,17 @@ template <LaunchForm kForm, std::size_t kParamBytes, class Param>
     return true;
 }
 
+// Enqueues it in its own form if it is launchable and nothing stands in its way.
 template <std::size_t kParamBytes, class Param>
 [[nodiscard, gnu::always_inline]] inline bool try_enqueue(HotStream& stream, const HotKernel& kernel,
                                                           Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
                                                           const Param& param) noexcept {
-    if (form_of(kernel, grid, block, shared_bytes) == LaunchForm::compact)
+    if (compactly_launchable(kernel, grid, block, shared_bytes)) [[likely]]
         return try_enqueue_as<LaunchForm::compact, kParamBytes>(stream, kernel, grid, block, shared_bytes,
                                                                 param);
-    return try_enqueue_as<LaunchForm::general, kParamBytes>(stream, kernel, grid, block, shared_bytes, param);
+    // Where its shape is compact, too: the kernel has no compact id, or it is not launchable.
+    return launchable(kernel, grid, block, shared_bytes) &&
+           try_enqueue_as<LaunchForm::general, kParamBytes>(stream, kernel, grid, block, shared_bytes, param);
 }
 
 // Writes and publishes a launch; there is room. `params` are kernel.param_bytes; with `kPadded` zeros follow
@@ -204,9 +235,8 @@ template <bool kPadded, LaunchForm kForm>
     return launch_slots(kernel.param_bytes, form_of(kernel, grid, block, shared_bytes));
 }
 
-// Enqueues a launch if nothing stands in its way, else answers false and has done nothing. Checks nothing of
-// the launch (see launchable()). A caller that hands all that it was given to its own slow path makes the
-// compiler save nothing.
+// Enqueues a launch if it is launchable and nothing stands in its way, else answers false and has done
+// nothing. A caller that hands all that it was given to its own slow path makes the compiler save nothing.
 template <bool kPadded, LaunchForm kForm>
 [[nodiscard, gnu::always_inline]] inline bool try_enqueue_launch_as(
     HotStream& stream, const HotKernel& kernel, Dim3 grid, Dim3 block, std::uint32_t shared_bytes,
@@ -223,10 +253,12 @@ template <bool kPadded>
                                                                  Dim3 grid, Dim3 block,
                                                                  std::uint32_t shared_bytes,
                                                                  std::span<const std::byte> params) noexcept {
-    if (form_of(kernel, grid, block, shared_bytes) == LaunchForm::compact)
+    if (compactly_launchable(kernel, grid, block, shared_bytes)) [[likely]]
         return try_enqueue_launch_as<kPadded, LaunchForm::compact>(stream, kernel, grid, block, shared_bytes,
                                                                    params);
-    return try_enqueue_launch_as<kPadded, LaunchForm::general>(stream, kernel, grid, block, shared_bytes,
+    // As in try_enqueue().
+    return launchable(kernel, grid, block, shared_bytes) &&
+           try_enqueue_launch_as<kPadded, LaunchForm::general>(stream, kernel, grid, block, shared_bytes,
                                                                params);
 }
 

@@ -457,7 +457,7 @@ class Stream {
                                                 bool wait = true) noexcept {
         if (state_ && kernel) [[likely]] {
             const detail::HotKernel& of = *kernel.state_;
-            if (params.size() == of.param_bytes && detail::launchable(of, grid, block, shared_bytes) &&
+            if (params.size() == of.param_bytes &&
                 detail::try_enqueue_launch<false>(*state_, of, grid, block, shared_bytes, params)) [[likely]]
                 return Status::ok;
         }
@@ -526,8 +526,7 @@ class Stream {
         using Pack = detail::ArgPack<Args...>;
         if (state_ && kernel && Pack::empty_buffer(args...) < 0) [[likely]] {
             const detail::HotKernel& of = *kernel.state_;
-            if (of.digest == Pack::kShape.digest && of.param_bytes == Pack::bytes() &&
-                detail::launchable(of, grid, block, 0)) [[likely]] {
+            if (of.digest == Pack::kShape.digest && of.param_bytes == Pack::bytes()) [[likely]] {
                 if constexpr (Pack::kWithinWords) {
                     if (detail::try_enqueue<Pack::bytes()>(
                             *state_, of, grid, block, 0,
