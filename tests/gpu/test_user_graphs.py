@@ -258,6 +258,9 @@ def test_a_fault_within_a_graph_is_the_graphs_and_the_kernels(serve_gpu):
         assert stream.status.error_position == at
         peer_graph.launch()
         assert int(theirs.numpy(stream=quiet)[0]) == 3
+        with pytest.raises(rl.KernelFault, match="wild"):
+            stream.synchronize(WATCHDOG_S)
+        stream.resume()
 
 
 def test_a_fault_at_the_beginning_of_a_long_graph_is_not_put_down_to_a_neighbour(serve_gpu):
