@@ -31,6 +31,7 @@ struct GraphNode {
     std::vector<std::byte> params;
     std::array<std::byte, kSlotBytes> record{};  // of a copy or a fill
     std::vector<Buffer> keeps;                   // memory that it names, where the caller said so
+    bool fixed = false;  // its kernel was compiled for these very arguments, where the caller said so
 };
 
 // What a stream records instead of enqueuing it.

@@ -111,6 +111,8 @@ class GraphLaunch:
             What a launch refuses; nothing has changed then.
         Closed
             A buffer that was freed.
+        Unsupported
+            More than the grid of a Triton kernel, which was compiled for the arguments that it has.
         """
         self._graph._made().update(
             self._number,
@@ -238,8 +240,8 @@ class Graph:
         ------
         NotFound
             There is no such launch.
-        ParamTypeError, OutOfRange, InvalidArgument, Closed
-            What a launch refuses. The launch that is named keeps its arguments; those before it have theirs.
+        ParamTypeError, OutOfRange, InvalidArgument, Closed, Unsupported
+            What a launch's update refuses. The launch that is named keeps its arguments; those before it have theirs.
         """
         if not isinstance(launches, Mapping):
             raise _check.refused("launches", "a mapping of names or numbers to tuples of arguments", launches)

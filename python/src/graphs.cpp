@@ -80,6 +80,14 @@ class GraphHandle {
                                                    "updated");
             throw py::error_already_set();
         }
+        if (before.fixed && (args || block || shared_bytes)) {
+            set_named_error("Unsupported",
+                            "launch " + std::to_string(i) + " of the graph is of the Triton kernel '" +
+                                before.kernel->name +
+                                "', which was compiled for the arguments that it has: only its grid "
+                                "is updated; record the graph anew");
+            throw py::error_already_set();
+        }
         alignas(16) std::byte packed[kMaxPackedBytes + kPackedPadding];
         std::vector<ringlaunch::Buffer> buffers;
         if (args) {

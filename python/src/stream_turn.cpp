@@ -141,9 +141,12 @@ std::size_t recorded_nodes(const StreamObject* stream) noexcept {
     return stream->state->recorder == nullptr ? 0 : stream->state->recorder->nodes.size();
 }
 
-void keep_in_graph(StreamObject* stream, std::size_t nodes_before, std::vector<ringlaunch::Buffer> buffers) {
-    if (recorded_nodes(stream) > nodes_before)
-        stream->state->recorder->nodes.back().keeps = std::move(buffers);
+void keep_in_graph(StreamObject* stream, std::size_t nodes_before, std::vector<ringlaunch::Buffer> buffers,
+                   bool fixed) {
+    if (recorded_nodes(stream) <= nodes_before) return;
+    detail::GraphNode& node = stream->state->recorder->nodes.back();
+    node.keeps = std::move(buffers);
+    node.fixed = fixed;
 }
 
 bool copy_to_device(StreamObject* stream, const ringlaunch::Buffer& to, std::size_t offset,

@@ -31,9 +31,11 @@ bool await_room(StreamObject* stream, std::uint32_t slots, const char* doing);
 bool await_turn_and_room(StreamObject* stream, std::uint32_t slots, const char* doing);
 
 // A graph keeps the memory that its nodes name. How many nodes the stream has recorded (0, too, where it
-// records none), and what that node keeps which was enqueued since then, if it was recorded.
+// records none), and what that node keeps which was enqueued since then, if it was recorded. `fixed`: it is a
+// launch whose kernel was compiled for its very arguments.
 std::size_t recorded_nodes(const StreamObject* stream) noexcept;
-void keep_in_graph(StreamObject* stream, std::size_t nodes_before, std::vector<ringlaunch::Buffer> buffers);
+void keep_in_graph(StreamObject* stream, std::size_t nodes_before, std::vector<ringlaunch::Buffer> buffers,
+                   bool fixed = false);
 
 // Copies of any size between the host and the device; the host's memory must stay where it is.
 bool copy_to_device(StreamObject* stream, const ringlaunch::Buffer& to, std::size_t offset,

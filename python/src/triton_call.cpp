@@ -336,7 +336,7 @@ template <class Again, class Buffers>
         const std::size_t nodes = recorded_nodes(launch.stream);
         const Status status = launch.enqueue();
         if (status == Status::ok) {
-            keep_in_graph(launch.stream, nodes, buffers());
+            keep_in_graph(launch.stream, nodes, buffers(), true);
             return true;
         }
         if (status != Status::ring_full) return refuse(launch, status);

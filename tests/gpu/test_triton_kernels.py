@@ -253,6 +253,33 @@ def test_ten_thousand_launches_are_all_there(client):
     assert x.numpy()[0] == sum(range(10000))
 
 
+def test_launches_in_a_graph_keep_their_buffers_and_run_on_any_stream(client, random_values):
+    a = random_values.random(4096).astype(np.float32)
+    stream, other = client.stream(), client.stream()
+    out, half = client.zeros(4096), client.zeros(4096)
+
+    def recorded():
+        x = client.array(a)
+        with stream.record() as graph:
+            for to in (out, half):
+                add[(8,)](x, x, to, 4096, BLOCK=512, stream=stream)
+                add[(8,)](to, x, to, 4096, BLOCK=512, stream=stream)
+        return graph
+
+    for graph in (recorded(), recorded()):
+        others = [client.zeros(4096) for _ in range(8)]
+        for where in (stream, other):
+            out.fill(0)
+            half.fill(0)
+            graph[2].update(grid=4)
+            graph[3].update(grid=4)
+            graph.launch(where)
+            where.synchronize(timeout=60)
+            assert np.array_equal(out.numpy(), a + a + a)
+            assert np.array_equal(half.numpy()[:2048], (a + a + a)[:2048]) and not half.numpy()[2048:].any()
+        assert not any(each.numpy().any() for each in others)
+
+
 def test_a_fault_stops_its_stream_and_the_kernels_go_on_behind_it(client, random_values):
     @rl.jit
     def wild(x):

@@ -628,6 +628,23 @@ def test_a_graph_keeps_the_buffers_of_its_launches(client):
     stream.synchronize()
 
 
+def test_a_launch_in_a_graph_keeps_what_its_kernel_was_compiled_for(client, kernel, x):
+    stream = client.stream()
+    with stream.record() as graph:
+        for _ in range(2):  # the slow way, and the quick one
+            kernel[(2,)](x, 128, stream=stream)
+    for launch in (graph[0], graph[1]):
+        with pytest.raises(rl.Unsupported, match="'scale', which was compiled for the arguments"):
+            graph.update({launch.number: (x, 127, 2.0, None, None)})
+        for shape in ({"block": 64}, {"shared": 64}):
+            with pytest.raises(rl.Unsupported, match="only its grid"):
+                launch.update(**shape)
+        launch.update(grid=5)
+        assert launch.grid == (5, 1, 1)
+    graph.launch()
+    stream.synchronize()
+
+
 def test_a_graph_refuses_a_kernel_with_scratch_memory(client):
     kernel, x, stream = rl.wrap(with_descriptor), client.zeros(1024), client.stream()
 
