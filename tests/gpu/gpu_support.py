@@ -1,5 +1,6 @@
 """What the tests on a GPU share."""
 
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,3 +25,14 @@ extern "C" __global__ void pause(int us) {
 RINGLAUNCH_EXPORT(pause)
 """
 MASK, A = 0xFFFFFFFF, 1664525  # of the steps
+
+
+def stopped(stream, busy=()):
+    """Its status once it has stopped, or after too long a time; meanwhile the `busy` launch."""
+    end = time.monotonic() + WATCHDOG_S
+    while stream.status.running and time.monotonic() < end:
+        for each in busy:
+            each.launch(64)
+        if not busy:
+            time.sleep(0.001)
+    return stream.status

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from gpu_support import MASK, WATCHDOG_S, WORK, A
+from gpu_support import MASK, WATCHDOG_S, WORK, A, stopped
 
 import ringlaunch as rl
 
@@ -67,15 +67,6 @@ class Chain:
         self.stream.synchronize(WATCHDOG_S)
         assert self.stream.status.running, self.stream.status.text
         assert np.array_equal(self.cells.numpy(stream=self.stream, timeout=WATCHDOG_S), self.expected)
-
-
-def stopped(stream, busy=()):
-    """Its status once it has stopped, the `busy` being kept busy meanwhile."""
-    end = time.monotonic() + WATCHDOG_S
-    while stream.status.running and time.monotonic() < end:
-        for each in busy:
-            each.launch(64)
-    return stream.status
 
 
 @pytest.mark.parametrize("kernel", EXCEPTIONS)
@@ -185,14 +176,11 @@ def test_a_stream_that_waited_for_the_culprit_is_told(serve_gpu):
         kernels["wild"][1, 1](own, 1, 1, stream=stream)
         waiter.wait_event(stream.record())
         kernels["step"][1, 1](word, 3, 7, stream=waiter)
-        status = stopped(stream)
-        end = time.monotonic() + WATCHDOG_S
-        while waiter.status.running and time.monotonic() < end:
-            time.sleep(0.01)
-        print(status.text, waiter.status.text, sep="\n")
+        status, beside = stopped(stream), stopped(waiter)
+        print(status.text, beside.text, sep="\n")
         assert status.status == "kernel_faulted"
         # Its wait was never over, whatever the device did behind the fault, and now never will be.
-        assert waiter.status.status == "awaited_stream_stopped"
+        assert beside.status == "awaited_stream_stopped"
         waiter.close()
         stream.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gpu_support import MASK, WATCHDOG_S, WORK, A
+from gpu_support import MASK, WATCHDOG_S, WORK, A, stopped
 
 import ringlaunch as rl
 
@@ -208,11 +208,7 @@ def test_a_killed_executor_leaves_graphs_as_their_updates_left_them(serve_gpu, o
             launch(50)
             kill()
             if on_restart == "stop":
-                end = time.monotonic() + WATCHDOG_S
-                while stream.status.running:
-                    assert time.monotonic() < end
-                    time.sleep(0.01)
-                assert stream.status.status in ("executor_killed", "suspect")
+                assert stopped(stream).status in ("executor_killed", "suspect")
                 stream.resume(rerun=True)
             stream.synchronize(WATCHDOG_S)
             found = cells.numpy(stream=stream)
@@ -248,14 +244,10 @@ def test_a_fault_within_a_graph_is_the_graphs_and_the_kernels(serve_gpu):
         at = stream.status.published + 2  # behind the update, which has two slots
         graph.launch()
         # CUDA completes what is behind a fault before it says that there was one.
-        end = time.monotonic() + WATCHDOG_S
-        while stream.status.running:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        print(f"the fault reads: {stream.status.text}")
-        assert stream.status.status == "kernel_faulted", stream.status
-        assert stream.status.error_kernel == "wild"
-        assert stream.status.error_position == at
+        found = stopped(stream)
+        print(f"the fault reads: {found.text}")
+        stream.close()  # else the block's end would raise what it stopped with
+        assert (found.status, found.error_kernel, found.error_position) == ("kernel_faulted", "wild", at)
         peer_graph.launch()
         assert int(theirs.numpy(stream=quiet)[0]) == 3
         with pytest.raises(rl.KernelFault, match="wild"):
@@ -285,13 +277,9 @@ def test_a_fault_at_the_beginning_of_a_long_graph_is_not_put_down_to_a_neighbour
             time.sleep(0.001)
         at = stream.status.published
         graph.launch()
-        end = time.monotonic() + WATCHDOG_S
-        while stream.status.running or innocent.status.running:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        found, beside = stream.status, innocent.status
+        found, beside = stopped(stream), stopped(innocent)
         print(f"the fault reads: {found.text}; beside it: {beside.text}")
-        innocent.close()  # else the block's end would raise what it stopped with
+        innocent.close()
         stream.close()
         assert (found.status, found.error_kernel, found.error_position) == ("kernel_faulted", "wild", at)
         assert beside.status == "neighbour_faulted"
