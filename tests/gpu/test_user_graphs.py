@@ -285,6 +285,26 @@ def test_a_fault_at_the_beginning_of_a_long_graph_is_not_put_down_to_a_neighbour
         assert beside.status == "neighbour_faulted"
 
 
+def test_long_graphs_in_a_row_are_exact_also_where_every_launch_is_noted(serve_gpu):
+    nodes, replays = 4000, 60
+    with serve_gpu("--fault-dumps") as socket, rl.connect(socket=socket, start=False) as client:
+        step = client.compile(KERNELS, name="kernels.cu")["step"]
+        word = client.zeros(1, np.uint32)
+        stream = client.stream()
+        client.synchronize(WATCHDOG_S)
+        with stream.record() as graph:
+            for value in range(nodes):
+                step[1, 1](word, A, value, stream=stream)
+        for replay in range(replays):
+            graph.launch()
+            step[1, 1](word, A, replay, stream=stream)
+        expected = 0
+        for replay in range(replays):
+            for value in (*range(nodes), replay):
+                expected = (expected * A + value) & MASK
+        assert int(word.numpy(stream=stream, timeout=WATCHDOG_S)[0]) == expected
+
+
 def test_graphs_are_accounted_and_given_back(client, kernels):
     stream = client.stream()
     word = client.zeros(1, np.uint32)
