@@ -27,7 +27,7 @@ import io
 import json
 import math
 import os
-import tempfile
+import secrets
 import zipfile
 import zlib
 from pathlib import Path
@@ -157,17 +157,14 @@ def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str
         "variants": [_variant_out(each) for each in saved.variants],
     }
     target = Path(path)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
-        made = Path(file.name)
+    made = target.with_name(f"{target.name}.{secrets.token_hex(8)}")  # with the rights of any file that is made
+    with made.open("xb") as file:
         try:
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr(_entry(_MANIFEST), json.dumps(manifest, indent=1, allow_nan=False))
                 for name in sorted(images):
                     archive.writestr(_entry(f"images/{name}.cubin"), images[name])
             file.flush()
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(made, 0o666 & ~umask)  # temporary files are made for their user alone
             os.replace(made, target)
         except BaseException:
             made.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -374,6 +375,21 @@ def test_what_no_file_can_hold_is_refused_and_leaves_the_old_file(client, x, pat
     with pytest.raises(rl.Unsupported, match=r"saving kernel 'constants_only', parameter 'C'.*Odd"):
         kernel.save(path)
     assert path.read_bytes() == before and [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_has_the_rights_of_any_other_and_no_thread_sees_another_mask(client, x, path, monkeypatch):
+    kernel = rl.wrap(scale)
+    kernel[(1,)](x, 16)
+    other = path.with_name("other")
+    other.touch()
+
+    def umask(_):
+        raise AssertionError("it is the whole process's")
+
+    monkeypatch.setattr(os, "umask", umask)
+    kernel.save(path)
+    assert path.stat().st_mode == other.stat().st_mode
+    assert sorted(each.name for each in path.parent.iterdir()) == sorted((path.name, other.name))
 
 
 def test_the_same_kernels_make_the_same_file(client, x, tmp_path):
