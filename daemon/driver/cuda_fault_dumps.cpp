@@ -152,7 +152,6 @@ std::string FaultDumps::read_and_accuse(const std::string& lost, FaultPage& page
         page.stream = first.stream;
         page.position = first.position;
         page.kernel = first.kernel;
-        page.program_counter = culprits[0].program_counter;
         for (std::size_t i = 1; i < culprits.size(); ++i) list(page, culprits[i].launches[0]);
     } else if (std::none_of(culprits.begin(), culprits.end(),
                             [](const Culprit& culprit) { return culprit.launches.empty(); })) {

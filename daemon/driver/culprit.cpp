@@ -148,10 +148,7 @@ std::vector<Culprit> find_culprits(const FaultDump& dump, std::span<const Launch
                          const DumpedGrid* grid) {
         Culprit culprit;
         culprit.what = exception_text(exception);
-        if (place) {
-            culprit.program_counter = *place;
-            culprit.what += place_text(code, *place);
-        }
+        if (place) culprit.what += place_text(code, *place);
         if (grid != nullptr)
             culprit.launches = launches_of(*grid, find_code(code, grid->entry), journals);
         else if (const Code* found = place ? find_code(code, *place) : nullptr)

@@ -12,7 +12,6 @@ namespace ringlaunch::driver {
 
 struct Culprit {
     std::string what;  // "CUDA_EXCEPTION_14, Warp Illegal Address at program counter 0x7f.. = write_to+0x70"
-    std::uint64_t program_counter = 0;
     // The launches that it may have been, of which nothing in the dump tells one from another: one, as a
     // rule.
     std::vector<FaultedLaunch> launches;

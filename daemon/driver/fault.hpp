@@ -28,7 +28,6 @@ struct FaultPage {
     std::uint64_t position = 0;  // the record's first slot
     std::uint64_t kernel = 0;    // id in the session
     std::uint64_t address = 0;
-    std::uint64_t program_counter = 0;
     char text[256] = {};
     std::uint32_t also_count = 0;
     FaultedLaunch also[kMaxFaultedLaunches] = {};  // of other streams: faulted with it; `stream` 0: suspects

@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include <array>
@@ -91,23 +90,13 @@ const char* explain(int signal, const siginfo_t& info, std::uint64_t address) {
     return "";
 }
 
-std::uint64_t program_counter(void* context) {
-#if defined(__x86_64__)
-    return static_cast<std::uint64_t>(static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_RIP]);
-#else
-    (void)context;
-    return 0;
-#endif
-}
-
 // Everything but `text`, whose writer it returns.
-Writer describe(FaultPage& to, int signal, std::uint64_t address, std::uint64_t pc) {
+Writer describe(FaultPage& to, int signal, std::uint64_t address) {
     to.signal = static_cast<std::uint32_t>(signal);
     to.stream = running.stream;
     to.position = running.position;
     to.kernel = running.kernel;
     to.address = address;
-    to.program_counter = pc;
     return Writer(to.text, sizeof(to.text));
 }
 
@@ -160,7 +149,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
         for (;;) ::pause();  // the first one is about to end the process
     if (to != nullptr) {
         const auto address = info->si_code > 0 ? reinterpret_cast<std::uint64_t>(info->si_addr) : 0;
-        Writer text = describe(*to, signal, address, program_counter(context));
+        Writer text = describe(*to, signal, address);
         text.text(signal_name(signal));
         if (signal == SIGSEGV || signal == SIGBUS) text.text(" at address 0x").number(address, 16);
         text.text(explain(signal, *info, address)).text(running.kernel != 0 ? " in kernel " : " in ");
@@ -178,7 +167,7 @@ void on_exit_called() {
     if (running.what == nullptr || to == nullptr) return;
     if (caught.exchange(true, std::memory_order_relaxed))  // relaxed: as in on_fault
         for (;;) ::pause();
-    name_running(describe(*to, SIGABRT, 0, 0).text("exit() called in kernel "));
+    name_running(describe(*to, SIGABRT, 0).text("exit() called in kernel "));
     publish(*to);
     // Neither the exit status of the kernel's choice nor the destructors of a process whose threads still
     // run.
