@@ -42,7 +42,7 @@ _TYPES = {
 }
 WARP = 32
 _UNLOAD_S = 2.0  # in which the daemon lets go of a module that nothing uses any more
-_CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION = 1, 2, 4, 8  # of triton_key.hpp
+_CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION, _REAL, _WIDE = 1, 2, 4, 8, 16, 32  # of triton_key.hpp
 
 
 # ---- the client ----
@@ -273,6 +273,10 @@ def call_param(param: Any, options: Iterable[str]) -> tuple[Any, ...]:
     """A parameter as _core.TritonKernel binds it. `param`: as Triton describes it. `options`: keywords of a call."""
     flags = _CONSTEXPR if param.is_constexpr else 0
     annotated = param.annotation_type
+    if annotated[:2] in ("fp", "bf"):
+        flags |= _REAL
+    if annotated in ("i64", "u32", "u64"):
+        flags |= _WIDE
     if param.do_not_specialize or annotated == "u1" or annotated[:2] in ("fp", "bf"):
         flags |= _NO_SPECIALIZE
     if param.do_not_specialize_on_alignment:

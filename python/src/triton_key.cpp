@@ -77,8 +77,7 @@ bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
     if (PyLong_CheckExact(arg)) return large_integer(arg, flags);
     // A type of its own, numpy's float64: Triton takes its value. An int of a type of its own may be a
     // constant.
-    if (PyFloat_Check(arg))
-        return put(Tag::real) && leaf(LeafKind::real, std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg)));
+    if (PyFloat_Check(arg)) return real(PyFloat_AS_DOUBLE(arg));
     if (PyTuple_Check(arg)) return tuple(arg, false);
     if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
         return constexpr_leaf(arg);

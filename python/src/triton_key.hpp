@@ -53,7 +53,14 @@ enum class Tag : std::uint8_t {
     memory = 128     // of a buffer or tensor: with its element type and whether it is divisible by 16
 };
 
-enum ParamFlags : std::uint8_t { kConstexpr = 1, kNoSpecialize = 2, kNoAlignment = 4, kNamedLikeOption = 8 };
+enum ParamFlags : std::uint8_t {
+    kConstexpr = 1,
+    kNoSpecialize = 2,
+    kNoAlignment = 4,
+    kNamedLikeOption = 8,
+    kReal = 16,  // annotated: a floating number, whatever number is given
+    kWide = 32   // annotated: an integer of more than 32 bits, however small
+};
 
 inline constexpr std::size_t kMaxParams = 128;
 inline constexpr std::size_t kMaxTags = 512;
@@ -158,9 +165,13 @@ class Key {
         held_[held_count_++] = object;
         return word(std::bit_cast<std::uint64_t>(object));
     }
+    bool real(double value) noexcept {
+        return put(Tag::real) && leaf(LeafKind::real, std::bit_cast<std::uint64_t>(value));
+    }
     bool integer(std::int64_t value, std::uint8_t flags) noexcept {
+        if ((flags & kReal) != 0) return real(static_cast<double>(value));
         if (value == 1 && (flags & kNoSpecialize) == 0) return put(Tag::one) && leaf(LeafKind::int32, 1);
-        const bool narrow = value == static_cast<std::int32_t>(value);
+        const bool narrow = (flags & kWide) == 0 && value == static_cast<std::int32_t>(value);
         const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (value & 15) == 0;
         return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(narrow ? Tag::int32 : Tag::int64) +
                                              (aligned ? 1 : 0))) &&
@@ -230,7 +241,7 @@ inline bool Key::runtime(PyObject* arg, std::uint8_t flags) {
     if (std::int64_t value = 0; PyLong_CheckExact(arg) && small_int(arg, value)) [[likely]]
         return integer(value, flags);
     if (PyFloat_CheckExact(arg)) [[likely]]
-        return put(Tag::real) && leaf(LeafKind::real, std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg)));
+        return real(PyFloat_AS_DOUBLE(arg));
     return runtime_slowly(arg, flags);
 }
 

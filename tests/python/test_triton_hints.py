@@ -4,11 +4,11 @@ import importlib.util
 
 import numpy as np
 import pytest
-from triton_support import triton
+from triton_support import launch_record, triton
 
 import ringlaunch as rl
+from ringlaunch import _core, tensor
 from ringlaunch import float32 as f32
-from ringlaunch import tensor
 
 tl = pytest.importorskip("triton.language")
 
@@ -130,6 +130,25 @@ def test_another_type_is_refused_by_name_each_time(client, kernel, x, name, valu
     with pytest.raises(rl.ParamTypeError, match=rf"{text}"):
         kernel.warmup(**{**call, name: value}, grid=(1,))
     assert client.default_stream.status.published == before + 1 and len(kernel.cache) == 1
+
+
+def test_what_an_annotation_says_is_not_asked_of_the_argument(client, kernel, x):
+    stream = client.stream()
+    for a in (2.5, 2, 1, 16, -3, 2**40, 0, np.float64(0.5)):
+        before = stream.status.published
+        kernel[(1,)](x, 7, a, BLOCK=64, stream=stream)
+        _, packed = launch_record(_core._ring_bytes(stream, before, 1))
+        assert np.frombuffer(packed[12:16], np.float32)[0] == np.float32(a)
+    assert kernel._slow_calls == 1
+    wide = rl.wrap(triton.jit(by_name.fn))
+    for n in (5, 2**40 + 1, -7, -(2**62) - 1, 2**63 - 1):
+        before = stream.status.published
+        wide[(1,)](x, x, n, stream=stream)
+        _, packed = launch_record(_core._ring_bytes(stream, before, 1))
+        assert int.from_bytes(packed[16:24], "little", signed=True) == n
+    assert wide._slow_calls == 1
+    with pytest.raises(OverflowError):
+        wide[(1,)](x, x, 2**63, stream=stream)
 
 
 def test_numbers_beyond_the_type_are_refused(client, kernel, x):
