@@ -44,7 +44,7 @@ from ringlaunch._hints import (
 from ringlaunch._jit import jit, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._stream import Event, Stream, StreamStatus
-from ringlaunch._triton_saved import SavedKernel, load
+from ringlaunch._triton_saved import SavedKernel, SavedTunedKernel, load
 from ringlaunch.errors import (
     BadImage,
     Closed,
@@ -105,6 +105,7 @@ __all__ = [
     "RecordRefused",
     "RingFull",
     "SavedKernel",
+    "SavedTunedKernel",
     "Stream",
     "StreamStatus",
     "StreamStopped",

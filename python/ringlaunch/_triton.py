@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 import itertools
 import logging
@@ -43,7 +44,7 @@ from ringlaunch._triton_load import (
     owner,
 )
 from ringlaunch._triton_mode import check_mode, mode_number, mode_of
-from ringlaunch._triton_save import save
+from ringlaunch._triton_save import save, save_tuned
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -464,6 +465,7 @@ def _wrap_autotuner(kernel: Any, client: Client | None, mode: str | None) -> Any
         made.pre_hook = pre_hook
         if not kernel.user_defined_post_hook and made.restore_value:
             made.post_hook = post_hook
+    made.save = functools.partial(save_tuned, made)
     return made
 
 

@@ -15,6 +15,9 @@ are the images. The JSON is an object with
                       attributes, pairs of a path (parameter, element, ...) and a value; options, those that are not as
                       above; num_warps, num_ctas, shared, global_scratch_size, cooperative, programmatic: how it is
                       launched
+    tuned             of a tuned kernel: key, the parameters that a choice depends on, or null where there is one choice
+                      only; choices, each: key, the values of these parameters, then the element types of all tensors;
+                      config, what is passed for it, parameters and options
 
 A constant is written as JSON has it, but for: {"float": "0x1.8p+1"}, {"tuple": [...]}, {"dtype": "fp32"}, {"function":
 its name, "hash": of its source}.
@@ -93,6 +96,13 @@ class SavedVariant(NamedTuple):
     launch: dict[str, int]
 
 
+class SavedTuning(NamedTuple):
+    """What was found best for a tuned kernel. Values are as the file has them."""
+
+    key: list[str] | None
+    choices: list[tuple[list[Any], dict[str, Any]]]
+
+
 class SavedFile(NamedTuple):
     """All that a file says."""
 
@@ -100,6 +110,7 @@ class SavedFile(NamedTuple):
     params: tuple[SavedParam, ...]
     options: dict[str, Any]
     variants: tuple[SavedVariant, ...]
+    tuned: SavedTuning | None = None
 
 
 # ---- constants ----
@@ -156,6 +167,9 @@ def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str
         "options": saved.options,
         "variants": [_variant_out(each) for each in saved.variants],
     }
+    if saved.tuned is not None:
+        choices = [{"key": key, "config": config} for key, config in saved.tuned.choices]
+        manifest["tuned"] = {"key": saved.tuned.key, "choices": choices}
     target = Path(path)
     made = target.with_name(f"{target.name}.{secrets.token_hex(8)}")  # with the rights of any file that is made
     with made.open("xb") as file:
@@ -327,6 +341,22 @@ class _Reader:
             launch,
         )
 
+    def tuned(self, value: Any) -> SavedTuning:
+        where = "'tuned'"
+        key = self.take(value, "key", (list, type(None)), where)
+        choices = []
+        for each in self.take(value, "choices", list, where):
+            values, config = self.take(each, "key", list, where), self.take(each, "config", dict, where)
+            choices.append(
+                (
+                    [self.constant(one, where) for one in values],
+                    {name: self.constant(one, where) for name, one in config.items()},
+                )
+            )
+        if not choices or not all(isinstance(name, str) for name in key or ()):
+            raise self.damaged(f"{where} has no choices, or a key that is none")
+        return SavedTuning(key, choices)
+
 
 def _entries(path: Path, reader: _Reader) -> dict[str, bytes]:
     whole = path.read_bytes()
@@ -369,6 +399,7 @@ def read(path: str | os.PathLike[str]) -> SavedFile:
         params,
         reader.options(manifest, _MANIFEST),
         tuple(reader.variant(each, number, params, entries) for number, each in enumerate(variants)),
+        reader.tuned(manifest["tuned"]) if "tuned" in manifest else None,
     )
 
 

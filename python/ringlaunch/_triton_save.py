@@ -11,7 +11,8 @@ import triton
 from triton.compiler import make_backend
 
 from ringlaunch import _triton_file
-from ringlaunch._triton_file import SavedFile, SavedParam, SavedVariant, encode, same
+from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, encode, same
+from ringlaunch._triton_load import CallPath
 from ringlaunch.errors import InvalidArgument, Unsupported
 
 if TYPE_CHECKING:
@@ -22,6 +23,30 @@ _OF_THE_DEVICE = ("arch", "backend_name", "warp_size")  # options that no call g
 
 def save(kernel: JITFunction, path: str | os.PathLike[str]) -> int:
     """See `JITFunction.save`."""
+    return _save(kernel, path, None)
+
+
+def save_tuned(tuned: Any, path: str | os.PathLike[str]) -> int:
+    """`save` of a kernel of an Autotuner: what was found best so far, and what was compiled for that."""
+    doing = f"saving tuned kernel {tuned.base_fn.__name__!r}"
+    if not isinstance(tuned.fn, CallPath):
+        raise Unsupported(f"{doing}: it is tuned around {type(tuned.fn).__name__}, whose functions no file can hold")
+    chosen = list(tuned.cache.items()) if len(tuned.configs) > 1 else [((), tuned.configs[0])]
+    choices = []
+    for key, config in chosen:
+        if config.pre_hook is not None:
+            raise Unsupported(f"{doing}: a configuration has a pre_hook, which no file can hold")
+        count = len(tuned.keys)
+        values = [encode(each, f"{doing}, its key") for each in key[:count]]
+        types = [each.rpartition(".")[2] for each in key[count:]]
+        config = {name: encode(value, f"{doing}, {name!r}") for name, value in config.all_kwargs().items()}
+        choices.append(([*values, *types], config))
+    if not choices:
+        raise InvalidArgument(f"{doing} to {os.fspath(path)}: it was not tuned yet; call it")
+    return _save(tuned.fn, path, SavedTuning(list(tuned.keys) if len(tuned.configs) > 1 else None, choices))
+
+
+def _save(kernel: Any, path: str | os.PathLike[str], tuned: SavedTuning | None) -> int:
     compiled = {each[0].hash: each for each in _compiled(kernel)}
     if not compiled:
         raise InvalidArgument(
@@ -33,10 +58,26 @@ def save(kernel: JITFunction, path: str | os.PathLike[str]) -> int:
     defaults = {arch: _defaults(kernel, target) for arch, target in targets.items()}
     options = defaults[min(defaults)]
     variants = [_variant(kernel, each, signature, options) for each, signature in compiled.values()]
-    _triton_file.write(
-        path, SavedFile(kernel.__name__, params, options, tuple(variants)), {"triton": triton.__version__}
-    )
+    if tuned is not None:
+        names = [param.name for param in params]
+        variants = [
+            each for each in variants if any(_is_of(each, config, names, options) for _, config in tuned.choices)
+        ]
+    saved = SavedFile(kernel.__name__, params, options, tuple(variants), tuned)
+    _triton_file.write(path, saved, {"triton": triton.__version__})
     return len(variants)
+
+
+def _is_of(variant: SavedVariant, config: dict[str, Any], names: list[str], defaults: dict[str, Any]) -> bool:
+    """Whether calls of a configuration may launch a variant."""
+    options = {**defaults, **variant.options}
+    for name, value in config.items():
+        if name in names:
+            if not same(variant.constants.get((names.index(name),), value), value):
+                return False
+        elif not same(encode(options.get(name), name), value):
+            return False
+    return True
 
 
 def _compiled(kernel: JITFunction) -> Iterator[tuple[Any, dict[str, Any]]]:

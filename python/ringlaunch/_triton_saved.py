@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from ringlaunch import _triton_file
 from ringlaunch._check import refused, shown
 from ringlaunch._client import Client
 from ringlaunch._hints import SCALARS, TensorOf, check, element_of, scalar, tensor_of
-from ringlaunch._triton_file import SavedFile, SavedParam, SavedVariant, constant_text, encode, same
+from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, constant_text, encode, same
 from ringlaunch._triton_load import CallPath, call_param, client_of, give_scratch
 from ringlaunch.errors import Error, LimitReached, NotFound, ParamTypeError, Unsupported
 
@@ -220,7 +221,55 @@ class SavedKernel(CallPath):
             return None
 
 
-def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKernel:
+class SavedTunedKernel:
+    """A tuned Triton kernel from a file: `kernel[grid](*args, **kwargs)`, with what was found best when it was saved.
+
+    Attributes
+    ----------
+    fn : SavedKernel
+        The kernel itself, with its `cache`.
+    """
+
+    def __init__(self, fn: SavedKernel, path: Path, tuned: SavedTuning) -> None:
+        self.fn = fn
+        self.__name__ = fn.__name__
+        self._path = path
+        self._key = tuned.key
+        self._choices = {
+            json.dumps(key, sort_keys=True): {
+                name: _triton_file.decode(value, f"kernel {fn.__name__!r}, {name!r} as it was tuned")
+                for name, value in config.items()
+            }
+            for key, config in tuned.choices
+        }
+
+    def __repr__(self) -> str:
+        return f"<ringlaunch.SavedTunedKernel of {self.fn!r}, tuned for {len(self._choices)} keys>"
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self.fn[grid](*args, **kwargs, **self._chosen(args, kwargs))
+
+    def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The configuration for a call, which is known by the same as Triton's Autotuner knows it by."""
+        if self._key is None:
+            return next(iter(self._choices.values()))
+        names = [param.name for param in self.fn.params]
+        given = {**dict(zip(names, args)), **{name: kwargs[name] for name in kwargs if name in names}}
+        values = [_constant(given[name]) for name in self._key if name in given]
+        types = [str(each.dtype).rpartition(".")[2] for each in given.values() if hasattr(each, "dtype")]
+        chosen = self._choices.get(json.dumps([*values, *types], sort_keys=True))
+        if chosen is None:
+            held = [f"({', '.join(map(constant_text, json.loads(key)))})" for key in list(self._choices)[:_LISTED]]
+            more = len(self._choices) - len(held)
+            raise NotFound(
+                f"kernel {self.__name__!r}: {self._path} was not tuned for ({', '.join(self._key)}, and types of "
+                f"elements) = ({', '.join(map(constant_text, [*values, *types]))}); it was for {', '.join(held)}"
+                f"{f' and {more} more' if more else ''}; call the kernel so where Triton is installed, and save it anew"
+            )
+        return chosen
+
+
+def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKernel | SavedTunedKernel:
     """A Triton kernel that was saved with `kernel.save(path)`: launching it needs no Triton.
 
     It is called as the kernel was, `kernel[grid](*args, **kwargs)`, with its defaults, keywords, options and `stream=`,
@@ -236,7 +285,8 @@ def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKer
 
     Returns
     -------
-    SavedKernel
+    SavedKernel or SavedTunedKernel
+        The second of a kernel that was tuned: it launches what was found best then.
 
     Raises
     ------
@@ -259,10 +309,11 @@ def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKer
         place = Path(path)
     except TypeError:
         raise refused("path", "a path", path) from None
-    kernel = SavedKernel(place, _triton_file.read(place), client)
+    saved = _triton_file.read(place)
+    kernel = SavedKernel(place, saved, client)
     if client is not None:
         kernel._for_device(client)
-    return kernel
+    return kernel if saved.tuned is None else SavedTunedKernel(kernel, place, saved.tuned)
 
 
 # ---- what arguments are ----

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from gpu_support import ROOT, WATCHDOG_S
 
+import ringlaunch as rl
+
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
 TUTORIALS = ROOT / "examples" / "tutorials"
@@ -75,7 +77,7 @@ def test_attention_agrees_with_torch(client, load, causal):
     np.testing.assert_allclose(out.numpy(), expected.numpy(), rtol=1e-2, atol=5e-3)
 
 
-def test_a_tuned_matmul_agrees_with_torch_and_tunes_once_for_a_shape(client, load):
+def test_a_tuned_matmul_agrees_with_torch_tunes_once_for_a_shape_and_is_saved(client, load, tmp_path, monkeypatch):
     torch = pytest.importorskip("torch")
     module = load("matmul")
     random = np.random.default_rng(6)
@@ -87,3 +89,10 @@ def test_a_tuned_matmul_agrees_with_torch_and_tunes_once_for_a_shape(client, loa
     expected = torch.from_numpy(a.astype(np.float32)) @ torch.from_numpy(b.astype(np.float32))
     np.testing.assert_allclose(out.numpy(), expected.numpy(), rtol=2e-3, atol=2e-3)
     assert len(module.matmul_kernel.cache) == 1
+    first = out.numpy()
+    module.matmul_kernel.save(tmp_path / "matmul")
+    loaded = rl.load(tmp_path / "matmul", client)
+    monkeypatch.setattr(module, "matmul_kernel", loaded)
+    out.fill(0)
+    module.matmul(x, y, out, 700, 700, 700)
+    assert np.array_equal(out.numpy(), first) and len(loaded.fn.cache) == 1

@@ -254,6 +254,56 @@ def test_scratch_memory_is_given_as_the_file_says(client, x, path):
     stream.synchronize()
 
 
+def tuned_scale(configs=None, **options):
+    configs = configs or [triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 128}, num_warps=2)]
+    plain = triton.jit(scale.fn)
+    return rl.wrap(triton.autotune(configs, key=["n"], **options)(plain))
+
+
+def test_a_tuned_kernel_launches_what_was_found_best(client, x, path):
+    kernel = tuned_scale()
+    with pytest.raises(rl.InvalidArgument, match="was not tuned yet"):
+        kernel.save(path)
+    y = client.zeros(64, np.float16)
+    calls = [
+        lambda k, s: k[lambda meta: (meta["BLOCK"],)](x, 100, stream=s),
+        lambda k, s: k[(3,)](y, n=7, by=0.5, stream=s),
+    ]
+    for call in calls:
+        call(kernel, None)
+    expected = [launched(client, lambda s, call=call: call(kernel, s)) for call in calls]
+    assert 1 <= kernel.save(path) <= 2
+    loaded = rl.load(path)
+    assert isinstance(loaded, rl.SavedTunedKernel) and "tuned for 2 keys" in repr(loaded)
+    for _ in range(2):
+        assert [launched(client, lambda s, call=call: call(loaded, s)) for call in calls] == expected
+    assert loaded.fn._slow_calls == 2
+    with pytest.raises(
+        rl.NotFound, match=r"was not tuned for \(n.*\) = \(101, 'float32'\); it was for \(100, 'float32'\)"
+    ):
+        loaded[(1,)](x, 101)
+    with pytest.raises(TypeError, match="BLOCK"):
+        loaded[(1,)](x, 100, BLOCK=32)
+
+
+def test_a_single_configuration_needs_no_key(client, x, path):
+    kernel = tuned_scale([triton.Config({"BLOCK": 16}, num_warps=1, num_stages=2)])
+    kernel[(1,)](x, 5)
+    kernel.save(path)
+    loaded = rl.load(path)
+    assert loaded[(1,)](x, 7).metadata.num_warps == 1 and next(iter(loaded.fn.cache)).constants["BLOCK"] == 16
+
+
+def test_tuning_that_runs_code_of_the_program_cannot_be_saved(client, x, path):
+    kernel = tuned_scale([triton.Config({"BLOCK": 16}, pre_hook=lambda args: None)])
+    kernel[(1,)](x, 5)
+    with pytest.raises(rl.Unsupported, match="pre_hook"):
+        kernel.save(path)
+    computed = triton.heuristics({"BLOCK": lambda args: 16})(triton.jit(scale.fn))
+    with pytest.raises(rl.Unsupported, match="around Heuristics"):
+        rl.wrap(triton.autotune([triton.Config({}, num_warps=2)], key=[])(computed)).save(path)
+
+
 def test_warming_up_is_enough_to_save(client, x, path):
     kernel = rl.wrap(scale)
     with pytest.raises(rl.InvalidArgument, match="nothing of it is compiled"):
@@ -506,6 +556,10 @@ def test_a_file_with_a_byte_changed_is_refused_or_means_the_same(path, whole):
         lambda m: m["variants"][0].update(num_ctas=-1),
         lambda m: m["variants"][0].update(shared=2**40),
         lambda m: m["variants"][0].update(architecture="sm_90"),
+        lambda m: m.update(tuned=None),
+        lambda m: m.update(tuned={"key": ["n"], "choices": []}),
+        lambda m: m.update(tuned={"key": [1], "choices": [{"key": [], "config": {}}]}),
+        lambda m: m.update(tuned={"key": None, "choices": [{"key": [], "config": {"BLOCK": []}}]}),
     ],
 )
 def test_a_file_that_says_nonsense_is_refused(path, whole, change):
