@@ -246,7 +246,6 @@ def test_a_fault_within_a_graph_is_the_graphs_and_the_kernels(serve_gpu):
         # CUDA completes what is behind a fault before it says that there was one.
         found = stopped(stream)
         print(f"the fault reads: {found.text}")
-        stream.close()  # else the block's end would raise what it stopped with
         assert (found.status, found.error_kernel, found.error_position) == ("kernel_faulted", "wild", at)
         peer_graph.launch()
         assert int(theirs.numpy(stream=quiet)[0]) == 3
@@ -279,7 +278,7 @@ def test_a_fault_at_the_beginning_of_a_long_graph_is_not_put_down_to_a_neighbour
         graph.launch()
         found, beside = stopped(stream), stopped(innocent)
         print(f"the fault reads: {found.text}; beside it: {beside.text}")
-        innocent.close()
+        innocent.close()  # else the block's end would raise what it stopped with
         stream.close()
         assert (found.status, found.error_kernel, found.error_position) == ("kernel_faulted", "wild", at)
         assert beside.status == "neighbour_faulted"
