@@ -366,7 +366,11 @@ def test_a_kernel_that_faults_within_a_graph_is_named_and_peers_go_on(own_host):
         assert stream.status.error_position == at
         peer_graph.launch()
         assert logged(peer_log, peer_stream) == [8, 8]
-        # It goes on behind the doubt; the graph is there, and mended by an update of what was wrong with it.
+        # It goes on behind the doubt, and the graph is there: as it was, so it faults again.
+        stream.resume()
+        graph.launch()
+        with pytest.raises(rl.KernelFault, match=r"crash.*launch 1 of a graph"):
+            stream.synchronize()
         stream.resume()
         kernels["append"][1, 1](log, 7, stream=stream)
         assert logged(log, stream)[-1] == 7
