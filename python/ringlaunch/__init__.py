@@ -41,7 +41,7 @@ from ringlaunch._hints import (
     uint32,
     uint64,
 )
-from ringlaunch._jit import jit, wrap
+from ringlaunch._jit import install, jit, uninstall, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._stream import Event, Stream, StreamStatus
 from ringlaunch._triton_saved import SavedKernel, SavedTunedKernel, load
@@ -121,6 +121,7 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "install",
     "int1",
     "int8",
     "int16",
@@ -133,5 +134,6 @@ __all__ = [
     "uint16",
     "uint32",
     "uint64",
+    "uninstall",
     "wrap",
 ]

@@ -1,7 +1,8 @@
-"""`ringlaunch.jit` and `ringlaunch.wrap`: they import Triton when they are used, and not before."""
+"""`ringlaunch.jit`, `wrap`, `install`: they import Triton when they are used, and not before."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ringlaunch.errors import Unsupported
@@ -102,6 +103,52 @@ def jit(fn: Any = None, *, client: Client | None = None, mode: str | None = None
     if fn is None:
         return lambda fn: module.wrap(module.triton.jit(fn, **options), client, mode)
     return module.wrap(module.triton.jit(fn, **options), client, mode)
+
+
+def install(mode: str | None = None, client: Client | None = None) -> None:
+    """Makes every Triton kernel of the program launch through ringlaunch, until `uninstall`.
+
+    The program stays as it is: `kernel[grid](...)`, `kernel.run(...)` and `kernel.warmup(...)` of all functions of
+    `triton.jit`, decorated before or after this, here or in a library, alone or under `triton.autotune` and
+    `triton.heuristics`. A kernel that `wrap` was given a mode or client for keeps it. What ringlaunch has no launch for
+    (kernels of Gluon, kernels under TRITON_INTERPRET, what torch.compile makes of kernels) goes Triton's way.
+
+    `python -m ringlaunch run script.py` does it for a script.
+
+    Parameters
+    ----------
+    mode : str, optional
+    client : Client, optional
+        As of `wrap`. Installing again changes them.
+
+    Raises
+    ------
+    ParamTypeError, InvalidArgument
+        As of `wrap`.
+    Unsupported
+        Triton is not installed.
+
+    Examples
+    --------
+    ::
+
+        import ringlaunch as rl
+        rl.install()
+    """
+    _installer().install(mode, client)
+
+
+def uninstall() -> None:
+    """Takes `install` back: Triton's kernels launch as Triton does. Does nothing where nothing is installed."""
+    if "ringlaunch._triton_install" in sys.modules:
+        _installer().uninstall()
+
+
+def _installer() -> Any:
+    _triton()
+    from ringlaunch import _triton_install
+
+    return _triton_install
 
 
 def _triton() -> Any:

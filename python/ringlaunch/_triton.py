@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import triton
@@ -30,7 +30,6 @@ from triton.runtime import autotuner, jit
 from triton.runtime.errors import OutOfResources
 
 from ringlaunch import _core, _triton_tensor
-from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
 from ringlaunch._hints import check, find
@@ -40,11 +39,10 @@ from ringlaunch._triton_load import (
     call_param,
     client_of,
     give_scratch,
-    open_clients,
-    owner,
 )
 from ringlaunch._triton_mode import check_mode, mode_number, mode_of
 from ringlaunch._triton_save import save, save_tuned
+from ringlaunch._triton_tune import tune
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -412,61 +410,7 @@ def _launch_metadata(kernel: JITFunction, compiled: Any, grid: Any, stream: Any,
     return metadata
 
 
-# ---- tuned kernels ----
-
-
-def _bench(kernel_call: Callable[[], Any], quantiles: tuple[float, ...] = (0.5, 0.2, 0.8), **_: Any) -> list[float]:
-    """Times a launch in the daemon, in ms: rounds of launches, each from the first enqueued to the last completed."""
-    clients = open_clients()
-
-    def timed(count: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(count):
-            kernel_call()
-        for client in clients:
-            client.synchronize()
-        return (time.perf_counter() - begin) * 1e3 / count
-
-    timed(1)  # compiles and loads
-    once = timed(5)
-    count = max(1, min(1000, int(2.0 / max(once, 1e-3))))
-    rounds = sorted(timed(count) for _ in range(10))
-    return [rounds[min(int(q * len(rounds)), len(rounds) - 1)] for q in quantiles]
-
-
-def _wrap_autotuner(kernel: Any, client: Client | None, mode: str | None) -> Any:
-    made = copy.copy(kernel)
-    made.fn = wrap(kernel.fn, client, mode)
-    made.cache = {}  # what was measured on this process's device says nothing of the daemon's
-    made.cache_results = False
-    made._do_bench = _bench
-    made.__dict__.pop("do_bench", None)
-    if "do_bench" not in type(made).__dict__:
-        made.do_bench = _bench
-    if not kernel.user_defined_pre_hook and (made.reset_to_zero or made.restore_value):
-        kept: dict[str, tuple[Buffer, Buffer]] = {}
-
-        def pre_hook(arguments: dict[str, Any], reset_only: bool = False) -> None:
-            for name in made.reset_to_zero:
-                if arguments[name] is not None:
-                    arguments[name].fill(0)
-            if not reset_only:
-                for name in made.restore_value:
-                    if (value := arguments[name]) is not None:
-                        same = owner(value._client).empty(value.shape, value.dtype)
-                        same.copy_from(value)
-                        kept[name] = (value, same)
-
-        def post_hook(arguments: dict[str, Any], exception: BaseException | None) -> None:
-            for value, same in kept.values():
-                value.copy_from(same)
-            kept.clear()
-
-        made.pre_hook = pre_hook
-        if not kernel.user_defined_post_hook and made.restore_value:
-            made.post_hook = post_hook
-    made.save = functools.partial(save_tuned, made)
-    return made
+# ---- wrapping ----
 
 
 def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:
@@ -481,7 +425,12 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
             raise Unsupported(f"kernel {kernel.__name__!r}: kernels of Gluon are not launched through ringlaunch")
         return JITFunction(kernel, client, mode)
     if isinstance(kernel, autotuner.Autotuner):
-        return _wrap_autotuner(kernel, client, mode)
+        made = copy.copy(kernel)
+        made.fn = wrap(kernel.fn, client, mode)
+        if mode != "inline":  # which Triton tunes
+            tune(made, mode)
+        made.save = functools.partial(save_tuned, made)
+        return made
     if isinstance(kernel, autotuner.Heuristics):
         made = copy.copy(kernel)
         made.fn = wrap(kernel.fn, client, mode)

@@ -52,8 +52,10 @@ def _torch_has_gpu() -> bool:
 
 def mode_of(kernel: JITFunction, values: Iterable[Any], stream: Any) -> str:
     """The mode of one call, by its kernel or else by its arguments; see `ringlaunch.wrap`."""
-    if kernel._mode is not None:
-        return kernel._mode
+    return kernel._mode if kernel._mode is not None else mode_of_values(values, stream)
+
+
+def mode_of_values(values: Iterable[Any], stream: Any) -> str:
     found = list(leaves(iter(values)))
     if isinstance(stream, Stream) or any(isinstance(value, Buffer) for value in found):
         return "daemon"

@@ -916,6 +916,45 @@ PyObject* kernel_subscript(PyObject* self, PyObject* key) {
     return made;
 }
 
+// ---- plain kernels of Triton, while ringlaunch is installed ----
+
+// What stands in place of JITFunction.__getitem__ then. A kernel of Triton keeps its twin, which launches
+// through ringlaunch, in its own dict, which is the twin's, too; None there: the kernel goes Triton's way.
+PyObject* name_twin = nullptr;
+PyObject* make_twin = nullptr;  // make_twin(kernel) -> twin or None, which then stands in its dict
+PyObject* original_subscript = nullptr;
+
+PyObject* subscript_plain(PyObject* self, PyObject* grid) {
+    Ref dict(PyObject_GenericGetDict(self, nullptr));
+    if (!dict) return nullptr;
+    Ref twin = Ref::borrowed(PyDict_GetItemWithError(dict.get(), name_twin));
+    const bool its_own = twin && PyObject_TypeCheck(twin.get(), kernel_base_type) &&
+                         as_kernel(twin.get())->core->own_dict.get() == dict.get();
+    if (!its_own && !(twin && twin.get() == Py_None)) [[unlikely]] {
+        if (PyErr_Occurred() != nullptr) return nullptr;
+        twin = Ref(PyObject_CallOneArg(make_twin, self));
+        if (!twin) return nullptr;
+    }
+    if (twin.get() == Py_None) return PyObject_CallFunctionObjArgs(original_subscript, self, grid, nullptr);
+    return PyObject_GetItem(twin.get(), grid);
+}
+
+PyMethodDef subscript_method = {"__getitem__", subscript_plain, METH_O,
+                                PyDoc_STR("kernel[grid]: through ringlaunch.")};
+
+// triton_subscript(type, name, make_twin, original): the __getitem__ of plain kernels, which are of `type`.
+// `name`: of what they keep.
+PyObject* set_subscript(PyObject*, PyObject* args) {
+    PyObject *type = nullptr, *name = nullptr, *make = nullptr, *original = nullptr;
+    if (!PyArg_ParseTuple(args, "O!UOO", &PyType_Type, &type, &name, &make, &original)) return nullptr;
+    Py_INCREF(name);
+    PyUnicode_InternInPlace(&name);
+    Py_XSETREF(name_twin, name);
+    Py_XSETREF(make_twin, Py_NewRef(make));
+    Py_XSETREF(original_subscript, Py_NewRef(original));
+    return PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(type), &subscript_method);
+}
+
 PyObject* kernel_new(PyTypeObject* type, PyObject*, PyObject*) {
     auto* made = reinterpret_cast<KernelBase*>(type->tp_alloc(type, 0));
     if (made != nullptr) made->core = new Core();
@@ -1383,6 +1422,7 @@ PyMethodDef functions[] = {
     {"triton_types", set_types, METH_VARARGS, nullptr},
     {"triton_watch", watch, METH_O, nullptr},
     {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
+    {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
