@@ -41,10 +41,9 @@ from ringlaunch._hints import (
     uint32,
     uint64,
 )
-from ringlaunch._jit import install, jit, uninstall, wrap
+from ringlaunch._jit import install, jit, load, uninstall, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._stream import Event, Stream, StreamStatus
-from ringlaunch._triton_saved import SavedKernel, SavedTunedKernel, load
 from ringlaunch.errors import (
     BadImage,
     Closed,
@@ -104,8 +103,6 @@ __all__ = [
     "Quarantined",
     "RecordRefused",
     "RingFull",
-    "SavedKernel",
-    "SavedTunedKernel",
     "Stream",
     "StreamStatus",
     "StreamStopped",

@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,13 +21,17 @@ from typing import Any, NamedTuple
 import ringlaunch as rl
 
 _TABLE_RUNS = 10
+_LENGTH_RUNS = 5
 _BURST = 500  # calls, fewer than a ring has slots
+_SCALARS, _TENSORS = (0, 8, 16, 24), (2, 10, 18)
 _LENGTHS = [1 << k for k in range(10, 27, 2)]
 _STATISTICS = ("mean", "std", "min", "p25", "p50", "p75", "max")
 _HERE, _SEEDS = "this machine", "another machine"
 _SEED_MACHINE = "Xeon 6154 at 3.00 GHz, RTX 2080 SUPER, CUDA 12.1, PyTorch 2.2.2"
 _TITLES = {
     "calls": "A call of a Triton kernel, us",
+    "growth": "A call of a kernel with more parameters, us",
+    "once": "What happens once, us",
     "autograd": "Forward and backward of x * 2, us a step",
     "length": "y = 2 x, us a step against length",
 }
@@ -295,6 +300,65 @@ class _Ways:
             )
             yield Way("calls", f"{name.removeprefix('empty_')}, CuPy", loop, cupy.cuda.Device().synchronize)
 
+    def growth(self) -> Iterator[Way]:
+        """Kernels of one file that is made for this: Triton reads a function's source from its file."""
+        sizes = [("scalars", 1, count) for count in _SCALARS] + [("tensors", count, 0) for count in _TENSORS]
+        lines = ["import triton", "import triton.language as tl"]
+        names = [(f"{kind}_{tensors}_{scalars}", tensors, scalars) for kind, tensors, scalars in sizes]
+        for name, tensors, scalars in names:
+            params = [f"t{i}" for i in range(tensors)] + [f"s{i}" for i in range(scalars)]
+            lines.append(f"@triton.jit\ndef {name}({', '.join(params)}):\n    pass")
+        path = self.folder / "ringlaunch_bench_growth.py"
+        path.write_text("\n".join(lines) + "\n")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        buffers = {f"t{i}": self.client.zeros(1000) for i in range(max(_TENSORS))}
+        tensors_of_torch = (
+            {name: self.torch.zeros(1000, device="cuda") for name in buffers} if self.torch is not None else {}
+        )
+        for name, tensors, scalars in names:
+            arguments = ", ".join([f"t{i}" for i in range(tensors)] + [f"{7 + i}" for i in range(scalars)])
+            title = f"{tensors} tensors, {scalars} integers" if tensors > 1 else f"1 tensor, {scalars} integers"
+            kernel, call = getattr(module, name), f"kernel[(4,)]({arguments})"
+            ours = rl.wrap(kernel, self.client)
+            yield Way("growth", f"{title}, ringlaunch", _loop(call, kernel=ours, **buffers), self.client.synchronize)
+            if self.torch is not None:
+                wait = self.torch.cuda.synchronize
+                yield Way("growth", f"{title}, Triton", _loop(call, kernel=kernel, **tensors_of_torch), wait)
+
+    def once(self) -> Iterator[Row]:
+        """The import, and the first call of a kernel that Triton has compiled before."""
+
+        def row(name: str, times: list[float]) -> Row:
+            return Row("once", name, _HERE, "once", *_summary(times))
+
+        program = "import time; t = time.perf_counter(); import ringlaunch; print((time.perf_counter() - t) * 1e6)"
+        imports = [
+            float(subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout)
+            for _ in range(_TABLE_RUNS)
+        ]
+        yield row("import ringlaunch", imports)
+        import triton
+
+        fn = self.kernels.short.fn
+        x = self.client.zeros(1000)
+        ways: dict[str, tuple[Callable[[], Any], Any]] = {
+            "first call, ringlaunch": (lambda: rl.wrap(triton.jit(fn), self.client), x)
+        }
+        if self.torch is not None:
+            ways["first call, Triton"] = (lambda: triton.jit(fn), self.torch.zeros(1000, device="cuda"))
+        for name, (make, x) in ways.items():
+            times = []
+            for _ in range(_TABLE_RUNS + 1):
+                kernel = make()
+                begin = time.perf_counter_ns()
+                kernel[(4,)](x, x, 1000, BLOCK=512)
+                times.append((time.perf_counter_ns() - begin) / 1e3)
+                del kernel  # with what it has loaded
+            yield row(name, times[1:])
+
     def autograd(self) -> Iterator[Way]:
         if self.torch is None:
             return
@@ -387,6 +451,49 @@ def _summary(times: list[float]) -> tuple[tuple[float, ...], float, float]:
     return figures, statistics.fmean(times), deviation(times)
 
 
+def _targets(rows: list[Row]) -> Iterator[str]:
+    """What the project wants to reach, and whether this run did; medians."""
+    median = {(row.table, row.name, row.measure): row.figures[4] for row in rows if row.machine == _HERE}
+    calls = {name: us for (table, name, measure), us in median.items() if table == "calls" and measure == "call"}
+    steps = {name: us for (table, name, measure), us in median.items() if table == "calls" and measure == "step"}
+    passes = {name: us for (table, name, _), us in median.items() if table == "autograd"}
+
+    def most(what: str, found: float, bound: float) -> str:
+        return f"target: {what}: {found:.3g}, at most {bound:g}: {'met' if found <= bound else 'NOT met'}"
+
+    def least(what: str, found: float, bound: float) -> str:
+        return f"target: {what}: {found:.3g}, at least {bound:g}: {'met' if found >= bound else 'NOT met'}"
+
+    for mode, bounds in (("ringlaunch", ((0.25, 50), (1.0, 17))), ("ringlaunch inline", ((2.1, 5.5), (3.3, 5)))):
+        for size, (bound, times) in zip(("short", "long"), bounds):
+            if (ours := calls.get(f"{size}, {mode}")) is None:
+                continue
+            yield most(f"{size}, {mode}, us a call", ours, bound)
+            if (theirs := calls.get(f"{size}, Triton")) is not None:
+                yield least(f"{size}, Triton's time over {mode}'s", theirs / ours, times)
+    if "short, Triton" in steps and "short, ringlaunch" in steps:
+        yield least(
+            "short, until done, Triton's time over ringlaunch's",
+            steps["short, Triton"] / steps["short, ringlaunch"],
+            15,
+        )
+    for kind, counts, bound in (("integer", _SCALARS, 8), ("tensor", _TENSORS, 70)):
+        titles = [f"1 tensor, {n} integers" if kind == "integer" else f"{n} tensors, 0 integers" for n in counts]
+        few, many = (median.get(("growth", f"{title}, ringlaunch", "call")) for title in (titles[0], titles[-1]))
+        if few is not None and many is not None:
+            yield most(f"ns for each further {kind}", (many - few) / (counts[-1] - counts[0]) * 1e3, bound)
+    for size, bound in (("short", 1.15), ("long", 1.20)):
+        if (ours := passes.get(f"{size}, ringlaunch inline")) is not None:
+            yield most(
+                f"{size}, forward and backward over the torch operation's", ours / passes["torch operation"], bound
+            )
+    if (ours := median.get(("once", "import ringlaunch", "once"))) is not None:
+        yield most("ms of import", ours / 1e3, 150)
+    first = [median.get(("once", f"first call, {who}", "once")) for who in ("ringlaunch", "Triton")]
+    if first[0] is not None and first[1] is not None:
+        yield most("first call, ringlaunch's time over Triton's", first[0] / first[1], 1)
+
+
 def _measure(ways: list[Way], runs: int, steps: int, notes: list[str]) -> list[Row]:
     """All ways in turn, run by run, so that a slow moment of the machine meets each."""
     times: dict[tuple[int, str], list[float]] = {}
@@ -395,14 +502,16 @@ def _measure(ways: list[Way], runs: int, steps: int, notes: list[str]) -> list[R
         way.loop(20)
         if way.drain is not None:
             way.drain()
-    for _ in range(runs):
+    for run in range(runs):
         for number, way in enumerate(ways):
             if number in failed:
                 continue
             count = max(20, min(steps, 20_000_000 // way.length)) if way.length else steps
             try:
-                if way.table == "calls":
+                if way.table in ("calls", "growth"):
                     times.setdefault((number, "call"), []).append(_call_us(way, count))
+                if way.table == "growth" or run >= _TABLE_RUNS:
+                    continue
                 if way.table != "calls" or way.drain is not None:
                     measure = str(way.length) if way.length else "step"
                     times.setdefault((number, measure), []).append(_step_us(way, count))
@@ -458,7 +567,7 @@ def _write(path: Path, comments: list[str], rows: list[Row]) -> None:
         writer.writerow(("table", "row", "machine", "measure", *_STATISTICS, "mean_all", "std_all"))
         for row in rows:
             figures = (*row.figures, row.mean_all, row.std_all)
-            shown = ("" if math.isnan(value) else f"{value:.9g}" for value in figures)
+            shown = ("" if math.isnan(value) else repr(value) for value in figures)
             writer.writerow((row.table, row.name, row.machine, row.measure, *shown))
 
 
@@ -486,12 +595,13 @@ def _draw(path: Path, comments: list[str], rows: list[Row]) -> bool:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tables = [table for table in _TITLES if any(row.table == table for row in rows)]
-    tallest = max(len([row for row in rows if row.table == table]) for table in tables if table != "length")
+    tables = [table for table in _TITLES if table != "once" and any(row.table == table for row in rows)]
+    tallest = max(12, *(len([row for row in rows if row.table == table]) for table in tables if table != "length"))
     figure, axes = plt.subplots(1, len(tables), figsize=(7.5 * len(tables), 1.6 + 0.3 * tallest), squeeze=False)
     for axis, table in zip(axes[0], tables):
         chosen = [row for row in rows if row.table == table]
         axis.set_title(_TITLES[table], fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
         if table == "length":
             for name in dict.fromkeys(row.name for row in chosen):
                 points = [row for row in chosen if row.name == name]
@@ -541,20 +651,27 @@ def run(options: argparse.Namespace) -> int:
         driver = None if options.driver == "auto" else options.driver
         with rl.connect(os.path.join(folder, "daemon.sock"), driver=driver) as client:
             ways = _Ways(client, Path(folder), notes)
-            for table, listed in (("calls", ways.calls), ("autograd", ways.autograd), ("length", ways.length)):
+            for table, listed, most_runs in (
+                ("calls", ways.calls, options.runs),
+                ("growth", ways.growth, _TABLE_RUNS),
+                ("autograd", ways.autograd, _TABLE_RUNS),
+                ("length", ways.length, _LENGTH_RUNS),
+            ):
                 if table in only:
-                    runs = options.runs if table != "length" else min(5, options.runs)
-                    rows += _measure(list(listed()), runs, options.steps, notes)
+                    rows += _measure(list(listed()), min(most_runs, options.runs), options.steps, notes)
+            if "once" in only:
+                rows += ways.once()
             info = client.daemon
     comments = [
         "What a Triton kernel's call costs, and a step until it is done",
         f"{info.device_name} ({info.driver} driver), {_machine()}, {', '.join(ways.versions)}",
-        f"{min(options.runs, _TABLE_RUNS)} runs of {options.steps} steps; all: {options.runs} runs. call: the calling "
-        f"thread's time, in bursts of {_BURST}; step: until all steps are done, forward and backward for autograd",
+        f"{min(options.runs, _TABLE_RUNS)} runs of {options.steps} steps; all: {options.runs} runs, of calls",
+        f"call: the calling thread's time, in bursts of {_BURST}; step: until all steps are done",
         *notes,
     ]
     tables = {row.table for row in rows}
     rows += [row for row in _seeds() if row.table in tables]
+    comments += _targets(rows)
     print("\n".join(comments))
     _print(rows)
     if options.csv is not None:

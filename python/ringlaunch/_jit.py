@@ -1,4 +1,4 @@
-"""`ringlaunch.jit`, `wrap`, `install`: they import Triton when they are used, and not before."""
+"""`ringlaunch.jit`, `wrap`, `install`, `load`: what they need, Triton above all, is imported when they are used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
+    import os
+
     from ringlaunch._client import Client
+    from ringlaunch._triton_saved import SavedKernel, SavedTunedKernel
 
 
 def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:
@@ -149,6 +152,45 @@ def _installer() -> Any:
     from ringlaunch import _triton_install
 
     return _triton_install
+
+
+def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKernel | SavedTunedKernel:
+    """A Triton kernel that was saved with `kernel.save(path)`: launching it needs no Triton.
+
+    It is called as the kernel was, `kernel[grid](*args, **kwargs)`, with its defaults, keywords, options and `stream=`,
+    at the same cost. A call launches that variant of the file which was compiled for such arguments; what the file
+    does not hold is refused, with what was asked for and what there is.
+
+    Parameters
+    ----------
+    path : str or path
+        Of the file.
+    client : Client, optional
+        Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
+
+    Returns
+    -------
+    SavedKernel or SavedTunedKernel
+        The second of a kernel that was tuned: it launches what was found best then.
+
+    Raises
+    ------
+    BadImage
+        No such file of ringlaunch's, or a damaged one.
+    Unsupported
+        A file of a newer format; nothing in it is for the GPU of `client`.
+    OSError
+
+    Examples
+    --------
+    ::
+
+        scale = rl.load("scale.rlt")
+        scale[((x.size + 1023) // 1024,)](x, 2.0, x.size, BLOCK=1024)
+    """
+    from ringlaunch import _triton_saved  # imported when it is used: most programs have no such files
+
+    return _triton_saved.load(path, client)
 
 
 def _triton() -> Any:

@@ -269,40 +269,8 @@ class SavedTunedKernel:
         return chosen
 
 
-def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKernel | SavedTunedKernel:
-    """A Triton kernel that was saved with `kernel.save(path)`: launching it needs no Triton.
-
-    It is called as the kernel was, `kernel[grid](*args, **kwargs)`, with its defaults, keywords, options and `stream=`,
-    at the same cost. A call launches that variant of the file which was compiled for such arguments; what the file
-    does not hold is refused, with what was asked for and what there is.
-
-    Parameters
-    ----------
-    path : str or path
-        Of the file.
-    client : Client, optional
-        Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
-
-    Returns
-    -------
-    SavedKernel or SavedTunedKernel
-        The second of a kernel that was tuned: it launches what was found best then.
-
-    Raises
-    ------
-    BadImage
-        No such file of ringlaunch's, or a damaged one.
-    Unsupported
-        A file of a newer format; nothing in it is for the GPU of `client`.
-    OSError
-
-    Examples
-    --------
-    ::
-
-        scale = rl.load("scale.rlt")
-        scale[((x.size + 1023) // 1024,)](x, 2.0, x.size, BLOCK=1024)
-    """
+def load(path: str | os.PathLike[str], client: Client | None) -> SavedKernel | SavedTunedKernel:
+    """See `ringlaunch.load`."""
     if client is not None and not isinstance(client, Client):
         raise refused("client", "None or a Client", client)
     try:

@@ -4,7 +4,8 @@
     python -m ringlaunch.bench triton --from FILE.csv --png FILE
 
 What a call of a Triton kernel costs, beside Triton's own path, its bare C launcher, cuda.core, CuPy and torch, as far
-as they are installed and there is a GPU; a forward and backward pass through autograd; time against length.
+as they are installed and there is a GPU; what each further parameter costs; a forward and backward pass through
+autograd; time against length; the import and a first call.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--runs", type=int, default=33, help="of which the first 10 are the table (default: %(default)s)"
     )
     triton.add_argument("--steps", type=int, default=5000, help="of a run (default: %(default)s)")
-    triton.add_argument("--only", default="calls,autograd,length", help="tables, by commas (default: %(default)s)")
+    tables = "calls,growth,autograd,length,once"
+    triton.add_argument("--only", default=tables, help="tables, by commas (default: %(default)s)")
     triton.add_argument("--csv", type=Path, help="write the figures to this file")
     triton.add_argument("--png", type=Path, help="draw them (needs matplotlib)")
     triton.add_argument("--from", dest="source", type=Path, help="draw these figures instead of measuring")

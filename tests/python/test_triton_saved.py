@@ -14,7 +14,7 @@ import pytest
 from triton_support import launch_record, triton
 
 import ringlaunch as rl
-from ringlaunch import _core, _triton_file
+from ringlaunch import _core, _triton_file, _triton_saved
 
 tl = pytest.importorskip("triton.language")
 
@@ -274,7 +274,7 @@ def test_a_tuned_kernel_launches_what_was_found_best(client, x, path):
     expected = [launched(client, lambda s, call=call: call(kernel, s)) for call in calls]
     assert 1 <= kernel.save(path) <= 2
     loaded = rl.load(path)
-    assert isinstance(loaded, rl.SavedTunedKernel) and "tuned for 2 keys" in repr(loaded)
+    assert isinstance(loaded, _triton_saved.SavedTunedKernel) and "tuned for 2 keys" in repr(loaded)
     for _ in range(2):
         assert [launched(client, lambda s, call=call: call(loaded, s)) for call in calls] == expected
     assert loaded.fn._slow_calls == 2
