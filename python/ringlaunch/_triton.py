@@ -39,8 +39,10 @@ from ringlaunch._triton_load import (
     call_param,
     client_of,
     give_scratch,
+    leaves,
+    refuse_foreign,
 )
-from ringlaunch._triton_mode import check_mode, mode_number, mode_of
+from ringlaunch._triton_mode import check_mode, is_tensor, mode_number, mode_of
 from ringlaunch._triton_save import save, save_tuned
 from ringlaunch._triton_tune import tune
 from ringlaunch.errors import Unsupported
@@ -371,6 +373,10 @@ def _call_slowly(
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
     if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
         return _call_inline(kernel, grid, args, kwargs, pending, changed)
+    for name, value in (*zip(kernel.arg_names, args), *kwargs.items()):
+        for leaf in leaves(iter((value,))):
+            if is_tensor(leaf):
+                refuse_foreign(kernel.__name__, name, "*", leaf)
     for hook in kernel.pre_run_hooks:
         hook(*args, **kwargs)
     client = client_of(kernel, iter((*args, *kwargs.values())), stream)

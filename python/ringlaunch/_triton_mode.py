@@ -39,7 +39,8 @@ def check_mode(mode: str | None, client: Client | None) -> str | None:
     return "daemon" if client is not None else mode
 
 
-def _is_tensor(value: Any) -> bool:
+def is_tensor(value: Any) -> bool:
+    """Device memory of this process, or what says that it is."""
     if isinstance(value, Buffer | MockTensor):
         return False
     return hasattr(value, "data_ptr") or hasattr(value, "__cuda_array_interface__")
@@ -59,4 +60,4 @@ def mode_of_values(values: Iterable[Any], stream: Any) -> str:
     found = list(leaves(iter(values)))
     if isinstance(stream, Stream) or any(isinstance(value, Buffer) for value in found):
         return "daemon"
-    return "inline" if any(map(_is_tensor, found)) or _torch_has_gpu() else "daemon"
+    return "inline" if any(map(is_tensor, found)) or _torch_has_gpu() else "daemon"

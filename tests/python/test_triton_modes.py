@@ -91,7 +91,11 @@ def test_a_mode_that_is_not_there_is_refused_when_it_is_called(client):
         rl.wrap(fill)[(1,)](Tensor(), 1)
 
 
-def test_in_the_daemon_memory_of_this_process_is_refused(client):
-    for value in (Tensor(), CudaArray()):
-        with pytest.raises((rl.ParamTypeError, TypeError)):
-            rl.wrap(fill, mode="daemon")[(1,)](value, 1)
+@pytest.mark.parametrize("kind", [Tensor, CudaArray])
+def test_in_the_daemon_memory_of_this_process_is_refused_before_anything_is_compiled(client, kind):
+    kernel = rl.wrap(fill, mode="daemon")
+    for args, keywords, name in (((kind(), 1), {}, "x"), ((client.zeros(4),), {"value": (1, kind())}, "value")):
+        for _ in range(2):
+            with pytest.raises(rl.ParamTypeError, match=rf"parameter '{name}'.*{kind.__name__}.*client.array"):
+                kernel[(1,)](*args, **keywords)
+    assert len(kernel.cache) == 0
