@@ -81,10 +81,10 @@ bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
     if (PyTuple_Check(arg)) return tuple(arg, false);
     if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
         return constexpr_leaf(arg);
-    return with_tensors_ && other_tensor(arg, flags);
+    return with_tensors_ && unusual_tensor(arg, flags);
 }
 
-bool Key::other_tensor(PyObject* arg, std::uint8_t flags) {
+bool Key::unusual_tensor(PyObject* arg, std::uint8_t flags) {
     const TensorType& type = tensor_type(Py_TYPE(arg));
     switch (type.reading) {
         case Reading::exchange:

@@ -189,7 +189,7 @@ class Key {
         TensorView view;
         return read_exchange(arg, type, view) && tensor(view, flags);
     }
-    bool other_tensor(PyObject* arg, std::uint8_t flags);
+    bool unusual_tensor(PyObject* arg, std::uint8_t flags);
     bool large_integer(PyObject* arg, std::uint8_t flags);
     bool runtime_slowly(PyObject* arg, std::uint8_t flags);
     bool tuple(PyObject* arg, bool of_constants);
@@ -237,7 +237,10 @@ inline bool Key::tensor(const TensorView& view, std::uint8_t flags) noexcept {
 inline bool Key::runtime(PyObject* arg, std::uint8_t flags) {
     if (Py_TYPE(arg) == usual_buffer_type) [[likely]]
         return buffer(reinterpret_cast<const BufferObject*>(arg), flags);
-    if (with_tensors_ && usual_tensor.is_of(Py_TYPE(arg))) return read_tensor(arg, usual_tensor, flags);
+    if (with_tensors_) {
+        if (usual_tensor.is_of(Py_TYPE(arg))) return read_tensor(arg, usual_tensor, flags);
+        if (other_tensor.is_of(Py_TYPE(arg))) return read_tensor(arg, other_tensor, flags);
+    }
     if (std::int64_t value = 0; PyLong_CheckExact(arg) && small_int(arg, value)) [[likely]]
         return integer(value, flags);
     if (PyFloat_CheckExact(arg)) [[likely]]

@@ -28,7 +28,7 @@ struct ExchangeApi {
     void* current_stream;
 };
 
-TensorType usual_tensor;
+TensorType usual_tensor, other_tensor;
 
 namespace {
 
@@ -301,8 +301,8 @@ bool Asked::ask_one(PyObject* object) {
         TensorType& place = types[next_type++ % kTypes];
         Own old_signed(place.signed_8), old_unsigned(place.unsigned_8);
         place = made;
-        if (reading == Reading::exchange && (usual_tensor.type == nullptr || usual_tensor.type == type)) {
-            usual_tensor = made;
+        if (reading == Reading::exchange) {
+            (usual_tensor.type == nullptr || usual_tensor.type == type ? usual_tensor : other_tensor) = made;
             Py_XINCREF(made.signed_8);  // for good
             Py_XINCREF(made.unsigned_8);
         }

@@ -47,6 +47,7 @@ struct TensorType {
 };
 
 extern TensorType usual_tensor;  // most arguments are of it
+extern TensorType other_tensor;  // and of this one, then: torch's Parameter
 
 // The type, if it was looked at; else one whose `reading` is unknown. Until the next ask().
 const TensorType& tensor_type(PyTypeObject* type) noexcept;
