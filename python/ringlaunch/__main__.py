@@ -6,6 +6,7 @@ what it raises is shown as of itself.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import importlib.util
 import os
@@ -19,9 +20,9 @@ from typing import Any, NoReturn
 
 import ringlaunch as rl
 
-_USAGE = "usage: python -m ringlaunch run [--mode MODE] script.py [ARGUMENT ...]"
+_USAGE = "usage: python -m ringlaunch run [--mode MODE] [--report] script.py [ARGUMENT ...]"
 _HELP = f"""{_USAGE}
-       python -m ringlaunch run [--mode MODE] -m MODULE [ARGUMENT ...]
+       python -m ringlaunch run [--mode MODE] [--report] -m MODULE [ARGUMENT ...]
        python -m ringlaunch --version
 
 Runs a Python program, unchanged, with every Triton kernel of it going through ringlaunch.
@@ -29,10 +30,12 @@ Runs a Python program, unchanged, with every Triton kernel of it going through r
   --mode daemon   kernels run in the daemon, on ringlaunch's buffers
   --mode inline   kernels are launched in the program itself, on tensors, on the current stream
                   (without --mode each call goes where its arguments are)
+  --report        when the program ends, prints to standard error how often each kernel was launched through
+                  ringlaunch, and how many of its calls asked Triton's own code (the first of each kind do)
   -m MODULE       runs a module, as python -m does
   --help          this text
 
-The exit code is the program's; 2: it could not be begun."""
+Processes that the program starts are not affected. The exit code is the program's; 2: it could not be begun."""
 
 
 def _refuse(text: str) -> NoReturn:
@@ -49,7 +52,7 @@ def _main(arguments: list[str]) -> None:
         return
     if arguments[0] != "run":
         _refuse(f"expected run, --help or --version, found {arguments[0]!r}\n{_USAGE}")
-    mode, is_module, rest = None, False, arguments[1:]
+    mode, is_module, with_report, rest = None, False, False, arguments[1:]
     while rest and rest[0].startswith("-"):
         option, *rest = rest
         if option in ("-h", "--help"):
@@ -58,7 +61,9 @@ def _main(arguments: list[str]) -> None:
         if option == "-m":
             is_module = True
             break
-        if option == "--mode" and rest:
+        if option == "--report":
+            with_report = True
+        elif option == "--mode" and rest:
             mode, *rest = rest
         elif option.startswith("--mode="):
             mode = option.partition("=")[2]
@@ -70,6 +75,10 @@ def _main(arguments: list[str]) -> None:
         rl.install(mode)
     except rl.Error as error:
         _refuse(str(error))
+    if with_report:
+        from ringlaunch._triton_install import report
+
+        atexit.register(lambda: print(report(), file=sys.stderr))
     sys.argv = rest
     _execute(*(_module if is_module else _script)(rest[0]))
 

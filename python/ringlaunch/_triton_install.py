@@ -131,3 +131,24 @@ def _check_disk_cache(plain: Any) -> Any:
         return False
 
     return check_disk_cache
+
+
+def report() -> str:
+    """A table of the kernels that are there: what was launched through ringlaunch, and what asked Triton's code."""
+    rows = [("kernel", "launches", "of Triton's code", "variants")]
+    with _lock:
+        for known in _kernels:
+            if (kernel := known()) is None:
+                continue
+            name = f"{kernel.module}.{kernel.__name__}"
+            if (twin := kernel.__dict__.get(_TWIN)) is None:
+                rows.append((name, "-", "all", "-"))
+                continue
+            variants = list(twin.cache)
+            launches = sum(variant.hits for variant in variants)
+            rows.append((name, str(launches), str(twin._slow_calls), str(len(variants))))
+    if len(rows) == 1:
+        return "ringlaunch: no Triton kernel was called"
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [row[0].ljust(widths[0]) + "".join(f"  {row[i].rjust(widths[i])}" for i in (1, 2, 3)) for row in rows]
+    return "\n".join(lines)

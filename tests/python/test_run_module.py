@@ -149,6 +149,15 @@ def test_the_kernels_of_a_program_go_through_ringlaunch(run, write, null, argume
     assert module == triton.runtime.jit.__name__ and int(published) >= 3
 
 
+def test_a_report_says_what_was_launched(run, write, null):
+    script = write("program.py", KERNELS)
+    done = run("run", "--report", "--mode", "daemon", script, null.socket)
+    heads, *rows = (line.split() for line in done.stderr.splitlines())
+    assert heads[:2] == ["kernel", "launches"] and rows == [["__main__.fill", "3", "1", "1"]]
+    done = run("run", "--report", write("nothing.py", "raise SystemExit(3)"))
+    assert done.returncode == 3 and done.stderr == "ringlaunch: no Triton kernel was called\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
