@@ -225,7 +225,7 @@ def test_what_tuning_writes_is_put_back(client, x):
 
 def test_hooks_of_ones_own_are_kept(client, x):
     seen = []
-    kernel = tuned(restore_value=["x"], pre_hook=lambda args, reset_only=False: seen.append(reset_only))
+    kernel = tuned(reset_to_zero=["x"], pre_hook=lambda args, reset_only=False: seen.append(reset_only))
     rl.install()
     kernel[(2,)](x, 128)
     assert len(seen) > 20 and seen[-1]
