@@ -115,6 +115,17 @@ TEST(Sightings, CountsWhatComesAgain) {
     EXPECT_EQ(sightings.see(78), 2u);
 }
 
+TEST(Sightings, TwoWithTheSamePlaceAreBothCounted) {
+    Sightings sightings;
+    const std::uint64_t one = 3, other = 3 | std::uint64_t{5} << 32;
+    for (std::uint32_t i = 1; i <= 20; ++i) {
+        sightings.see(one);
+        sightings.see(other);
+    }
+    EXPECT_EQ(sightings.see(one), 21u);
+    EXPECT_GT(sightings.see(other), 18u);
+}
+
 // Each of 100 sequences comes once a round, among ten thousand that never come again.
 TEST(Sightings, WhatComesOnceDoesNotDriveOutWhatComesOften) {
     Sightings sightings;
