@@ -7,7 +7,6 @@ happens under one lock, and whichever loop wakes first serves all.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import threading
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ringlaunch import _core
 from ringlaunch.errors import Error, LimitReached
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Generator
 
     from ringlaunch._stream import Stream
@@ -32,6 +32,8 @@ class Waiter:
 
     def wait(self, stream: Stream, event: _core.EventHandle) -> Generator[object, None, None]:
         """Ends when the event is done; raises its error, and what cancels the task."""
+        import asyncio  # a fifth of what `import ringlaunch` would take
+
         loop = asyncio.get_running_loop()
         with self._lock:
             if event.arm():
