@@ -75,9 +75,14 @@ bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
     if (PyBool_Check(arg)) return put(Tag::boolean) && leaf(LeafKind::boolean, arg == Py_True);
     if (arg == Py_None) return put(Tag::none) && leaf(LeafKind::none, 0);
     if (PyLong_CheckExact(arg)) return large_integer(arg, flags);
-    // A type of its own, numpy's float64: Triton takes its value. An int of a type of its own may be a
-    // constant.
+    // A type of its own, numpy's float64, an enum's: Triton takes its value. But it compiles an int in that
+    // is 1, as the object that it is.
     if (PyFloat_Check(arg)) return real(PyFloat_AS_DOUBLE(arg));
+    if (PyLong_Check(arg)) {
+        int overflow = 0;
+        return (PyLong_AsLongAndOverflow(arg, &overflow) != 1 || (flags & kNoSpecialize) != 0) &&
+               large_integer(arg, flags);
+    }
     if (PyTuple_Check(arg)) return tuple(arg, false);
     if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
         return constexpr_leaf(arg);
