@@ -14,8 +14,8 @@ CudaApi load() {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr)
         throw Error(Status::unsupported,
-                    std::string("the cuda driver needs libcuda.so.1, which comes with NVIDIA's driver: ") +
-                        ::dlerror() + "; install the driver, or serve with --driver host");
+                    std::string("CUDA needs libcuda.so.1, which comes with NVIDIA's driver: ") + ::dlerror() +
+                        "; install the driver, or have a daemon serve with --driver host");
     CudaApi api;
     std::string missing;
     // Two steps, so that cuda.h's macros name the versioned symbol.
@@ -28,9 +28,10 @@ CudaApi load() {
 #undef RINGLAUNCH_CUDA_LOAD
 #undef RINGLAUNCH_CUDA_SYMBOL
     if (!missing.empty())
-        throw Error(Status::unsupported,
-                    "libcuda.so.1 is too old for the cuda driver, it lacks " + missing +
-                        "; update NVIDIA's driver (12.4 or later), or serve with --driver host");
+        throw Error(
+            Status::unsupported,
+            "libcuda.so.1 is too old, it lacks " + missing +
+                "; update NVIDIA's driver (12.4 or later), or have a daemon serve with --driver host");
     return api;
 }
 

@@ -1,5 +1,6 @@
-// The functions of libcuda that the cuda driver calls, found at run time: the daemon has no link dependency
-// on CUDA and starts on a machine without it. The one list of them.
+// The functions of libcuda that the cuda driver calls, and inline launches in a client's own program, found
+// at run time: neither daemon nor client has a link dependency on CUDA, and both start on a machine without
+// it. The one list of them.
 #pragma once
 
 #include <cuda.h>
@@ -25,6 +26,7 @@ namespace ringlaunch::driver {
     X(cuDevicePrimaryCtxRetain)           \
     X(cuDevicePrimaryCtxRelease)          \
     X(cuCtxSetCurrent)                    \
+    X(cuCtxGetCurrent)                    \
     X(cuCtxGetDevice)                     \
     X(cuCtxGetStreamPriorityRange)        \
     X(cuMemGetInfo)                       \
@@ -41,6 +43,7 @@ namespace ringlaunch::driver {
     X(cuMemHostRegister)                  \
     X(cuMemHostUnregister)                \
     X(cuMemHostGetDevicePointer)          \
+    X(cuPointerGetAttribute)              \
     X(cuMemcpyDtoH)                       \
     X(cuMemcpyHtoDAsync)                  \
     X(cuMemcpyDtoHAsync)                  \
@@ -61,10 +64,12 @@ namespace ringlaunch::driver {
     X(cuFuncLoad)                         \
     X(cuStreamCreateWithPriority)         \
     X(cuStreamDestroy)                    \
+    X(cuStreamIsCapturing)                \
     X(cuStreamQuery)                      \
     X(cuStreamSynchronize)                \
     X(cuStreamWaitEvent)                  \
     X(cuStreamWriteValue64)               \
+    X(cuThreadExchangeStreamCaptureMode)  \
     X(cuEventCreate)                      \
     X(cuEventDestroy)                     \
     X(cuEventRecord)                      \

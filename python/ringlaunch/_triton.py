@@ -50,6 +50,8 @@ from ringlaunch.errors import Unsupported
 if TYPE_CHECKING:
     from ringlaunch._triton_cache import Variant
 
+triton_run = jit.JITFunction.run  # whatever install() puts in its place
+
 _NOTE_S = 5.0  # after which a compilation is worth a word
 _ANY_ARCHITECTURE = 90  # for a daemon whose driver runs nothing, where $TRITON_OVERRIDE_ARCH names none
 
@@ -70,7 +72,7 @@ _settings_numbers: dict[tuple[Any, ...], int] = {}
 _next_number = itertools.count(1)  # given once, whatever other threads do between two lines
 
 
-def _settings(kernel: Any) -> dict[str, Any]:
+def settings_of(kernel: Any) -> dict[str, Any]:
     """What Triton adds to the keywords of each call."""
     settings = {"debug": kernel.debug or knobs.runtime.debug}
     for name in ("instrumentation_mode", "fpsan_homomorphic_casts"):
@@ -82,7 +84,7 @@ def _settings(kernel: Any) -> dict[str, Any]:
 def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...]]:
     """The number of Triton's settings as they are; whether each call is slow; lists that make one slow while they hold
     something."""
-    found = tuple(_settings(kernel).values())
+    found = tuple(settings_of(kernel).values())
     number = _settings_numbers.setdefault(found, next(_next_number))
     slow = kernel._varargs or getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None
     lists = [kernel.pre_run_hooks]
@@ -191,11 +193,12 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._bind(
             tuple(call_param(param, options) for param in fn.params),
             sum(kind in positional for kind in kinds),
-            _call_slowly,
+            _inline().call_slowly if mode == "inline" else _call_slowly,
             _refresh,
             give_scratch,
             self.__dict__,
             mode_number(mode),
+            None if self._hints else triton_run,
         )
 
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
@@ -205,7 +208,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
         values = (*args, *kwargs.values())
         if mode_of(self, values, stream) == "inline":
-            return _call_inline(self)
+            return _inline().warm_up(self, args, kwargs, grid)
         for hook in self.pre_run_hooks:
             hook(*args, **kwargs)
         client = client_of(self, iter(values), stream)
@@ -259,7 +262,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any], list[Any], dict[str, Any], str]:
         """Keywords with Triton's settings, bound arguments, specialization, options and Triton's key of a call."""
-        settings = _settings(self)
+        settings = settings_of(self)
         settings["debug"] = kwargs.get("debug", self.debug) or knobs.runtime.debug
         kwargs = {**kwargs, **settings}
         device, _, binder = self._target(client)
@@ -300,7 +303,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
     ) -> tuple[dict[str, Any], Variant | None]:
         """Bound arguments of a call and what it launches; None where a hook of Triton's took the compilation over."""
         _, bound, _, _, key = self._specialize(client, args, kwargs)
-        by_key = (client._handle, tuple(_settings(self).values()), key)
+        by_key = (client._handle, tuple(settings_of(self).values()), key)
         if not keyed and (found := self._by_key.get(by_key)) is not None:
             return bound, found
         begin = time.perf_counter()
@@ -316,11 +319,20 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._by_key[by_key] = held
         return bound, held
 
+    def _release(self, variant: Variant) -> None:
+        super()._release(variant)
+        if variant.client is None:
+            _inline().release(self, variant.compiled)
+
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
         """What a call would launch, if it was compiled."""
+        stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
+        if mode_of(self, (*args, *kwargs.values()), stream) == "inline":
+            found: Variant | None = _inline().find(self, args, kwargs)
+            return found
         client = client_of(self, iter((*args, *kwargs.values())), None)
         key = self._specialize(client, args, kwargs)[-1]
-        return self._by_key.get((client._handle, tuple(_settings(self).values()), key))
+        return self._by_key.get((client._handle, tuple(settings_of(self).values()), key))
 
 
 def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
@@ -339,6 +351,13 @@ def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
     return hints
 
 
+def _inline() -> Any:
+    """What inline calls need of Triton; imported when one is made."""
+    from ringlaunch import _triton_inline
+
+    return _triton_inline
+
+
 def _option_fields() -> list[str]:
     from triton.backends.nvidia.compiler import CUDAOptions
 
@@ -354,13 +373,6 @@ def _check_captured(kernel: JITFunction) -> None:
             )
 
 
-def _call_inline(kernel: JITFunction, *_: Any) -> Any:
-    raise Unsupported(
-        f"kernel {kernel.__name__!r}: launching inline, on tensors of this process, is not built in yet; in the daemon "
-        "a kernel runs on buffers, which client.array() and client.empty() make"
-    )
-
-
 def _call_slowly(
     kernel: JITFunction,
     grid: Any,
@@ -372,7 +384,9 @@ def _call_slowly(
     """One call by Triton's own code. `changed`: the arguments, where the grid's function wrote into them."""
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
     if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
-        return _call_inline(kernel, grid, args, kwargs, pending, changed)
+        if stream is not None:
+            kwargs["stream"] = stream
+        return _inline().call_slowly(kernel, grid, args, kwargs, pending, changed)
     for name, value in (*zip(kernel.arg_names, args), *kwargs.items()):
         for leaf in leaves(iter((value,))):
             if is_tensor(leaf):

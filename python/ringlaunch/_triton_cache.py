@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Variant:
-    """A Triton kernel compiled for arguments of one kind, and loaded for one client.
+    """A Triton kernel compiled for arguments of one kind, and loaded for one client, or in this program.
 
     Attributes
     ----------
@@ -35,7 +35,8 @@ class Variant:
         Launches.
     compile_time : float
         Seconds of its first call: compiling, or reading Triton's cache on disk.
-    client : Client
+    client : Client or None
+        None: launched inline.
     evicted : bool
         Whether it was let go of.
     compiled : triton.compiler.CompiledKernel
@@ -45,7 +46,7 @@ class Variant:
     __slots__ = ("_core", "_signature", "client", "compile_time", "evicted")
 
     def __init__(
-        self, core: _core.TritonVariant, client: Client, signature: dict[str, Any], compile_time: float
+        self, core: _core.TritonVariant, client: Client | None, signature: dict[str, Any], compile_time: float
     ) -> None:
         self._core = core
         self._signature = signature
@@ -83,7 +84,8 @@ class Variant:
 
     @property
     def registers(self) -> int:
-        return int(self._core.kernel.registers)
+        kernel = self._core.kernel
+        return int(self.compiled.n_regs if kernel is None else kernel.registers)
 
     @property
     def shared(self) -> int:
@@ -123,7 +125,7 @@ class KernelCache:
         self._kernel = kernel
 
     def __iter__(self) -> Iterator[Variant]:
-        return iter([each for each in list(self._kernel._variants_held.values()) if not each.client.closed])
+        return iter([each for each in list(self._kernel._variants_held.values()) if not each._core.closed])
 
     def __len__(self) -> int:
         return sum(1 for _ in self)

@@ -111,7 +111,7 @@ def flatten(kind: Any, value: Any, name: str) -> Iterator[tuple[str, str, Any]]:
         yield name, kind, value
 
 
-def _type_of(kernel: str, name: str, kind: str) -> str:
+def type_of(kernel: str, name: str, kind: str) -> str:
     if kind.startswith("*"):
         return "pointer"
     if kind not in _TYPES:
@@ -217,6 +217,8 @@ class CallPath(_core.TritonKernel):
             for key in [key for key, value in list(held.items()) if value is variant]:
                 held.pop(key, None)
         self._forget(variant._core)
+        if variant.client is None:
+            return
         loaded = _loaded.get(variant.client._handle, {})
         for key in [key for key, value in list(loaded.items()) if value is variant._core.kernel]:
             loaded.pop(key, None)
@@ -224,11 +226,11 @@ class CallPath(_core.TritonKernel):
     def _make_variant(
         self, client: Client, compiled: Any, signature: dict[str, Any], bound: dict[str, Any], seconds: float
     ) -> Variant:
-        for old in [old for old in list(self._variants_held.values()) if old.client.closed]:
+        for old in [old for old in list(self._variants_held.values()) if old._core.closed]:
             self._release(old)
         metadata = compiled.metadata
         passed = [each for name, kind in signature.items() for each in flatten(kind, bound[name], name)]
-        declaration = [(name, _type_of(self.__name__, name, kind)) for name, kind, _ in passed]
+        declaration = [(name, type_of(self.__name__, name, kind)) for name, kind, _ in passed]
         if metadata.profile_scratch_size:
             raise Unsupported(f"kernel {self.__name__!r}: a kernel with instrumentation cannot run in the daemon")
         kernel = _load(client, compiled, declaration, self.__name__)
@@ -258,7 +260,7 @@ class CallPath(_core.TritonKernel):
         self._add(pending, variant._core, leaf_numbers(self, bound, variant.signature))
         if self._client is not None:
             self._default(default_stream(self._client._handle))
-        elif len(open_clients()) == 1:
+        elif variant.client is not None and len(open_clients()) == 1:
             self._default(default_stream(variant.client._handle))
 
     def _passed(self, variant: Variant, bound: dict[str, Any]) -> tuple[Any, ...]:
@@ -286,8 +288,13 @@ def call_param(param: Any, options: Iterable[str]) -> tuple[Any, ...]:
     return (param.name, flags, param.default) if param.has_default else (param.name, flags)
 
 
-def give_scratch(_: CallPath, __: _core.TritonVariant, stream: Stream, nbytes: int) -> Buffer:
-    """Memory for a kernel's own use; rounded up, so that a grid that grows does not ask for each size."""
+def give_scratch(_: CallPath, variant: _core.TritonVariant, stream: Stream | int, nbytes: int) -> Any:
+    """Memory for a kernel's own use; rounded up, so that a grid that grows does not ask for each size. `stream`: a
+    CUDA stream's handle in this program, where Triton's allocator is asked."""
+    if isinstance(stream, int):
+        from ringlaunch import _triton_inline
+
+        return _triton_inline.allocate(variant, stream, nbytes)
     client = next(client for client in list(_open_clients) if stream in client._handle.streams)
     return client.empty(1 << (nbytes - 1).bit_length(), "uint8")
 

@@ -48,7 +48,7 @@ def is_tensor(value: Any) -> bool:
 
 def _torch_has_gpu() -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_available())
+    return torch is not None and bool(torch.cuda.is_initialized() or torch.cuda.is_available())
 
 
 def mode_of(kernel: JITFunction, values: Iterable[Any], stream: Any) -> str:

@@ -29,6 +29,7 @@
 #include "pack.hpp"
 #include "small_int.hpp"
 #include "stream_turn.hpp"
+#include "triton_inline.hpp"
 #include "triton_key.hpp"
 #include "triton_pack.hpp"
 #include "triton_settings.hpp"
@@ -48,6 +49,8 @@ PyTypeObject* variant_type = nullptr;
 PyTypeObject* pending_type = nullptr;
 PyObject* name_stream = nullptr;  // interned
 PyObject* name_value = nullptr;
+PyObject* name_grid = nullptr;
+PyObject* name_warmup = nullptr;
 PyObject* name_torch = nullptr;
 
 Watched watched;
@@ -78,7 +81,7 @@ class Ref {
     PyObject* object_ = nullptr;
 };
 
-// ---- variants: a compiled kernel, loaded for a client ----
+// ---- variants: a compiled kernel, loaded for a client, or in this program ----
 
 // Scratch memory of the kernel's own in a stream. Launches of one stream run one after the other, so they
 // share it.
@@ -88,7 +91,7 @@ struct Scratch {
 };
 
 struct Variant {
-    Ref kernel;    // _core.Kernel
+    Ref kernel;    // _core.Kernel; none in this program
     Ref stream;    // the client's default stream
     Ref compiled;  // what a call answers: Triton's CompiledKernel
     std::shared_ptr<Session> session;
@@ -101,6 +104,13 @@ struct Variant {
     std::uint32_t scratch_param = 0;
     std::vector<Scratch> scratch;
     std::uint64_t hits = 0;
+    std::unique_ptr<InlineKernel> here;  // launched in this program; its graphs go before what they name
+
+    bool closed() const noexcept { return session != nullptr && session->closed; }
+    // Whose calls it takes, as the key has it.
+    const Session* owner() const noexcept {
+        return here != nullptr ? std::bit_cast<const Session*>(here->context()) : session.get();
+    }
 };
 
 struct VariantObject {
@@ -208,9 +218,12 @@ struct Core {
     std::array<Names, kCachedNames> names;
     std::array<GridObject*, kCachedGrids>
         grids{};  // strong, by hash; their own reference to the kernel is not counted
+    // Triton's own run(kernel, ..., grid=, warmup=), of a kernel that may launch in this program; none:
+    // something has to be checked before.
+    Ref run;
     Ref slow;     // slow(kernel, grid, args, kwargs, pending, bound): the whole call
     Ref refresh;  // refresh(kernel) -> (settings, always_slow, hooks...): what stands in Triton's settings
-    Ref scratch;  // scratch(kernel, variant, stream, bytes) -> Buffer
+    Ref scratch;  // scratch(kernel, variant, stream, bytes) -> Buffer, or what has data_ptr()
     Ref own_dict;
     std::vector<Ref> hooks;  // lists: a call is slow while one of them holds something
     std::vector<Captured> captured;
@@ -218,6 +231,7 @@ struct Core {
     std::uint64_t settings_state = 0;  // of `watched`, when they were read
     bool always_slow = false;
     Mode mode = Mode::daemon;
+    bool here = false;  // some calls are launched in this program
     Table table;
     Entry* last = nullptr;  // most calls are like the one before
     Ref default_stream;     // of the only client, as long as sessions_changed is this
@@ -399,6 +413,18 @@ std::uint64_t scratch_needed(const Variant& variant, const Dim3& grid) noexcept 
     for (const std::uint32_t side : {grid.x, grid.y, grid.z})
         if (__builtin_mul_overflow(bytes, std::uint64_t{side}, &bytes)) return ~std::uint64_t{0};
     return bytes;
+}
+
+// Scratch memory of one launch in this program, as Triton has it allocated: what `address` is of.
+[[gnu::noinline]] Ref allocate_here(const Core& core, PyObject* kernel, PyObject* variant,
+                                    std::uint64_t stream, std::uint64_t bytes, std::uint64_t& address) {
+    Ref made(PyObject_CallFunction(core.scratch.get(), "OOKK", kernel, variant,
+                                   static_cast<unsigned long long>(stream),
+                                   static_cast<unsigned long long>(bytes)));
+    Ref number(made ? PyObject_CallMethod(made.get(), "data_ptr", nullptr) : nullptr);
+    if (!number) return {};
+    address = PyLong_AsUnsignedLongLong(number.get());
+    return PyErr_Occurred() != nullptr ? Ref() : std::move(made);
 }
 
 bool check_stream(const std::string& kernel, PyObject* stream, const Session* session) {
@@ -648,6 +674,35 @@ PyObject* make_pending(const Key& key) {
                                         pending.get(), bound == nullptr ? Py_None : bound, nullptr);
 }
 
+// Whether a call without a key that launches in this program is Triton's as it stands: nothing in it is ours.
+bool is_all_tritons(const Core& core, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+    if (!core.run || current_context() == 0) return false;
+    const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+    for (Py_ssize_t i = 0; i < named; ++i)
+        if (same_name(PyTuple_GET_ITEM(names, i), name_stream)) return false;
+    for (Py_ssize_t i = 0; i < count + named; ++i)
+        if (PyTuple_Check(args[i]) || is_buffer(args[i])) return false;  // of a tuple it is not known
+    return true;
+}
+
+[[gnu::noinline]] PyObject* call_triton(Core& core, PyObject* kernel, PyObject* grid, PyObject* const* args,
+                                        Py_ssize_t count, PyObject* names) {
+    ++core.slow_calls;
+    const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
+    Ref keywords(PyTuple_New(named + 2));
+    if (!keywords) return nullptr;
+    for (Py_ssize_t i = 0; i < named; ++i)
+        PyTuple_SET_ITEM(keywords.get(), i, Py_NewRef(PyTuple_GET_ITEM(names, i)));
+    PyTuple_SET_ITEM(keywords.get(), named, Py_NewRef(name_grid));
+    PyTuple_SET_ITEM(keywords.get(), named + 1, Py_NewRef(name_warmup));
+    std::vector<PyObject*> values{kernel};
+    values.insert(values.end(), args, args + count + named);
+    values.push_back(grid);
+    values.push_back(Py_False);
+    const Ref run = Ref::borrowed(core.run.get());
+    return PyObject_Vectorcall(run.get(), values.data(), static_cast<std::size_t>(count) + 1, keywords.get());
+}
+
 PyObject* grid_object(const Dim3& dim) {
     return Py_BuildValue("(III)", dim.x, dim.y, dim.z);
 }
@@ -724,18 +779,60 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
     return Py_NewRef(compiled.get());
 }
 
+// Asks the driver what it calls memory that may be of the host or another device, as Triton asks of all.
+// False: some of it no kernel can use.
+[[gnu::noinline]] bool check_addresses(Key& key) noexcept {
+    for (std::size_t i = 0; i < key.check_count(); ++i) {
+        std::uint64_t address = key.leaves()[key.check(i)];
+        if (!device_address(address)) return false;
+        key.set_address(key.check(i), address);
+    }
+    return true;
+}
+
+// The launch of a variant that was found, by this thread.
+PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Key& key, PyObject* stream,
+                      const Dim3& grid) {
+    const Ref kept = Ref::borrowed(entry.variant.get());
+    Variant& variant = variant_of(kept.get());
+    if (grid.x == 0 || grid.y == 0 || grid.z == 0) [[unlikely]]
+        return Py_NewRef(variant.compiled.get());
+    alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
+    // Before what may run Python code: the entry may go then.
+    if (!pack(variant.takes, entry.ops, key.leaves(), params)) return nullptr;
+    std::uint64_t to = 0;
+    if (!(stream == nullptr ? current_stream(variant.here->device(), to)
+                            : named_stream(variant.takes.kernel, stream, to)))
+        return nullptr;
+    Ref scratch;
+    if (variant.scratch_bytes != 0) [[unlikely]] {
+        std::uint64_t address = 0;
+        scratch = allocate_here(core, kernel, kept.get(), to, scratch_needed(variant, grid), address);
+        if (!scratch) return nullptr;
+        std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &address, sizeof address);
+    }
+    Dim3 blocks = grid;
+    if (variant.ctas != 1 && !with_clusters(variant, blocks)) return nullptr;
+    if (!launch_inline(*variant.here, variant.takes.kernel, blocks, params, to)) return nullptr;
+    ++variant.hits;
+    return Py_NewRef(variant.compiled.get());
+}
+
 PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
     const auto* grid_of = reinterpret_cast<GridObject*>(self);
     PyObject* kernel = grid_of->kernel;
     Core& core = *as_kernel(kernel)->core;
     const Py_ssize_t count = PyVectorcall_NARGS(flags);
     Dim3 grid = grid_of->dim;
-    Ref arguments;  // of a grid that is a function
+    Ref arguments;                              // of a grid that is a function
+    bool here = core.mode == Mode::in_process;  // that it is launched in this program is known
     const auto slowly = [&](const Key* key, bool asked, PyObject* bound) -> PyObject* {
         Ref object =
             grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object) : Ref(grid_object(grid));
         if (!object) return nullptr;
         Ref kept = Ref::borrowed(kernel);
+        if (here && key == nullptr && bound == nullptr && is_all_tritons(core, args, count, names))
+            return call_triton(core, kernel, object.get(), args, count, names);
         return call_slowly(core, kernel, object.get(), args, count, names, key, bound);
     };
 
@@ -780,21 +877,27 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     PyObject* stream = bound.stream;
     if (!has_key) [[unlikely]] {
         if (PyErr_Occurred() != nullptr) return nullptr;
+        here |= key.has_tensors() && key.session() == nullptr;
         return slowly(nullptr, asked, nullptr);
     }
-    if (core.mode == Mode::in_process || key.has_tensors()) return slowly(&key, asked, nullptr);
-    if (key.foreign() != nullptr) [[unlikely]]
+    if (core.mode == Mode::in_process || key.has_tensors()) {
+        if (key.session() != nullptr) [[unlikely]]
+            return slowly(nullptr, asked, nullptr);  // which says what a buffer has to do with that
+        key.set_session(std::bit_cast<const Session*>(current_context()));
+    } else if (key.foreign() != nullptr) [[unlikely]] {
         return foreign_buffer(kernel, key);
-    if (key.session() == nullptr) {  // no buffer: the stream's client, or the only one
-        if (core.mode == Mode::by_arguments && stream == nullptr && torch_imported())
-            return slowly(&key, asked, nullptr);  // which knows whether that has a GPU
-        if (stream != nullptr && is_stream(stream)) {
+    } else if (key.session() ==
+               nullptr) {  // no buffer: the stream's client, this program, or the only client
+        if (stream != nullptr && is_stream(stream))
             key.set_session(as_stream(stream)->session.get());
-        } else if (core.default_of == sessions_changed) {
+        else if (core.here)
+            key.set_session(std::bit_cast<const Session*>(current_context()));
+        else if (core.mode == Mode::by_arguments && stream == nullptr && torch_imported())
+            return slowly(&key, asked, nullptr);  // which knows whether that has a GPU
+        else if (core.default_of == sessions_changed)
             key.set_session(as_stream(core.default_stream.get())->session.get());
-        } else {
+        else
             return slowly(&key, asked, nullptr);
-        }
     }
     const std::uint64_t hash = key.hash();
     Entry* entry = core.last;
@@ -805,6 +908,11 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         core.last = entry;
     }
     Variant& variant = variant_of(entry->variant.get());
+    if (variant.here != nullptr) {
+        if (key.check_count() != 0 && !check_addresses(key)) [[unlikely]]
+            return slowly(nullptr, asked, nullptr);  // which says what is wrong with it
+        return launch_here(core, kernel, *entry, key, stream, grid);
+    }
     if (stream == nullptr) {
         stream = variant.stream.get();
     } else if (!is_stream(stream) || as_stream(stream)->session != variant.session) [[unlikely]] {
@@ -961,13 +1069,14 @@ PyObject* kernel_new(PyTypeObject* type, PyObject*, PyObject*) {
     return reinterpret_cast<PyObject*>(made);
 }
 
-// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict[, mode])
+// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict[, mode, run])
 PyObject* kernel_bind(PyObject* self, PyObject* args) {
     PyObject *params = nullptr, *slow = nullptr, *refresh = nullptr, *scratch = nullptr, *dict = nullptr;
     Py_ssize_t positional = 0;
     unsigned char mode = 0;
-    if (!PyArg_ParseTuple(args, "O!nOOOO!|b", &PyTuple_Type, &params, &positional, &slow, &refresh, &scratch,
-                          &PyDict_Type, &dict, &mode))
+    PyObject* run = nullptr;
+    if (!PyArg_ParseTuple(args, "O!nOOOO!|bO", &PyTuple_Type, &params, &positional, &slow, &refresh, &scratch,
+                          &PyDict_Type, &dict, &mode, &run))
         return nullptr;
     if (mode > static_cast<unsigned char>(Mode::by_arguments))
         return PyErr_Format(PyExc_ValueError, "no mode: %d", int{mode});
@@ -996,6 +1105,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
     core.mode = static_cast<Mode>(mode);
+    if (core.mode != Mode::daemon && run != Py_None) core.run = Ref::borrowed(run);
     core.slow = Ref::borrowed(slow);
     Py_RETURN_NONE;
 }
@@ -1023,7 +1133,7 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
         leaves.push_back(static_cast<std::uint16_t>(std::min(leaf, 0xfffful)));
     }
     Variant& taker = variant_of(variant);
-    pending->key->set_session(taker.session.get());
+    pending->key->set_session(taker.owner());
     auto entry = std::make_unique<Entry>();
     if (leaves.size() > taker.takes.params.size() || !plan(taker.takes, *pending->key, leaves, entry->ops))
         Py_RETURN_FALSE;
@@ -1031,10 +1141,11 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
     entry->hash = pending->key->hash();
     for (const Ref& each : *pending->held) entry->held.push_back(Ref::borrowed(each.get()));
     entry->variant = Ref::borrowed(variant);
+    core.here |= taker.here != nullptr;
     core.last = nullptr;
     const bool full = core.table.size() >= kMaxEntries;
     const auto old = core.table.take([&](const Entry& each) {
-        return full || variant_of(each.variant.get()).session->closed ||
+        return full || variant_of(each.variant.get()).closed() ||
                (each.hash == entry->hash && each.key == entry->key);
     });
     core.table.add(std::move(entry));
@@ -1084,6 +1195,7 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
         !is_variant(variant_object))
         return nullptr;
     Variant& variant = variant_of(variant_object);
+    if (variant.here != nullptr) return PyErr_Format(PyExc_ValueError, "a variant of this program");
     const std::size_t count = static_cast<std::size_t>(PyTuple_GET_SIZE(values));
     const std::size_t total = variant.takes.params.size();
     if (count > total)
@@ -1193,7 +1305,8 @@ int visit_core(Core& core, const Visit& visit) {
             if (const int stop = visit(reinterpret_cast<PyObject*>(grid)); stop != 0) return stop;
     for (const ParamInfo& param : core.params)
         if (const int stop = each(param.default_value); stop != 0) return stop;
-    for (const Ref* ref : {&core.slow, &core.refresh, &core.scratch, &core.own_dict, &core.default_stream})
+    for (const Ref* ref :
+         {&core.run, &core.slow, &core.refresh, &core.scratch, &core.own_dict, &core.default_stream})
         if (const int stop = each(*ref); stop != 0) return stop;
     for (const Ref& list : core.hooks)
         if (const int stop = each(list); stop != 0) return stop;
@@ -1307,6 +1420,87 @@ PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
     return reinterpret_cast<PyObject*>(object);
 }
 
+// triton_inline_variant(compiled, function, ((name, type), ...), threads, shared, ctas, cooperative,
+// programmatic, scratch_bytes): a TritonVariant that is launched in this program, in the current context.
+// None: the function takes something else than these and two scratch pointers.
+PyObject* make_inline_variant(PyObject*, PyObject* args) {
+    PyObject *compiled = nullptr, *declared = nullptr;
+    unsigned long long function = 0, scratch_bytes = 0;
+    unsigned int threads = 0, shared = 0, ctas = 0;
+    int cooperative = 0, programmatic = 0;
+    if (!PyArg_ParseTuple(args, "OKO!IIIppK", &compiled, &function, &PyTuple_Type, &declared, &threads,
+                          &shared, &ctas, &cooperative, &programmatic, &scratch_bytes))
+        return nullptr;
+    const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(declared));
+    auto made = std::make_unique<Variant>();
+    for (std::size_t i = 0; i < count; ++i) {
+        const char *name = nullptr, *type = nullptr;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(declared, static_cast<Py_ssize_t>(i)), "ss", &name, &type))
+            return nullptr;
+        Param& param = made->takes.params.emplace_back();
+        param.name = name;
+        param.type = type_of_word(type);
+    }
+    for (const char* name : {"global_scratch", "profile_scratch"}) {
+        Param& param = made->takes.params.emplace_back();
+        param.name = name;
+        param.type = ParamType::pointer;
+    }
+    try {
+        made->here = make_inline_kernel(
+            {function, {threads, 1, 1}, shared, ctas, cooperative != 0, programmatic != 0});
+    } catch (const Error& error) {
+        return set_error(error.status(), error.what());
+    }
+    const auto& places = made->here->params();
+    if (places.size() != made->takes.params.size()) Py_RETURN_NONE;
+    for (std::size_t i = 0; i < places.size(); ++i) {
+        Param& param = made->takes.params[i];
+        param.offset = places[i].offset;
+        param.size = places[i].size;
+        if (param.size != param_type_bytes(param.type)) Py_RETURN_NONE;
+    }
+    const std::uint32_t bytes = packed_bytes(made->takes.params);
+    if (bytes > kMaxPackedBytes) Py_RETURN_NONE;
+    made->takes.padded_bytes = (bytes + 7) / 8 * 8;
+    Ref name(PyObject_GetAttrString(compiled, "name"));
+    const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
+    if (text == nullptr) PyErr_Clear();
+    made->takes.kernel = text == nullptr ? "kernel" : text;
+    made->block = {threads, 1, 1};
+    made->shared_bytes = shared;
+    made->ctas = ctas;
+    made->scratch_bytes = scratch_bytes;
+    made->scratch_param = static_cast<std::uint32_t>(count);
+    made->compiled = Ref::borrowed(compiled);
+    auto* object = reinterpret_cast<VariantObject*>(variant_type->tp_alloc(variant_type, 0));
+    if (object != nullptr) object->variant = made.release();
+    return reinterpret_cast<PyObject*>(object);
+}
+
+// triton_inline_context(): the calling thread's CUcontext; 0: it has none.
+PyObject* inline_context(PyObject*, PyObject*) {
+    return PyLong_FromUnsignedLongLong(current_context());
+}
+
+// triton_inline_load(): an error where this program cannot launch.
+PyObject* load_inline(PyObject*, PyObject*) {
+    try {
+        load_cuda();
+    } catch (const Error& error) {
+        return set_error(error.status(), error.what());
+    }
+    Py_RETURN_NONE;
+}
+
+// triton_inline_most(graphs): for tests.
+PyObject* set_inline_most(PyObject*, PyObject* most) {
+    const std::size_t number = PyLong_AsSize_t(most);
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    set_most_inline_graphs(number);
+    Py_RETURN_NONE;
+}
+
 int variant_traverse(PyObject* self, visitproc visit, void* arg) {
     Py_VISIT(Py_TYPE(self));
     const Variant* variant = reinterpret_cast<VariantObject*>(self)->variant;
@@ -1327,7 +1521,12 @@ void variant_dealloc(PyObject* self) {
 }
 
 PyObject* variant_kernel(PyObject* self, void*) {
-    return Py_NewRef(variant_of(self).kernel.get());
+    PyObject* kernel = variant_of(self).kernel.get();
+    return Py_NewRef(kernel == nullptr ? Py_None : kernel);
+}
+PyObject* variant_graphs(PyObject* self, void*) {
+    const Variant& variant = variant_of(self);
+    return PyLong_FromSize_t(variant.here == nullptr ? 0 : variant.here->graphs());
 }
 PyObject* variant_compiled(PyObject* self, void*) {
     return Py_NewRef(variant_of(self).compiled.get());
@@ -1336,13 +1535,16 @@ PyObject* variant_hits(PyObject* self, void*) {
     return PyLong_FromUnsignedLongLong(variant_of(self).hits);
 }
 PyObject* variant_closed(PyObject* self, void*) {
-    return PyBool_FromLong(variant_of(self).session->closed);
+    return PyBool_FromLong(variant_of(self).closed());
 }
 
 PyGetSetDef variant_getters[] = {
-    {"kernel", variant_kernel, nullptr, PyDoc_STR("As the client has loaded it."), nullptr},
+    {"kernel", variant_kernel, nullptr, PyDoc_STR("As the client has loaded it; None in this program."),
+     nullptr},
     {"compiled", variant_compiled, nullptr, PyDoc_STR("Triton's CompiledKernel."), nullptr},
     {"hits", variant_hits, nullptr, PyDoc_STR("Launches of it."), nullptr},
+    {"_graphs", variant_graphs, nullptr,
+     PyDoc_STR("Launch graphs of its context, where it is launched here."), nullptr},
     {"closed", variant_closed, nullptr, PyDoc_STR("Whether its client was closed."), nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
@@ -1423,6 +1625,11 @@ PyMethodDef functions[] = {
     {"triton_watch", watch, METH_O, nullptr},
     {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
     {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
+    {"triton_streams", set_streams, METH_VARARGS, nullptr},
+    {"triton_inline_load", load_inline, METH_NOARGS, nullptr},
+    {"triton_inline_context", inline_context, METH_NOARGS, nullptr},
+    {"triton_inline_variant", make_inline_variant, METH_VARARGS, nullptr},
+    {"triton_inline_most", set_inline_most, METH_O, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -1435,7 +1642,10 @@ bool add_triton_types(PyObject* module) {
     name_stream = PyUnicode_InternFromString("stream");
     name_value = PyUnicode_InternFromString("value");
     name_torch = PyUnicode_InternFromString("torch");
-    if (name_stream == nullptr || name_value == nullptr || name_torch == nullptr) return false;
+    name_grid = PyUnicode_InternFromString("grid");
+    name_warmup = PyUnicode_InternFromString("warmup");
+    for (PyObject* name : {name_stream, name_value, name_torch, name_grid, name_warmup})
+        if (name == nullptr) return false;
     for (auto [type, spec] :
          {std::pair{&kernel_base_type, &kernel_spec}, std::pair{&grid_type, &grid_spec},
           std::pair{&variant_type, &variant_spec}, std::pair{&pending_type, &pending_spec}}) {

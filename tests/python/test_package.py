@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -52,10 +53,16 @@ def test_daemon_and_package_are_of_one_version():
     assert rl.__version__ in done.stdout
 
 
+def test_importing_brings_no_cuda():
+    code = "import ringlaunch; print([line for line in open('/proc/self/maps') if 'libcuda' in line])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
 def test_importing_starts_nothing():
     done = subprocess.run(
         [
-            __import__("sys").executable,
+            sys.executable,
             "-c",
             "import sys, threading, ringlaunch; print(threading.active_count(), 'asyncio' in sys.modules)",
         ],

@@ -1,5 +1,7 @@
 """Where a call of a Triton kernel goes: by its kernel's mode, or else by its arguments."""
 
+import ctypes
+
 import pytest
 from triton_support import triton
 
@@ -84,11 +86,26 @@ def test_a_client_and_inline_do_not_go_together(client):
         rl.wrap(fill, client=client, mode="inline")
 
 
-def test_a_mode_that_is_not_there_is_refused_when_it_is_called(client):
-    with pytest.raises(rl.Unsupported, match="kernel 'fill': launching inline"):
-        rl.wrap(fill, mode="inline")[(1,)](client.zeros(4), 1)
-    with pytest.raises(rl.Unsupported, match="kernel 'fill': launching inline"):
-        rl.wrap(fill)[(1,)](Tensor(), 1)
+def has_cuda():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_cuda(), reason="libcuda.so.1 is installed here: tests/gpu/test_triton_inline.py")
+def test_inline_without_a_gpu_is_refused_when_it_is_called(client):
+    text = r"kernel 'fill': an inline launch is one in this program.*libcuda\.so\.1"
+    for _ in range(2):
+        with pytest.raises(rl.Unsupported, match=text):
+            rl.wrap(fill, mode="inline")[(1,)](client.zeros(4), 1)
+        with pytest.raises(rl.Unsupported, match=text):
+            rl.wrap(fill)[(1,)](Tensor(), 1)
+    with pytest.raises(rl.Unsupported, match=text):
+        rl.wrap(fill, mode="inline").warmup(Tensor(), 1, grid=(1,))
+    with pytest.raises(rl.Unsupported, match=text):
+        rl.wrap(fill, mode="inline").cache.find(Tensor(), 1)
 
 
 @pytest.mark.parametrize("kind", [Tensor, CudaArray])

@@ -1,0 +1,203 @@
+"""Triton kernels that this program launches by itself, on its own GPU: mode="inline".
+
+A call's usual way is C++ to its end, a launch graph on the current stream. The first call of each kind, and whatever
+the C++ side does not know, is Triton's own call from beginning to end; what it has compiled and loaded is what the
+calls behind it launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from triton import knobs
+from triton.compiler import CompiledKernel
+from triton.runtime import _allocation, driver, jit
+
+from ringlaunch import _core
+from ringlaunch._buffer import Buffer
+from ringlaunch._check import refused
+from ringlaunch._stream import Stream
+from ringlaunch._triton import settings_of, triton_run
+from ringlaunch._triton_cache import Variant
+from ringlaunch._triton_load import WARP, flatten, leaves, type_of
+from ringlaunch.errors import Unsupported
+
+if TYPE_CHECKING:
+    from ringlaunch._triton import JITFunction
+
+# A launch with more has an attribute that only Triton's launcher knows.
+_USUAL_SHARED_BYTES = 228 << 10
+
+_streams_of: Any = None  # the driver of Triton whose streams the C++ side knows
+
+
+def load(kernel: str) -> None:
+    """Refuses where this program cannot launch."""
+    try:
+        _core.triton_inline_load()
+    except Unsupported as error:
+        raise Unsupported(
+            f"kernel {kernel!r}: an inline launch is one in this program, which has no GPU to launch on: {error}"
+        ) from None
+
+
+def call_slowly(
+    kernel: JITFunction,
+    grid: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    pending: _core.TritonPending | None,
+    changed: dict[str, Any] | None,
+) -> Any:
+    """One call by Triton. `changed`: the arguments, where the grid's function, which was asked, wrote into them."""
+    if _core.triton_inline_context() == 0:
+        load(kernel.__name__)
+        _enter_context()
+    for value in leaves(iter((*args, *kwargs.values()))):
+        if isinstance(value, Buffer):  # whose address may be somebody else's in this program
+            raise refused(f"kernel {kernel.__name__!r}", "a tensor of this program, to launch inline", value)
+    if kernel._hints:
+        kernel._check_hints(args, kwargs)
+    if changed is not None:
+        asked = grid
+
+        def grid(bound: dict[str, Any]) -> Any:
+            bound.clear()
+            bound.update(changed)
+            return asked
+
+    stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
+    begin = time.perf_counter()
+    with _on(kernel, stream):
+        compiled = triton_run(kernel, *args, grid=grid, warmup=False, **kwargs)
+        if pending is not None and isinstance(compiled, CompiledKernel):
+            _add(kernel, args, kwargs, pending, compiled, time.perf_counter() - begin)
+    return compiled
+
+
+def warm_up(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> Any:
+    """`kernel.warmup`, by Triton."""
+    load(kernel.__name__)
+    return triton_run(kernel, *args, grid=grid, warmup=True, **kwargs)
+
+
+def find(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
+    """What a call would launch, if it was launched before."""
+    load(kernel.__name__)
+    _, key, kernels = _bound(kernel, args, kwargs)
+    return kernel._variants_held.get((id(kernels.get(key)),))
+
+
+def release(kernel: JITFunction, compiled: Any) -> None:
+    """Has Triton forget it, too."""
+    for device, (kernels, *_) in list(kernel.device_caches.items()):
+        if isinstance(device, int):
+            for key in [key for key, known in kernels.items() if known is compiled]:
+                del kernels[key]
+
+
+def allocate(variant: _core.TritonVariant, stream: int, nbytes: int) -> Any:
+    """Scratch memory from Triton's allocator, which each launch asks for."""
+    return _allocation._allocator.get()(nbytes, variant.compiled.metadata.global_scratch_align, stream)
+
+
+def _bound(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], str, Any]:
+    """Bound arguments and Triton's key of a call on the current device, and Triton's kernels there."""
+    settings = settings_of(kernel)
+    settings["debug"] = kwargs.get("debug", kernel.debug) or knobs.runtime.debug
+    kernels, keys, _, _, binder = kernel.device_caches[driver.active.get_current_device()]
+    bound, specialization, options = binder(*args, **{**kwargs, **settings})
+    return bound, jit.compute_cache_key(keys, specialization, options), kernels
+
+
+def _add(
+    kernel: JITFunction,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    pending: _core.TritonPending,
+    compiled: Any,
+    seconds: float,
+) -> None:
+    """From now on calls like this one are the C++ side's."""
+    with kernel._lock:
+        _know_streams()
+        bound, _, _ = _bound(kernel, args, kwargs)
+        variant = kernel._variants_held.get((id(compiled),)) or _make_variant(kernel, compiled, bound, seconds)
+        if variant is None:
+            return
+        kernel._capture(
+            tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
+        )
+        kernel._remember(pending, variant, bound)
+
+
+def _make_variant(kernel: JITFunction, compiled: Any, bound: dict[str, Any], seconds: float) -> Variant | None:
+    """None: only Triton's launcher knows how to launch it."""
+    metadata, signature = compiled.metadata, compiled.src.signature
+    if metadata.profile_scratch_size or metadata.shared > _USUAL_SHARED_BYTES:
+        return None
+    try:
+        declared = tuple(
+            (path, type_of(kernel.__name__, path, kind))
+            for name, of in signature.items()
+            for path, kind, _ in flatten(of, bound[name], name)
+        )
+    except Unsupported:  # a tensor descriptor
+        return None
+    core = _core.triton_inline_variant(
+        compiled,
+        compiled.function,
+        declared,
+        metadata.num_warps * WARP,
+        metadata.shared,
+        metadata.num_ctas,
+        bool(metadata.launch_cooperative_grid),
+        bool(metadata.launch_pdl),
+        metadata.global_scratch_size * metadata.num_ctas,
+    )
+    if core is None:
+        return None
+    variant = Variant(core, None, dict(signature), seconds)
+    kernel._variants_held[(id(compiled),)] = variant
+    return variant
+
+
+def _enter_context() -> None:
+    """A thread that has not used CUDA yet gets the context of the current device, which Triton takes to be there."""
+    torch = sys.modules.get("torch")
+    if torch is not None and _core.triton_inline_context() == 0:
+        torch.cuda.set_device(driver.active.get_current_device())
+
+
+def _know_streams() -> None:
+    """Tells the C++ side how the current stream is had: as Triton's driver does it, or quicker where torch can."""
+    global _streams_of
+    if _streams_of is driver.active:
+        return
+    current = driver.active.get_current_stream
+    capsule = None
+    torch = sys.modules.get("torch")
+    if torch is not None and current is getattr(torch._C, "_cuda_getCurrentRawStream", None):
+        capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
+    _core.triton_streams(capsule, current)
+    _streams_of = driver.active
+
+
+def _on(kernel: JITFunction, stream: Any) -> contextlib.AbstractContextManager[Any]:
+    """Makes the stream that a call names the current one, which is what Triton's own call takes."""
+    if stream is None:
+        return contextlib.nullcontext()
+    if isinstance(stream, Stream):
+        raise refused(f"kernel {kernel.__name__!r}, stream", "a stream of this program, to launch inline", stream)
+    torch = sys.modules.get("torch")
+    if torch is None:
+        raise Unsupported(f"kernel {kernel.__name__!r}: stream= needs torch, which this program has not imported")
+    if isinstance(stream, int):
+        device = driver.active.get_current_device()
+        stream = torch.cuda.ExternalStream(stream, device) if stream else torch.cuda.default_stream(device)
+    elif not isinstance(stream, torch.cuda.Stream):
+        raise refused(f"kernel {kernel.__name__!r}, stream", "a torch.cuda.Stream or a CUDA stream's handle", stream)
+    return torch.cuda.stream(stream)  # type: ignore[no-any-return]

@@ -1,0 +1,32 @@
+// In place of inline_cuda.cpp in a build without cuda.h.
+#include "inline_kernel.hpp"
+
+namespace ringlaunch::python {
+
+void load_cuda() {
+    throw Error(
+        Status::unsupported,
+        "this build of ringlaunch has no CUDA (cuda.h was not found); build it where the CUDA toolkit "
+        "is installed");
+}
+
+std::uint64_t current_context() noexcept {
+    return 0;
+}
+
+bool device_address(std::uint64_t&) noexcept {
+    return false;
+}
+
+std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape&) {
+    load_cuda();
+    return nullptr;
+}
+
+std::string inline_error_text(int result) {
+    return "CUDA error " + std::to_string(result);
+}
+
+void set_most_inline_graphs(std::size_t) {}
+
+}  // namespace ringlaunch::python

@@ -1,0 +1,74 @@
+// A kernel that is launched by the calling thread, in this program's own CUDA context, on a stream of its
+// own: what Triton has compiled and loaded there.
+//
+// CUDA's types stay in inline_cuda.cpp; a build without cuda.h has inline_absent.cpp in its place.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <ringlaunch/ringlaunch.hpp>
+#include <string>
+#include <vector>
+
+#include "inline_seats.hpp"
+
+namespace ringlaunch::python {
+
+struct InlineShape {
+    std::uint64_t function = 0;  // CUfunction, of the current context
+    Dim3 block;
+    std::uint32_t shared_bytes = 0;
+    std::uint32_t cluster = 1;  // blocks
+    bool cooperative = false;
+    bool programmatic = false;
+};
+
+class InlineKernel {
+  public:
+    struct Place {
+        std::uint32_t offset = 0, size = 0;
+    };
+    // How one launch goes, and what became of it.
+    struct Turn {
+        Way way = Way::plain;
+        Seat* seat = nullptr;
+        bool lost = false;  // its graph cannot be used any more
+        int result = 0;     // CUresult
+    };
+
+    virtual ~InlineKernel() = default;
+
+    virtual std::uint64_t context() const noexcept = 0;  // CUcontext
+    virtual int device() const noexcept = 0;             // its number in this program
+    virtual const std::vector<Place>& params() const noexcept = 0;
+    virtual std::size_t graphs() const noexcept = 0;
+
+    // The three steps of a launch. First and last under the interpreter lock; the one between needs none,
+    // since it may wait for the device for as long as a full queue takes to drain. `grid`: with clusters.
+    virtual Turn begin(std::uint64_t stream) noexcept = 0;
+    virtual void issue(Turn& turn, const Dim3& grid, const std::byte* params,
+                       std::uint64_t stream) noexcept = 0;
+    virtual void end(const Turn& turn) noexcept = 0;
+};
+
+// Throws Error{unsupported} where there is no libcuda, or this build cannot use it.
+void load_cuda();
+
+// The calling thread's CUcontext; 0: it has none. After load_cuda().
+std::uint64_t current_context() noexcept;
+
+// What the driver calls memory of this program on the device, in place of what it was given. False: a kernel
+// cannot use it.
+bool device_address(std::uint64_t& address) noexcept;
+
+// Asks the driver what the function takes. Throws Error.
+std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape);
+
+// "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
+std::string inline_error_text(int result);
+
+// How many graphs a context may have at a time; for tests.
+void set_most_inline_graphs(std::size_t most);
+
+}  // namespace ringlaunch::python
