@@ -23,6 +23,7 @@ from ringlaunch._stream import Stream
 from ringlaunch._triton import settings_of, triton_run
 from ringlaunch._triton_cache import Variant
 from ringlaunch._triton_load import WARP, flatten, leaves, type_of
+from ringlaunch._triton_tensor import as_triton_takes
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def call_slowly(
             raise refused(f"kernel {kernel.__name__!r}", "a tensor of this program, to launch inline", value)
     if kernel._hints:
         kernel._check_hints(args, kwargs)
+    args = tuple(map(as_triton_takes, args))
+    kwargs = {name: as_triton_takes(value) for name, value in kwargs.items()}
     if changed is not None:
+        changed = {name: as_triton_takes(value) for name, value in changed.items()}
         asked = grid
 
         def grid(bound: dict[str, Any]) -> Any:
@@ -87,7 +91,8 @@ def warm_up(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any], 
 def find(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
     """What a call would launch, if it was launched before."""
     load(kernel.__name__)
-    _, key, kernels = _bound(kernel, args, kwargs)
+    args = tuple(map(as_triton_takes, args))
+    _, key, kernels = _bound(kernel, args, {name: as_triton_takes(value) for name, value in kwargs.items()})
     return kernel._variants_held.get((id(kernels.get(key)),))
 
 

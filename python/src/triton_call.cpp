@@ -781,12 +781,20 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
 
 // Asks the driver what it calls memory that may be of the host or another device, as Triton asks of all.
 // False: some of it no kernel can use.
-[[gnu::noinline]] bool check_addresses(Key& key) noexcept {
-    for (std::size_t i = 0; i < key.check_count(); ++i) {
-        std::uint64_t address = key.leaves()[key.check(i)];
+[[gnu::noinline]] bool check_addresses(Key& key, bool all) noexcept {
+    const auto check = [&](std::size_t leaf) {
+        std::uint64_t address = key.leaves()[leaf];
         if (!device_address(address)) return false;
-        key.set_address(key.check(i), address);
+        key.set_address(leaf, address);
+        return true;
+    };
+    if (all) {
+        for (std::size_t i = 0; i < key.leaf_count(); ++i)
+            if (key.kind(i) == LeafKind::tensor && !check(i)) return false;
+        return true;
     }
+    for (std::size_t i = 0; i < key.check_count(); ++i)
+        if (!check(key.check(i))) return false;
     return true;
 }
 
@@ -909,7 +917,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
     Variant& variant = variant_of(entry->variant.get());
     if (variant.here != nullptr) {
-        if (key.check_count() != 0 && !check_addresses(key)) [[unlikely]]
+        const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
+        if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) [[unlikely]]
             return slowly(nullptr, asked, nullptr);  // which says what is wrong with it
         return launch_here(core, kernel, *entry, key, stream, grid);
     }
