@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NoReturn
 
-import numpy as np
-
 from ringlaunch import _check, _core
+from ringlaunch._numpy import np
 from ringlaunch._stream import Stream, default_stream, synchronize
 from ringlaunch.errors import Closed, InvalidArgument, OutOfRange, ParamTypeError
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import operator
 
-import numpy as np
-
+from ringlaunch._numpy import np
 from ringlaunch.errors import InvalidArgument, OutOfRange, ParamTypeError
 
 _LONGEST = 60  # characters of a value in a message
@@ -37,7 +36,7 @@ def integer(what: str, value: object, least: int, most: int) -> int:
 
 
 def flag(what: str, value: object) -> bool:
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, bool) and not isinstance(value, np.bool_):
         raise refused(what, "True or False", value)
     return bool(value)
 

@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import numpy as np
-
 from ringlaunch import _check, _core
 from ringlaunch._buffer import Buffer, host_array
 from ringlaunch._compile import compile_source
 from ringlaunch._module import Module, signature_list
+from ringlaunch._numpy import np
 from ringlaunch._scope import Scope
 from ringlaunch._stream import Stream, default_stream, open_stream, synchronize
 from ringlaunch.errors import Error, InvalidArgument, OutOfRange, ParamTypeError
@@ -348,7 +347,7 @@ class Client(Scope):
         )
         return self.load(image, name=name)
 
-    def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> Buffer:
+    def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> Buffer:
         """A buffer with unspecified contents.
 
         Blocks until the daemon has answered, not for any work, releasing the interpreter lock and answering Ctrl-C.
@@ -384,7 +383,7 @@ class Client(Scope):
         return Buffer._allocate(self._handle, *_layout_of(shape, dtype))
 
     def zeros(
-        self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32, stream: Stream | None = None
+        self, shape: int | Sequence[int], dtype: npt.DTypeLike = "float32", stream: Stream | None = None
     ) -> Buffer:
         """A buffer of zeros.
 
@@ -454,7 +453,7 @@ class Client(Scope):
         buffer._write(host, stream)
         return buffer
 
-    def pinned_empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = np.float32) -> np.ndarray:
+    def pinned_empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> np.ndarray:
         """A numpy array in memory that the device reads and writes directly, with unspecified contents.
 
         Kernels take it, and its contiguous views, as they take a buffer: they read and write the array itself, and what

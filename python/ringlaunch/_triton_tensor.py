@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from triton._utils import type_canonicalisation_dict
 
 from ringlaunch._buffer import _ELEMENT_NAMES
+from ringlaunch._numpy import np
 
 _NUMBERS = {type_canonicalisation_dict[name]: number for number, name in enumerate(_ELEMENT_NAMES, 1)}
 
