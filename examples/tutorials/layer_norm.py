@@ -145,6 +145,26 @@ def compare(client):
         found = (each.numpy() for each in (out, dx, dweight, dbias))
         for name, is_, expected in zip(("forward", "dx", "dweight", "dbias"), found, with_numpy(a, w, b, gradient)):
             yield f"{rows} x {columns}, {name}", is_, expected, 1e-3, 1e-3
+    yield from compare_through_torch(random)
+
+
+def compare_through_torch(random):
+    """The same kernels on tensors of torch: launched by this process, on torch's stream."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return
+    if not torch.cuda.is_available():
+        return
+    shape = (300, 512)
+    given = [random.standard_normal(shape, np.float32), *(random.random(shape[1], np.float32) for _ in range(2))]
+    gradient = random.standard_normal(shape, np.float32)
+    x, weight, bias = (torch.from_numpy(each).cuda().requires_grad_() for each in given)
+    out = torch_function()(x, weight, bias)
+    out.backward(torch.from_numpy(gradient).cuda())
+    found = (out.detach(), x.grad, weight.grad, bias.grad)
+    for name, is_, expected in zip(("forward", "dx", "dweight", "dbias"), found, with_numpy(*given, gradient)):
+        yield f"through torch, {name}", is_.cpu().numpy(), expected, 1e-3, 1e-3
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """examples/tutorials on a real GPU: their results beside NumPy's, and beside torch's where it is installed."""
 
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -37,7 +37,9 @@ def test_a_program_of_them_says_so(gpu_socket):
         env={**os.environ, "RINGLAUNCH_SOCKET": gpu_socket}, capture_output=True, text=True, timeout=WATCHDOG_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("elements agree with NumPy") == 8
+    torch = importlib.util.find_spec("torch") is not None
+    assert done.stdout.count("elements agree with NumPy") == (12 if torch else 8)
+    assert ("through torch, dweight: all 512" in done.stdout) == torch
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -96,3 +98,43 @@ def test_a_tuned_matmul_agrees_with_torch_tunes_once_for_a_shape_and_is_saved(cl
     out.fill(0)
     module.matmul(x, y, out, 700, 700, 700)
     assert np.array_equal(out.numpy(), first) and len(loaded.fn.cache) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(1151, 1000), (3, 7, 64)])
+def test_layer_norm_is_a_function_that_torch_differentiates(load, dtype, shape):
+    torch = pytest.importorskip("torch")
+    layer_norm, kind = load("layer_norm").torch_function(), getattr(torch, dtype)
+    torch.manual_seed(1)
+    x = torch.randn(shape, device="cuda", dtype=kind)
+    weight, bias = (torch.rand(shape[-1:], device="cuda", dtype=kind) for _ in range(2))
+    gradient = torch.randn_like(x)
+    results = []
+    for function in (layer_norm, lambda x, w, b: torch.nn.functional.layer_norm(x, shape[-1:], w, b, 1e-5)):
+        given = [each.clone().requires_grad_() for each in (x, weight, bias)]
+        out = function(*given)
+        out.backward(gradient)
+        results.append([out, *(each.grad for each in given)])
+    tolerance = {"float32": (1e-3, 2e-3), "float16": (2e-2, 5e-2), "bfloat16": (5e-2, 3e-1)}[dtype]
+    for ours, theirs in zip(*results):
+        assert ours.dtype == kind
+        torch.testing.assert_close(ours, theirs, rtol=tolerance[0], atol=tolerance[1])
+
+
+def test_layer_norm_learns_with_torchs_layers_around_it(load):
+    torch = pytest.importorskip("torch")
+    layer_norm = load("layer_norm").torch_function()
+    torch.manual_seed(2)
+    first, last = torch.nn.Linear(16, 64, device="cuda"), torch.nn.Linear(64, 1, device="cuda")
+    weight, bias = torch.ones(64, device="cuda", requires_grad=True), torch.zeros(64, device="cuda", requires_grad=True)
+    optimizer = torch.optim.Adam([*first.parameters(), *last.parameters(), weight, bias], lr=1e-2)
+    x = torch.randn(256, 16, device="cuda")
+    y = x.sum(dim=1, keepdim=True).sin()
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (last(layer_norm(torch.relu(first(x)), weight, bias)) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 4
