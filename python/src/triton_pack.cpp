@@ -181,8 +181,9 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
             move = Move::checked;
         }
         const std::uint32_t word = param.offset / 8;
-        out.push_back({move, param.type, static_cast<std::uint8_t>(param.offset % 8 * 8), word >= words,
-                       leaves[i], static_cast<std::uint16_t>(word), static_cast<std::uint16_t>(i)});
+        out.push_back({move, param.type, static_cast<std::uint8_t>(param.offset % 8 * 8),
+                       static_cast<std::uint8_t>(64 - 8 * param.size), word >= words, leaves[i],
+                       static_cast<std::uint16_t>(word), static_cast<std::uint16_t>(i)});
         words = word + 1;
     }
     return true;
@@ -199,13 +200,12 @@ bool pack(const Takes& takes, const std::vector<Op>& ops, const std::uint64_t* l
             case Move::word:
                 break;
             case Move::narrow:
-                bits &= (std::uint64_t{1} << (8 * takes.params[op.param].size)) - 1;
+                bits = bits << op.above >> op.above;
                 break;
             case Move::checked:
                 if (!holds(takes.params[op.param], leaf, false)) [[unlikely]]
                     return out_of_range(takes, op.param, std::to_string(static_cast<std::int64_t>(leaf)));
-                if (takes.params[op.param].size < 8)
-                    bits &= (std::uint64_t{1} << (8 * takes.params[op.param].size)) - 1;
+                bits = bits << op.above >> op.above;
                 break;
             case Move::to_real:
             case Move::real: {

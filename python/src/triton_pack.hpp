@@ -37,6 +37,7 @@ struct Op {
     Move move;
     ParamType type;
     std::uint8_t shift;  // bits within the word
+    std::uint8_t above;  // bits of a word that the parameter does not have
     bool first;          // of its word
     std::uint16_t leaf;
     std::uint16_t word;
