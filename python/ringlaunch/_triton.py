@@ -7,6 +7,7 @@ does here what it does there. It imports Triton; `ringlaunch.jit` and `ringlaunc
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import copy
 import functools
@@ -149,13 +150,18 @@ def _noting(kernel: str, device: str) -> Iterator[None]:
     """Tells a program that seems to hang what it waits for."""
     begin = time.monotonic()
     log = logging.getLogger("ringlaunch")
-    note = threading.Timer(_NOTE_S, log.warning, ("compiling kernel %r for %s: %.0f s so far", kernel, device, _NOTE_S))
-    note.daemon = True
-    note.start()
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def note() -> None:
+        if not done.acquire(timeout=_NOTE_S):
+            log.warning("compiling kernel %r for %s: %.0f s so far", kernel, device, _NOTE_S)
+
+    _thread.start_new_thread(note, ())  # most compilations read a file: one does not wait for the thread to run
     try:
         yield
     finally:
-        note.cancel()
+        done.release()
         if (seconds := time.monotonic() - begin) > _NOTE_S:
             log.warning("compiling kernel %r for %s took %.1f s", kernel, device, seconds)
 
@@ -184,7 +190,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._begin(client)
         self._mode = mode
         self._targets: dict[int, tuple[str, Any, Any]] = {}
-        self._warmed: dict[str, tuple[Any, dict[str, Any]]] = {}  # what warmup() compiled, and its signature
+        self._warmed: dict[str, Any] = {}  # what warmup() compiled
         self._hints = _take_hints(fn)
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
@@ -208,14 +214,15 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
         values = (*args, *kwargs.values())
         if mode_of(self, values, stream) == "inline":
-            return _inline().warm_up(self, args, kwargs, grid)
-        for hook in self.pre_run_hooks:
-            hook(*args, **kwargs)
-        client = client_of(self, iter(values), stream)
-        _, signature, compiled = self._compile(client, args, kwargs, warmup=True)
-        _check_captured(self)
-        if compiled is not None:
-            self._warmed[compiled.hash] = compiled, signature
+            compiled = _inline().warm_up(self, args, kwargs, grid)
+        else:
+            for hook in self.pre_run_hooks:
+                hook(*args, **kwargs)
+            client = client_of(self, iter(values), stream)
+            _, compiled = self._compile(client, self._specialize(client, args, kwargs), warmup=True)
+            _check_captured(self)
+        if isinstance(compiled, CompiledKernel):
+            self._warmed[compiled.hash] = compiled
         return compiled
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -284,11 +291,9 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         for name, hint in self._hints.items():
             check(self.__name__, name, hint, given.arguments[name])
 
-    def _compile(
-        self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any], warmup: bool
-    ) -> tuple[dict[str, Any], dict[str, Any], Any]:
-        """Bound arguments, signature and CompiledKernel of a call; from Triton's cache on disk where it is there."""
-        kwargs, bound, specialization, options, key = self._specialize(client, args, kwargs)
+    def _compile(self, client: Client, specialized: tuple[Any, ...], warmup: bool) -> tuple[dict[str, Any], Any]:
+        """Signature and CompiledKernel of a call (see _specialize); from Triton's cache on disk where it is there."""
+        kwargs, bound, specialization, options, key = specialized
         device, backend, _ = self._target(client)
         options, signature, constants, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
         with _daemon_driver(backend.target), _noting(self.__name__, f"sm_{backend.target.arch}"):
@@ -296,18 +301,19 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self.device_caches[device][0].pop(key, None)  # shared with the kernel that this was made of, which may live on
         if hasattr(compiled, "result"):  # under triton's AsyncCompileMode
             compiled = compiled.result()
-        return bound, signature, compiled
+        return signature, compiled
 
     def _variant(
         self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any], keyed: bool
     ) -> tuple[dict[str, Any], Variant | None]:
         """Bound arguments of a call and what it launches; None where a hook of Triton's took the compilation over."""
-        _, bound, _, _, key = self._specialize(client, args, kwargs)
+        specialized = self._specialize(client, args, kwargs)
+        _, bound, _, _, key = specialized
         by_key = (client._handle, tuple(settings_of(self).values()), key)
         if not keyed and (found := self._by_key.get(by_key)) is not None:
             return bound, found
         begin = time.perf_counter()
-        bound, signature, compiled = self._compile(client, args, kwargs, warmup=False)
+        signature, compiled = self._compile(client, specialized, warmup=False)
         if compiled is None:
             return bound, None
         seconds = time.perf_counter() - begin

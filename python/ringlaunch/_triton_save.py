@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import triton
@@ -47,17 +46,17 @@ def save_tuned(tuned: Any, path: str | os.PathLike[str]) -> int:
 
 
 def _save(kernel: Any, path: str | os.PathLike[str], tuned: SavedTuning | None) -> int:
-    compiled = {each[0].hash: each for each in _compiled(kernel)}
+    compiled = {each.hash: each for each in (*kernel._warmed.values(), *(held.compiled for held in kernel.cache))}
     if not compiled:
         raise InvalidArgument(
             f"saving kernel {kernel.__name__!r} to {os.fspath(path)}: nothing of it is compiled; call it, or "
             "kernel.warmup(*args, grid=...), with arguments of each kind that is to be saved"
         )
     params = tuple(_param(kernel, each) for each in kernel.params)
-    targets = {each.metadata.target.arch: each.metadata.target for each, _ in compiled.values()}
+    targets = {each.metadata.target.arch: each.metadata.target for each in compiled.values()}
     defaults = {arch: _defaults(kernel, target) for arch, target in targets.items()}
     options = defaults[min(defaults)]
-    variants = [_variant(kernel, each, signature, options) for each, signature in compiled.values()]
+    variants = [_variant(kernel, each, options) for each in compiled.values()]
     if tuned is not None:
         names = [param.name for param in params]
         variants = [
@@ -78,12 +77,6 @@ def _is_of(variant: SavedVariant, config: dict[str, Any], names: list[str], defa
         elif not same(encode(options.get(name), name), value):
             return False
     return True
-
-
-def _compiled(kernel: JITFunction) -> Iterator[tuple[Any, dict[str, Any]]]:
-    yield from kernel._warmed.values()
-    for variant in kernel.cache:
-        yield variant.compiled, variant.signature
 
 
 def _defaults(kernel: JITFunction, target: Any) -> dict[str, Any]:
@@ -113,8 +106,9 @@ def _param(kernel: JITFunction, param: Any) -> SavedParam:
     )
 
 
-def _variant(kernel: JITFunction, compiled: Any, signature: dict[str, Any], defaults: dict[str, Any]) -> SavedVariant:
-    metadata, names = compiled.metadata, list(signature)
+def _variant(kernel: JITFunction, compiled: Any, defaults: dict[str, Any]) -> SavedVariant:
+    metadata, signature = compiled.metadata, compiled.src.signature
+    names = list(signature)
     constants = {}
     for path, value in compiled.src.constants.items():
         path = path if isinstance(path, tuple) else (names.index(path),)
