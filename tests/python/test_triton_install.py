@@ -229,3 +229,30 @@ def test_hooks_of_ones_own_are_kept(client, x):
     rl.install()
     kernel[(2,)](x, 128)
     assert len(seen) > 20 and seen[-1]
+
+
+def test_torch_compiles_the_same_graph_of_a_kernel(monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    from torch.utils import _triton as torchs
+
+    monkeypatch.setattr(torchs, "has_triton", lambda *_, **__: True)  # which it has only with a GPU
+
+    def function(x):
+        out = torch.empty_like(x)
+        scale[(4,)](out, x.numel(), BLOCK=256)
+        return out * 2
+
+    def traced():
+        seen = []
+
+        def keep(module, _):
+            seen.extend(node.name for node in module.graph.nodes)
+            return lambda *args: args[:1]
+
+        torch._dynamo.reset()
+        torch.compile(function, backend=keep, fullgraph=True)(torch.ones(1000))
+        return seen
+
+    plain = traced()
+    rl.install()
+    assert traced() == plain and any("triton_kernel" in name for name in plain)
