@@ -451,12 +451,19 @@ def _summary(times: list[float]) -> tuple[tuple[float, ...], float, float]:
     return figures, statistics.fmean(times), deviation(times)
 
 
-def _targets(rows: list[Row]) -> Iterator[str]:
-    """What the project wants to reach, and whether this run did; medians."""
+_Times = dict[tuple[str, str, str], list[float]]  # of each run, by table, name and measure
+
+
+def _targets(rows: list[Row], times: _Times) -> Iterator[str]:
+    """What the project wants to reach, and whether this run did; medians, of ratios those of the runs' own."""
+
+    def ratio(table: str, name: str, other: str, measure: str) -> float | None:
+        pairs = zip(times.get((table, name, measure), ()), times.get((table, other, measure), ()))
+        found = [a / b for a, b in pairs]
+        return statistics.median(found) if found else None
+
     median = {(row.table, row.name, row.measure): row.figures[4] for row in rows if row.machine == _HERE}
     calls = {name: us for (table, name, measure), us in median.items() if table == "calls" and measure == "call"}
-    steps = {name: us for (table, name, measure), us in median.items() if table == "calls" and measure == "step"}
-    passes = {name: us for (table, name, _), us in median.items() if table == "autograd"}
 
     def most(what: str, found: float, bound: float) -> str:
         return f"target: {what}: {found:.3g}, at most {bound:g}: {'met' if found <= bound else 'NOT met'}"
@@ -465,28 +472,22 @@ def _targets(rows: list[Row]) -> Iterator[str]:
         return f"target: {what}: {found:.3g}, at least {bound:g}: {'met' if found >= bound else 'NOT met'}"
 
     for mode, bounds in (("ringlaunch", ((0.25, 50), (1.0, 17))), ("ringlaunch inline", ((2.1, 5.5), (3.3, 5)))):
-        for size, (bound, times) in zip(("short", "long"), bounds):
+        for size, (bound, least_ratio) in zip(("short", "long"), bounds):
             if (ours := calls.get(f"{size}, {mode}")) is None:
                 continue
             yield most(f"{size}, {mode}, us a call", ours, bound)
-            if (theirs := calls.get(f"{size}, Triton")) is not None:
-                yield least(f"{size}, Triton's time over {mode}'s", theirs / ours, times)
-    if "short, Triton" in steps and "short, ringlaunch" in steps:
-        yield least(
-            "short, until done, Triton's time over ringlaunch's",
-            steps["short, Triton"] / steps["short, ringlaunch"],
-            15,
-        )
+            if (found := ratio("calls", f"{size}, Triton", f"{size}, {mode}", "call")) is not None:
+                yield least(f"{size}, Triton's time over {mode}'s", found, least_ratio)
+    if (found := ratio("calls", "short, Triton", "short, ringlaunch", "step")) is not None:
+        yield least("short, until done, Triton's time over ringlaunch's", found, 15)
     for kind, counts, bound in (("integer", _SCALARS, 8), ("tensor", _TENSORS, 70)):
         titles = [f"1 tensor, {n} integers" if kind == "integer" else f"{n} tensors, 0 integers" for n in counts]
         few, many = (median.get(("growth", f"{title}, ringlaunch", "call")) for title in (titles[0], titles[-1]))
         if few is not None and many is not None:
             yield most(f"ns for each further {kind}", (many - few) / (counts[-1] - counts[0]) * 1e3, bound)
     for size, bound in (("short", 1.15), ("long", 1.20)):
-        if (ours := passes.get(f"{size}, ringlaunch inline")) is not None:
-            yield most(
-                f"{size}, forward and backward over the torch operation's", ours / passes["torch operation"], bound
-            )
+        if (found := ratio("autograd", f"{size}, ringlaunch inline", "torch operation", "step")) is not None:
+            yield most(f"{size}, forward and backward over the torch operation's", found, bound)
     if (ours := median.get(("once", "import ringlaunch", "once"))) is not None:
         yield most("ms of import", ours / 1e3, 150)
     first = [median.get(("once", f"first call, {who}", "once")) for who in ("ringlaunch", "Triton")]
@@ -494,7 +495,7 @@ def _targets(rows: list[Row]) -> Iterator[str]:
         yield most("first call, ringlaunch's time over Triton's", first[0] / first[1], 1)
 
 
-def _measure(ways: list[Way], runs: int, steps: int, notes: list[str]) -> list[Row]:
+def _measure(ways: list[Way], runs: int, steps: int, notes: list[str], kept: _Times) -> list[Row]:
     """All ways in turn, run by run, so that a slow moment of the machine meets each."""
     times: dict[tuple[int, str], list[float]] = {}
     failed: set[int] = set()
@@ -522,6 +523,7 @@ def _measure(ways: list[Way], runs: int, steps: int, notes: list[str]) -> list[R
     for (number, measure), found in sorted(times.items()):
         figures, mean, deviation = _summary(found)
         rows.append(Row(ways[number].table, ways[number].name, _HERE, measure, figures, mean, deviation))
+        kept[ways[number].table, ways[number].name, measure] = found
     return rows
 
 
@@ -572,7 +574,7 @@ def _write(path: Path, comments: list[str], rows: list[Row]) -> None:
 
 
 def _read(path: Path) -> tuple[list[str], list[Row]]:
-    comments: list[str] = []
+    comments = []
     lines = []
     for line in path.read_text().splitlines():
         if line.startswith("#"):
@@ -583,7 +585,7 @@ def _read(path: Path) -> tuple[list[str], list[Row]]:
     for table, name, machine, measure, *figures in list(csv.reader(lines))[1:]:
         *values, mean, deviation = (float(each) if each else math.nan for each in figures)
         rows.append(Row(table, name, machine, measure, tuple(values), mean, deviation))
-    return comments, rows
+    return list(dict.fromkeys(comments)), rows
 
 
 def _draw(path: Path, comments: list[str], rows: list[Row]) -> bool:
@@ -597,7 +599,7 @@ def _draw(path: Path, comments: list[str], rows: list[Row]) -> bool:
 
     tables = [table for table in _TITLES if table != "once" and any(row.table == table for row in rows)]
     tallest = max(12, *(len([row for row in rows if row.table == table]) for table in tables if table != "length"))
-    figure, axes = plt.subplots(1, len(tables), figsize=(7.5 * len(tables), 1.6 + 0.3 * tallest), squeeze=False)
+    figure, axes = plt.subplots(1, len(tables), figsize=(6.5 * len(tables), 1.6 + 0.22 * tallest), squeeze=False)
     for axis, table in zip(axes[0], tables):
         chosen = [row for row in rows if row.table == table]
         axis.set_title(_TITLES[table], fontsize=9)
@@ -629,7 +631,7 @@ def _draw(path: Path, comments: list[str], rows: list[Row]) -> bool:
         axis.set_yticks(range(len(chosen)), labels, fontsize=7)
         axis.invert_yaxis()
         axis.margins(x=0.2)
-    figure.suptitle("\n".join(comments[:2]), fontsize=10)
+    figure.suptitle("\n".join(comments[:2]), fontsize=10, y=1.0, va="bottom")
     figure.text(0.01, 0.0, "\n".join([f"grey: another machine ({_SEED_MACHINE})", *comments[2:]]), fontsize=7, va="top")
     figure.tight_layout()
     figure.savefig(path, dpi=110, bbox_inches="tight")
@@ -646,6 +648,7 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # an answer to a warning of Triton's
     notes: list[str] = []
     rows = []
+    times: _Times = {}
     only = options.only.split(",")
     with tempfile.TemporaryDirectory(prefix="rl-triton-") as folder:
         driver = None if options.driver == "auto" else options.driver
@@ -658,7 +661,7 @@ def run(options: argparse.Namespace) -> int:
                 ("length", ways.length, _LENGTH_RUNS),
             ):
                 if table in only:
-                    rows += _measure(list(listed()), min(most_runs, options.runs), options.steps, notes)
+                    rows += _measure(list(listed()), min(most_runs, options.runs), options.steps, notes, times)
             if "once" in only:
                 rows += ways.once()
             info = client.daemon
@@ -667,11 +670,11 @@ def run(options: argparse.Namespace) -> int:
         f"{info.device_name} ({info.driver} driver), {_machine()}, {', '.join(ways.versions)}",
         f"{min(options.runs, _TABLE_RUNS)} runs of {options.steps} steps; all: {options.runs} runs, of calls",
         f"call: the calling thread's time, in bursts of {_BURST}; step: until all steps are done",
-        *notes,
+        *dict.fromkeys(notes),
     ]
     tables = {row.table for row in rows}
     rows += [row for row in _seeds() if row.table in tables]
-    comments += _targets(rows)
+    comments += _targets(rows, times)
     print("\n".join(comments))
     _print(rows)
     if options.csv is not None:
