@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <utility>
 
+#include "handles.hpp"
+
 namespace ringlaunch::python::triton {
 
 // As far as they are needed here; github.com/dmlc/dlpack, include/dlpack/dlpack.h, version 1.3.
@@ -240,12 +242,12 @@ bool ask_method(PyObject* object, TensorView& out) {
 bool ask_interface(PyObject* object, TensorView& out) {
     Own interface(PyObject_GetAttrString(object, "__cuda_array_interface__"));
     if (!interface || !PyDict_Check(interface.get())) return false;
-    PyObject* type = PyDict_GetItemString(interface.get(), "typestr");
-    PyObject* data = PyDict_GetItemString(interface.get(), "data");
-    if (type == nullptr || data == nullptr || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) < 1)
-        return false;
-    return number_element(by_typestr, type, out.element) &&
-           address_of(PyTuple_GET_ITEM(data, 0), out.address);
+    // Kept: the dict may be shared, and what follows may run Python code.
+    const Own type(Py_XNewRef(PyDict_GetItemString(interface.get(), "typestr")));
+    const Own data(Py_XNewRef(PyDict_GetItemString(interface.get(), "data")));
+    if (!type || !data || !PyTuple_Check(data.get()) || PyTuple_GET_SIZE(data.get()) < 1) return false;
+    return number_element(by_typestr, type.get(), out.element) &&
+           address_of(PyTuple_GET_ITEM(data.get(), 0), out.address);
 }
 
 }  // namespace
@@ -292,7 +294,8 @@ bool Asked::ask(PyObject* const* objects, std::size_t count, int depth) {
 
 bool Asked::ask_one(PyObject* object) {
     PyTypeObject* type = Py_TYPE(object);
-    if (type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || object == Py_None)
+    if (type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || object == Py_None ||
+        is_buffer(object))
         return true;
     Reading reading = tensor_type(type).reading;
     if (reading == Reading::unknown) {
