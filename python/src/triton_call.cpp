@@ -803,7 +803,8 @@ PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Ke
                       const Dim3& grid) {
     const Ref kept = Ref::borrowed(entry.variant.get());
     Variant& variant = variant_of(kept.get());
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0) [[unlikely]]
+    // As Triton's launcher counts blocks, so that later calls do what the first one did.
+    if (static_cast<std::int32_t>(grid.x * grid.y * grid.z) <= 0) [[unlikely]]
         return Py_NewRef(variant.compiled.get());
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     // Before what may run Python code: the entry may go then.

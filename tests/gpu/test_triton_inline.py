@@ -573,13 +573,14 @@ def test_a_launch_that_the_device_refuses_is_an_error_and_no_more(kernel):
     assert torch.equal(x, expected)
 
 
-def test_an_empty_grid_launches_nothing(kernel):
+@pytest.mark.parametrize("grid", [(0,), (4, 0), (65536, 65536), (2**30, 4), (65536, 32768)], ids=str)
+def test_grids_that_triton_takes_for_empty_launch_nothing(kernel, grid):
     x = ints()
+    kernel[grid](x, 3, 7, SIZE, BLOCK=256)  # Triton's own call
+    run(kernel, x, [(3, 5)] * REPEATS)
     before = x.clone()
-    run(kernel, x, [(1, 0)] * 3)
-    before.copy_(x)
     for _ in range(REPEATS):
-        kernel[(0,)](x, 3, 4, SIZE, BLOCK=256)
+        kernel[grid](x, 3, 5, SIZE, BLOCK=256)
     assert torch.equal(x, before)
 
 
