@@ -680,8 +680,14 @@ bool is_all_tritons(const Core& core, PyObject* const* args, Py_ssize_t count, P
     const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
     for (Py_ssize_t i = 0; i < named; ++i)
         if (same_name(PyTuple_GET_ITEM(names, i), name_stream)) return false;
-    for (Py_ssize_t i = 0; i < count + named; ++i)
+    for (Py_ssize_t i = 0; i < count + named; ++i) {
+        if (PyLong_Check(args[i]) || PyFloat_Check(args[i]) || PyUnicode_Check(args[i]) || args[i] == Py_None)
+            continue;
         if (PyTuple_Check(args[i]) || is_buffer(args[i])) return false;  // of a tuple it is not known
+        const Reading reading = tensor_type(Py_TYPE(args[i])).reading;
+        if (reading == Reading::unknown || reading == Reading::interface)
+            return false;  // Triton takes no such
+    }
     return true;
 }
 
