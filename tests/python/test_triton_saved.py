@@ -374,6 +374,22 @@ def test_clients_streams_and_buffers_are_checked_as_ever(null, client, x, path):
         rl.load(path, client=3)
 
 
+def test_memory_of_this_process_is_refused(client, x, path):
+    class Tensor:
+        dtype, device = "float32", "cuda:0"
+
+        def data_ptr(self):
+            return 4096
+
+    kernel = rl.wrap(scale)
+    kernel[(1,)](x, 16)
+    loaded = saved(kernel, path)
+    for _ in range(2):
+        with pytest.raises(rl.ParamTypeError, match=r"kernel 'scale', parameter 'x'.*Tensor on cuda:0.*client.array"):
+            loaded[(1,)](Tensor(), 16, stream=client.default_stream)
+    assert client.default_stream.status.published == 1
+
+
 def test_it_runs_where_triton_cannot_be_imported(null, client, x, path):
     kernel = rl.wrap(scale)
     kernel[(2,)](x, 128)
