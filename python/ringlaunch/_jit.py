@@ -25,7 +25,8 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
       context. Besides what Triton takes (`num_warps`, `num_stages`, `num_ctas`, `maxnreg`, ...) a call takes `stream=`,
       a `Stream` of the client; without it, the default stream. Pointers are a `Buffer`, None or an address; a tensor of
       this process's own device memory is refused, since the daemon does not see it.
-    - "inline": on tensors of this process, on torch's current stream, by the calling thread.
+    - "inline": on tensors of this process, on torch's current stream, by the calling thread; needs a GPU here, and no
+      daemon. `stream=` is a `torch.cuda.Stream` or a CUDA stream's handle.
 
     Without a mode each call goes where its arguments are: into the daemon where one is a `Buffer` or a `Stream`, inline
     where one is a tensor. Where none is either, inline if torch has been imported and has a GPU, and else into the
