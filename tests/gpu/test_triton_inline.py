@@ -262,6 +262,20 @@ def test_random_programs_in_threads_give_what_triton_gives():
             assert torch.equal(ours, plain)
 
 
+def test_installed_kernels_of_triton_give_what_they_gave():
+    expected = random_program(9, 600, mix, combine)
+    rl.install()
+    try:
+        found = random_program(9, 600, mix, combine)
+        twin = mix.__dict__["_ringlaunch_twin"]
+        launches, variants = sum(variant.hits for variant in twin.cache), len(twin.cache)
+    finally:
+        rl.uninstall()
+    for ours, plain in zip(found, expected):
+        assert torch.equal(ours, plain)
+    assert launches > 100 and variants > 0
+
+
 @pytest.mark.parametrize("as_number", [False, True])
 def test_a_call_may_name_its_stream(kernel, as_number):
     stream = torch.cuda.Stream()
