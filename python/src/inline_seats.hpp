@@ -99,6 +99,7 @@ class Seats {
                 if (!(*at)->taken && (least == seats_.end() || (*at)->last_used < (*least)->last_used))
                     least = at;
             if (least == seats_.end()) return nullptr;
+            if (last_ == least->get()) last_ = nullptr;
             gone = std::move(*least);
             seats_.erase(least);
         }
