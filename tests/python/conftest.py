@@ -41,8 +41,9 @@ def own_host():
 
 
 @pytest.fixture
-def client(host):
-    with host.connect() as connected:
+def client(request):
+    """Of the host driver's daemon, or of the one that the module names: `DAEMON = "null"`."""
+    with request.getfixturevalue(getattr(request.module, "DAEMON", "host")).connect() as connected:
         yield connected
 
 

@@ -5,6 +5,7 @@ import select
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,26 @@ extern "C" __global__ void scalars(double* out, bool b, signed char i8, short i1
 }
 RINGLAUNCH_EXPORT(scalars)
 """
+
+
+def in_threads(*targets):
+    """Runs them side by side; the first exception of one is that of the test, and one that hangs fails it."""
+    errors = []
+
+    def guarded(target):
+        try:
+            target()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(target,), daemon=True) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+        assert not thread.is_alive()
+    if errors:
+        raise errors[0]
 
 
 def daemon_program() -> str:

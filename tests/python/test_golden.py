@@ -8,6 +8,8 @@ import pytest
 
 from ringlaunch import _core
 
+DAEMON = "null"
+
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 RECORDS = {record["file"]: record for record in json.loads((GOLDEN / "records.json").read_text())["records"]}
 CONTINUATION = 1 << 63
@@ -24,12 +26,6 @@ template <int N> struct Bytes { unsigned char bytes[N]; };
 """ + "".join(
     f'extern "C" __global__ void takes{size}(Bytes<{size}>) {{}}\nRINGLAUNCH_EXPORT(takes{size})\n' for size in SIZES
 )
-
-
-@pytest.fixture
-def client(null):
-    with null.connect() as connected:
-        yield connected
 
 
 @pytest.fixture

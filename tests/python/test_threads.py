@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from support import in_threads
 
 import ringlaunch as rl
 
@@ -20,25 +21,6 @@ def _eager_switching():
     sys.setswitchinterval(interval)
 
 
-def run(*targets):
-    errors = []
-
-    def guarded(target):
-        try:
-            target()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-        assert not thread.is_alive()
-    if errors:
-        raise errors[0]
-
-
 @pytest.mark.parametrize("ring_slots", [64, 4096])
 def test_each_threads_launches_stand_in_its_order(client, kernels, ring_slots):
     each = 2000
@@ -50,7 +32,7 @@ def test_each_threads_launches_stand_in_its_order(client, kernels, ring_slots):
         for i in range(each):
             append[1, 1](values, thread * each + i, stream=stream)
 
-    run(*(lambda thread=thread: launches(thread) for thread in range(THREADS)))
+    in_threads(*(lambda thread=thread: launches(thread) for thread in range(THREADS)))
     found = values.numpy()
     assert found[0] == THREADS * each
     for thread in range(THREADS):
@@ -78,7 +60,7 @@ def test_arguments_that_run_python_switch_threads_safely(client, kernels):
         for i in range(each):
             launch(values, Slow(thread * each + i))
 
-    run(*(lambda thread=thread: launches(thread) for thread in range(THREADS)))
+    in_threads(*(lambda thread=thread: launches(thread) for thread in range(THREADS)))
     found = values.numpy()
     assert sorted(found[1:]) == list(range(THREADS * each))
 
@@ -102,7 +84,7 @@ def test_copies_and_launches_share_a_stream(client, kernels):
         for _ in range(2000):
             kernels["increment"][1, 1](counter, stream=stream)
 
-    run(copies(1), copies(2), launches, launches)
+    in_threads(copies(1), copies(2), launches, launches)
     assert counter.numpy()[0] == 4000
 
 
@@ -117,7 +99,7 @@ def test_waits_of_several_threads(client, kernels):
         for event in events:
             event.wait(60)
 
-    run(waits, waits, stream.synchronize, client.synchronize)
+    in_threads(waits, waits, stream.synchronize, client.synchronize)
     assert all(event.done() for event in events)
 
 
@@ -129,7 +111,7 @@ def test_clients_buffers_and_streams_from_many_threads(client, kernels):
                 kernels["increment"][1, 1](x, stream=stream)
                 assert x.numpy(stream)[0] == i + 1
 
-    run(*[work] * THREADS)
+    in_threads(*[work] * THREADS)
 
 
 def test_closing_a_stream_under_another_thread(client, kernels):
@@ -153,4 +135,4 @@ def test_closing_a_stream_under_another_thread(client, kernels):
             started.wait(60)
             stream.close()
 
-        run(launches_until_closed, close)
+        in_threads(launches_until_closed, close)

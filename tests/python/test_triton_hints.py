@@ -10,6 +10,8 @@ import ringlaunch as rl
 from ringlaunch import _core, tensor
 from ringlaunch import float32 as f32
 
+DAEMON = "null"
+
 tl = pytest.importorskip("triton.language")
 
 Vector = rl.tensor[rl.float32]
@@ -43,12 +45,6 @@ def widths(
     g: rl.float16, h: rl.bfloat16,
 ):  # fmt: skip
     tl.store(x, (a + b + c + d + e + f + g + h).to(tl.uint8))
-
-
-@pytest.fixture
-def client(null):
-    with null.connect() as connected:
-        yield connected
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import copy
 import gc
-import threading
 import weakref
 
 import pytest
+from support import in_threads
 from triton_support import triton
 
 import ringlaunch as rl
@@ -13,6 +13,8 @@ import ringlaunch as rl
 tl = pytest.importorskip("triton.language")
 
 from triton.runtime import autotuner, jit  # noqa: E402
+
+DAEMON = "null"
 
 
 def attributes(kind):
@@ -31,12 +33,6 @@ def add_one(x):
 def scale(x, n, by=2.0, BLOCK: tl.constexpr = 64):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(x + i, add_one(tl.load(x + i, i < n)) * by, i < n)
-
-
-@pytest.fixture
-def client(null):
-    with null.connect() as connected:
-        yield connected
 
 
 @pytest.fixture
@@ -178,22 +174,14 @@ def test_kernels_of_gluon_go_tritons_way(client):
 
 def test_several_threads_may_begin_at_once(client):
     rl.install()
-    kernel, x, failures = triton.jit(scale.fn), client.zeros(64), []
+    kernel, x = triton.jit(scale.fn), client.zeros(64)
 
     def work():
-        try:
-            for _ in range(50):
-                kernel[(1,)](x, 64)
-                kernel.run(x, 64, grid=(1,), warmup=False)
-        except Exception as error:
-            failures.append(error)
+        for _ in range(50):
+            kernel[(1,)](x, 64)
+            kernel.run(x, 64, grid=(1,), warmup=False)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-    assert not failures
+    in_threads(*[work] * 4)
     assert kernel.__dict__["_ringlaunch_twin"]._slow_calls <= 4 * 2
 
 

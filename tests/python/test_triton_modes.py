@@ -11,6 +11,8 @@ tl = pytest.importorskip("triton.language")
 
 from ringlaunch import _triton_mode  # noqa: E402
 
+DAEMON = "null"
+
 
 @triton.jit
 def fill(x, value):
@@ -28,12 +30,6 @@ class CudaArray:
     @property
     def __cuda_array_interface__(self):
         return {"shape": (4,), "typestr": "<f4", "data": (4096, False), "version": 3}
-
-
-@pytest.fixture
-def client(null):
-    with null.connect() as connected:
-        yield connected
 
 
 def mode_of(kernel, *values, stream=None):

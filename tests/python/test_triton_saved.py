@@ -16,6 +16,8 @@ from triton_support import launch_record, triton
 import ringlaunch as rl
 from ringlaunch import _core, _triton_file, _triton_saved
 
+DAEMON = "null"
+
 tl = pytest.importorskip("triton.language")
 
 
@@ -69,12 +71,6 @@ def named_like_an_option(x, num_warps: tl.constexpr):
 @triton.jit
 def constants_only(x, C: tl.constexpr):
     tl.store(x, 1.0)
-
-
-@pytest.fixture
-def client(null):
-    with null.connect() as connected:
-        yield connected
 
 
 @pytest.fixture
