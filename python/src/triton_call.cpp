@@ -187,7 +187,6 @@ class Table {
 struct ParamInfo {
     Ref name;
     Ref default_value;  // none: it has to be given
-    std::uint8_t flags = 0;
 };
 
 // Where the keywords of a call go: a parameter, or an option.
@@ -213,7 +212,8 @@ struct GridObject;
 
 struct Core {
     std::vector<ParamInfo> params;
-    std::size_t positional = 0;  // that may be given by position
+    std::vector<std::uint8_t> flags;  // of the parameters
+    std::size_t positional = 0;       // that may be given by position
     std::vector<Ref> option_names;
     std::array<Names, kCachedNames> names;
     std::array<GridObject*, kCachedGrids>
@@ -472,7 +472,7 @@ bool same_name(PyObject* name, PyObject* known) {
             }
         const bool param = to >= 0 && to < kFirstOption;
         if (to == kFirstOption ||
-            (param && (core.params[static_cast<std::size_t>(to)].flags & kNamedLikeOption) != 0)) {
+            (param && (core.flags[static_cast<std::size_t>(to)] & kNamedLikeOption) != 0)) {
             std::size_t number = 0;
             while (number < core.option_names.size() && !same_name(name, core.option_names[number].get()))
                 ++number;
@@ -499,7 +499,8 @@ Names& names_place(Core& core, PyObject* names) {
 
 // What a call has brought.
 struct Bound {
-    std::array<PyObject*, kMaxParams> values;  // borrowed, one a parameter
+    PyObject* const* values = nullptr;  // borrowed, one a parameter: the call's own, or `placed`
+    std::array<PyObject*, kMaxParams> placed;
     const Names* names = nullptr;
     PyObject* stream = nullptr;  // borrowed; null: none was named
 };
@@ -510,8 +511,13 @@ inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* 
         return false;
     const std::size_t given = static_cast<std::size_t>(count);
     const std::size_t total = core.params.size();
-    for (std::size_t i = 0; i < given; ++i) out.values[i] = args[i];
-    for (std::size_t i = given; i < total; ++i) out.values[i] = nullptr;
+    if (given == total && names == nullptr) {
+        out.values = args;
+        return true;
+    }
+    out.values = out.placed.data();
+    for (std::size_t i = 0; i < given; ++i) out.placed[i] = args[i];
+    for (std::size_t i = given; i < total; ++i) out.placed[i] = nullptr;
     if (names != nullptr) {
         Names& cached = names_place(core, names);
         out.names = cached.tuple.get() == names ? &cached : read_names(core, names, cached);
@@ -521,7 +527,7 @@ inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* 
         for (std::size_t i = 0, n = out.names->to.size(); i < n; ++i) {
             PyObject* value = args[given + i];
             if (to[i] >= 0 && to[i] < kFirstOption) {
-                PyObject*& at = out.values[static_cast<std::size_t>(to[i])];
+                PyObject*& at = out.placed[static_cast<std::size_t>(to[i])];
                 if (at != nullptr) [[unlikely]]
                     return false;  // given twice
                 at = value;
@@ -531,9 +537,9 @@ inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* 
         }
     }
     for (std::size_t i = given; i < total; ++i) {
-        if (out.values[i] != nullptr) continue;
-        out.values[i] = core.params[i].default_value.get();
-        if (out.values[i] == nullptr) [[unlikely]]
+        if (out.placed[i] != nullptr) continue;
+        out.placed[i] = core.params[i].default_value.get();
+        if (out.placed[i] == nullptr) [[unlikely]]
             return false;
     }
     return true;
@@ -551,12 +557,12 @@ inline bool find_names(Core& core, PyObject* names, Bound& bound) {
 inline bool encode(const Core& core, const Bound& bound, PyObject* const* keywords, std::uint64_t settings,
                    Key& key) {
     const std::size_t total = core.params.size();
-    for (std::size_t i = 0; i < total; ++i) {
-        const std::uint8_t flags = core.params[i].flags;
-        if (!((flags & kConstexpr) != 0 ? key.constexpr_leaf(bound.values[i])
-                                        : key.runtime(bound.values[i], flags)))
+    const std::uint8_t* flags = core.flags.data();
+    for (std::size_t i = key.usual(bound.values, flags, 0, total); i < total;
+         i = key.usual(bound.values, flags, i + 1, total))
+        if (!((flags[i] & kConstexpr) != 0 ? key.constexpr_leaf(bound.values[i])
+                                           : key.runtime(bound.values[i], flags[i])))
             return false;
-    }
     if (bound.names != nullptr && bound.names->options) {
         for (std::size_t i = 0; i < bound.names->to.size(); ++i) {
             const std::int16_t to = bound.names->to[i];
@@ -881,7 +887,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
     bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
     if (!has_key && key.unasked()) [[unlikely]] {
-        if (!tensors.ask(bound.values.data(), core.params.size())) return nullptr;
+        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
         // That has run Python code, too.
         if (watched.state(core.own_dict.get()) != core.settings_state || hooked(core) ||
             !captured_as_seen(core) || !bind(core, args, count, names, bound))
@@ -1103,6 +1109,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
         return nullptr;
     }
     std::vector<ParamInfo> made;
+    std::vector<std::uint8_t> made_flags;
     for (Py_ssize_t i = 0; i < count; ++i) {
         PyObject *name = nullptr, *value = nullptr;
         unsigned char flags = 0;
@@ -1112,10 +1119,11 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
         ParamInfo& param = made.emplace_back();
         param.name = Ref(name);
         param.default_value = Ref::borrowed(value);
-        param.flags = flags;
+        made_flags.push_back(flags);
     }
     if (!watched.add_own(dict) && PyErr_Occurred() != nullptr) return nullptr;
     core.params.swap(made);
+    core.flags.swap(made_flags);
     core.positional = static_cast<std::size_t>(std::max<Py_ssize_t>(0, positional));
     core.refresh = Ref::borrowed(refresh);
     core.scratch = Ref::borrowed(scratch);
@@ -1269,7 +1277,7 @@ PyObject* kernel_key(PyObject* self, PyObject* args) {
     if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
     bool found = has_key();
     if (!found && key.unasked()) {
-        if (!tensors.ask(bound.values.data(), core.params.size())) return nullptr;
+        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
         key.begin_with_tensors(&tensors);
         found = has_key();
     }

@@ -95,6 +95,10 @@ class Key {
     // It has no key because objects among the arguments have to be asked first.
     bool unasked() const noexcept { return unasked_; }
 
+    // Takes the arguments from `from` on while they are of the usual kinds (integers, floats, buffers, and
+    // integers as constants). Answers the first that is not: one for runtime() or constexpr_leaf().
+    std::size_t usual(PyObject* const* args, const std::uint8_t* flags, std::size_t from,
+                      std::size_t total) noexcept;
     // False: it has no key, and goes the slow way. A Python error may be set.
     bool runtime(PyObject* arg, std::uint8_t flags);
     bool constant(PyObject* arg);
@@ -168,20 +172,33 @@ class Key {
     bool real(double value) noexcept {
         return put(Tag::real) && leaf(LeafKind::real, std::bit_cast<std::uint64_t>(value));
     }
+    static bool is_aligned(std::uint64_t value, std::uint8_t flags) noexcept {
+        return (flags & (kNoSpecialize | kNoAlignment)) == 0 && (value & 15) == 0;
+    }
+    static bool is_narrow(std::int64_t value, std::uint8_t flags) noexcept {
+        return (flags & kWide) == 0 && value == static_cast<std::int32_t>(value);
+    }
+    static std::uint8_t integer_tag(std::int64_t value, std::uint8_t flags) noexcept {
+        if (value == 1 && (flags & kNoSpecialize) == 0) return static_cast<std::uint8_t>(Tag::one);
+        return static_cast<std::uint8_t>(
+            static_cast<std::uint8_t>(is_narrow(value, flags) ? Tag::int32 : Tag::int64) +
+            (is_aligned(static_cast<std::uint64_t>(value), flags) ? 1 : 0));
+    }
+    static LeafKind integer_kind(std::int64_t value, std::uint8_t flags) noexcept {
+        const bool one = value == 1 && (flags & kNoSpecialize) == 0;
+        return one || is_narrow(value, flags) ? LeafKind::int32 : LeafKind::int64;
+    }
     bool integer(std::int64_t value, std::uint8_t flags) noexcept {
         if ((flags & kReal) != 0) return real(static_cast<double>(value));
-        if (value == 1 && (flags & kNoSpecialize) == 0) return put(Tag::one) && leaf(LeafKind::int32, 1);
-        const bool narrow = (flags & kWide) == 0 && value == static_cast<std::int32_t>(value);
-        const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (value & 15) == 0;
-        return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(narrow ? Tag::int32 : Tag::int64) +
-                                             (aligned ? 1 : 0))) &&
-               leaf(narrow ? LeafKind::int32 : LeafKind::int64, static_cast<std::uint64_t>(value));
+        return put(integer_tag(value, flags)) &&
+               leaf(integer_kind(value, flags), static_cast<std::uint64_t>(value));
+    }
+    static std::uint8_t memory_tag(std::uint8_t element, std::uint64_t address, std::uint8_t flags) noexcept {
+        return static_cast<std::uint8_t>(static_cast<std::uint8_t>(Tag::memory) | element << 1 |
+                                         (is_aligned(address, flags) ? 1 : 0));
     }
     bool memory(std::uint8_t element, std::uint64_t address, LeafKind kind, std::uint8_t flags) noexcept {
-        const bool aligned = (flags & (kNoSpecialize | kNoAlignment)) == 0 && (address & 15) == 0;
-        return put(static_cast<std::uint8_t>(static_cast<std::uint8_t>(Tag::memory) | element << 1 |
-                                             (aligned ? 1 : 0))) &&
-               leaf(kind, address);
+        return put(memory_tag(element, address, flags)) && leaf(kind, address);
     }
     bool buffer(const BufferObject* buffer, std::uint8_t flags);
     bool tensor(const TensorView& view, std::uint8_t flags) noexcept;
@@ -232,6 +249,70 @@ inline bool Key::tensor(const TensorView& view, std::uint8_t flags) noexcept {
         check_count_ != kMaxLeaves) [[unlikely]]
         checks_[check_count_++] = static_cast<std::uint16_t>(leaf_count_);
     return view.element != 0 && memory(view.element, view.address, LeafKind::tensor, flags);
+}
+
+inline std::size_t Key::usual(PyObject* const* args, const std::uint8_t* flags, std::size_t from,
+                              std::size_t total) noexcept {
+    // Each takes one of these at most, so the places are looked at once. All counts stay in registers.
+    const std::size_t count = total - from;
+    if (tag_count_ + count > kMaxTags || word_count_ + count > kMaxWords || leaf_count_ + count > kMaxLeaves)
+        [[unlikely]]
+        return from;
+    std::uint8_t* tag = tags_.data() + tag_count_;
+    std::uint64_t* word = words_.data() + word_count_;
+    std::uint64_t* leaf = leaves_.data() + leaf_count_;
+    std::uint8_t* kind = kinds_.data() + leaf_count_;
+    const Session* session = session_;
+    std::size_t i = from;
+    for (; i < total; ++i) {
+        PyObject* const arg = args[i];
+        const std::uint8_t flag = flags[i];
+        std::uint8_t now = 0;
+        LeafKind is{};
+        std::uint64_t bits = 0;
+        if (PyLong_CheckExact(arg)) {
+            std::int64_t value = 0;
+            if (!small_int(arg, value)) break;
+            bits = static_cast<std::uint64_t>(value);
+            if ((flag & (kConstexpr | kReal)) == 0) [[likely]] {
+                now = integer_tag(value, flag);
+                is = integer_kind(value, flag);
+            } else if ((flag & kConstexpr) != 0) {
+                *word++ = bits;
+                now = static_cast<std::uint8_t>(Tag::int_value);
+                is = LeafKind::constant;
+                bits = 0;
+            } else {
+                now = static_cast<std::uint8_t>(Tag::real);
+                is = LeafKind::real;
+                bits = std::bit_cast<std::uint64_t>(static_cast<double>(value));
+            }
+        } else if ((flag & kConstexpr) != 0) {
+            break;
+        } else if (Py_TYPE(arg) == usual_buffer_type) {
+            const auto* buffer = reinterpret_cast<const BufferObject*>(arg);
+            if (session == nullptr) session = buffer->live_session;
+            if (buffer->live_session != session || session == nullptr || buffer->element == 0) [[unlikely]]
+                break;
+            now = memory_tag(buffer->element, buffer->address, flag);
+            is = LeafKind::buffer;
+            bits = buffer->address;
+        } else if (PyFloat_CheckExact(arg)) {
+            now = static_cast<std::uint8_t>(Tag::real);
+            is = LeafKind::real;
+            bits = std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg));
+        } else {
+            break;
+        }
+        *tag++ = now;
+        *kind++ = static_cast<std::uint8_t>(is);
+        *leaf++ = bits;
+    }
+    session_ = session;
+    tag_count_ = static_cast<std::uint32_t>(tag - tags_.data());
+    word_count_ = static_cast<std::uint32_t>(word - words_.data());
+    leaf_count_ = static_cast<std::uint32_t>(leaf - leaves_.data());
+    return i;
 }
 
 inline bool Key::runtime(PyObject* arg, std::uint8_t flags) {

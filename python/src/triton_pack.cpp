@@ -181,6 +181,13 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
             move = Move::checked;
         }
         const std::uint32_t word = param.offset / 8;
+        if (move == Move::narrow && param.size == 4 && param.offset % 8 == 4 && !out.empty() &&
+            out.back().move == Move::narrow && out.back().word == word && out.back().first &&
+            out.back().above == 32) {
+            out.back().move = Move::pair;
+            out.back().param = leaves[i];
+            continue;
+        }
         out.push_back({move, param.type, static_cast<std::uint8_t>(param.offset % 8 * 8),
                        static_cast<std::uint8_t>(64 - 8 * param.size), word >= words, leaves[i],
                        static_cast<std::uint16_t>(word), static_cast<std::uint16_t>(i)});
@@ -198,6 +205,9 @@ bool pack(const Takes& takes, const std::vector<Op>& ops, const std::uint64_t* l
         std::uint64_t bits = leaf;
         switch (op.move) {
             case Move::word:
+                break;
+            case Move::pair:
+                bits = (bits & 0xffffffff) | leaves[op.param] << 32;
                 break;
             case Move::narrow:
                 bits = bits << op.above >> op.above;

@@ -27,6 +27,7 @@ struct Takes {
 
 enum class Move : std::uint8_t {
     word,     // 8 bytes as they are
+    pair,     // the low halves of two, which are all
     narrow,   // the low bytes; the key says that they are all
     checked,  // the low bytes, if they are all
     to_real,  // an integer as a floating number
@@ -41,7 +42,7 @@ struct Op {
     bool first;          // of its word
     std::uint16_t leaf;
     std::uint16_t word;
-    std::uint16_t param;  // for messages
+    std::uint16_t param;  // for messages; of a pair, the leaf of the upper half
 };
 
 // How leaves of these kinds are passed. `leaves`: which of the key's is each parameter. False: some argument
