@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from ringlaunch import _check, _core
+from ringlaunch import _check, _core, _mode
 from ringlaunch._buffer import Buffer, host_array
 from ringlaunch._compile import compile_source
 from ringlaunch._module import Module, signature_list
@@ -78,6 +78,7 @@ def connect(
     kernel_timeout: float | None = None,
     daemon_uid: int | None = None,
     coalesce: bool = True,
+    mode: str | None = None,
 ) -> Client:
     """Connects to the daemon; starts a private one if there is none.
 
@@ -110,6 +111,10 @@ def connect(
         Whether launches may go through launch graphs, alone and in chains. Results are bit-identical either way;
         without, each launch of this client is given to the device by itself, as it is: to compare, or where a tool
         has to see plain launches. Under `serve --no-coalesce` that is so for all.
+    mode : str, optional
+        The mode of Triton kernels' calls, as of `ringlaunch.wrap`, where their kernel has none of its own, while this
+        client is open: "daemon" (with this client, where a call names neither a buffer nor a stream) or "inline". Of
+        several such clients the one that was opened last counts. Without it each call goes where its arguments are.
 
     Returns
     -------
@@ -155,8 +160,13 @@ def connect(
     if daemon_uid is not None:
         daemon_uid = _check.integer("daemon_uid", daemon_uid, 0, 2**32 - 2)  # 2**32 - 1 is nobody's
     coalesce = _check.flag("coalesce", coalesce)
+    if mode is not None:
+        mode = _check.choice("mode", mode, _mode.MODES)
     handle = _core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout, daemon_uid, coalesce)
-    return Client(handle)
+    client = Client(handle)
+    if mode is not None:
+        _mode.choose(client, mode)
+    return client
 
 
 def _socket_path(socket: object) -> str:
@@ -598,6 +608,7 @@ class Client(Scope):
         its clients.
         """
         self._handle.close()
+        _mode.client_closed()
 
     def __repr__(self) -> str:
         info = self._daemon

@@ -34,6 +34,7 @@ from ringlaunch import _core, _triton_tensor
 from ringlaunch._check import refused
 from ringlaunch._client import Client
 from ringlaunch._hints import check, find
+from ringlaunch._mode import mode_number
 from ringlaunch._triton_load import (
     WARP,
     CallPath,
@@ -43,7 +44,7 @@ from ringlaunch._triton_load import (
     leaves,
     refuse_foreign,
 )
-from ringlaunch._triton_mode import check_mode, is_tensor, mode_number, mode_of
+from ringlaunch._triton_mode import check_mode, is_tensor, mode_of
 from ringlaunch._triton_save import save, save_tuned
 from ringlaunch._triton_tune import tune
 from ringlaunch.errors import Unsupported

@@ -16,6 +16,7 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client, _open_clients
+from ringlaunch._mode import chosen
 from ringlaunch._stream import Stream, default_stream
 from ringlaunch._triton_cache import KernelCache, Variant
 from ringlaunch.errors import Closed, InvalidArgument, LimitReached, ParamTypeError, Unsupported
@@ -53,6 +54,8 @@ def open_clients() -> list[Client]:
 
 
 def _only_client(name: str) -> Client:
+    if (by_client := chosen()) is not None and by_client[1] == "daemon":
+        return by_client[0]
     clients = open_clients()
     if len(clients) != 1:
         found = "none" if not clients else str(len(clients))
@@ -61,6 +64,10 @@ def _only_client(name: str) -> Client:
             f"no buffer, no stream, and {found} open; ringlaunch.connect() makes one"
         )
     return clients[0]
+
+
+def _is_chosen(client: Client) -> bool:
+    return chosen() == (client, "daemon")
 
 
 def client_of(kernel: CallPath, values: Iterator[Any], stream: Stream | None) -> Client:
@@ -260,7 +267,7 @@ class CallPath(_core.TritonKernel):
         self._add(pending, variant._core, leaf_numbers(self, bound, variant.signature))
         if self._client is not None:
             self._default(default_stream(self._client._handle))
-        elif variant.client is not None and len(open_clients()) == 1:
+        elif variant.client is not None and (len(open_clients()) == 1 or _is_chosen(variant.client)):
             self._default(default_stream(variant.client._handle))
 
     def _passed(self, variant: Variant, bound: dict[str, Any]) -> tuple[Any, ...]:

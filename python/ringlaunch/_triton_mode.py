@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from triton.runtime.jit import MockTensor
 
+from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
+from ringlaunch._mode import MODES, chosen
 from ringlaunch._stream import Stream
 from ringlaunch._triton_load import leaves
 from ringlaunch.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from ringlaunch._triton import JITFunction
-
-MODES = ("daemon", "inline")
-
-
-def mode_number(mode: str | None) -> int:
-    """As triton_call.cpp has it."""
-    return len(MODES) if mode is None else MODES.index(mode)
 
 
 def check_mode(mode: str | None, client: Client | None) -> str | None:
@@ -48,7 +43,11 @@ def is_tensor(value: Any) -> bool:
 
 def _torch_has_gpu() -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and bool(torch.cuda.is_initialized() or torch.cuda.is_available())
+    if torch is None:
+        return False
+    found = bool(torch.cuda.is_initialized() or torch.cuda.is_available())
+    _core.triton_torch_has_gpu(found)  # so that the C++ side need not ask again
+    return found
 
 
 def mode_of(kernel: JITFunction, values: Iterable[Any], stream: Any) -> str:
@@ -57,6 +56,8 @@ def mode_of(kernel: JITFunction, values: Iterable[Any], stream: Any) -> str:
 
 
 def mode_of_values(values: Iterable[Any], stream: Any) -> str:
+    if (by_client := chosen()) is not None:
+        return by_client[1]
     found = list(leaves(iter(values)))
     if isinstance(stream, Stream) or any(isinstance(value, Buffer) for value in found):
         return "daemon"

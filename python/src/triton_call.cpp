@@ -208,6 +208,11 @@ struct Captured {
 // Where a kernel's calls go: _triton_mode.py.
 enum class Mode : std::uint8_t { daemon, in_process, by_arguments };
 
+// That of kernels that have none; by_arguments: none was chosen.
+Mode default_mode = Mode::by_arguments;
+// It was asked, and answered that it has none.
+bool torch_without_gpu = false;
+
 struct GridObject;
 
 struct Core {
@@ -845,8 +850,9 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     Core& core = *as_kernel(kernel)->core;
     const Py_ssize_t count = PyVectorcall_NARGS(flags);
     Dim3 grid = grid_of->dim;
-    Ref arguments;                              // of a grid that is a function
-    bool here = core.mode == Mode::in_process;  // that it is launched in this program is known
+    Ref arguments;  // of a grid that is a function
+    const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
+    bool here = mode == Mode::in_process;  // that it is launched in this program is known
     const auto slowly = [&](const Key* key, bool asked, PyObject* bound) -> PyObject* {
         Ref object =
             grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object) : Ref(grid_object(grid));
@@ -884,7 +890,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
 
     Key key;
     Asked tensors;
-    if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
+    if (mode != Mode::daemon) key.begin_with_tensors(nullptr);
     bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
     if (!has_key && key.unasked()) [[unlikely]] {
         if (!tensors.ask(bound.values, core.params.size())) return nullptr;
@@ -901,7 +907,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         here |= key.has_tensors() && key.session() == nullptr;
         return slowly(nullptr, asked, nullptr);
     }
-    if (core.mode == Mode::in_process || key.has_tensors()) {
+    if (mode == Mode::in_process || key.has_tensors()) {
         if (key.session() != nullptr) [[unlikely]]
             return slowly(nullptr, asked, nullptr);  // which says what a buffer has to do with that
         key.set_session(std::bit_cast<const Session*>(current_context()));
@@ -911,9 +917,9 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
                nullptr) {  // no buffer: the stream's client, this program, or the only client
         if (stream != nullptr && is_stream(stream))
             key.set_session(as_stream(stream)->session.get());
-        else if (core.here)
+        else if (core.here && mode == Mode::by_arguments)
             key.set_session(std::bit_cast<const Session*>(current_context()));
-        else if (core.mode == Mode::by_arguments && stream == nullptr && torch_imported())
+        else if (mode == Mode::by_arguments && stream == nullptr && !torch_without_gpu && torch_imported())
             return slowly(&key, asked, nullptr);  // which knows whether that has a GPU
         else if (core.default_of == sessions_changed)
             key.set_session(as_stream(core.default_stream.get())->session.get());
@@ -1634,6 +1640,22 @@ PyObject* set_types(PyObject*, PyObject* args) {
     Py_RETURN_NONE;
 }
 
+// triton_default_mode(number): that of kernels that have none.
+PyObject* set_default_mode(PyObject*, PyObject* number) {
+    const long mode = PyLong_AsLong(number);
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    if (mode < 0 || mode > static_cast<long>(Mode::by_arguments))
+        return PyErr_Format(PyExc_ValueError, "no mode: %ld", mode);
+    default_mode = static_cast<Mode>(mode);
+    Py_RETURN_NONE;
+}
+
+// triton_torch_has_gpu(answer): what torch answered when it was asked.
+PyObject* set_torch_has_gpu(PyObject*, PyObject* answer) {
+    torch_without_gpu = answer == Py_False;
+    Py_RETURN_NONE;
+}
+
 // triton_watch(dict): every kernel reads its settings again once this has changed.
 PyObject* watch(PyObject*, PyObject* dict) {
     if (!PyDict_Check(dict)) return PyErr_Format(PyExc_TypeError, "expected a dict");
@@ -1647,6 +1669,8 @@ PyObject* watch(PyObject*, PyObject* dict) {
 PyMethodDef functions[] = {
     {"triton_types", set_types, METH_VARARGS, nullptr},
     {"triton_watch", watch, METH_O, nullptr},
+    {"triton_default_mode", set_default_mode, METH_O, nullptr},
+    {"triton_torch_has_gpu", set_torch_has_gpu, METH_O, nullptr},
     {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
     {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
     {"triton_streams", set_streams, METH_VARARGS, nullptr},

@@ -1,6 +1,8 @@
 """Where a call of a Triton kernel goes: by its kernel's mode, or else by its arguments."""
 
 import ctypes
+import sys
+import types
 
 import pytest
 from triton_support import triton
@@ -9,7 +11,7 @@ import ringlaunch as rl
 
 tl = pytest.importorskip("triton.language")
 
-from ringlaunch import _triton_mode  # noqa: E402
+from ringlaunch import _core, _triton_mode  # noqa: E402
 
 DAEMON = "null"
 
@@ -17,6 +19,11 @@ DAEMON = "null"
 @triton.jit
 def fill(x, value):
     tl.store(x, value)
+
+
+@triton.jit
+def nothing(value):
+    pass
 
 
 class Tensor:
@@ -54,6 +61,50 @@ def test_the_mode_of_a_kernel_is_that_of_its_calls(client):
     assert mode_of(rl.jit(mode="inline")(fill.fn), 1) == "inline"
     tuned = rl.wrap(triton.autotune([triton.Config({})], key=[])(fill), mode="inline")
     assert mode_of(tuned.fn, 1) == "inline"
+
+
+def test_a_client_may_be_opened_with_the_mode_of_kernels_that_have_none(null):
+    kernel, inline = rl.wrap(fill), rl.wrap(fill, mode="inline")
+    with rl.connect(null.socket, mode="daemon") as first:
+        assert mode_of(kernel, Tensor()) == "daemon"
+        assert mode_of(inline, first.zeros(4)) == "inline"
+        with rl.connect(null.socket, mode="inline"):
+            assert mode_of(kernel, 1) == "inline"
+            with pytest.raises((rl.Unsupported, rl.ParamTypeError), match=r"launch inline|an inline launch"):
+                kernel[(1,)](first.zeros(4), 1)
+        assert mode_of(kernel, 1) == "daemon"
+        with pytest.raises(rl.ParamTypeError, match=r"client\.array"):
+            kernel[(1,)](Tensor(), 1)
+    assert mode_of(kernel, Tensor()) == "inline"
+
+
+def test_calls_of_numbers_go_to_the_client_that_was_opened_for_them(null):
+    kernel = rl.wrap(nothing)
+    with rl.connect(null.socket), rl.connect(null.socket, mode="daemon") as mine, rl.connect(null.socket):
+        for _ in range(4):
+            kernel[(1,)](5)
+        (variant,) = kernel.cache
+        assert variant.client is mine and variant.hits == 4 and kernel._slow_calls == 1
+
+
+@pytest.mark.parametrize(("mode", "error"), [("ring", rl.InvalidArgument), (3, rl.ParamTypeError)])
+def test_a_client_of_no_mode_is_refused(null, mode, error):
+    with pytest.raises(error, match="mode: expected 'daemon' or 'inline'"):
+        rl.connect(null.socket, mode=mode)
+
+
+def test_numbers_alone_take_the_quick_way_beside_a_torch_that_has_no_gpu(client, monkeypatch):
+    torch = types.ModuleType("torch")
+    torch.Tensor = torch.dtype = type("Tensor", (), {})
+    torch.cuda = types.SimpleNamespace(is_initialized=lambda: False, is_available=lambda: False)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    kernel = rl.wrap(nothing)
+    try:
+        for _ in range(5):
+            kernel[(1,)](5)
+        assert kernel._slow_calls == 1
+    finally:
+        _core.triton_torch_has_gpu(True)
 
 
 def test_wrapping_again_may_change_the_mode(client):
