@@ -89,6 +89,7 @@ struct Stream {
         open,
         closing,
     } phase = Phase::opening;
+    bool asked = false;   // an executor was asked to open it, and may not have answered
     bool served = false;  // an executor has it open, and `page` is that executor's
     bool hold = false;    // that executor waits for its release
     bool suspect = false;

@@ -152,6 +152,7 @@ bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, 
     start.error_kernel = stream.stop_kernel;
     start.error_text = stream.stop_text;
     stream.page = EpochPage(start, &stream.page);
+    stream.asked = true;
     wire.kind = internal::ExecutorRequest::OpenStream;
     wire.request = internal::CreateOpenStream(
                        wire.builder, session.id, stream.id, stream.slots, start.completed, stream.priority,
@@ -173,15 +174,18 @@ void Core::ask_close_stream(Session& session, std::uint64_t stream, std::optiona
         session, Call::OnDeath::settled,
         [stream](Call::Wire& wire, Session& in) {
             const auto at = in.streams.find(stream);
-            // An executor that never had it has nothing to let go of.
-            if (at == in.streams.end() || !at->second->served) return false;
+            // An executor that was never asked for it has nothing to let go of. One that was and has not
+            // answered is asked in turn: it opens it first.
+            if (at == in.streams.end() || !at->second->asked) return false;
             wire.kind = internal::ExecutorRequest::CloseStream;
             wire.request = internal::CreateCloseStream(wire.builder, stream).Union();
             return true;
         },
         [this, stream, request](Session& in, Reply& reply) {
             FaultDomain* domain = existing_domain(in);
-            if (reply.status != Status::ok && domain != nullptr && domain->has_process()) {
+            const bool gone =
+                reply.status == Status::ok || reply.status == Status::not_found;  // never opened
+            if (!gone && domain != nullptr && domain->has_process()) {
                 // The device does not let go of its work: only the executor's end makes it. That death closes
                 // it.
                 const std::string whose =

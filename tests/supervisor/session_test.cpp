@@ -484,6 +484,32 @@ TEST(Sessions, EndWithTheirProcessAlsoWhereAChildKeepsTheSocket) {
     ::kill(heir, SIGKILL);
 }
 
+TEST(Sessions, ThatEndWhileAStreamOfTheirsIsBeingOpenedHarmNobodyElse) {
+    const Daemon daemon;
+    SessionClient neighbour(daemon.socket());
+    const auto stream = neighbour.open_stream();
+    const pid_t executor = daemon.executor();
+    const auto status = [](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateGetStatus(builder).Union();
+    };
+    for (const int priority : {0, 1 << 20}) {  // the executor opens the one and refuses the other
+        ASSERT_EQ(::kill(executor, SIGSTOP), 0);
+        auto client = std::make_unique<SessionClient>(daemon.socket());
+        client->send(schema::Request::OpenStream, [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateOpenStream(builder, 256, schema::OnRestart::Stop, priority).Union();
+        });
+        client.reset();
+        ASSERT_EQ(neighbour.ask(schema::Request::GetStatus, status).status(), Status::ok);
+        ASSERT_EQ(::kill(executor, SIGCONT), 0);
+        EXPECT_TRUE(eventually([&] {
+            const Answer now = neighbour.ask(schema::Request::GetStatus, status);
+            return now->answer_as_DaemonStatus()->sessions() == 1;
+        }));
+        EXPECT_TRUE(stream->reaches(stream->event()));
+        EXPECT_EQ(daemon.executor(), executor);
+    }
+}
+
 TEST(Operators, SeeStatusSessionsAndCountersOfStreams) {
     const Daemon daemon;
     SessionClient client(daemon.socket());
