@@ -66,6 +66,9 @@ struct Plan {
         ::dup2(plan.null, STDIN_FILENO);
         ::dup2(plan.log, STDOUT_FILENO);
         ::dup2(plan.log, STDERR_FILENO);
+        // What the program has open is not the daemon's to keep: a lock's file, a pipe whose reader waits for
+        // its end. Closed by the exec: the report, too.
+        ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
         // The folder may be unmounted or removed while the daemon lives.
         if (::chdir("/") == 0) ::execve(plan.program, plan.arguments, plan.environment);
         write_report(plan.report, {Report::not_executed, errno});

@@ -1,6 +1,7 @@
 """`rl.connect()` without a daemon: it starts one, of which there is one, and which leaves with its last client."""
 
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -118,6 +119,34 @@ def test_a_daemon_leaves_when_its_client_is_killed(socket):
     )
     assert done.returncode == -9
     await_end(int(done.stdout))
+
+
+def test_a_daemon_keeps_nothing_open_of_the_program_that_started_it(socket):
+    program = (
+        "import sys, ringlaunch as rl\n"
+        "print(rl.connect(sys.argv[1], driver='null').daemon.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    read_end, write_end = os.pipe()
+    try:
+        with subprocess.Popen(
+            [sys.executable, "-c", program, socket],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=[write_end],
+        ) as process:
+            os.close(write_end)
+            pid = int(process.stdout.readline())
+            with rl.connect(socket, start=False):  # so that the daemon stays
+                process.communicate(timeout=WATCHDOG_S)
+                readable, _, _ = select.select([read_end], [], [], WATCHDOG_S)
+                assert readable, "the pipe of the program is still open, in the daemon"
+                assert os.read(read_end, 1) == b""
+                assert not gone(pid)
+    finally:
+        os.close(read_end)
+    await_end(pid)
 
 
 def test_without_starting_there_is_none(socket):
