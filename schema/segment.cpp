@@ -89,8 +89,12 @@ UniqueFd make_memfd(const std::string& what, std::size_t bytes) {
     UniqueFd fd(
         ::memfd_create(("ringlaunch:" + what).substr(0, 200).c_str(), MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!fd) fail("cannot make shared memory for " + what);
-    if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0)
-        fail("cannot give " + std::to_string(bytes) + " bytes to " + what);
+    if (::ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) {
+        const int found = errno;
+        const std::string giving = "cannot give " + std::to_string(bytes) + " bytes to " + what;
+        errno = found;
+        fail(found == EFBIG ? giving + ", which is more than a file may have here (ulimit -f)" : giving);
+    }
     return fd;
 }
 

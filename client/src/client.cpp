@@ -40,8 +40,9 @@ Module Client::load(std::span<const std::byte> image, std::string name, const Lo
         fd = make_image(name.empty() ? "module" : name, image);
     } catch (const std::system_error& error) {
         const int found = error.code().value();
-        if (found != EMFILE && found != ENFILE) throw;
-        throw Error(Status::limit_reached, "cannot load a module: " + why_no_descriptor(found));
+        const bool no_descriptor = found == EMFILE || found == ENFILE;
+        throw Error(found == ENOMEM ? Status::out_of_memory : Status::limit_reached,
+                    "cannot load a module: " + (no_descriptor ? why_no_descriptor(found) : error.what()));
     }
     Module module;
     module.state_ = detail::load(state_, fd, image.size(), name, options);

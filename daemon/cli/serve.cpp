@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
@@ -138,6 +139,8 @@ void fill_standard_descriptors() {
 
 ExitCode serve(ServeOptions options, char* const* argv) {
     fill_standard_descriptors();
+    // What is larger than files may be here (ulimit -f) is refused with an error; executors inherit it.
+    ::signal(SIGXFSZ, SIG_IGN);
     const std::string not_sealed = supervisor::execute_sealed(argv);
     if (options.ready_fd >= 0 && ::fcntl(options.ready_fd, F_SETFD, FD_CLOEXEC) != 0)
         throw CommandError(ExitCode::usage,

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstring>
 #include <string>
+#include <system_error>
 
 #include "schema/error.hpp"
 #include "schema/segment.hpp"
@@ -57,7 +58,12 @@ void HostMemory::map(std::uint64_t address, std::uint64_t bytes, const UniqueFd&
 
 UniqueFd HostMemory::make_chunk(std::uint64_t address, std::uint64_t bytes) {
     ranges_.at(range_base()).check_free(address, bytes);
-    UniqueFd chunk = make_memfd("chunk", bytes);
+    UniqueFd chunk;
+    try {
+        chunk = make_memfd("chunk", bytes);
+    } catch (const std::system_error& error) {
+        throw Error(Status::out_of_memory, error.what());
+    }
     seal(chunk, Sealing::shared, "chunk");
     map(address, bytes, chunk);
     return chunk;

@@ -13,6 +13,9 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <ringlaunch/error.hpp>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -48,7 +51,13 @@ auto control_call(Call call) {
         shared->changed.notify_all();
     };
     if (on_main_thread()) {
-        std::thread(std::move(run)).detach();
+        try {
+            std::thread(std::move(run)).detach();
+        } catch (const std::system_error& error) {
+            throw Error(Status::limit_reached,
+                        std::string("this process gets no thread to ask the daemon with: ") +
+                            error.code().message() + "; raise its limit (ulimit -u), or end threads");
+        }
         Status status = Status::ok;
         const bool finished = wait_in_slices(
             [&](std::uint64_t slice_ns) {

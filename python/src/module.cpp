@@ -6,12 +6,14 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <optional>
 #include <ringlaunch/error.hpp>
 #include <ringlaunch/ringlaunch.hpp>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -615,6 +617,9 @@ PYBIND11_MODULE(_core, module) {
             if (failure) std::rethrow_exception(failure);
         } catch (const Error& error) {
             set_error(error.status(), error.what());
+        } catch (const std::system_error& error) {  // what the machine refuses: memory, a thread
+            set_error(error.code().value() == ENOMEM ? Status::out_of_memory : Status::limit_reached,
+                      error.what());
         }
     });
     check(add_handle_types(module.ptr()) && add_launcher_types(module.ptr()) &&

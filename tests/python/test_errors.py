@@ -91,6 +91,39 @@ def test_a_process_without_a_descriptor_left_is_told_which_limit(run_script):
     assert done.stdout.strip() == "works again", done.stderr
 
 
+REFUSED_BY_THE_MACHINE = """
+import resource, threading
+def refused(what, soft, doing):
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (soft, before[1]))
+    try:
+        doing()
+    except rl.LimitReached as error:
+        return str(error)
+    finally:
+        resource.setrlimit(what, before)
+    raise AssertionError("that was possible")
+image = b"x" * 10_000
+print(refused(resource.RLIMIT_FSIZE, 4096, lambda: client.load(image)))
+leave = threading.Event()
+for _ in range(16):  # take the stacks that earlier threads left
+    threading.Thread(target=leave.wait).start()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+print(refused(resource.RLIMIT_AS, used + 100_000, lambda: client.load(image)))
+leave.set()
+client.compile(KERNELS, name="kernels.cu")
+print("works again")
+"""
+
+
+def test_what_the_machine_refuses_is_an_error_of_ours(run_script):
+    done = run_script(REFUSED_BY_THE_MACHINE)
+    file, thread, last = done.stdout.splitlines() or [done.stderr] * 3
+    assert "10000 bytes" in file and "ulimit -f" in file
+    assert "thread" in thread
+    assert last == "works again"
+
+
 def test_a_daemon_with_too_many_at_its_door_is_asked_again_and_none_is_started(own_host):
     own_host.connect().close()
     waiting = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(65)]

@@ -2,6 +2,7 @@
 
 import gc
 import re
+import resource
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import WATCHDOG_S
+from support import WATCHDOG_S, Daemon
 
 import ringlaunch as rl
 
@@ -171,6 +172,24 @@ def test_more_memory_than_there_is(client):
     with pytest.raises((rl.OutOfMemory, rl.LimitReached)):
         client.empty(2**50, np.uint8)
     client.zeros(3).numpy()  # the session goes on
+
+
+def test_a_daemon_that_may_have_no_large_files_refuses_memory_and_lives():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        daemon = Daemon("host")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        with daemon.connect() as client:
+            epoch = client.default_stream.status.epoch
+            with pytest.raises(rl.OutOfMemory, match="ulimit -f"):
+                client.empty(10)
+            client.default_stream.record().wait(WATCHDOG_S)
+            assert client.default_stream.status.epoch == epoch
+    finally:
+        daemon.stop()
 
 
 def test_without_a_stream_copies_wait_for_all_streams(client, kernels):
