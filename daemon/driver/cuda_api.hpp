@@ -56,6 +56,7 @@ namespace ringlaunch::driver {
     X(cuModuleUnload)                     \
     X(cuModuleGetFunctionCount)           \
     X(cuModuleEnumerateFunctions)         \
+    X(cuModuleGetFunction)                \
     X(cuModuleGetGlobal)                  \
     X(cuFuncGetName)                      \
     X(cuFuncGetParamInfo)                 \

@@ -155,7 +155,9 @@ def _installer() -> Any:
     return _triton_install
 
 
-def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKernel | SavedTunedKernel:
+def load(
+    path: str | os.PathLike[str], client: Client | None = None, mode: str | None = None
+) -> SavedKernel | SavedTunedKernel:
     """A Triton kernel that was saved with `kernel.save(path)`: launching it needs no Triton.
 
     It is called as the kernel was, `kernel[grid](*args, **kwargs)`, with its defaults, keywords, options and `stream=`,
@@ -168,6 +170,8 @@ def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKer
         Of the file.
     client : Client, optional
         Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
+    mode : str, optional
+        As of `wrap`. An inline call is on torch's or CuPy's current stream.
 
     Returns
     -------
@@ -191,7 +195,7 @@ def load(path: str | os.PathLike[str], client: Client | None = None) -> SavedKer
     """
     from ringlaunch import _triton_saved  # imported when it is used: most programs have no such files
 
-    return _triton_saved.load(path, client)
+    return _triton_saved.load(path, client, mode)
 
 
 def _triton() -> Any:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 from triton import knobs
+from triton._utils import type_canonicalisation_dict
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.compiler import compile as triton_compile
@@ -65,7 +66,7 @@ _core.triton_types(
 _core.triton_watch(knobs.runtime.__dict__)
 _core.triton_watch(knobs.compilation.__dict__)
 _core.triton_watch(os.environ._data)  # type: ignore[attr-defined]
-_core.triton_tensors(_triton_tensor.number_of_dtype, _triton_tensor.number_of_typestr)
+_triton_tensor.take_names(type_canonicalisation_dict)
 
 
 # ---- what Triton looks at besides the arguments ----

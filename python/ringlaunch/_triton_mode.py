@@ -6,8 +6,6 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from triton.runtime.jit import MockTensor
-
 from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
@@ -19,6 +17,7 @@ from ringlaunch.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from ringlaunch._triton import JITFunction
+    from ringlaunch._triton_saved import SavedKernel
 
 
 def check_mode(mode: str | None, client: Client | None) -> str | None:
@@ -36,7 +35,7 @@ def check_mode(mode: str | None, client: Client | None) -> str | None:
 
 def is_tensor(value: Any) -> bool:
     """Device memory of this process, or what says that it is."""
-    if isinstance(value, Buffer | MockTensor):
+    if isinstance(value, Buffer) or type(value).__name__ == "MockTensor":  # Triton's, which stands for a type
         return False
     return hasattr(value, "data_ptr") or hasattr(value, "__cuda_array_interface__")
 
@@ -50,7 +49,7 @@ def _torch_has_gpu() -> bool:
     return found
 
 
-def mode_of(kernel: JITFunction, values: Iterable[Any], stream: Any) -> str:
+def mode_of(kernel: JITFunction | SavedKernel, values: Iterable[Any], stream: Any) -> str:
     """The mode of one call, by its kernel or else by its arguments; see `ringlaunch.wrap`."""
     return kernel._mode if kernel._mode is not None else mode_of_values(values, stream)
 

@@ -1,8 +1,9 @@
 """Triton kernels from a file: `ringlaunch.load(path)` makes what is called as the kernel was that was saved.
 
-It needs no Triton. A call's usual way is C++, as that of any Triton kernel. The first call of each kind comes here,
-where it is matched with the variants of the file: the one that assumes most of what holds is launched. One that assumes
-less serves as well (an integer not known to be divisible by 16), one of other types or constants never.
+It needs no Triton. A call's usual way is C++, as that of any Triton kernel, into the daemon or inline. The first call
+of each kind comes here, where it is matched with the variants of the file: the one that assumes most of what holds is
+launched. One that assumes less serves as well (an integer not known to be divisible by 16), one of other types or
+constants never.
 """
 
 from __future__ import annotations
@@ -12,21 +13,24 @@ import inspect
 import json
 import os
 import re
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ringlaunch import _triton_file
+from ringlaunch import _core, _triton_file, _triton_saved_inline
 from ringlaunch._check import refused, shown
 from ringlaunch._client import Client
 from ringlaunch._hints import SCALARS, TensorOf, check, element_of, scalar, tensor_of
+from ringlaunch._mode import mode_number
+from ringlaunch._stream import Stream
+from ringlaunch._triton_cache import Variant
 from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, constant_text, encode, same
 from ringlaunch._triton_load import CallPath, call_param, client_of, give_scratch
+from ringlaunch._triton_mode import check_mode, mode_of
+from ringlaunch._triton_tensor import as_triton_takes
 from ringlaunch.errors import Error, LimitReached, NotFound, ParamTypeError, Unsupported
-
-if TYPE_CHECKING:
-    from ringlaunch._triton_cache import Variant
 
 _DIVISOR = 16  # the only one that Triton looks for
 _LISTED = 8  # variants in a message
@@ -98,8 +102,10 @@ class SavedKernel(CallPath):
         lambda needed, limit, what: LimitReached(f"a kernel needs {needed} of {what}, and the device has {limit}")
     )
 
-    def __init__(self, path: Path, file: SavedFile, client: Client | None) -> None:
+    def __init__(self, path: Path, file: SavedFile, client: Client | None, mode: str | None) -> None:
         self.__name__ = file.kernel
+        self._mode = mode
+        self._launching = threading.local()  # its `again`: a call that was matched is made once more
         self.params = file.params
         self.saved = file.variants
         self._path = path
@@ -127,8 +133,9 @@ class SavedKernel(CallPath):
             sum(not param.keyword_only for param in file.params),
             _call_slowly,
             _no_settings,
-            give_scratch,
+            _give_scratch,
             self.__dict__,
+            mode_number(mode),
         )
 
     def __repr__(self) -> str:
@@ -155,9 +162,11 @@ class SavedKernel(CallPath):
                 )
         return dict(bound.arguments), options
 
-    def _choose(self, client: Client, bound: dict[str, Any], options: dict[str, Any]) -> int:
-        """The number of the variant that is launched."""
-        held = self._for_device(client)
+    def _image(self, number: int) -> SavedImage:
+        return self._images.setdefault(number, SavedImage(self.saved[number], self._options))
+
+    def _choose(self, held: list[int], bound: dict[str, Any], options: dict[str, Any]) -> int:
+        """The number of the variant that is launched, of those for the device."""
         best, most = -1, -1
         for number in held:
             assumed = _fit(self.saved[number], self.params, bound, options)
@@ -177,15 +186,30 @@ class SavedKernel(CallPath):
                 f"{info.architecture}, and this was compiled for GPUs; start the daemon with --driver cuda (or null, "
                 "which runs nothing)"
             )
-        held = [i for i, each in enumerate(self.saved) if found is None or each.architecture == int(found[1])]
+        if found is None:
+            return list(range(len(self.saved)))
+        return self._of_architecture(int(found[1]), f"the device of this client is {info.device_name}")
+
+    def _of_architecture(self, architecture: int, device: str) -> list[int]:
+        held = [i for i, each in enumerate(self.saved) if each.architecture == architecture]
         if not held:
             there = ", ".join(f"sm_{each}" for each in sorted({each.architecture for each in self.saved}))
             raise Unsupported(
-                f"kernel {self.__name__!r} of {self._path}: the device of this client is {info.device_name} "
-                f"({info.architecture}), and the file holds what was compiled for {there or 'none'}; save it once more "
-                f"after calls on such a device, or on a daemon with the null driver and TRITON_OVERRIDE_ARCH=sm"
-                f"{found[1] if found else ''}"
+                f"kernel {self.__name__!r} of {self._path}: {device} (sm_{architecture}), and the file holds what was "
+                f"compiled for {there or 'none'}; save it once more after calls on such a device, or on a daemon with "
+                f"the null driver and TRITON_OVERRIDE_ARCH=sm{architecture}"
             )
+        return held
+
+    def _inline_variant(self, context: int, bound: dict[str, Any], options: dict[str, Any]) -> Variant:
+        """What a call launches in this program."""
+        _, architecture, _ = _core.triton_inline_device()
+        number = self._choose(self._of_architecture(architecture, "the current device is another"), bound, options)
+        held = self._variants_held.get((context, number))
+        if held is None:
+            core = _triton_saved_inline.load_variant(self, number, context)
+            held = Variant(core, None, dict(self.saved[number].signature), 0.0)
+            self._variants_held[context, number] = held
         return held
 
     def _missing(self, held: list[int], bound: dict[str, Any], options: dict[str, Any]) -> str:
@@ -203,20 +227,25 @@ class SavedKernel(CallPath):
     def _variant(self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], Variant]:
         """Bound arguments of a call and what it launches."""
         bound, options = self._bound(args, kwargs)
-        number = self._choose(client, bound, options)
+        number = self._choose(self._for_device(client), bound, options)
         held = self._variants_held.get((client._handle, number))
         if held is None:
-            saved = self.saved[number]
-            image = self._images.setdefault(number, SavedImage(saved, self._options))
-            held = self._make_variant(client, image, saved.signature, bound, 0.0)
+            held = self._make_variant(client, self._image(number), self.saved[number].signature, bound, 0.0)
             self._variants_held[client._handle, number] = held
         return bound, held
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
-        client = client_of(self, iter((*args, *kwargs.values())), None)
-        bound, options = self._bound(args, kwargs)
+        stream = None if "stream" in self._names else kwargs.pop("stream", None)
+        values = (*args, *kwargs.values())
         try:
-            return self._variants_held.get((client._handle, self._choose(client, bound, options)))
+            if mode_of(self, values, stream) == "inline":
+                context = _triton_saved_inline.enter(self.__name__)
+                bound, options = self._bound(tuple(map(as_triton_takes, args)), _taken(kwargs))
+                held = self._of_architecture(_core.triton_inline_device()[1], "the current device is another")
+                return self._variants_held.get((context, self._choose(held, bound, options)))
+            client = client_of(self, iter(values), None)
+            bound, options = self._bound(args, kwargs)
+            return self._variants_held.get((client._handle, self._choose(self._for_device(client), bound, options)))
         except NotFound:
             return None
 
@@ -269,16 +298,17 @@ class SavedTunedKernel:
         return chosen
 
 
-def load(path: str | os.PathLike[str], client: Client | None) -> SavedKernel | SavedTunedKernel:
+def load(
+    path: str | os.PathLike[str], client: Client | None = None, mode: str | None = None
+) -> SavedKernel | SavedTunedKernel:
     """See `ringlaunch.load`."""
-    if client is not None and not isinstance(client, Client):
-        raise refused("client", "None or a Client", client)
+    mode = check_mode(mode, client)
     try:
         place = Path(path)
     except TypeError:
         raise refused("path", "a path", path) from None
     saved = _triton_file.read(place)
-    kernel = SavedKernel(place, saved, client)
+    kernel = SavedKernel(place, saved, client, mode)
     if client is not None:
         kernel._for_device(client)
     return kernel if saved.tuned is None else SavedTunedKernel(kernel, place, saved.tuned)
@@ -385,6 +415,12 @@ def _no_settings(_: SavedKernel) -> tuple[int, bool, tuple[Any, ...]]:
     return 0, False, ()
 
 
+def _give_scratch(kernel: SavedKernel, variant: _core.TritonVariant, stream: Stream | int, nbytes: int) -> Any:
+    if isinstance(stream, int):
+        return _triton_saved_inline.allocate(stream, nbytes)
+    return give_scratch(kernel, variant, stream, nbytes)
+
+
 def _call_slowly(
     kernel: SavedKernel,
     grid: Any,
@@ -395,6 +431,8 @@ def _call_slowly(
 ) -> Any:
     """The first call of each kind. `changed`: the arguments, where the grid's function wrote into them."""
     stream = None if "stream" in kernel._names else kwargs.pop("stream", None)
+    if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
+        return _call_inline(kernel, grid, args, kwargs, stream, pending, changed)
     client = client_of(kernel, iter((*args, *kwargs.values())), stream)
     with kernel._lock:
         bound, variant = kernel._variant(client, args, kwargs)
@@ -405,3 +443,39 @@ def _call_slowly(
         grid = grid(bound)
     kernel._launch(variant._core, grid, stream, kernel._passed(variant, bound))
     return variant._core.compiled
+
+
+def _call_inline(
+    kernel: SavedKernel,
+    grid: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    stream: Any,
+    pending: Any,
+    changed: dict[str, Any] | None,
+) -> Any:
+    """The same where this program launches: the call is matched, and then made once more."""
+    _triton_saved_inline.check_arguments(kernel, args, kwargs, stream)
+    context = _triton_saved_inline.enter(kernel.__name__)
+    named = {} if stream is None else {"stream": stream}
+    if changed is not None:  # what the function has made of them, with the grid that it answered
+        options = {name: value for name, value in kwargs.items() if name not in kernel._names}
+        values = {name: changed[name] for name in kernel._names}
+        return kernel[grid](**values, **options, **named)
+    bound, options = kernel._bound(tuple(map(as_triton_takes, args)), _taken(kwargs))
+    with kernel._lock:
+        variant = kernel._inline_variant(context, bound, options)
+        if pending is None:
+            raise _triton_saved_inline.refuse(kernel, bound)
+        kernel._remember(pending, variant, bound)
+    if getattr(kernel._launching, "again", False):
+        raise _triton_saved_inline.refuse(kernel, bound)
+    kernel._launching.again = True
+    try:
+        return kernel[grid](*args, **kwargs, **named)
+    finally:
+        kernel._launching.again = False
+
+
+def _taken(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: as_triton_takes(value) for name, value in kwargs.items()}

@@ -5,17 +5,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from triton._utils import type_canonicalisation_dict
-
+from ringlaunch import _core
 from ringlaunch._buffer import _ELEMENT_NAMES
+from ringlaunch._hints import ELEMENTS
 from ringlaunch._numpy import np
 
-_NUMBERS = {type_canonicalisation_dict[name]: number for number, name in enumerate(_ELEMENT_NAMES, 1)}
+_NUMBERS = {ELEMENTS[name]: number for number, name in enumerate(_ELEMENT_NAMES, 1)}
+_names: dict[str, str] = ELEMENTS  # Triton's for what an object calls its elements
+
+
+def take_names(names: dict[str, str]) -> None:
+    """What element types are called from now on: in a program with Triton, as Triton reads them."""
+    global _names
+    _names = names
+    _core.triton_tensors(number_of_dtype, number_of_typestr)
 
 
 def number_of_dtype(dtype: Any) -> int:
     """The number of an element type, which its object calls as Triton reads it; 0: one that Triton does not know."""
-    return _NUMBERS.get(type_canonicalisation_dict.get(str(dtype).split(".")[-1], ""), 0)
+    return _NUMBERS.get(_names.get(str(dtype).split(".")[-1], ""), 0)
 
 
 def number_of_typestr(typestr: Any) -> int:

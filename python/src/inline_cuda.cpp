@@ -307,6 +307,54 @@ bool device_address(std::uint64_t& address) noexcept {
     return true;
 }
 
+InlineDevice inline_device() {
+    load_cuda();
+    CUdevice device = 0;
+    driver::check_cuda(loaded->cuCtxGetDevice_(&device), "asking for the current CUDA device");
+    const auto attribute = [&](CUdevice_attribute which) {
+        int value = 0;
+        driver::check_cuda(loaded->cuDeviceGetAttribute_(&value, which, device), "asking what a device has");
+        return value;
+    };
+    return {device,
+            10 * attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) +
+                attribute(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+            attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)};
+}
+
+InlineFunction load_inline_function(const std::string& image, const std::string& entry, bool large_clusters) {
+    load_cuda();
+    const WithoutCapture none(*loaded);
+    const std::string what = "kernel '" + entry + "'";
+    CUmodule module = nullptr;
+    driver::check_cuda(loaded->cuModuleLoadDataEx_(&module, image.data(), 0, nullptr, nullptr),
+                       "loading the image of " + what, Status::bad_image);
+    CUfunction function = nullptr;
+    driver::check_cuda(loaded->cuModuleGetFunction_(&function, module, entry.c_str()),
+                       "looking for " + what + " in its image", Status::bad_image);
+    driver::check_cuda(loaded->cuFuncLoad_(function), "loading " + what);
+    if (large_clusters)
+        driver::check_cuda(
+            loaded->cuFuncSetAttribute_(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1),
+            "allowing " + what + " large clusters");
+    const auto attribute = [&](CUfunction_attribute which) {
+        int value = 0;
+        driver::check_cuda(loaded->cuFuncGetAttribute_(&value, which, function),
+                           "reading an attribute of " + what);
+        return value;
+    };
+    return {reinterpret_cast<std::uint64_t>(function), attribute(CU_FUNC_ATTRIBUTE_NUM_REGS),
+            attribute(CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES), attribute(CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES),
+            attribute(CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK)};
+}
+
+void allow_inline_shared(std::uint64_t function, std::uint32_t bytes) {
+    driver::check_cuda(loaded->cuFuncSetAttribute_(reinterpret_cast<CUfunction>(function),
+                                                   CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                                   static_cast<int>(bytes)),
+                       "letting a kernel use the device's shared memory");
+}
+
 std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape) {
     load_cuda();
     return std::make_unique<CudaInlineKernel>(shape);

@@ -62,6 +62,24 @@ std::uint64_t current_context() noexcept;
 // cannot use it.
 bool device_address(std::uint64_t& address) noexcept;
 
+// Of the current context.
+struct InlineDevice {
+    int number = 0;        // in this program
+    int architecture = 0;  // 90 for sm_90
+    int most_shared_bytes = 0;
+};
+InlineDevice inline_device();
+
+struct InlineFunction {
+    std::uint64_t function = 0;  // CUfunction
+    int registers = 0, local_bytes = 0, static_shared_bytes = 0, max_threads = 0;
+};
+// Loads an image into the current context, for good: whoever launches keeps no reference to it, and a launch
+// graph none to its module. `large_clusters`: of more than 8 blocks. Throws Error.
+InlineFunction load_inline_function(const std::string& image, const std::string& entry, bool large_clusters);
+// Lets a block of the function have so much dynamic shared memory.
+void allow_inline_shared(std::uint64_t function, std::uint32_t bytes);
+
 // Asks the driver what the function takes. Throws Error.
 std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape);
 

@@ -56,6 +56,7 @@ PyObject* name_torch = nullptr;
 Watched watched;
 
 constexpr std::uint32_t kMaxGridX = 0x7fffffff;
+constexpr unsigned kUsualSharedBytes = 48 << 10;  // of a block; for more a kernel has to ask
 constexpr std::size_t kMaxOptions = 255;
 constexpr std::size_t kCachedGrids = 16;
 constexpr std::size_t kCachedNames = 8;
@@ -1523,6 +1524,36 @@ PyObject* load_inline(PyObject*, PyObject*) {
     Py_RETURN_NONE;
 }
 
+// triton_inline_device(): number, architecture and most shared memory of a block, of the current context's
+// device.
+PyObject* current_device(PyObject*, PyObject*) {
+    try {
+        const InlineDevice device = inline_device();
+        return Py_BuildValue("(iii)", device.number, device.architecture, device.most_shared_bytes);
+    } catch (const Error& error) {
+        return set_error(error.status(), error.what());
+    }
+}
+
+// triton_inline_function(image, entry, shared bytes, large clusters): handle, registers, bytes of local memory
+// of a thread, static shared memory, most threads, in the current context.
+PyObject* load_function(PyObject*, PyObject* args) {
+    const char *image = nullptr, *entry = nullptr;
+    Py_ssize_t size = 0;
+    unsigned int shared = 0;
+    int large_clusters = 0;
+    if (!PyArg_ParseTuple(args, "y#sIp", &image, &size, &entry, &shared, &large_clusters)) return nullptr;
+    try {
+        const InlineFunction made = load_inline_function(std::string(image, static_cast<std::size_t>(size)),
+                                                         entry, large_clusters != 0);
+        if (shared > kUsualSharedBytes) allow_inline_shared(made.function, shared);
+        return Py_BuildValue("(Kiiii)", static_cast<unsigned long long>(made.function), made.registers,
+                             made.local_bytes, made.static_shared_bytes, made.max_threads);
+    } catch (const Error& error) {
+        return set_error(error.status(), error.what());
+    }
+}
+
 // triton_inline_most(graphs): for tests.
 PyObject* set_inline_most(PyObject*, PyObject* most) {
     const std::size_t number = PyLong_AsSize_t(most);
@@ -1675,6 +1706,8 @@ PyMethodDef functions[] = {
     {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
     {"triton_streams", set_streams, METH_VARARGS, nullptr},
     {"triton_inline_load", load_inline, METH_NOARGS, nullptr},
+    {"triton_inline_device", current_device, METH_NOARGS, nullptr},
+    {"triton_inline_function", load_function, METH_VARARGS, nullptr},
     {"triton_inline_context", inline_context, METH_NOARGS, nullptr},
     {"triton_inline_variant", make_inline_variant, METH_VARARGS, nullptr},
     {"triton_inline_most", set_inline_most, METH_O, nullptr},

@@ -329,6 +329,7 @@ PyObject* set_tensors(PyObject*, PyObject* args) {
     for (Numbers* numbers : {&by_dtype, &by_typestr}) {
         if (numbers->known == nullptr) numbers->known = PyDict_New();
         if (numbers->known == nullptr) return nullptr;
+        PyDict_Clear(numbers->known);
         Py_XSETREF(numbers->ask, Py_NewRef(numbers == &by_dtype ? of_dtype : of_typestr));
     }
     Py_RETURN_NONE;

@@ -79,3 +79,106 @@ def test_a_file_for_another_gpu_is_refused(client, tmp_path):
     loaded = rl.load(tmp_path / "file")
     with pytest.raises(rl.Unsupported, match="sm_75"):
         loaded[(40,)](client.zeros(1000), client.zeros(1000), 1000)
+
+
+INLINE = """
+import sys
+sys.modules["triton"] = None
+import torch
+import ringlaunch as rl
+
+axpy, row_sum = rl.load(sys.argv[1]), rl.load(sys.argv[2], mode="inline")
+a = torch.rand(10_000, device="cuda")
+y = torch.zeros_like(a)
+for _ in range(12):
+    axpy[lambda meta: (-(-meta["n"] // meta["BLOCK"]),)](a, y, a.numel(), 0.5)
+torch.testing.assert_close(y, a * 6)
+(variant,) = axpy.cache
+assert variant.client is None and variant.hits == 12 and axpy._slow_calls == 1, (variant.hits, axpy._slow_calls)
+assert variant._core._graphs > 0 and variant.registers > 0
+assert axpy.cache.find(a, y, a.numel(), 0.5) is variant
+
+side = torch.cuda.Stream()
+with torch.cuda.stream(side):
+    z = torch.zeros_like(a)
+    for _ in range(20):
+        torch.cuda._sleep(20_000)
+        z.add_(1)
+        axpy[(40,)](a, z, a.numel(), 1.0)
+torch.cuda.current_stream().wait_stream(side)
+torch.testing.assert_close(z, a * 20 + 20)
+w = torch.zeros_like(a)
+side.wait_stream(torch.cuda.current_stream())
+axpy[(40,)](a, w, a.numel(), 1.0, stream=side)
+side.synchronize()
+torch.testing.assert_close(w, a)
+
+captured, x = torch.cuda.CUDAGraph(), torch.zeros_like(a)
+with torch.cuda.graph(captured):
+    axpy[(40,)](a, x, a.numel(), 2.0)
+for _ in range(3):
+    captured.replay()
+torch.testing.assert_close(x, a * 6)
+
+rows, out = a.view(100, 100), torch.zeros(100, device="cuda")
+row_sum[(100,)](rows, out, 100, BLOCK=128)
+torch.testing.assert_close(out, rows.sum(1))
+
+def refused(kind, text, call):
+    for _ in range(2):
+        try:
+            call()
+        except kind as error:
+            assert text in str(error), error
+        else:
+            raise SystemExit("taken: " + text)
+
+refused(ValueError, "Pointer argument", lambda: axpy[(40,)](a.cpu(), y, a.numel()))
+refused(rl.ParamTypeError, "'x'", lambda: axpy[(40,)](a.double(), y, a.numel()))
+refused(rl.NotFound, "holds no variant", lambda: row_sum[(100,)](rows.double(), out, 100, BLOCK=128))
+refused(rl.ParamTypeError, "stream", lambda: axpy[(40,)](a, y, a.numel(), stream="side"))
+
+import threading
+failed = []
+def other():
+    try:
+        with torch.cuda.stream(torch.cuda.Stream()):
+            mine = torch.zeros(10_000, device="cuda")
+            for _ in range(50):
+                axpy[(40,)](torch.ones_like(mine), mine, mine.numel(), 1.0)
+            assert bool((mine == 50).all())
+    except BaseException as error:
+        failed.append(error)
+threads = [threading.Thread(target=other) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not failed, failed
+try:
+    import cupy
+except ImportError:
+    pass
+else:
+    c, d = cupy.ones(10_000, "float32"), cupy.zeros(10_000, "float32")
+    torch.cuda.current_stream().synchronize()
+    for _ in range(6):
+        axpy[(40,)](c, d, 10_000, 1.0)
+    torch.cuda.synchronize()
+    assert bool((d == 6).all())
+print("done")
+"""
+
+
+def test_a_program_without_triton_launches_it_inline_on_its_tensors(client, tmp_path):
+    pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    x, y = client.zeros(10_000), client.zeros(10_000)
+    axpy[(40,)](x, y, 10_000)
+    row_sum[(100,)](client.zeros((100, 100)), client.zeros(100), 100, BLOCK=128)
+    axpy.save(tmp_path / "axpy")
+    row_sum.save(tmp_path / "row_sum")
+    done = subprocess.run(
+        [sys.executable, "-c", INLINE, str(tmp_path / "axpy"), str(tmp_path / "row_sum")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr

@@ -1,11 +1,10 @@
 """Where a call of a Triton kernel goes: by its kernel's mode, or else by its arguments."""
 
-import ctypes
 import sys
 import types
 
 import pytest
-from triton_support import triton
+from triton_support import has_cuda, triton
 
 import ringlaunch as rl
 
@@ -131,14 +130,6 @@ def test_what_is_no_mode_is_refused(mode, error, text):
 def test_a_client_and_inline_do_not_go_together(client):
     with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or None beside a client"):
         rl.wrap(fill, client=client, mode="inline")
-
-
-def has_cuda():
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 @pytest.mark.skipif(has_cuda(), reason="libcuda.so.1 is installed here: tests/gpu/test_triton_inline.py")

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from triton_support import launch_record, triton
+from triton_support import has_cuda, launch_record, triton
 
 import ringlaunch as rl
 from ringlaunch import _core, _triton_file, _triton_saved
@@ -289,6 +289,41 @@ def test_a_single_configuration_needs_no_key(client, x, path):
     kernel.save(path)
     loaded = rl.load(path)
     assert loaded[(1,)](x, 7).metadata.num_warps == 1 and next(iter(loaded.fn.cache)).constants["BLOCK"] == 16
+
+
+class Tensor:
+    dtype = "float32"
+
+    def data_ptr(self):
+        return 4096
+
+
+def test_its_mode_is_chosen_as_that_of_any_kernel(client, x, path):
+    kernel = rl.wrap(scale)
+    kernel[(1,)](x, 4)
+    kernel.save(path)
+    with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or 'inline', found 'ring'"):
+        rl.load(path, mode="ring")
+    with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or None beside a client"):
+        rl.load(path, client, mode="inline")
+    with pytest.raises(rl.Error, match=r"expected a Buffer|for \(x"):
+        rl.load(path, mode="daemon")[(1,)](Tensor(), 4)
+    assert rl.load(path)[(1,)](x, 4) is not None
+
+
+@pytest.mark.skipif(has_cuda(), reason="libcuda.so.1 is installed here: tests/gpu/test_triton_files.py")
+def test_inline_without_a_gpu_is_refused(client, x, path):
+    kernel = rl.wrap(scale)
+    kernel[(1,)](x, 4)
+    kernel.save(path)
+    text = r"kernel 'scale': an inline launch is one in this program.*libcuda\.so\.1"
+    for _ in range(2):
+        with pytest.raises(rl.Unsupported, match=text):
+            rl.load(path)[(1,)](Tensor(), 4)
+        with pytest.raises(rl.Unsupported, match=text):
+            rl.load(path, mode="inline")[(1,)](0, 4)
+    with pytest.raises(rl.ParamTypeError, match="a tensor of this program, to launch inline"):
+        rl.load(path, mode="inline")[(1,)](x, 4)
 
 
 def test_tuning_that_runs_code_of_the_program_cannot_be_saved(client, x, path):

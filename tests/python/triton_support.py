@@ -1,5 +1,6 @@
 """What the tests of Triton kernels share; without Triton they are skipped."""
 
+import ctypes
 import os
 
 import pytest
@@ -26,3 +27,11 @@ def launch_record(data):
         shape = [number(24), number(28), number(32), number(36, 2), number(38, 2), number(40, 2), number(44)]
         head = 48
     return shape, data[head:64] + b"".join(data[at + 8 : at + 64] for at in range(64, len(data), 64))
+
+
+def has_cuda():
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
