@@ -112,14 +112,17 @@ bool await_room(StreamObject* stream, std::uint32_t slots, const char* doing) {
     detail::StreamState& state = *stream->state;
     const std::uint64_t position =
         detail::position_with_room(state, slots);  // the producer's: under the lock
-    Status status = Status::ok;
-    if (!wait_in_slices(
-            [&](std::uint64_t slice_ns) {
-                return detail::wait_completed(state, position, monotonic_ns() + slice_ns);
-            },
-            std::nullopt, status))
-        return false;
+    Status status = Status::timed_out;
+    // Another thread may close the stream meanwhile: what is in it still runs, but no record follows.
+    while (status == Status::timed_out && stream->state != nullptr)
+        if (!wait_in_slices(
+                [&](std::uint64_t slice_ns) {
+                    return detail::wait_completed(state, position, monotonic_ns() + slice_ns);
+                },
+                kWaitSliceNs, status))
+            return false;
     if (status == Status::ok) return true;
+    if (status == Status::timed_out) status = Status::closed;
     set_stream_error(stream, status, doing);
     return false;
 }

@@ -3,6 +3,7 @@
 import gc
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -136,3 +137,28 @@ def test_closing_a_stream_under_another_thread(client, kernels):
             stream.close()
 
         in_threads(launches_until_closed, close)
+
+
+def test_closing_a_stream_whose_full_ring_another_thread_waits_for(client, kernels):
+    """The other thread is told at once, however long the stream's work takes."""
+    stream = client.stream(ring_slots=64)
+    napped = kernels["nap"].bind(1, 1, stream)
+    napped(3000)
+    launched = [0]
+
+    def launches():
+        with pytest.raises(rl.Closed, match="stream is closed"):
+            while True:
+                napped(0)
+                launched[0] += 1
+        assert not done.done()  # nothing has left the ring meanwhile
+
+    def close():
+        seen = -1
+        while launched[0] != seen:  # until it is full
+            seen = launched[0]
+            time.sleep(0.1)
+        stream.close()
+
+    done = stream.record()
+    in_threads(launches, close)
