@@ -606,6 +606,9 @@ py::bytes ring_bytes_for_tests(const py::object& self, std::uint64_t position, s
 
 // Not for free-threaded builds yet: a stream's order and every handle rest on the interpreter lock. So the
 // module does not say that it can do without, and such an interpreter turns its lock on at the import.
+// pybind11's way in waits for ever for the interpreter lock in a second interpreter of the process (as
+// mod_wsgi has them). So what Python calls is ours, at the end, and asks first.
+#define PyInit__core pybind11_PyInit__core
 PYBIND11_MODULE(_core, module) {
     using namespace ringlaunch;
     using namespace ringlaunch::python;
@@ -682,4 +685,17 @@ PYBIND11_MODULE(_core, module) {
     module.def("_pack", &pack_for_tests, py::arg("kernel"), py::arg("params"));
     module.def("_ring_bytes", &ring_bytes_for_tests, py::arg("stream"), py::arg("position"),
                py::arg("slots"));
+}
+
+#undef PyInit__core
+
+PyMODINIT_FUNC PyInit__core() {
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(
+            PyExc_ImportError,
+            "ringlaunch works in the main interpreter of a process, not in a subinterpreter (with "
+            "mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
+        return nullptr;
+    }
+    return pybind11_PyInit__core();
 }

@@ -67,3 +67,25 @@ def test_importing_starts_nothing_and_brings_nothing_large():
         """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "1 []", done.stderr
+
+
+def test_a_subinterpreter_is_refused():
+    program = """if True:
+        try:
+            import _interpreters as interpreters
+            run = interpreters.exec
+        except ImportError:
+            import _xxsubinterpreters as interpreters
+            run = interpreters.run_string
+        for _ in range(2):
+            run(interpreters.create(), '''if True:
+                try:
+                    import ringlaunch
+                except ImportError as error:
+                    print(error, flush=True)
+                ''')
+            import ringlaunch  # here it works, then as before
+        """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("main interpreter") == 2, done.stdout
