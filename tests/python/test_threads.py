@@ -147,10 +147,13 @@ def test_closing_a_stream_whose_full_ring_another_thread_waits_for(client, kerne
     launched = [0]
 
     def launches():
+        while True:
+            napped(0)
+            launched[0] += 1
+
+    def launches_until_closed():
         with pytest.raises(rl.Closed, match="stream is closed"):
-            while True:
-                napped(0)
-                launched[0] += 1
+            launches()
         assert not done.done()  # nothing has left the ring meanwhile
 
     def close():
@@ -161,4 +164,4 @@ def test_closing_a_stream_whose_full_ring_another_thread_waits_for(client, kerne
         stream.close()
 
     done = stream.record()
-    in_threads(launches, close)
+    in_threads(launches_until_closed, close)
