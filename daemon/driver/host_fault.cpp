@@ -1,15 +1,19 @@
 #include "daemon/driver/host_fault.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
+#include <iterator>
 #include <mutex>
 #include <string>
 
@@ -29,7 +33,21 @@ std::atomic<FaultPage*> page{nullptr};
 std::atomic<bool> caught{false};  // the first fault wins
 std::array<struct sigaction, kSignals.size()> before;
 
+constexpr std::int64_t kNever = -1, kRunning = -2;
+constexpr std::int64_t kOnItsWayMs = 1000;  // longer than a signal is
+// The kernel that a worker thread runs or ran last, for a handler that runs on another thread: a signal that
+// was sent with kill() is the process's, and comes on any thread, perhaps when the kernel has returned.
+struct Worker {
+    // relaxed, all of them: one may be newer than another, and what is said of it says so.
+    std::atomic<std::uint64_t> stream{0}, position{0}, kernel{0};
+    std::atomic<std::int64_t> ended_ms{kNever};
+    Worker* next = nullptr;
+};
+
 thread_local Running running;
+thread_local Worker worker;
+Worker* workers = nullptr;  // under `workers_held`, a lock that a handler may try
+std::atomic<bool> workers_held{false};
 thread_local std::uint64_t stack_low = 0;  // the lowest address of this thread's stack; 0: unknown
 
 // Text into the fault page without a call that a signal handler may not make.
@@ -114,6 +132,60 @@ void publish(FaultPage& to) {
     to.kind.store(static_cast<std::uint32_t>(FaultKind::signal), std::memory_order_release);
 }
 
+std::int64_t now_ms() {
+    timespec now;
+    ::clock_gettime(CLOCK_MONOTONIC_COARSE, &now);  // a few ns
+    return std::int64_t{now.tv_sec} * 1000 + now.tv_nsec / 1'000'000;
+}
+
+// False: somebody holds them who does not let go, this thread perhaps.
+bool hold_workers() {
+    for (int i = 0; i < 1'000'000; ++i) {
+        // sync: WORKERS (pairs with let_go_of_workers)
+        if (!workers_held.exchange(true, std::memory_order_acquire)) return true;
+        ::sched_yield();
+    }
+    return false;
+}
+
+void let_go_of_workers() {
+    workers_held.store(false, std::memory_order_release);  // sync: WORKERS
+}
+
+// This process sent itself the signal, and not to one thread. It was a kernel that runs, or one that has just
+// returned: where only one stream has such, it was that one's. False: there is none.
+bool accuse_senders(FaultPage& to, int signal) {
+    if (!hold_workers()) return false;
+    const std::int64_t now = now_ms();
+    std::uint32_t found = 0;
+    for (const Worker* each = workers; each != nullptr; each = each->next) {
+        const std::int64_t ended = each->ended_ms.load(std::memory_order_relaxed);
+        if (ended == kNever || (ended != kRunning && now > ended + kOnItsWayMs)) continue;
+        if (found < std::size(to.also))
+            to.also[found] = {each->stream.load(std::memory_order_relaxed),
+                              each->position.load(std::memory_order_relaxed),
+                              each->kernel.load(std::memory_order_relaxed)};
+        ++found;
+    }
+    let_go_of_workers();
+    if (found == 0) return false;
+    to.signal = static_cast<std::uint32_t>(signal);
+    Writer text(to.text, sizeof to.text);
+    text.text(signal_name(signal)).text(", sent to this process with kill() by ");
+    const bool loads = running.what != nullptr && running.stream == 0;  // whose constructors may have done it
+    if (found == 1 && !loads) {
+        to.stream = to.also[0].stream;
+        to.position = to.also[0].position;
+        to.kernel = to.also[0].kernel;
+        text.text("this kernel, or by one of its stream just before, record ").number(to.position, 10);
+    } else {
+        to.also_count = found;
+        text.text("one of the kernels that were running");
+    }
+    publish(to);
+    return true;
+}
+
 void die_of(int signal) {
     struct sigaction standard {};
     standard.sa_handler = SIG_DFL;
@@ -137,8 +209,19 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     const int saved_errno = errno;
     // A signal that another process sent says nothing about what runs here.
     const bool sent_from_outside = info->si_code <= 0 && info->si_pid != ::getpid();
+    const bool sent_to_all = !sent_from_outside && (info->si_code == SI_USER || info->si_code == SI_QUEUE);
     // relaxed: set before any thread had something to blame.
     FaultPage* const to = page.load(std::memory_order_relaxed);
+    if (sent_to_all && to != nullptr) {
+        if (caught.exchange(true, std::memory_order_relaxed))  // relaxed: as below
+            for (;;) ::pause();
+        if (accuse_senders(*to, signal)) {
+            die_of(signal);
+            errno = saved_errno;
+            return;
+        }
+        caught.store(false, std::memory_order_relaxed);  // relaxed: as below
+    }
     if (running.what == nullptr || sent_from_outside) {
         hand_on(signal, info, context);
         errno = saved_errno;
@@ -200,6 +283,11 @@ FaultCatcher::~FaultCatcher() {
 }
 
 FaultStack::FaultStack() {
+    while (!hold_workers()) {
+    }
+    worker.next = workers;
+    workers = &worker;
+    let_go_of_workers();
     void* const at = ::mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (at != MAP_FAILED) {
         stack_ = at;
@@ -219,6 +307,12 @@ FaultStack::FaultStack() {
 }
 
 FaultStack::~FaultStack() {
+    while (!hold_workers()) {
+    }
+    Worker** at = &workers;
+    while (*at != &worker) at = &(*at)->next;
+    *at = worker.next;
+    let_go_of_workers();
     if (stack_ == nullptr) return;
     ::sigaltstack(&before_, nullptr);
     ::munmap(stack_, kStackBytes);
@@ -229,6 +323,12 @@ void set_running(const Running& now) noexcept {
     running.position = now.position;
     running.kernel = now.kernel;
     running.node = now.node;
+    if (now.kernel != 0) {
+        worker.stream.store(now.stream, std::memory_order_relaxed);
+        worker.position.store(now.position, std::memory_order_relaxed);
+        worker.kernel.store(now.kernel, std::memory_order_relaxed);
+        worker.ended_ms.store(kRunning, std::memory_order_relaxed);
+    }
     // The handler looks at `what` first.
     std::atomic_signal_fence(std::memory_order_release);
     running.what = now.what;
@@ -238,6 +338,7 @@ void set_running(const Running& now) noexcept {
 void clear_running() noexcept {
     std::atomic_signal_fence(std::memory_order_release);
     running.what = nullptr;
+    if (running.kernel != 0) worker.ended_ms.store(now_ms(), std::memory_order_relaxed);
 }
 
 }  // namespace ringlaunch::driver

@@ -20,7 +20,9 @@ struct Running {
 
 // Catches the signals that a fault raises (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP) and exit(), in
 // the whole process. On a thread with something to blame it fills the fault page; then the process dies by
-// that signal. A fault elsewhere goes on to whoever caught the signal before. _exit() cannot be caught.
+// that signal. A fault elsewhere goes on to whoever caught the signal before. _exit() cannot be caught. A
+// signal that a kernel sent with kill() comes on any thread, and may come when the kernel has returned: then
+// the only stream that can have sent it is named, or all that can as suspects.
 class FaultCatcher {
   public:
     explicit FaultCatcher(FaultPage* page);  // may be null; one catcher in a process at a time
@@ -29,7 +31,8 @@ class FaultCatcher {
     FaultCatcher& operator=(const FaultCatcher&) = delete;
 };
 
-// Gives the calling thread a stack for its handlers, so that a stack overflow can be caught, too.
+// Of a worker thread: a stack for its handlers, so that a stack overflow can be caught, too, and a place
+// among those that may have sent a signal.
 class FaultStack {
   public:
     FaultStack();

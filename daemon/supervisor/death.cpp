@@ -59,7 +59,7 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         death.kernel = fault.kernel;
         death.also = fault.also;
         const bool caught = fault.kind == driver::FaultKind::signal;
-        death.outside_streams = caught && fault.stream == 0;
+        death.outside_streams = caught && fault.stream == 0 && fault.also.empty();
         if (caught && fault.text.starts_with(signal_name(fault.signal))) {
             death.text = "caught " + fault.text;  // it says signal and address itself
         } else {

@@ -1,5 +1,6 @@
 // Kernels that raise each signal a fault can raise, for the host driver.
 #include <ringlaunch/kernel.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -54,3 +55,9 @@ extern "C" __global__ void overflow_stack(int* out) {
     *out = deeper(0);
 }
 RINGLAUNCH_EXPORT(overflow_stack)
+
+// To the process, not to this thread: whoever gets it gets it later.
+extern "C" __global__ void send(int signal) {
+    kill(getpid(), signal);
+}
+RINGLAUNCH_EXPORT(send)

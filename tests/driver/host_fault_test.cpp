@@ -167,6 +167,61 @@ TEST(HostFaults, ASignalFromOutsideBlamesNobody) {
     EXPECT_EQ(page->kind.load(), static_cast<std::uint32_t>(FaultKind::none));
 }
 
+// A kernel that sends its process a signal has returned when it comes, as a rule.
+struct Sent {
+    std::unique_ptr<SharedFaultPage> page = std::make_unique<SharedFaultPage>();
+    int status = 0;
+};
+Sent send_signal(int signal, const std::function<void(Rig&, const Module&)>& beside) {
+    Sent sent;
+    sent.status = in_child([&] {
+        catch_nothing();
+        Rig rig(DriverKind::Host, sent.page->get());
+        const auto module = load(*rig.driver, TEST_FAULT_KERNELS);
+        beside(rig, *module);
+        TestStream stream(*rig.driver, 1000);
+        stream.launch(find(*module, "send"), {}, {}, pack(signal));
+        (void)stream.finish();
+        for (;;) ::pause();
+    });
+    return sent;
+}
+
+TEST(HostFaults, AKernelThatSendsASignalIsNamedThoughItHasReturned) {
+    for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) {
+        const Sent sent = send_signal(signal, [](Rig& rig, const Module&) {
+            static TestStream bystander(*rig.driver);  // copies and fills send nothing
+            bystander.fill(rig.base, 64, 1, 1);
+            ASSERT_TRUE(bystander.finish());
+        });
+        ASSERT_TRUE(WIFSIGNALED(sent.status)) << "status " << sent.status;
+        EXPECT_EQ(WTERMSIG(sent.status), signal);
+        const FaultPage& page = **sent.page;
+        EXPECT_EQ(page.kind.load(), static_cast<std::uint32_t>(FaultKind::signal));
+        EXPECT_EQ(page.signal, static_cast<std::uint32_t>(signal));
+        EXPECT_EQ(page.stream, 7u);
+        EXPECT_EQ(page.position, 1000u);
+        EXPECT_EQ(page.kernel, 99u);
+        EXPECT_EQ(page.also_count, 0u);
+        EXPECT_THAT(std::string(page.text), HasSubstr("sent to this process with kill()"));
+    }
+}
+
+TEST(HostFaults, OfASentSignalAllWhoseKernelsRanAreSuspectsAndNobodyIsAccused) {
+    const Sent sent = send_signal(SIGSEGV, [](Rig& rig, const Module& module) {
+        static TestStream neighbour(*rig.driver, 500);
+        neighbour.launch(find(module, "write_to"), {}, {}, pack(rig.base));
+        ASSERT_TRUE(neighbour.finish());
+    });
+    ASSERT_TRUE(WIFSIGNALED(sent.status)) << "status " << sent.status;
+    const FaultPage& page = **sent.page;
+    EXPECT_EQ(page.kind.load(), static_cast<std::uint32_t>(FaultKind::signal));
+    EXPECT_EQ(page.stream, 0u);
+    ASSERT_EQ(page.also_count, 2u);
+    EXPECT_EQ(page.also[0].position + page.also[1].position, 1500u);
+    EXPECT_THAT(std::string(page.text), HasSubstr("one of the kernels that were running"));
+}
+
 TEST(HostFaults, AFaultOfTheExecutorItselfBlamesNoKernel) {
     const SharedFaultPage page;
     const int status = in_child([&] {

@@ -138,6 +138,18 @@ TEST(Death, AFaultOutsideOfEveryStreamIsNoStreams) {
     EXPECT_FALSE(death.of_its_work());
 }
 
+TEST(Death, ASignalThatOneOfSeveralSentIsTheirs) {
+    driver::FaultPage page;
+    fill(page, driver::FaultKind::signal, 0);
+    page.also_count = 2;
+    page.also[0] = {5, 12, 34};
+    page.also[1] = {6, 13, 35};
+    const Death death = explain_death({true, SIGSEGV}, read_fault_page(page), {});
+    EXPECT_EQ(death.cause, DeathCause::unknown);
+    EXPECT_FALSE(death.outside_streams);
+    EXPECT_EQ(death.also.size(), 2u);
+}
+
 TEST(Death, ALostDeviceMayNameNobody) {
     driver::FaultPage page;
     fill(page, driver::FaultKind::device, 0);
