@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
+#include <new>
 #include <system_error>
 
 #include "daemon/driver/culprit.hpp"
@@ -22,8 +23,6 @@ namespace ringlaunch::driver {
 
 namespace {
 
-// With every thread of a large device in it a dump has some hundred MiB, and each module's code besides.
-constexpr std::size_t kMaxDumpBytes = std::size_t{1} << 30;
 // What the pipe takes before anybody has looked, the least there is, and what it takes then.
 constexpr int kHeldBytes = 4096, kFlowingBytes = 1 << 20;
 // The fault is reported when the dump has been written; this is for one that was not.
@@ -53,7 +52,7 @@ void put_text(FaultPage& page, const std::string& text) {
 
 }  // namespace
 
-FaultDumps::FaultDumps() : stop_(::eventfd(0, EFD_CLOEXEC)) {
+FaultDumps::FaultDumps(std::size_t most_bytes) : stop_(::eventfd(0, EFD_CLOEXEC)), most_bytes_(most_bytes) {
     int ends[2];
     if (!stop_ || ::pipe2(ends, O_CLOEXEC | O_NONBLOCK) != 0) fail();
     pipe_.reset(ends[0]);
@@ -78,12 +77,17 @@ FaultDumps::~FaultDumps() {
 
 // True: the dump has come to its end.
 bool FaultDumps::read_some() {
-    std::byte bytes[1 << 16];
-    const ssize_t got = ::read(pipe_.get(), bytes, sizeof bytes);
+    if (dump_ == nullptr) {
+        dump_.reset(new (std::nothrow) std::byte[most_bytes_]);
+        if (dump_ == nullptr) most_bytes_ = 0;
+    }
+    // All of it is read, for the device to go on; what is beyond the bound goes nowhere.
+    std::byte scrap[1 << 16];
+    const std::size_t room = most_bytes_ - std::min(most_bytes_, dump_bytes_);
+    const ssize_t got =
+        ::read(pipe_.get(), room != 0 ? dump_.get() + dump_bytes_ : scrap, room != 0 ? room : sizeof scrap);
     if (got < 0) return errno != EAGAIN && errno != EINTR;
-    // What is beyond is not kept, which the reader of the dump finds.
-    const std::size_t kept = std::min(static_cast<std::size_t>(got), kMaxDumpBytes - dump_.size());
-    dump_.insert(dump_.end(), bytes, bytes + kept);
+    dump_bytes_ += static_cast<std::size_t>(got);
     return got == 0;
 }
 
@@ -98,7 +102,7 @@ void FaultDumps::watch() {
         // Before anything is read: the device stands still until all of it is.
         if (!begun) journals_.look();
         whole = read_some();
-        if (begun || dump_.empty()) continue;
+        if (begun || dump_bytes_ == 0) continue;
         begun = true;
         // CUDA has the pipe open by now: so it ends when CUDA is through.
         own_end_.reset();
@@ -121,11 +125,15 @@ bool FaultDumps::whole() const {
     return whole_;
 }
 
-const std::vector<std::byte>& FaultDumps::wait_for_dump() {
+std::span<const std::byte> FaultDumps::wait_for_dump() {
     std::unique_lock lock(mutex_);
     if (!changed_.wait_for(lock, kPatience, [this] { return whole_; }))
         throw Error(Status::driver_error, "CUDA wrote no GPU core dump");
-    return dump_;
+    if (dump_bytes_ > most_bytes_)
+        throw Error(Status::driver_error, "the GPU core dump of " + std::to_string(dump_bytes_) +
+                                              " bytes is larger than the " + std::to_string(most_bytes_) +
+                                              " bytes that are kept of one");
+    return {dump_.get(), dump_bytes_};
 }
 
 std::string FaultDumps::accuse(const std::string& lost, FaultPage* page) noexcept {

@@ -10,10 +10,11 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "daemon/driver/fault.hpp"
 #include "daemon/driver/launch_journal.hpp"
@@ -23,8 +24,12 @@ namespace ringlaunch::driver {
 
 class FaultDumps {
   public:
-    // Before CUDA starts: it reads its settings then. Throws std::system_error.
-    FaultDumps();
+    // With every thread of a large device in it a dump has some hundred MiB, and each module's code besides.
+    static constexpr std::size_t kMostBytes = std::size_t{256} << 20;
+
+    // Before CUDA starts: it reads its settings then. A dump of more than `most_bytes` is not looked into.
+    // Throws std::system_error.
+    explicit FaultDumps(std::size_t most_bytes = kMostBytes);
     ~FaultDumps();
     FaultDumps(const FaultDumps&) = delete;
     FaultDumps& operator=(const FaultDumps&) = delete;
@@ -41,17 +46,20 @@ class FaultDumps {
   private:
     void watch();
     bool read_some();
-    const std::vector<std::byte>& wait_for_dump();
+    std::span<const std::byte> wait_for_dump();
     std::string read_and_accuse(const std::string& lost, FaultPage& page);
 
     UniqueFd pipe_, stop_;
     UniqueFd own_end_;  // to write: with nobody there at all a pipe is at its end
     LaunchJournals journals_;
     std::atomic<int> wake_fd_{-1};
-    std::vector<std::byte> dump_;  // the watcher's until `whole_`
+    // The watcher's until `whole_`: room for the most there may be, which takes memory only as it is filled.
+    std::unique_ptr<std::byte[]> dump_;
+    std::size_t dump_bytes_ = 0;  // of the dump, kept or not
     mutable std::mutex mutex_;
     std::condition_variable changed_;
     bool whole_ = false;
+    std::size_t most_bytes_;
     std::thread watcher_;
 };
 

@@ -104,6 +104,7 @@ CudaStream::~CudaStream() {
     if (!drain(kAbandonNs)) {
         new RegisteredMemory(std::move(page_));
         own_page_.release();
+        if (journal_ != nullptr) journal_.get_deleter().of->leave(std::move(journal_));
         return;
     }
     graphs_.reset();

@@ -84,7 +84,7 @@ class CudaStream : public Stream {
     std::optional<GraphPool<CudaGraphs>> graphs_;  // none where launches are not coalesced
     CUevent tail_ = nullptr;                       // recorded anew for each stream that waits for this one
     const int completion_fd_;
-    const LaunchJournals::Open journal_;
+    LaunchJournals::Open journal_;
     char why_[256] = "";
 };
 

@@ -7,7 +7,8 @@
 //
 // The dispatch thread notes and publishes, and once the device is lost it looks, while all journals are held.
 // The control thread makes them and lets go of them; a thread that watches for the dump looks how far the
-// streams are.
+// streams are. A stream may go between the fault and the look into the dump, or while it still has work on
+// the device: its journal is kept then, without the page of its client.
 #pragma once
 
 #include <algorithm>
@@ -63,14 +64,14 @@ struct NotedLaunch {
 class LaunchJournal {
   public:
     // `done`: what the device writes; `completed`: the stream's word on its page. Both stay until the journal
-    // is closed.
+    // is closed; of a stream that was left to itself `done` stays for good.
     LaunchJournal(std::uint64_t stream, std::uint32_t max_in_flight, const SharedU64& done,
                   SharedU64& completed, const std::atomic<bool>& fell)
         : stream_(stream),
           least_(std::bit_ceil(std::max(kLeast, 2 * max_in_flight))),
           launches_(least_),
           done_(done),
-          completed_(completed),
+          completed_(&completed),
           fell_at_(done.load(std::memory_order_relaxed)),  // relaxed: the device does not know it yet
           fell_(fell) {}
 
@@ -80,7 +81,7 @@ class LaunchJournal {
     // more has completed.
     [[nodiscard]] bool make_room(std::size_t launches) noexcept {
         // relaxed: this side is the one that writes it.
-        const std::uint64_t completed = completed_.load(std::memory_order_relaxed);
+        const std::uint64_t completed = completed_->load(std::memory_order_relaxed);
         begin_ = oldest();
         while (begin_ != count_ && at(begin_).position < completed) ++begin_;
         // Others come by themselves as well: so much room is theirs.
@@ -98,14 +99,15 @@ class LaunchJournal {
     }
     // Dispatch thread; the control thread, where that does not know the stream.
     void publish() noexcept {
+        if (completed_ == nullptr) return;  // the stream has gone
         // sync: COMPLETED (pairs with the device's store)
         std::uint64_t done = done_.load(std::memory_order_acquire);
         // sync: FELL (pairs with look()): the device goes on only after it, so a word from behind the fault
         // comes with the flag.
         if (fell_.load(std::memory_order_acquire)) done = fell_at_;
         // relaxed: this side is the one that writes it.
-        if (completed_.load(std::memory_order_relaxed) != done)
-            completed_.store(done, std::memory_order_release);  // sync: COMPLETED (pairs with clients)
+        if (completed_->load(std::memory_order_relaxed) != done)
+            completed_->store(done, std::memory_order_release);  // sync: COMPLETED (pairs with clients)
     }
     // The launches that had not completed when the device fell, the oldest first.
     template <class See>
@@ -133,14 +135,14 @@ class LaunchJournal {
     std::uint64_t begin_ = 0;            // what is before has completed
     std::uint64_t count_ = 0;
     const SharedU64& done_;
-    SharedU64& completed_;
+    SharedU64* completed_;   // null: the stream has gone
     std::uint64_t fell_at_;  // what it had completed when the device fell
     const std::atomic<bool>& fell_;
 };
 
 class LaunchJournals {
   public:
-    // Closes it when its stream goes.
+    // Closes it when its stream goes, whose work has ended.
     struct Close {
         LaunchJournals* of = nullptr;
         void operator()(LaunchJournal* journal) const { of->close(journal); }
@@ -152,6 +154,11 @@ class LaunchJournals {
         const std::lock_guard lock(mutex_);
         journals_.push_back(std::make_unique<LaunchJournal>(stream, max_in_flight, done, completed, fell_));
         return Open(journals_.back().get(), Close{this});
+    }
+    // Of a stream that goes with work on the device: until the end, for the fault that this may bring.
+    void leave(Open journal) {
+        const std::lock_guard lock(mutex_);
+        journal.release()->completed_ = nullptr;
     }
     // The device has fallen, and stands still: how far is each stream?
     void look() {
@@ -167,7 +174,7 @@ class LaunchJournals {
         const std::lock_guard lock(mutex_);
         for (const auto& journal : journals_) journal->publish();
     }
-    // Shows all of them, of which none is closed meanwhile.
+    // Shows all of them, those of streams that have gone since the fault included; none goes meanwhile.
     template <class See>
     auto read(const See& see) const {
         const std::lock_guard lock(mutex_);
@@ -177,9 +184,14 @@ class LaunchJournals {
     }
 
   private:
-    void close(const LaunchJournal* journal) {
+    void close(LaunchJournal* journal) {
         const std::lock_guard lock(mutex_);
-        std::erase_if(journals_, [&](const auto& each) { return each.get() == journal; });
+        const auto at = std::ranges::find(journals_, journal, &std::unique_ptr<LaunchJournal>::get);
+        // relaxed: only set under the lock. Behind a fault the dump still has to be looked into.
+        if (fell_.load(std::memory_order_relaxed))
+            (*at)->completed_ = nullptr;
+        else
+            journals_.erase(at);
     }
 
     std::atomic<bool> fell_{false};

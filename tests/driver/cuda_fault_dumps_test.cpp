@@ -23,8 +23,12 @@ constexpr std::uint64_t kDumpedPointer = 0xdead0000bee0;
 
 class FaultDumpsTest : public testing::Test {
   protected:
-    FaultDumpsTest() {
-        dumps.emplace();
+    FaultDumpsTest() { begin(FaultDumps::kMostBytes); }
+    ~FaultDumpsTest() override { streams.clear(); }
+
+    void begin(std::size_t most_bytes) {
+        streams.clear();
+        dumps.emplace(most_bytes);
         path = ::getenv("CUDA_COREDUMP_FILE");
         for (const char* name :
              {"CUDA_COREDUMP_FILE", "CUDA_ENABLE_COREDUMP_ON_EXCEPTION", "CUDA_COREDUMP_GENERATION_FLAGS"})
@@ -32,7 +36,6 @@ class FaultDumpsTest : public testing::Test {
         for (std::uint64_t i = 0; i < 2; ++i)
             streams.push_back(dumps->journals().open(i + 1, 64, words[i], pages[i]));
     }
-    ~FaultDumpsTest() override { streams.clear(); }
 
     void launch(std::size_t stream, std::uint64_t position) {
         const FaultDump dump = read_fault_dump(whole);
@@ -109,6 +112,59 @@ TEST_F(FaultDumpsTest, StreamsAtTheSameCodeAreSuspectsAndNobodyIsAccused) {
     EXPECT_THAT(text, HasSubstr("several streams"));
 }
 
+TEST_F(FaultDumpsTest, AStreamThatGoesBeforeTheDumpIsSearchedIsAccused) {
+    for (std::uint64_t i = 0; i < 20; ++i) launch(0, i);
+    words[0] = 7;
+    std::thread cuda([&] { write(whole, 4096); });
+    cuda.join();
+    while (!dumps->whole()) std::this_thread::yield();
+    words[0] = 20;
+    streams[0].reset();
+    const std::string text = dumps->accuse("lost", &page);
+    EXPECT_EQ(page.stream, 1u) << text;
+    EXPECT_EQ(page.position, 7u);
+    EXPECT_EQ(pages[0], 0u) << "its page was written to after it had gone";
+}
+
+TEST_F(FaultDumpsTest, AStreamThatWasLeftWithWorkOnTheDeviceIsAccused) {
+    for (std::uint64_t i = 0; i < 20; ++i) launch(0, i);
+    words[0] = 7;
+    dumps->journals().leave(std::move(streams[0]));
+    words[0] = 8;
+    std::thread cuda([&] { write(whole, 4096); });
+    const std::string text = dumps->accuse("lost", &page);
+    cuda.join();
+    EXPECT_EQ(page.stream, 1u) << text;
+    EXPECT_EQ(page.position, 8u);
+    EXPECT_EQ(pages[0], 0u);
+}
+
+TEST_F(FaultDumpsTest, AStreamThatHadGoneBeforeTheFaultIsNot) {
+    launch(0, 3);
+    launch(1, 4);
+    streams[0].reset();
+    std::thread cuda([&] { write(whole, 4096); });
+    const std::string text = dumps->accuse("lost", &page);
+    cuda.join();
+    EXPECT_EQ(page.stream, 2u) << text;
+    EXPECT_EQ(page.position, 4u);
+}
+
+TEST_F(FaultDumpsTest, StreamsComeAndGoWhileTheDeviceFalls) {
+    for (std::uint64_t i = 0; i < 20; ++i) launch(1, i);
+    words[1] = 19;
+    std::thread control([&] {
+        SharedU64 word = 0, client = 0;
+        for (int i = 0; i < 2000; ++i) dumps->journals().open(9, 64, word, client);
+    });
+    std::thread cuda([&] { write(whole, 4096); });
+    const std::string text = dumps->accuse("lost", &page);
+    cuda.join();
+    control.join();
+    EXPECT_EQ(page.stream, 2u) << text;
+    EXPECT_EQ(page.position, 19u);
+}
+
 TEST_F(FaultDumpsTest, AFaultWithoutADumpAccusesNobody) {
     launch(0, 3);
     const std::string text = dumps->accuse("lost", &page);
@@ -123,6 +179,16 @@ TEST_F(FaultDumpsTest, ADumpThatBreaksOffAccusesNobody) {
     cuda.join();
     EXPECT_EQ(page.kind.load(), 0u);
     EXPECT_THAT(text, HasSubstr("damaged"));
+}
+
+TEST_F(FaultDumpsTest, ADumpThatIsTooLargeIsReadToItsEndAndAccusesNobody) {
+    begin(whole.size() - 1);
+    launch(0, 3);
+    write(whole, 4096);  // returns once all of it has been read
+    const std::string text = dumps->accuse("lost", &page);
+    EXPECT_EQ(page.kind.load(), 0u);
+    EXPECT_THAT(text, HasSubstr("larger than the " + std::to_string(whole.size() - 1) + " bytes"));
+    EXPECT_THAT(text, HasSubstr("lost"));
 }
 
 TEST_F(FaultDumpsTest, ADumpThatIsThereWakesTheDispatchThread) {
