@@ -252,11 +252,12 @@ void check_cuda(std::vector<Finding>& findings, bool required) {
 
     const driver::CudaProbe probe = driver::probe_cuda(kCudaProbeTimeout);
     if (!probe.usable()) {
-        findings.push_back({lacking, "CUDA driver", probe.missing, probe.advice});
+        findings.push_back({lacking, "CUDA driver",
+                            probe.missing + (required ? "" : ": kernels run on the CPU, by the host driver"),
+                            probe.advice});
         return;
     }
-    std::string found = "CUDA " + std::to_string(probe.driver_version / 1000) + "." +
-                        std::to_string(probe.driver_version % 1000 / 10) + ", " +
+    std::string found = "CUDA " + driver::cuda_version_text(probe.driver_version) + ", " +
                         plural(probe.devices.size(), "device") + ":";
     for (std::size_t i = 0; i < probe.devices.size(); ++i) {
         const driver::CudaDeviceFound& device = probe.devices[i];
@@ -264,7 +265,7 @@ void check_cuda(std::vector<Finding>& findings, bool required) {
                  ", " + format_bytes(device.memory_bytes) + ")";
     }
     if (cuda_is_built_in())
-        findings.push_back({Verdict::ok, "CUDA driver", found, ""});
+        findings.push_back({Verdict::ok, "CUDA driver", found + ": kernels run there", ""});
     else
         findings.push_back({lacking, "CUDA driver",
                             found + ", but this ringlaunchd was built without the cuda driver",

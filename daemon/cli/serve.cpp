@@ -111,9 +111,12 @@ void refuse_second_daemon(const SocketPlace& place) {
     };
     try {
         const ControlClient other(place, std::chrono::milliseconds(2000), ControlClient::Versions::any);
-        const int pid = other.other_version() ? other.peer_pid() : other.welcome().daemon_pid();
-        running(std::string(other.other_version() ? "a daemon of another version" : "a daemon") +
-                " runs already (pid " + std::to_string(pid) + ")");
+        // As this process sees it: 0 where it does not.
+        const int pid = other.peer_pid();
+        running(
+            std::string(other.other_version() ? "a daemon of another version" : "a daemon") +
+            " runs already " +
+            (pid > 0 ? "(pid " + std::to_string(pid) + ")" : "(a process that cannot be seen from here)"));
     } catch (const CommandError& error) {
         switch (error.code()) {
             case ExitCode::no_daemon:

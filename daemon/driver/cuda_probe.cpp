@@ -34,6 +34,7 @@ constexpr int kComputeCapabilityMajor = 75;
 constexpr int kComputeCapabilityMinor = 76;
 constexpr int kNoDevice = 100;
 constexpr int kSystemDriverMismatch = 803;
+constexpr int kLeastVersion = 12040;  // the first that has all of cuda_api.hpp
 
 // What the child says: lines of "key value". One write at the end, so that a child that dies halfway says
 // nothing.
@@ -59,6 +60,14 @@ template <class Function>
 Function find(void* library, const char* name) {
     return reinterpret_cast<Function>(::dlsym(library, name));
 }
+
+}  // namespace
+
+std::string cuda_version_text(int version) {
+    return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+namespace {
 
 void probe_here(Report& report) {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
@@ -90,7 +99,15 @@ void probe_here(Report& report) {
                                                                : "error " + std::to_string(code);
     };
     int version = 0;
-    if (get_version(&version) == 0) report.line("version", std::to_string(version));
+    if (get_version(&version) == 0) {
+        report.line("version", std::to_string(version));
+        if (version < kLeastVersion) {
+            report.missing("the driver is one for CUDA " + cuda_version_text(version) + "; it takes " +
+                               cuda_version_text(kLeastVersion) + " or later",
+                           "update NVIDIA's driver to 550 or later");
+            return;
+        }
+    }
     if (const int code = init(0); code != 0) {
         const std::string what = "cuInit answers " + named(code);
         if (code == kNoDevice)

@@ -29,6 +29,9 @@ struct CudaProbe {
 // Forks, so call it while the process has one thread. A child that takes longer is killed.
 CudaProbe probe_cuda(std::chrono::milliseconds timeout);
 
+// "13.0" of CUDA's 13000.
+std::string cuda_version_text(int version);
+
 // A file below /dev that the driver needs, and whether this user may use it.
 struct DeviceNode {
     std::string path;

@@ -12,7 +12,7 @@ SOURCE = r"""
 #include <string.h>
 extern "C" {
 int cuInit(unsigned) { INIT }
-int cuDriverGetVersion(int* v) { *v = 13000; return 0; }
+int cuDriverGetVersion(int* v) { *v = VERSION; return 0; }
 int cuDeviceGetCount(int* n) { *n = DEVICES; return 0; }
 int cuDeviceGet(int* d, int ordinal) { *d = ordinal; return 0; }
 int cuDeviceGetName(char* to, int size, int) { strncpy(to, "Some GPU 9000", size); return 0; }
@@ -30,12 +30,12 @@ pytestmark = [
 
 @pytest.fixture
 def doctor(cli):
-    def run(init: str, devices: int = 2) -> dict:
+    def run(init: str, devices: int = 2, version: int = 13000, driver: str = "cuda") -> dict:
         source = cli.folder / "cuda.cpp"
         source.write_text(SOURCE)
-        flags = ["-shared", "-fPIC", f"-DINIT={init}", f"-DDEVICES={devices}"]
+        flags = ["-shared", "-fPIC", f"-DINIT={init}", f"-DDEVICES={devices}", f"-DVERSION={version}"]
         subprocess.run(["g++", *flags, source, "-o", cli.folder / "libcuda.so.1"], check=True, timeout=60)
-        result = cli.run("doctor", "--driver", "cuda", "--json", env={"LD_LIBRARY_PATH": str(cli.folder)})
+        result = cli.run("doctor", "--driver", driver, "--json", env={"LD_LIBRARY_PATH": str(cli.folder)})
         return next(f for f in json.loads(result.stdout)["findings"] if f["subject"] == "CUDA driver")
 
     return run
@@ -55,6 +55,19 @@ def test_a_driver_without_a_device_names_its_own_error(doctor):
 
 def test_a_driver_that_shows_no_device_is_missing_one(doctor):
     assert "shows no device" in doctor("return 0;", devices=0)["found"]
+
+
+def test_an_old_driver_is_told_with_the_version_that_is_needed(doctor):
+    finding = doctor("return 0;", version=12020)
+    assert finding["verdict"] == "missing"
+    assert "CUDA 12.2; it takes 12.4 or later" in finding["found"]
+    assert "550 or later" in finding["advice"]
+
+
+def test_without_a_usable_driver_doctor_says_what_the_daemon_takes_instead(cli, doctor):
+    finding = doctor("return 100;", driver="auto")
+    assert finding["verdict"] == "warn"
+    assert "kernels run on the CPU, by the host driver" in finding["found"]
 
 
 def test_a_driver_that_kills_whoever_asks_kills_only_the_probe(doctor):

@@ -99,6 +99,19 @@ def test_a_second_daemon_leaves_at_once_and_names_the_first(cli):
     assert cli.run("status").returncode == 0
 
 
+def test_a_second_daemon_that_cannot_see_the_first_makes_up_no_number(cli):
+    cli.serve("--driver", "null")
+    inside = ["unshare", *(["--user", "--map-root-user"] if os.geteuid() != 0 else []), "--pid", "--fork"]
+    tried = subprocess.run([*inside, "true"], capture_output=True, text=True, timeout=WATCHDOG_S)
+    if tried.returncode != 0:
+        pytest.skip(f"no process namespaces for us here: {tried.stderr.strip()}")
+    command = [*inside, cli.binary, "serve", "--driver", "null"]
+    second = subprocess.run(command, env=cli.env, capture_output=True, text=True, timeout=WATCHDOG_S)
+    assert second.returncode == 4, second.stderr
+    assert "a daemon runs already (a process that cannot be seen from here)" in second.stderr
+    assert "pid" not in second.stderr
+
+
 def test_of_many_that_start_at_once_one_serves(cli):
     racers = [
         subprocess.Popen([cli.binary, "serve", "--driver", "null"], env=cli.env, stderr=subprocess.DEVNULL)
