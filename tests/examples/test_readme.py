@@ -67,17 +67,28 @@ def test_the_triton_kernel_is_launched(code, tmp_path):
     assert "8 warps" in result.stdout and "1 launches" in result.stdout
 
 
-def test_the_cpp_compiles(code, tmp_path):
-    include = tmp_path / "ringlaunch"
+def check_syntax(source: str, standard: str, folder: Path) -> subprocess.CompletedProcess:
+    include = folder / "ringlaunch"
     include.mkdir()
     for header in (*(ROOT / "client" / "include" / "ringlaunch").glob("*.hpp"), *(ROOT / "schema").glob("*.hpp")):
         (include / header.name).symlink_to(header)
-    result = subprocess.run(
-        ["g++", "-std=c++20", "-Wall", "-Wextra", "-fsyntax-only", "-I", tmp_path, "-x", "c++", "-"],
-        input=code("cpp"),
+    return subprocess.run(
+        ["g++", f"-std={standard}", "-Wall", "-Wextra", "-fsyntax-only", "-I", folder, "-x", "c++", "-"],
+        input=source,
         check=False,
         capture_output=True,
         text=True,
         timeout=LIMIT_S,
     )
+
+
+def test_the_cpp_compiles(code, tmp_path):
+    result = check_syntax(code("cpp"), "c++20", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_an_older_standard_is_named_by_the_header(code, tmp_path):
+    result = check_syntax(code("cpp"), "c++17", tmp_path)
+    assert result.returncode != 0
+    first = next(line for line in result.stderr.splitlines() if "error:" in line)
+    assert "-std=c++20" in first

@@ -21,6 +21,10 @@
 // touch nothing.
 #pragma once
 
+#if __cplusplus < 202002L
+#error "ringlaunch's C++ client needs C++20: compile with -std=c++20, or link ringlaunch::ringlaunch by CMake"
+#endif
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
