@@ -53,7 +53,7 @@ class RawWriter {
             std::atomic_thread_fence(std::memory_order_seq_cst);
             if (state_.current().need_wakeup.load(std::memory_order_relaxed) != 0) state_.ring_doorbell();
         }
-        state_.producer = RingProducer<>(state_.header, slots_, state_.ring_slots, position_);
+        state_.producer = RingProducer<>(slots_, state_.ring_slots, position_);
     }
 
   private:

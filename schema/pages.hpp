@@ -49,8 +49,6 @@ struct RingHeader {
     std::uint64_t session;
     std::uint64_t stream;
 
-    // The client: where the next record will stand. A hint for counters; the protocol is the stamps.
-    alignas(kCacheLine) SharedU64 published;
     // The client: the lowest position that a sleeper of this stream waits to see completed; 0: nobody sleeps.
     alignas(kCacheLine) SharedU64 wait_position;
     // The client: about one record in 128 slots is timed. `sample_ns` (CLOCK_MONOTONIC) and
@@ -60,9 +58,8 @@ struct RingHeader {
     alignas(kCacheLine) SharedU64 sample_position;
     SharedU64 sample_ns;
 };
-static_assert(offsetof(RingHeader, published) == 64);
-static_assert(offsetof(RingHeader, wait_position) == 128);
-static_assert(offsetof(RingHeader, sample_position) == 192);
+static_assert(offsetof(RingHeader, wait_position) == 64);
+static_assert(offsetof(RingHeader, sample_position) == 128);
 static_assert(sizeof(RingHeader) <= kRingHeaderBytes);
 
 // Log-linear latency histogram: 4 buckets an octave, in ns. Bucket of v: see bucket_of() in

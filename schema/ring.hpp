@@ -16,7 +16,7 @@
 //   has
 //       completed the record that stood there a lap ago and will never look at it again.
 //   R4  A record's slots are contiguous. One that would wrap is preceded by a padding record up to the ring's
-//   end. R5  published - completed <= slot_count.
+//   end. R5  What was written ends at most slot_count behind completed.
 //
 // Crash of the producer at any store: the head stamp is not there, and the reader never looks behind it.
 // Crash of the consumer: the ring is the journal; the next one starts at `completed`, which is a record's
@@ -157,5 +157,28 @@ class RingConsumer {
     std::uint32_t slot_count_ = 0;
     std::uint64_t position_ = 0;
 };
+
+// Where the written records end, for a reader at `from`, a position at or behind `completed`. For counters
+// and whoever waits for a ring to be empty: a record that is being written may count in part, and padding
+// before the ring's end counts as one slot until the record behind it is there.
+inline std::uint64_t written_until(const Slot* slots, std::uint32_t slot_count, std::uint64_t from) noexcept {
+    const auto written = [&](std::uint64_t position) {
+        // relaxed: a guess; nothing is read by it.
+        const std::uint64_t stamp = slots[position & (slot_count - 1)].stamp.load(std::memory_order_relaxed);
+        return (stamp & ~kContinuation) == position + 1;
+    };
+    // Padding has one stamp, at its head, and ends where the ring ends; else what is written has no gap.
+    const std::uint64_t lap_end = (from | (slot_count - 1)) + 1;
+    const bool wrapped = lap_end < from + slot_count && written(lap_end);
+    std::uint64_t low = wrapped ? lap_end + 1 : from, high = wrapped ? from + slot_count : lap_end;
+    while (low < high) {
+        const std::uint64_t middle = low + (high - low) / 2;
+        if (written(middle))
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
 
 }  // namespace ringlaunch

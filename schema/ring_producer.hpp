@@ -158,14 +158,11 @@ template <class Memory = StdMemory>
 class RingProducer {
   public:
     RingProducer() = default;
-    RingProducer(RingHeader* header, Slot* slots, std::uint32_t slot_count, std::uint64_t position)
-        : header_(header),
-          slots_(slots),
-          slot_count_(slot_count),
-          position_(position),
-          completed_(position) {}
+    RingProducer(Slot* slots, std::uint32_t slot_count, std::uint64_t position)
+        : slots_(slots), slot_count_(slot_count), position_(position), completed_(position) {}
 
-    std::uint64_t position() const { return position_; }
+    // Any thread may ask; each position it sees was published.
+    std::uint64_t position() const { return __atomic_load_n(&position_, __ATOMIC_RELAXED); }
     std::uint32_t slot_count() const { return slot_count_; }
     std::uint32_t max_record_slots() const { return slot_count_ / 4; }
 
@@ -196,6 +193,8 @@ class RingProducer {
         const std::uint64_t before_multiple = position_ | (every - 1);
         clear_until_ = std::min({completed_ + slot_count_, lap_end, before_multiple});
     }
+    // clear() says no until the next look ahead.
+    void look_no_further() noexcept { clear_until_ = 0; }
 
     // Writes continuation slot `i` (from 1) of the record reserved, all 56 bytes of it.
     [[gnu::always_inline]] void write_continuation(std::uint32_t i, const std::byte* from) noexcept {
@@ -230,8 +229,7 @@ class RingProducer {
         Memory::write_payload(slot.payload, bytes + sizeof(SharedU64), sizeof(slot.payload));
         // sync: STAMP (pairs with RingConsumer::peek): the record's bytes are there before its stamp.
         Memory::store_release(slot.stamp, position_ + 1);
-        position_ += record.slots();
-        Memory::store_relaxed(header_->published, position_);  // relaxed: a hint for counters
+        move_to(position_ + record.slots());
         return position_;
     }
 
@@ -240,15 +238,15 @@ class RingProducer {
     // into the ring: an image of the record in between would be stored, and loaded from the store buffer.
     template <class Word>
     [[gnu::always_inline]] void publish_head(std::uint32_t slots, const Word& word) noexcept {
-        // Copies: what is stored to the ring might be these members, as far as the compiler knows.
+        // A copy: what is stored to the ring might be this member, as far as the compiler knows.
         const std::uint64_t position = position_;
-        RingHeader* const header = header_;
         Slot& slot = slots_[index(position)];
         write_slot<0>(slot.payload, word);
         // sync: STAMP (pairs with RingConsumer::peek): as in publish()
         Memory::store_release(slot.stamp, position + 1);
-        position_ = position + slots;
-        Memory::store_relaxed(header->published, position + slots);  // relaxed: a hint for counters
+        // The only store outside the record: the line of a slot comes from the reader's core, and while it
+        // comes, every store takes one of the places in which later records could wait for theirs.
+        move_to(position + slots);
     }
 
     // A whole record of kSlots slots, eight words each.
@@ -260,6 +258,10 @@ class RingProducer {
     }
 
   private:
+    // relaxed: who must see what was published there is told in another way.
+    void move_to(std::uint64_t position) noexcept {
+        __atomic_store_n(&position_, position, __ATOMIC_RELAXED);
+    }
     std::uint32_t index(std::uint64_t position) const {
         return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
     }
@@ -299,7 +301,6 @@ class RingProducer {
         });
     }
 
-    RingHeader* header_ = nullptr;
     Slot* slots_ = nullptr;
     std::uint32_t slot_count_ = 0;
     std::uint64_t position_ = 0;

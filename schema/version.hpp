@@ -6,7 +6,7 @@
 namespace ringlaunch {
 
 // Raised by every change that an older peer could misread. Both sides refuse to talk across two versions.
-inline constexpr std::uint32_t kProtocolVersion = 5;
+inline constexpr std::uint32_t kProtocolVersion = 6;
 
 inline constexpr std::uint64_t kRingMagic = 0x3130474e49524c52;    // the bytes "RLRING01"
 inline constexpr std::uint64_t kStatusMagic = 0x3130544154534c52;  // the bytes "RLSTAT01"

@@ -113,8 +113,7 @@ UniqueFd describe(const GraphState& graph, std::uint32_t& slots) {
     // With so much room that no record wraps, and none is too long.
     const auto room = static_cast<std::uint32_t>(std::bit_ceil(std::max<std::size_t>(all, 512)) * 4);
     const auto ring = std::make_unique<Slot[]>(room);
-    RingHeader header{};
-    RingProducer<> producer(&header, ring.get(), room, 0);
+    RingProducer<> producer(ring.get(), room, 0);
     for (const GraphNode& node : graph.nodes) publish_node(producer, node);
     slots = static_cast<std::uint32_t>(all);
     return make_image("graph", {reinterpret_cast<const std::byte*>(ring.get()), all * kSlotBytes});
@@ -171,17 +170,14 @@ Status begin_recording(StreamState& stream) noexcept {
     if (const Status status = reserve(stream, 1); status != Status::ok && status != Status::ring_full)
         return status;
     return guarded(stream, [&] {
-        auto recorder = std::make_unique<Recorder>();
-        recorder->paused = std::exchange(stream.producer, RingProducer<>());
-        stream.recorder = std::move(recorder);
+        stream.recorder = std::make_unique<Recorder>();
+        stream.producer.look_no_further();
         return Status::ok;
     });
 }
 
 std::unique_ptr<Recorder> end_recording(StreamState& stream) noexcept {
-    std::unique_ptr<Recorder> recorded = std::move(stream.recorder);
-    if (recorded != nullptr) stream.producer = recorded->paused;
-    return recorded;
+    return std::move(stream.recorder);
 }
 
 Status record_launch(StreamState& stream, const KernelState& kernel, Dim3 grid, Dim3 block,

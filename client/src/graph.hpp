@@ -39,7 +39,6 @@ struct Recorder {
     std::vector<GraphNode> nodes;
     std::string next_name;
     std::unordered_map<const KernelState*, std::shared_ptr<const KernelState>> kernels;
-    RingProducer<> paused;  // the stream's own, while its place is taken by one that is always full
     Status failure = Status::ok;
     std::string why;
 };

@@ -46,7 +46,7 @@ StreamState::StreamState(std::shared_ptr<ClientState> owner, OpenedStream opened
     page.store(opened.page.as<const StatusPage>(), std::memory_order_release);  // sync: EPOCH
     must_fence = client->must_fence;
     header = ring.as<RingHeader>();
-    producer = RingProducer<>(header, ring.as<Slot>(kRingHeaderBytes), ring_slots, current().start_position);
+    producer = RingProducer<>(ring.as<Slot>(kRingHeaderBytes), ring_slots, current().start_position);
     pages.push_back(std::move(opened.page));
     guard();
 }

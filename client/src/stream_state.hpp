@@ -71,7 +71,7 @@ struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
     std::uint64_t last_sample = 0;  // the position last timed
     std::uint64_t next_event = 1;
     std::unique_ptr<StagingRing> staging;  // made at the first copy
-    // While a graph is recorded. Then `producer` is one that is always full, so that every enqueue takes the
+    // While a graph is recorded. Then the producer looks no further ahead, so that every enqueue takes the
     // slow path, which looks here.
     std::unique_ptr<Recorder> recorder;
 
@@ -116,9 +116,7 @@ struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
 
     // relaxed: a caller who needs a position that another thread published was ordered behind it by the
     // program.
-    std::uint64_t published() const noexcept {
-        return header != nullptr ? header->published.load(std::memory_order_relaxed) : producer.position();
-    }
+    std::uint64_t published() const noexcept { return producer.position(); }
 };
 
 // Step 1. Makes room for a record of `slots` in one piece. ok: publish now. Never blocks: ring_full is an

@@ -12,6 +12,7 @@
 #include <csignal>
 #include <system_error>
 
+#include "schema/ring.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::supervisor {
@@ -474,10 +475,10 @@ bool Core::drained() {
     for (const auto& [id, session] : sessions_)
         for (const auto& [stream_id, stream] : session->streams) {
             if (stream->phase != Stream::Phase::open || !stream->page || stream->page.stopped()) continue;
-            // relaxed: the client's hint; a client that lies only makes itself be waited for until the bound.
-            const std::uint64_t published =
-                stream->ring_header.as<RingHeader>()->published.load(std::memory_order_relaxed);
-            if (stream->page.completed() < published) return false;
+            // A client that lies only makes itself be waited for until the bound.
+            const RingConsumer<> reader(stream->ring_mapping.as<const Slot>(kRingHeaderBytes), stream->slots,
+                                        stream->page.completed());
+            if (reader.peek()) return false;
         }
     return true;
 }

@@ -6,6 +6,7 @@
 
 #include "daemon/supervisor/core.hpp"
 #include "daemon/supervisor/kernel_info.hpp"
+#include "schema/ring.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::supervisor {
@@ -111,9 +112,8 @@ void Core::get_stats(Client& client, std::uint32_t request, std::uint32_t skip) 
             index = static_cast<int>(fds.size());
             fds.push_back(stream.page.fd().get());
         }
-        // relaxed: a hint, shown as one.
-        const std::uint64_t published =
-            stream.ring_header.as<RingHeader>()->published.load(std::memory_order_relaxed);
+        const std::uint64_t published = written_until(stream.ring_mapping.as<const Slot>(kRingHeaderBytes),
+                                                      stream.slots, stream.page.completed());
         const auto name = builder.CreateString(stream.name);
         list.push_back(schema::CreateStreamStats(builder, stream.session, stream.id, name,
                                                  stream.page.page().epoch, stream.slots, index, published,

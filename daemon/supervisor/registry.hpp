@@ -82,8 +82,8 @@ struct Stream {
     int priority = 0;
     UniqueFd ring, wake;
     std::optional<Right> right;
-    Mapping ring_header;  // read-only; a client's hints, never trusted
-    EpochPage page;       // of the epoch that serves it, or served it last
+    Mapping ring_mapping;  // of `ring`, read-only: a client's words, never trusted
+    EpochPage page;        // of the epoch that serves it, or served it last
     enum class Phase {
         opening,  // its first executor has not answered
         open,

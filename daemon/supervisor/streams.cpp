@@ -96,8 +96,8 @@ void Core::open_stream(Session& session, std::uint32_t request, const schema::Op
     const std::uint64_t id = stream->id;
     try {
         stream->ring = make_ring(*stream);
-        stream->ring_header =
-            Mapping(stream->ring, kRingHeaderBytes, Mapping::Access::read_only, "a ring's header");
+        stream->ring_mapping =
+            Mapping(stream->ring, ring_segment_bytes(slots), Mapping::Access::read_only, "a ring");
     } catch (...) {
         stream_ids_.give_back(id);
         throw;

@@ -79,25 +79,19 @@ void Core::try_suspect(FaultDomain& domain, const std::vector<Session*>& suspect
 // can have been any, unless there is only one.
 std::uint64_t Core::kernel_in_flight(const Session& session, const Stream& stream) const {
     if (!stream.page) return 0;
-    try {
-        const Mapping ring(stream.ring, ring_segment_bytes(stream.slots), Mapping::Access::read_only,
-                           "a ring");
-        RingConsumer<> records(ring.as<const Slot>(kRingHeaderBytes), stream.slots, stream.page.completed());
-        RecordCopy copy;
-        while (records.position() < stream.page.issued() && records.peek() &&
-               records.copy(copy) == Status::ok) {
-            const schema::RecordKind kind = copy.as<schema::PaddingRecord>().kind();
-            if (kind == schema::RecordKind::Padding) {
-                records.advance(copy.slots);
-                continue;
-            }
-            const bool only = records.position() + copy.slots >= stream.page.issued();
-            if (!is_launch(kind) || (options_.driver != schema::DriverKind::Host && !only)) return 0;
-            const std::uint64_t kernel = kernel_id(copy);
-            return kernel_name(session, kernel).empty() ? 0 : kernel;  // its client may have written over it
+    RingConsumer<> records(stream.ring_mapping.as<const Slot>(kRingHeaderBytes), stream.slots,
+                           stream.page.completed());
+    RecordCopy copy;
+    while (records.position() < stream.page.issued() && records.peek() && records.copy(copy) == Status::ok) {
+        const schema::RecordKind kind = copy.as<schema::PaddingRecord>().kind();
+        if (kind == schema::RecordKind::Padding) {
+            records.advance(copy.slots);
+            continue;
         }
-    } catch (const std::system_error& error) {
-        spdlog::warn("cannot look at what stream {} had in flight: {}", id_text(stream.id), error.what());
+        const bool only = records.position() + copy.slots >= stream.page.issued();
+        if (!is_launch(kind) || (options_.driver != schema::DriverKind::Host && !only)) return 0;
+        const std::uint64_t kernel = kernel_id(copy);
+        return kernel_name(session, kernel).empty() ? 0 : kernel;  // its client may have written over it
     }
     return 0;
 }

@@ -183,8 +183,7 @@ class RawClient {
         stream.status =
             Mapping(answer.message.fds.at(1), opened->status_bytes(), Mapping::Access::read_only, "the page");
         stream.wake = std::move(answer.message.fds.at(2));
-        stream.producer =
-            RingProducer<>(&stream.header(), stream.ring.as<Slot>(kRingHeaderBytes), opened->ring_slots(), 0);
+        stream.producer = RingProducer<>(stream.ring.as<Slot>(kRingHeaderBytes), opened->ring_slots(), 0);
         return stream;
     }
 

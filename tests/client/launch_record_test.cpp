@@ -19,7 +19,7 @@ struct Ring {
     UniqueFd fd = make_memfd("ring", ring_segment_bytes(kSlots));
     Mapping mapping{fd, ring_segment_bytes(kSlots), Mapping::Access::read_write, "a ring"};
     RingConsumer<> reader{mapping.as<const Slot>(kRingHeaderBytes), kSlots, 0};
-    RingProducer<> producer{mapping.as<RingHeader>(), mapping.as<Slot>(kRingHeaderBytes), kSlots, 0};
+    RingProducer<> producer{mapping.as<Slot>(kRingHeaderBytes), kSlots, 0};
     StatusPage page{};
 };
 

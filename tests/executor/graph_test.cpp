@@ -210,10 +210,7 @@ class Graphs : public DispatcherTest {
 
     // The records of a graph as a client describes it.
     struct Description {
-        Description()
-            : header(std::make_unique<RingHeader>()),
-              ring(std::make_unique<Slot[]>(4096)),
-              producer(header.get(), ring.get(), 4096, 0) {}
+        Description() : ring(std::make_unique<Slot[]>(4096)), producer(ring.get(), 4096, 0) {}
         void launch(std::uint64_t kernel, const std::vector<std::byte>& params) {
             ringlaunch::test::write_continuations(producer, params, kHeadParamBytes);
             producer.publish(ringlaunch::test::launch_record(kernel, params, 1, 32));
@@ -236,7 +233,6 @@ class Graphs : public DispatcherTest {
         std::span<const std::byte> bytes() const {
             return {reinterpret_cast<const std::byte*>(ring.get()), producer.position() * kSlotBytes};
         }
-        std::unique_ptr<RingHeader> header;
         std::unique_ptr<Slot[]> ring;
         RingProducer<> producer;
     };

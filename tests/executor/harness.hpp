@@ -287,7 +287,7 @@ class ClientStream {
           header(ring_mapping.as<RingHeader>()),
           ring(ring_mapping.as<Slot>(kRingHeaderBytes)),
           page(status_mapping.as<StatusPage>()),
-          producer(header, ring, slots, position) {
+          producer(ring, slots, position) {
         header->magic = kRingMagic;
         header->version = kProtocolVersion;
         header->slot_count = slots;

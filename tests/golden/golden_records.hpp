@@ -45,10 +45,9 @@ std::vector<std::byte> written(std::uint64_t position, const Record& record,
                                const std::vector<std::uint8_t>& params = {}) {
     alignas(kSlotBytes) static std::byte memory[kRingSlots * kSlotBytes];
     std::memset(memory, 0, sizeof memory);
-    RingHeader header{};
     SharedU64 completed{position};
     auto* slots = reinterpret_cast<Slot*>(memory);
-    RingProducer<> producer(&header, slots, kRingSlots, position);
+    RingProducer<> producer(slots, kRingSlots, position);
     if (producer.reserve(record.slots(), completed) != Status::ok || producer.position() != position)
         return {};
     const std::size_t in_head = record.kind() == schema::RecordKind::GraphUpdate
@@ -280,9 +279,8 @@ inline Golden padding() {
     constexpr std::uint64_t kAt = 5 * kRingSlots - 3;
     alignas(kSlotBytes) static std::byte memory[kRingSlots * kSlotBytes];
     std::memset(memory, 0, sizeof memory);
-    RingHeader header{};
     SharedU64 completed{kAt};
-    RingProducer<> producer(&header, reinterpret_cast<Slot*>(memory), kRingSlots, kAt);
+    RingProducer<> producer(reinterpret_cast<Slot*>(memory), kRingSlots, kAt);
     const bool made = producer.reserve(5, completed) == Status::ok && producer.position() == kAt + 3;
     const std::byte* at = memory + (kAt % kRingSlots) * kSlotBytes;
     Golden golden{"padding", "Padding", "fills the last 3 slots of a ring of 64; only the head is written",

@@ -372,7 +372,7 @@ struct Scenario {
         }
     }
 
-    RingProducer<WeakMemory> producer() { return {&header, slots, kSlots, kStart}; }
+    RingProducer<WeakMemory> producer() { return {slots, kSlots, kStart}; }
     Reader reader(std::size_t page, std::uint64_t position) {
         return {RingConsumer<WeakMemory>(slots, kSlots, position), &pages[page]};
     }

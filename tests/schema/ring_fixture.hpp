@@ -101,14 +101,13 @@ inline std::string difference(const RecordCopy& copy, std::uint64_t sequence) {
     return "";
 }
 
-// Header, slots and the word that the reader's side publishes.
+// Slots and the word that the reader's side publishes.
 struct Ring {
     explicit Ring(std::uint32_t slots, std::uint64_t position = 0)
         : slot_count(slots),
-          header(std::make_unique<RingHeader>()),
           slots_memory(
               static_cast<Slot*>(::operator new (slots * sizeof(Slot), std::align_val_t{kSlotBytes}))),
-          producer(header.get(), slots_memory.get(), slots, position),
+          producer(slots_memory.get(), slots, position),
           consumer(slots_memory.get(), slots, position),
           start(position) {
         std::memset(static_cast<void*>(slots_memory.get()), 0, slots * sizeof(Slot));
@@ -128,7 +127,6 @@ struct Ring {
         void operator()(Slot* memory) const { ::operator delete (memory, std::align_val_t{kSlotBytes}); }
     };
     std::uint32_t slot_count;
-    std::unique_ptr<RingHeader> header;
     std::unique_ptr<Slot, Free> slots_memory;
     RingProducer<> producer;
     RingConsumer<> consumer;

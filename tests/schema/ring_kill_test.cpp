@@ -91,7 +91,7 @@ struct SharedRing {
         std::memset(ring.data(), 0, ring.size());
         std::memset(page.data(), 0, page.size());
         // A lap of old records, completed.
-        RingProducer<> old(header(), slots(), kSlots, position - kSlots);
+        RingProducer<> old(slots(), kSlots, position - kSlots);
         status()->completed.store(position - kSlots, std::memory_order_relaxed);
         for (std::uint64_t i = 0; i < kSlots; ++i)
             ASSERT_EQ(send(old, status()->completed, Sample(900 + i, 1)), Status::ok);
@@ -145,7 +145,7 @@ TEST(ProducerKilled, AtEveryStoreLeavesAWholePrefix) {
     for (std::uint64_t n = 0;; ++n) {
         ASSERT_NO_FATAL_FAILURE(shared.reset(kStart));
         const Death death = reap(start_child(n, false, shared.notes(), [&] {
-            RingProducer<KillMemory> producer(shared.header(), shared.slots(), SharedRing::kSlots, kStart);
+            RingProducer<KillMemory> producer(shared.slots(), SharedRing::kSlots, kStart);
             for (std::uint64_t i = 0; i < kRecords; ++i)
                 if (send(producer, shared.status()->completed, Sample(i, slots_of(i))) != Status::ok)
                     ::_exit(3);
@@ -184,7 +184,7 @@ TEST(ProducerKilled, UnderALiveReaderOverManyLapsLeavesAWholePrefix) {
         // Some 25 stores a record; the last rounds let it finish.
         const std::uint64_t n = round < 55 ? mix(13, round) % (kRecords * 20) : ~std::uint64_t{0};
         const pid_t child = start_child(n, false, shared.notes(), [&] {
-            RingProducer<KillMemory> producer(shared.header(), shared.slots(), SharedRing::kSlots, start);
+            RingProducer<KillMemory> producer(shared.slots(), SharedRing::kSlots, start);
             for (std::uint64_t i = 0; i < kRecords; ++i)
                 while (send(producer, shared.status()->completed, Sample(i, slots_of(i))) ==
                        Status::ring_full)
@@ -255,7 +255,7 @@ TEST(ConsumerKilled, AtEveryStepANewOneGoesOnAtCompleted) {
     std::uint64_t kills = 0;
     for (std::uint64_t n = 0;; ++n) {
         ASSERT_NO_FATAL_FAILURE(shared.reset(kStart));
-        RingProducer<> producer(shared.header(), shared.slots(), SharedRing::kSlots, kStart);
+        RingProducer<> producer(shared.slots(), SharedRing::kSlots, kStart);
         const SharedU64& completed = shared.status()->completed;
         std::uint64_t sent = 0;
         std::vector<std::uint64_t> ends;  // the position after each record

@@ -122,7 +122,7 @@ std::string read_records(const Shared& shared, std::uint64_t records, bool memba
 // The client's side: publishes in small bursts, and after each waits until all has completed.
 std::string write_records(const Shared& shared, std::uint64_t records, bool must_fence,
                           std::uint64_t& waits) {
-    RingProducer<> producer(&shared.header(), shared.slots(), kSlots, 0);
+    RingProducer<> producer(shared.slots(), kSlots, 0);
     const StatusPage& status = shared.status();
     RungSleep rung;
     const auto wait_for = [&](std::uint64_t position) {

@@ -346,8 +346,7 @@ std::unique_ptr<TestStream> SessionClient::open_stream(schema::OnRestart on_rest
     stream->ring = Mapping(stream->ring_fd, what->ring_bytes(), Mapping::Access::read_write, "a ring");
     stream->take_page(std::move(opened.message.fds.at(1)));
     stream->doorbell = doorbell();
-    stream->producer = RingProducer<>(stream->ring.as<RingHeader>(), stream->ring.as<Slot>(kRingHeaderBytes),
-                                      stream->slots, 0);
+    stream->producer = RingProducer<>(stream->ring.as<Slot>(kRingHeaderBytes), stream->slots, 0);
     return stream;
 }
 
