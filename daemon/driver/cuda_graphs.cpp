@@ -13,6 +13,7 @@ std::uint64_t CudaGraphs::bytes_of(std::size_t nodes) noexcept {
 bool CudaGraphs::make(Graph& made, std::span<const Launch> launches) noexcept {
     try {
         made.nodes.assign(launches.size(), nullptr);
+        made.contents = NodeContents(launches);
     } catch (const std::bad_alloc&) {
         return false;
     }
@@ -31,6 +32,7 @@ bool CudaGraphs::make(Graph& made, std::span<const Launch> launches) noexcept {
 
 bool CudaGraphs::retarget(Graph& graph, std::span<const Launch> launches) noexcept {
     for (std::size_t i = 0; i < launches.size(); ++i) {
+        if (!graph.contents.change(i, launches[i])) continue;
         const NodeParams node(launches[i]);
         if (api_.cuGraphExecKernelNodeSetParams_(graph.exec, graph.nodes[i], &node.params) != CUDA_SUCCESS)
             return false;

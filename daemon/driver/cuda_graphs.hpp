@@ -18,6 +18,7 @@
 #include "daemon/driver/cuda_module.hpp"
 #include "daemon/driver/driver.hpp"
 #include "daemon/driver/graph_pool.hpp"
+#include "daemon/driver/node_contents.hpp"
 
 namespace ringlaunch::driver {
 
@@ -27,6 +28,7 @@ class CudaGraphs {
         CUgraph graph = nullptr;  // which names the nodes
         CUgraphExec exec = nullptr;
         std::vector<CUgraphNode> nodes;
+        NodeContents contents;
     };
 
     explicit CudaGraphs(CUstream stream) : api_(cuda_api()), stream_(stream) {}
