@@ -349,10 +349,10 @@ InlineFunction load_inline_function(const std::string& image, const std::string&
 }
 
 void allow_inline_shared(std::uint64_t function, std::uint32_t bytes) {
-    driver::check_cuda(loaded->cuFuncSetAttribute_(reinterpret_cast<CUfunction>(function),
-                                                   CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                                   static_cast<int>(bytes)),
-                       "letting a kernel use the device's shared memory");
+    driver::check_cuda(
+        loaded->cuFuncSetAttribute_(reinterpret_cast<CUfunction>(function),
+                                    CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(bytes)),
+        "letting a kernel use the device's shared memory");
 }
 
 std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape) {

@@ -1535,8 +1535,8 @@ PyObject* current_device(PyObject*, PyObject*) {
     }
 }
 
-// triton_inline_function(image, entry, shared bytes, large clusters): handle, registers, bytes of local memory
-// of a thread, static shared memory, most threads, in the current context.
+// triton_inline_function(image, entry, shared bytes, large clusters): handle, registers, bytes of local
+// memory of a thread, static shared memory, most threads, in the current context.
 PyObject* load_function(PyObject*, PyObject* args) {
     const char *image = nullptr, *entry = nullptr;
     Py_ssize_t size = 0;
