@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "daemon/driver/cuda_api.hpp"
-#include "daemon/driver/cuda_module.hpp"
+#include "daemon/driver/cuda_kernel.hpp"
 #include "daemon/driver/driver.hpp"
 #include "daemon/driver/graph_pool.hpp"
 #include "daemon/driver/node_contents.hpp"

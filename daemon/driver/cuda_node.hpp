@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "daemon/driver/cuda_api.hpp"
-#include "daemon/driver/cuda_module.hpp"
+#include "daemon/driver/cuda_kernel.hpp"
 #include "daemon/driver/driver.hpp"
 
 namespace ringlaunch::driver {

@@ -89,8 +89,13 @@ class GraphPool {
     [[nodiscard]] bool launch(const Launch& launch) noexcept;
     // The first of these launches as one chain. How many were launched; 0: nothing was done.
     [[nodiscard]] std::size_t launch_chain(std::span<const Launch> launches) noexcept;
-    // The module is about to be unloaded, and nothing of it runs: no graph may know its kernels then.
-    void forget(const Module& module) noexcept;
+    // The module, or the kernel, is about to be unloaded, and nothing of it runs: no graph may know it then.
+    void forget(const Module& module) noexcept {
+        forget_those([&](const Kernel* kernel) { return kernel->owner() == &module; });
+    }
+    void forget(const Kernel& kernel) noexcept {
+        forget_those([&](const Kernel* known) { return known == &kernel; });
+    }
 
     // A kernel has shown that it will come again.
     static constexpr std::uint32_t kLaunchesBeforeGraph = 4;
@@ -133,6 +138,8 @@ class GraphPool {
     Owned* written_copy(Chain& chain, std::span<const Launch> launches) noexcept;
     template <class Map>
     void throw_out_least_used(Map& map) noexcept;
+    template <class Goes>
+    void forget_those(const Goes& goes) noexcept;
     void erase(typename std::unordered_map<const Kernel*, Single>::iterator at) noexcept {
         if (at->second.graph.nodes != 0) --made_;
         destroy(at->second.graph);
@@ -331,17 +338,16 @@ auto GraphPool<Graphs>::written_copy(Chain& chain, std::span<const Launch> launc
 }
 
 template <LaunchGraphs Graphs>
-void GraphPool<Graphs>::forget(const Module& module) noexcept {
+template <class Goes>
+void GraphPool<Graphs>::forget_those(const Goes& goes) noexcept {
     // Those that were only counted go with them: their kernels' addresses may come again.
     for (auto at = singles_.begin(); at != singles_.end();) {
         const auto here = at++;
-        if (here->first->owner() == &module) erase(here);
+        if (goes(here->first)) erase(here);
     }
     for (auto at = chains_.begin(); at != chains_.end();) {
         const auto& kernels = at->second.kernels;
-        const bool knows = std::any_of(kernels.begin(), kernels.end(),
-                                       [&](const Kernel* kernel) { return kernel->owner() == &module; });
-        at = knows ? erase(at) : std::next(at);
+        at = std::any_of(kernels.begin(), kernels.end(), goes) ? erase(at) : std::next(at);
     }
 }
 
