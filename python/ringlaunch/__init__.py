@@ -43,6 +43,7 @@ from ringlaunch._hints import (
 )
 from ringlaunch._jit import install, jit, load, uninstall, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
+from ringlaunch._region import Region, region
 from ringlaunch._stream import Event, Stream, StreamStatus
 from ringlaunch.errors import (
     BadImage,
@@ -102,6 +103,7 @@ __all__ = [
     "ProtocolError",
     "Quarantined",
     "RecordRefused",
+    "Region",
     "RingFull",
     "Stream",
     "StreamStatus",
@@ -126,6 +128,7 @@ __all__ = [
     "int64",
     "jit",
     "load",
+    "region",
     "tensor",
     "uint8",
     "uint16",

@@ -19,6 +19,7 @@ from triton.runtime import _allocation, driver, jit
 from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
+from ringlaunch._region import guard_driver
 from ringlaunch._stream import Stream
 from ringlaunch._triton import settings_of, triton_run
 from ringlaunch._triton_cache import Variant
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 # A launch with more has an attribute that only Triton's launcher knows.
 _USUAL_SHARED_BYTES = 228 << 10
 
-_streams_of: Any = None  # the driver of Triton whose streams the C++ side knows
+streams_of: Any = None  # the driver of Triton whose streams the C++ side knows
 
 
 def load(kernel: str) -> None:
@@ -179,16 +180,17 @@ def _enter_context() -> None:
 
 def _know_streams() -> None:
     """Tells the C++ side how the current stream is had: as Triton's driver does it, or quicker where torch can."""
-    global _streams_of
-    if _streams_of is driver.active:
+    global streams_of
+    if streams_of is driver.active:
         return
-    current = driver.active.get_current_stream
+    current = getattr(driver.active.get_current_stream, "__wrapped__", driver.active.get_current_stream)
     capsule = None
     torch = sys.modules.get("torch")
     if torch is not None and current is getattr(torch._C, "_cuda_getCurrentRawStream", None):
         capsule = getattr(torch.Tensor, "__dlpack_c_exchange_api__", None)
     _core.triton_streams(capsule, current)
-    _streams_of = driver.active
+    streams_of = driver.active
+    guard_driver(streams_of)
 
 
 def _on(kernel: JITFunction, stream: Any) -> contextlib.AbstractContextManager[Any]:

@@ -25,7 +25,8 @@ def check_mode(mode: str | None, client: Client | None) -> str | None:
     if mode is not None and not isinstance(mode, str):
         raise refused("mode", "None, 'daemon' or 'inline'", mode)
     if mode is not None and mode not in MODES:
-        raise InvalidArgument(f"mode: expected 'daemon' or 'inline', found {mode!r}")
+        more = ": that is what `with ringlaunch.region():` makes of inline calls" if mode == "embedded" else ""
+        raise InvalidArgument(f"mode: expected 'daemon' or 'inline', found {mode!r}{more}")
     if client is not None and not isinstance(client, Client):
         raise refused("client", "None or a Client", client)
     if client is not None and mode == "inline":

@@ -35,6 +35,15 @@ std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape&) {
     return nullptr;
 }
 
+bool launches_by_itself(std::uint64_t) noexcept {
+    return true;
+}
+
+std::unique_ptr<StreamIssuer> make_issuer() {
+    load_cuda();
+    return nullptr;
+}
+
 std::string inline_error_text(int result) {
     return "CUDA error " + std::to_string(result);
 }

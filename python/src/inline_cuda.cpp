@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "daemon/driver/cuda_api.hpp"
+#include "daemon/driver/cuda_kernel.hpp"
 #include "inline_kernel.hpp"
 
 namespace ringlaunch::python {
@@ -98,10 +99,23 @@ std::shared_ptr<SeatBudget> budget_of(CUcontext context) {
     return budget;
 }
 
+// Of a node in a launch graph.
+driver::KernelLayout layout_of(const InlineShape& shape) {
+    driver::KernelLayout layout;
+    layout.name = shape.name;
+    layout.attributes.cluster.x = shape.cluster;
+    layout.attributes.cooperative = shape.cooperative;
+    layout.attributes.programmatic = shape.programmatic;
+    return layout;
+}
+
 class CudaInlineKernel final : public InlineKernel {
   public:
-    explicit CudaInlineKernel(const InlineShape& shape)
-        : api_(driver::cuda_api()), function_(reinterpret_cast<CUfunction>(shape.function)), shape_(shape) {
+    explicit CudaInlineKernel(InlineShape shape)
+        : InlineKernel(std::move(shape)),
+          api_(driver::cuda_api()),
+          function_(reinterpret_cast<CUfunction>(shape_.function)),
+          node_(layout_of(shape_), nullptr, function_, false) {
         driver::check_cuda(api_.cuCtxGetCurrent_(&context_), "asking for the current CUDA context");
         CUdevice device = 0;
         driver::check_cuda(api_.cuCtxGetDevice_(&device), "asking for the current CUDA device");
@@ -115,12 +129,12 @@ class CudaInlineKernel final : public InlineKernel {
             attributes_[attribute_count_].id = id;
             return attributes_[attribute_count_++].value;
         };
-        if (shape.programmatic)
+        if (shape_.programmatic)
             add(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION)
                 .programmaticStreamSerializationAllowed = 1;
-        if (shape.cooperative) add(CU_LAUNCH_ATTRIBUTE_COOPERATIVE).cooperative = 1;
-        if (shape.cluster != 1) {
-            add(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION).clusterDim = {shape.cluster, 1, 1};
+        if (shape_.cooperative) add(CU_LAUNCH_ATTRIBUTE_COOPERATIVE).cooperative = 1;
+        if (shape_.cluster != 1) {
+            add(CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION).clusterDim = {shape_.cluster, 1, 1};
             add(CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE).clusterSchedulingPolicyPreference =
                 CU_CLUSTER_SCHEDULING_POLICY_SPREAD;
         }
@@ -139,10 +153,13 @@ class CudaInlineKernel final : public InlineKernel {
     void issue(Turn& turn, const Dim3& grid, const std::byte* params, std::uint64_t stream) noexcept override;
     void end(const Turn& turn) noexcept override;
 
+    driver::Kernel& node() noexcept override { return node_; }
+    std::uint32_t param_bytes() const noexcept override { return static_cast<std::uint32_t>(param_bytes_); }
+    int launch_plainly(const Dim3& grid, const std::byte* params, std::uint64_t stream) noexcept override;
+
   private:
     OneNodeGraph* make(const Dim3& grid, const std::byte* params, CUstream stream) noexcept;
     bool retarget(OneNodeGraph& graph, const Dim3& grid, const std::byte* params) noexcept;
-    CUresult launch_plainly(const Dim3& grid, const std::byte* params, CUstream stream) noexcept;
     // A node of these; CUDA copies what it points to.
     struct Node {
         Node(const CudaInlineKernel& kernel, const Dim3& grid, const std::byte* params)
@@ -168,7 +185,7 @@ class CudaInlineKernel final : public InlineKernel {
 
     const CudaApi& api_;
     CUfunction function_;
-    InlineShape shape_;
+    driver::CudaKernel node_;
     CUcontext context_ = nullptr;
     int device_ = 0;
     std::vector<Place> params_;
@@ -209,7 +226,7 @@ void CudaInlineKernel::issue(Turn& turn, const Dim3& grid, const std::byte* para
             turn.lost = true;
         }
     }
-    turn.result = launch_plainly(grid, params, to);
+    turn.result = launch_plainly(grid, params, stream);
 }
 
 void CudaInlineKernel::end(const Turn& turn) noexcept {
@@ -263,8 +280,8 @@ bool CudaInlineKernel::retarget(OneNodeGraph& graph, const Dim3& grid, const std
     return true;
 }
 
-CUresult CudaInlineKernel::launch_plainly(const Dim3& grid, const std::byte* params,
-                                          CUstream stream) noexcept {
+int CudaInlineKernel::launch_plainly(const Dim3& grid, const std::byte* params,
+                                     std::uint64_t stream) noexcept {
     std::size_t bytes = param_bytes_;
     void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(params),
                      CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
@@ -276,7 +293,7 @@ CUresult CudaInlineKernel::launch_plainly(const Dim3& grid, const std::byte* par
     config.blockDimY = shape_.block.y;
     config.blockDimZ = shape_.block.z;
     config.sharedMemBytes = shape_.shared_bytes;
-    config.hStream = stream;
+    config.hStream = stream_of(stream);
     config.attrs = attributes_.data();
     config.numAttrs = attribute_count_;
     return api_.cuLaunchKernelEx_(&config, function_, nullptr, bytes == 0 ? nullptr : extra);
@@ -353,6 +370,10 @@ void allow_inline_shared(std::uint64_t function, std::uint32_t bytes) {
         loaded->cuFuncSetAttribute_(reinterpret_cast<CUfunction>(function),
                                     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(bytes)),
         "letting a kernel use the device's shared memory");
+}
+
+bool launches_by_itself(std::uint64_t stream) noexcept {
+    return stream_of(stream) == CU_STREAM_PER_THREAD || is_capturing(*loaded, stream);
 }
 
 std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape) {

@@ -9,13 +9,20 @@
 #include <memory>
 #include <ringlaunch/ringlaunch.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "inline_seats.hpp"
+#include "inline_worker.hpp"
+
+namespace ringlaunch::driver {
+class Kernel;
+}
 
 namespace ringlaunch::python {
 
 struct InlineShape {
+    std::string name;
     std::uint64_t function = 0;  // CUfunction, of the current context
     Dim3 block;
     std::uint32_t shared_bytes = 0;
@@ -50,6 +57,16 @@ class InlineKernel {
     virtual void issue(Turn& turn, const Dim3& grid, const std::byte* params,
                        std::uint64_t stream) noexcept = 0;
     virtual void end(const Turn& turn) noexcept = 0;
+
+    // For an issuer: what is launched by whoever holds its lock.
+    const InlineShape& shape() const noexcept { return shape_; }
+    virtual driver::Kernel& node() noexcept = 0;
+    virtual std::uint32_t param_bytes() const noexcept = 0;
+    virtual int launch_plainly(const Dim3& grid, const std::byte* params, std::uint64_t stream) noexcept = 0;
+
+  protected:
+    explicit InlineKernel(InlineShape shape) : shape_(std::move(shape)) {}
+    const InlineShape shape_;
 };
 
 // Throws Error{unsupported} where there is no libcuda, or this build cannot use it.
@@ -82,6 +99,20 @@ void allow_inline_shared(std::uint64_t function, std::uint32_t bytes);
 
 // Asks the driver what the function takes. Throws Error.
 std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape);
+
+// Has launches in `stream` to be plain ones, by the thread that makes them? It is being captured, or is
+// another stream for each thread.
+bool launches_by_itself(std::uint64_t stream) noexcept;
+
+// What a region's worker issues with.
+class StreamIssuer : public Issuer {
+  public:
+    // Where launches go from now on. While nothing is issued.
+    virtual void aim(std::uint64_t context, std::uint64_t stream) = 0;
+    // What is kept to launch the kernel goes. While nothing is issued.
+    virtual void forget(InlineKernel& kernel) noexcept = 0;
+};
+std::unique_ptr<StreamIssuer> make_issuer();
 
 // "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
 std::string inline_error_text(int result);

@@ -32,6 +32,7 @@
 #include "triton_inline.hpp"
 #include "triton_key.hpp"
 #include "triton_pack.hpp"
+#include "triton_region.hpp"
 #include "triton_settings.hpp"
 #include "triton_tensor.hpp"
 
@@ -816,9 +817,24 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
     return true;
 }
 
-// The launch of a variant that was found, by this thread.
-PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Key& key, PyObject* stream,
-                      const Dim3& grid) {
+// What has to live until a launch is issued: the variant, and all arguments but numbers and constants.
+std::size_t held_by_launch(const Core& core, const Bound& bound, PyObject* variant, PyObject* scratch,
+                           PyObject** out) noexcept {
+    std::size_t count = 0;
+    out[count++] = variant;
+    if (scratch != nullptr) out[count++] = scratch;
+    for (std::size_t i = 0; i < core.params.size(); ++i) {
+        PyObject* const value = bound.values[i];
+        if ((core.flags[i] & kConstexpr) == 0 && !PyLong_CheckExact(value) && !PyFloat_CheckExact(value) &&
+            value != Py_None)
+            out[count++] = value;
+    }
+    return count;
+}
+
+// The launch of a variant that was found, in this program.
+PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Key& key, const Bound& bound,
+                      PyObject* stream, const Dim3& grid) {
     const Ref kept = Ref::borrowed(entry.variant.get());
     Variant& variant = variant_of(kept.get());
     // As Triton's launcher counts blocks, so that later calls do what the first one did.
@@ -840,7 +856,19 @@ PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Ke
     }
     Dim3 blocks = grid;
     if (variant.ctas != 1 && !with_clusters(variant, blocks)) return nullptr;
-    if (!launch_inline(*variant.here, variant.takes.kernel, blocks, params, to)) return nullptr;
+    if (in_region()) {
+        std::array<PyObject*, kMaxParams + 2> holds;
+        const std::size_t count = held_by_launch(core, bound, kept.get(), scratch.get(), holds.data());
+        if (!launch_in_region({*variant.here,
+                               variant.takes.kernel,
+                               blocks,
+                               {params, variant.takes.padded_bytes},
+                               to,
+                               {holds.data(), count}}))
+            return nullptr;
+    } else if (!issue_region() || !launch_inline(*variant.here, variant.takes.kernel, blocks, params, to)) {
+        return nullptr;
+    }
     ++variant.hits;
     return Py_NewRef(variant.compiled.get());
 }
@@ -855,15 +883,17 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
     bool here = mode == Mode::in_process;  // that it is launched in this program is known
     const auto slowly = [&](const Key* key, bool asked, PyObject* bound) -> PyObject* {
+        Ref kept = Ref::borrowed(kernel);
+        if (!issue_region()) return nullptr;
         Ref object =
             grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object) : Ref(grid_object(grid));
         if (!object) return nullptr;
-        Ref kept = Ref::borrowed(kernel);
         if (here && key == nullptr && bound == nullptr && is_all_tritons(core, args, count, names))
             return call_triton(core, kernel, object.get(), args, count, names);
         return call_slowly(core, kernel, object.get(), args, count, names, key, bound);
     };
 
+    if (in_region()) tidy_region();
     if (watched.state(core.own_dict.get()) != core.settings_state) [[unlikely]]
         if (!refresh_settings(core, kernel)) return nullptr;
     Bound bound;
@@ -940,7 +970,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
         if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) [[unlikely]]
             return slowly(nullptr, asked, nullptr);  // which says what is wrong with it
-        return launch_here(core, kernel, *entry, key, stream, grid);
+        return launch_here(core, kernel, *entry, key, bound, stream, grid);
     }
     if (stream == nullptr) {
         stream = variant.stream.get();
@@ -1477,9 +1507,18 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
         param.name = name;
         param.type = ParamType::pointer;
     }
+    Ref name(PyObject_GetAttrString(compiled, "name"));
+    const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
+    if (text == nullptr) PyErr_Clear();
+    made->takes.kernel = text == nullptr ? "kernel" : text;
     try {
-        made->here = make_inline_kernel(
-            {function, {threads, 1, 1}, shared, ctas, cooperative != 0, programmatic != 0});
+        made->here = make_inline_kernel({made->takes.kernel,
+                                         function,
+                                         {threads, 1, 1},
+                                         shared,
+                                         ctas,
+                                         cooperative != 0,
+                                         programmatic != 0});
     } catch (const Error& error) {
         return set_error(error.status(), error.what());
     }
@@ -1494,10 +1533,6 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
     const std::uint32_t bytes = packed_bytes(made->takes.params);
     if (bytes > kMaxPackedBytes) Py_RETURN_NONE;
     made->takes.padded_bytes = (bytes + 7) / 8 * 8;
-    Ref name(PyObject_GetAttrString(compiled, "name"));
-    const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
-    if (text == nullptr) PyErr_Clear();
-    made->takes.kernel = text == nullptr ? "kernel" : text;
     made->block = {threads, 1, 1};
     made->shared_bytes = shared;
     made->ctas = ctas;
@@ -1575,7 +1610,9 @@ int variant_traverse(PyObject* self, visitproc visit, void* arg) {
 
 void variant_dealloc(PyObject* self) {
     PyObject_GC_UnTrack(self);
-    delete std::exchange(reinterpret_cast<VariantObject*>(self)->variant, nullptr);
+    std::unique_ptr<Variant> variant(std::exchange(reinterpret_cast<VariantObject*>(self)->variant, nullptr));
+    if (variant != nullptr && variant->here != nullptr) forget_in_region(*variant->here);
+    variant.reset();
     PyTypeObject* type = Py_TYPE(self);
     type->tp_free(self);
     Py_DECREF(type);
@@ -1711,6 +1748,11 @@ PyMethodDef functions[] = {
     {"triton_inline_context", inline_context, METH_NOARGS, nullptr},
     {"triton_inline_variant", make_inline_variant, METH_VARARGS, nullptr},
     {"triton_inline_most", set_inline_most, METH_O, nullptr},
+    {"triton_region_enter", region_enter, METH_NOARGS, nullptr},
+    {"triton_region_leave", region_leave, METH_NOARGS, nullptr},
+    {"triton_region_flush", region_flush, METH_NOARGS, nullptr},
+    {"triton_region_stop", region_stop, METH_NOARGS, nullptr},
+    {"triton_region_counts", region_counts, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},
 };
 

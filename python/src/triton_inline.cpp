@@ -82,9 +82,13 @@ bool launch_inline(InlineKernel& kernel, const std::string& name, const Dim3& gr
     kernel.end(turn);
     if (turn.result == 0) [[likely]]
         return true;
+    return refused_inline(name, grid, turn.result);
+}
+
+bool refused_inline(const std::string& name, const Dim3& grid, int result, const std::string& more) {
     set_named_error("DriverError", "launching kernel '" + name + "' with a grid of (" +
                                        std::to_string(grid.x) + ", " + std::to_string(grid.y) + ", " +
-                                       std::to_string(grid.z) + "): " + inline_error_text(turn.result));
+                                       std::to_string(grid.z) + "): " + inline_error_text(result) + more);
     return false;
 }
 

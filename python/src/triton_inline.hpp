@@ -25,6 +25,10 @@ bool named_stream(const std::string& kernel, PyObject* stream, std::uint64_t& ou
 bool launch_inline(InlineKernel& kernel, const std::string& name, const Dim3& grid, const std::byte* params,
                    std::uint64_t stream);
 
+// The error of a launch that the driver refused: "launching kernel 'f' with a grid of (1, 1, 1): why". Always
+// returns false. `more`: said behind it.
+bool refused_inline(const std::string& name, const Dim3& grid, int result, const std::string& more = "");
+
 // triton_streams(capsule or None, function): how the current stream is had: DLPack's C exchange API of the
 // tensor library, or function(device) -> int.
 PyObject* set_streams(PyObject*, PyObject* args);

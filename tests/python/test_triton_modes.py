@@ -116,7 +116,8 @@ def test_wrapping_again_may_change_the_mode(client):
 @pytest.mark.parametrize(
     ("mode", "error", "text"),
     [
-        ("ring", rl.InvalidArgument, r"mode: expected 'daemon' or 'inline', found 'ring'"),
+        ("ring", rl.InvalidArgument, r"mode: expected 'daemon' or 'inline', found 'ring'$"),
+        ("embedded", rl.InvalidArgument, r"found 'embedded': that is what `with ringlaunch.region\(\):` makes of"),
         (3, rl.ParamTypeError, r"mode: expected None, 'daemon' or 'inline', found 3"),
     ],
 )

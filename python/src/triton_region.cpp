@@ -1,0 +1,232 @@
+#include "triton_region.hpp"
+
+#include <pthread.h>
+
+#include <cstring>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "errors.hpp"
+#include "triton_inline.hpp"
+
+namespace ringlaunch::python::triton {
+
+namespace {
+
+// Issued launches hold on to what they were given until there are so many lines of them: some 64 short ones.
+constexpr std::uint64_t kReclaimLines = 128;
+
+// A ring with its worker.
+struct Lane {
+    explicit Lane(std::unique_ptr<StreamIssuer> made) : issuer(std::move(made)), worker(*issuer) {}
+
+    const std::unique_ptr<StreamIssuer> issuer;
+    LaunchWorker worker;
+    unsigned long owner = 0;  // the thread that is in the region
+    bool aimed = false;       // launches in `context` on `stream` are as `by_itself` says
+    bool by_itself = false;
+    std::uint64_t context = 0, stream = 0;
+    std::uint64_t handed_over = 0;  // launches, for tests
+};
+
+// Made for the first region. It lives as long as the program: its thread is told to end before the
+// interpreter does, but a thread of the program may be in a region even then.
+Lane* lane = nullptr;
+bool stopped = false;
+
+// A forked child has no worker, and cannot use CUDA: it lets lie what the parent has.
+void forget_all() {
+    lane = nullptr;
+    region_depth = 0;
+}
+
+bool make_lane() {
+    static const bool guarded = ::pthread_atfork(nullptr, nullptr, forget_all) == 0;
+    if (!guarded) {
+        PyErr_NoMemory();
+        return false;
+    }
+    try {
+        lane = std::make_unique<Lane>(make_issuer()).release();
+        return true;
+    } catch (const Error& error) {
+        set_error(error.status(), error.what());
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    }
+    return false;
+}
+
+// Waits without the interpreter lock, where it is not over at once.
+void drain() {
+    Lane& mine = *lane;
+    if (mine.worker.ring().issued() == mine.worker.ring().published()) return;
+    PyThreadState* const state = PyEval_SaveThread();
+    mine.worker.drain();
+    PyEval_RestoreThread(state);
+}
+
+void reclaim() {
+    lane->worker.ring().reclaim([](void* object) { Py_DECREF(static_cast<PyObject*>(object)); });
+}
+
+// False: a Python error is set.
+bool check_failure() {
+    if (!lane->worker.failed()) [[likely]]
+        return true;
+    drain();
+    const LaunchWorker::Failure failure = lane->worker.take_failure();
+    if (failure.kernel == nullptr) return true;  // another took it meanwhile
+    const std::string name = failure.kernel->shape().name;
+    std::string more;
+    if (failure.dropped != 0)
+        more = "; of the launches behind it in its region " + std::to_string(failure.dropped) +
+               (failure.dropped == 1 ? " was not made either" : " were not made either");
+    return refused_inline(name, failure.grid, failure.result, more);
+}
+
+// All launches are issued when this returns, and what they held is let go of.
+bool flush() {
+    bool well = true;
+    do {
+        drain();
+        well = well && check_failure();
+        PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
+        PyErr_Fetch(&type, &value, &trace);
+        reclaim();  // which may launch
+        PyErr_Restore(type, value, trace);
+    } while (!lane->worker.ring().all_issued());
+    return well;
+}
+
+// Launches go to this context and stream from now on.
+bool aim(std::uint64_t context, std::uint64_t stream) {
+    if (!flush()) return false;
+    lane->context = context;
+    lane->stream = stream;
+    lane->by_itself = stopped || launches_by_itself(stream);
+    lane->aimed = true;
+    if (lane->by_itself) return true;
+    try {
+        const auto paused = lane->worker.pause();
+        lane->issuer->aim(context, stream);
+        return true;
+    } catch (const std::bad_alloc&) {
+        lane->aimed = false;
+        PyErr_NoMemory();
+        return false;
+    }
+}
+
+}  // namespace
+
+bool in_region_of_this_thread() noexcept {
+    return lane->owner == PyThread_get_thread_ident();
+}
+
+void tidy_region() {
+    if (lane->worker.ring().unreclaimed() > kReclaimLines) [[unlikely]]
+        reclaim();
+}
+
+bool launch_in_region(const RegionLaunch& launch) {
+    LaunchRing::Entry* entry = nullptr;
+    while (true) {
+        // What is waited for here may run other code of this thread, which may leave the region.
+        if (!in_region() || (lane->aimed && lane->by_itself && lane->stream == launch.stream)) [[unlikely]]
+            return launch_inline(launch.kernel, launch.name, launch.grid, launch.params.data(),
+                                 launch.stream);
+        if (!lane->aimed || lane->stream != launch.stream || lane->context != launch.kernel.context())
+            [[unlikely]] {
+            if (!aim(launch.kernel.context(), launch.stream)) return false;
+            continue;
+        }
+        if (!check_failure()) [[unlikely]]
+            return false;
+        entry = lane->worker.ring().reserve(launch.kernel, launch.grid, launch.params.size(),
+                                            launch.holds.size());
+        if (entry != nullptr) [[likely]]
+            break;
+        PyThreadState* const state = PyEval_SaveThread();
+        lane->worker.make_room();
+        PyEval_RestoreThread(state);
+        reclaim();
+    }
+    std::memcpy(entry->params(), launch.params.data(), launch.params.size());
+    void** to = entry->held_at();
+    for (PyObject* object : launch.holds) *to++ = Py_NewRef(object);
+    lane->worker.publish(*entry);
+    ++lane->handed_over;
+    return true;
+}
+
+bool issue_region() {
+    if (region_depth == 0) [[likely]]
+        return true;
+    lane->aimed = false;  // whatever comes now may begin to capture the stream
+    if (in_region()) return flush();
+    drain();
+    return true;
+}
+
+void forget_in_region(InlineKernel& kernel) {
+    if (lane == nullptr) return;
+    PyThreadState* const state = PyEval_SaveThread();
+    {
+        const auto paused = lane->worker.pause();
+        lane->issuer->forget(kernel);
+    }
+    PyEval_RestoreThread(state);
+}
+
+// triton_region_enter() -> how deep the thread is in the region now; 0: another thread is.
+PyObject* region_enter(PyObject*, PyObject*) {
+    if (lane == nullptr && !make_lane()) return nullptr;
+    if (region_depth == 0) {
+        lane->owner = PyThread_get_thread_ident();
+        lane->aimed = false;
+        if (!stopped) lane->worker.begin();
+    } else if (!in_region()) {
+        return PyLong_FromLong(0);
+    }
+    return PyLong_FromSize_t(++region_depth);
+}
+
+// triton_region_leave(): once all is issued. An error: of a launch; the region is left all the same. May be
+// called by another thread, for one that is gone.
+PyObject* region_leave(PyObject*, PyObject*) {
+    if (region_depth == 0) Py_RETURN_NONE;
+    const bool well = flush();
+    if (region_depth != 0 && --region_depth == 0) lane->worker.end();
+    if (!well) return nullptr;
+    Py_RETURN_NONE;
+}
+
+// triton_region_flush(): everything that the region holds is issued when it returns.
+PyObject* region_flush(PyObject*, PyObject*) {
+    if (!issue_region()) return nullptr;
+    Py_RETURN_NONE;
+}
+
+// triton_region_stop(): there is no worker any more; regions launch by themselves from now on.
+PyObject* region_stop(PyObject*, PyObject*) {
+    stopped = true;
+    if (lane == nullptr) Py_RETURN_NONE;
+    lane->aimed = false;
+    drain();
+    PyThreadState* const state = PyEval_SaveThread();
+    lane->worker.stop();
+    PyEval_RestoreThread(state);
+    Py_RETURN_NONE;
+}
+
+// triton_region_counts() -> (depth, launches handed over, entries not yet let go of, in lines): for tests.
+PyObject* region_counts(PyObject*, PyObject*) {
+    if (lane == nullptr) return Py_BuildValue("(iii)", 0, 0, 0);
+    return Py_BuildValue("(nKK)", static_cast<Py_ssize_t>(region_depth),
+                         static_cast<unsigned long long>(lane->handed_over),
+                         static_cast<unsigned long long>(lane->worker.ring().unreclaimed()));
+}
+
+}  // namespace ringlaunch::python::triton

@@ -1,0 +1,543 @@
+"""What test_triton_region.py runs, each function in a process of its own: regions over a libcuda that runs nothing and
+lists what it was given (stub_launches.c). Each checks by itself and prints its name last."""
+
+import ctypes
+import gc
+import os
+import sys
+import threading
+import time
+import weakref
+
+
+class NoTorch:  # which would ask CUDA for its devices
+    def find_spec(self, name, *_):
+        if name == "torch":
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, NoTorch())
+
+import triton  # noqa: E402
+import triton.language as tl  # noqa: E402
+
+import ringlaunch as rl  # noqa: E402
+from ringlaunch import _core  # noqa: E402
+
+stub = ctypes.CDLL("libcuda.so.1")
+
+
+class Entry(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ulonglong) for name in ("function", "stream", "grid", "nodes")] + [
+        ("words", ctypes.c_ulonglong * 8)
+    ]
+
+
+stub.stub_entries.restype = ctypes.POINTER(Entry)
+
+
+class Tensor:
+    dtype = "float32"
+
+    def __init__(self, address=4096):
+        self.address = address
+
+    def data_ptr(self):
+        return self.address
+
+
+@triton.jit(do_not_specialize=["a", "b"])
+def first(x, a: tl.int64, b: tl.int64):
+    pass
+
+
+@triton.jit(do_not_specialize=["a", "b"])
+def second(x, a: tl.int64, b: tl.int64):
+    pass
+
+
+x = Tensor()
+
+
+def entries(begin=0):
+    return stub.stub_entries()[begin : stub.stub_count()]
+
+
+def numbers(begin=0):
+    """The second parameter of each launch."""
+    return [entry.words[1] for entry in entries(begin)]
+
+
+def ready(kernel):
+    """Launched once before, which is Triton's to do."""
+    kernel[(1,)](x, 2**40, 2**40)
+    return stub.stub_count()
+
+
+def handed_over():
+    return _core.triton_region_counts()[1]
+
+
+def is_eventually(check):
+    end = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < end, "never"
+        time.sleep(0.001)
+
+
+def wrapped(kernel=first):
+    return rl.wrap(kernel, mode="inline")
+
+
+def error_of(kind, act):
+    try:
+        act()
+    except kind as error:
+        return error
+    raise AssertionError("no error")
+
+
+# ---- scenarios
+
+
+def order():
+    """Of two kernels, with chains, from the first launch on; the same as without a region, but for the graphs."""
+    one, other = wrapped(), wrapped(second)
+
+    def run():
+        for i in range(2000):
+            kernel = other if i % 5 == 2 else one
+            kernel[(i % 9 + 1,)](x, i, 7 * i)
+
+    run()
+    plain = entries()
+    before = stub.stub_count()
+    with rl.region():
+        run()
+    ours = entries(before)
+    assert len(ours) == 2000
+    for a, b in zip(plain, ours, strict=True):
+        assert (a.function, a.stream, a.grid, list(a.words)) == (b.function, b.stream, b.grid, list(b.words))
+    assert max(entry.nodes for entry in ours) > 8
+    assert handed_over() == 2000
+
+
+def flush():
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region() as region:
+        for i in range(50):
+            for j in range(i):
+                kernel[(1,)](x, j, i)
+            region.flush()
+            before += i
+            assert stub.stub_count() == before
+
+
+def new_kinds():
+    """A first call of its kind is Triton's: behind what the ring holds."""
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region():
+        for i in range(30):
+            kernel[(1,)](x, i, i)
+        kernel[(1,)](Tensor(4100), 30, 30)  # of no alignment: compiled anew
+        for i in range(31, 60):
+            kernel[(1,)](Tensor(4100), i, i)
+    assert numbers(before) == list(range(60))
+
+
+def lives():
+    """What a launch was given lives until it is issued, and no longer than the region."""
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region() as region:
+        stub.stub_hold(1)
+        given = [Tensor(4096 * i) for i in range(1, 31)]
+        for each in given:
+            kernel[(1,)](each, each.address, 0)
+        alive = [weakref.ref(each) for each in given]
+        del given, each
+        gc.collect()
+        assert all(ref() is not None for ref in alive)
+        assert stub.stub_count() == before
+        stub.stub_hold(0)
+        region.flush()
+        assert not any(ref() is not None for ref in alive)
+        for _ in range(5000):
+            kernel[(1,)](Tensor(), 1, 2)  # are let go of as it goes on
+        assert _core.triton_region_counts()[2] < 4096
+    assert len(numbers(before)) == 5030
+    assert _core.triton_region_counts()[2] == 0
+
+
+def full():
+    """A ring that is full is waited for, without the interpreter lock."""
+    kernel = wrapped()
+    before = ready(kernel)
+    stub.stub_hold(1)
+    threading.Timer(0.3, stub.stub_hold, (0,)).start()
+    with rl.region():
+        for i in range(20000):
+            kernel[(1,)](x, i, i)
+    assert numbers(before) == list(range(20000))
+
+
+def failures():
+    kernel = wrapped()
+    before = ready(kernel)
+    stub.stub_refuse(ctypes.c_ulonglong(20))
+
+    def in_region(*numbers, error=None):
+        with rl.region():
+            stub.stub_hold(1)
+            for i in numbers:
+                kernel[(1,)](x, i, 0)
+            stub.stub_hold(0)
+            if error is not None:
+                raise error
+
+    text = str(error_of(rl.DriverError, lambda: in_region(*range(30))))
+    assert "kernel 'first'" in text and "CUDA_ERROR_INVALID_VALUE" in text and "9 were not made either" in text, text
+    assert numbers(before) == list(range(20))
+    # The error of the body stays visible.
+    error = error_of(rl.DriverError, lambda: in_region(20, error=ValueError("of the body")))
+    assert isinstance(error.__context__, ValueError)
+
+    def told_before_leaving():
+        with rl.region():
+            for _ in range(10**6):
+                kernel[(1,)](x, 20, 0)
+            raise AssertionError("no error")
+
+    error_of(rl.DriverError, told_before_leaving)
+    stub.stub_refuse(ctypes.c_ulonglong(0))
+    before = stub.stub_count()
+    in_region(20)
+    assert numbers(before) == [20]
+    # What the body launched before its error is launched.
+    error_of(ValueError, lambda: in_region(21, error=ValueError("of the body")))
+    assert numbers(before) == [20, 21]
+
+
+def nested():
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region():
+        kernel[(1,)](x, 0, 0)
+        with rl.region():
+            kernel[(1,)](x, 1, 0)
+        assert numbers(before) == [0, 1]
+        kernel[(1,)](x, 2, 0)
+        assert _core.triton_region_counts()[0] == 1
+    assert numbers(before) == [0, 1, 2]
+    assert handed_over() == 3
+    again = rl.region()
+    with again:
+        pass
+    assert "entered before" in str(error_of(rl.InvalidArgument, again.__enter__))
+
+
+def threads():
+    """Another thread's region meanwhile is none, and its launches come behind what the ring holds."""
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region():
+        kernel[(1,)](x, 0, 0)
+        handed = handed_over()
+
+        def work():
+            with rl.region():
+                for i in range(1, 20):
+                    kernel[(1,)](x, i, 0)
+            kernel[(1,)](x, 20, 0)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert handed_over() == handed
+        kernel[(1,)](x, 21, 0)
+    assert numbers(before) == list(range(22))
+    # The next one has it.
+    thread = threading.Thread(target=work)
+    handed = handed_over()
+    thread.start()
+    thread.join(20)
+    assert handed_over() == handed + 19
+
+
+def many_threads():
+    kernel = wrapped()
+    before = ready(kernel)
+
+    def work(number):
+        for round in range(30):
+            with rl.region():
+                for i in range(20):
+                    kernel[(1,)](x, number * 10**6 + round * 20 + i, 0)
+
+    work_threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in work_threads:
+        thread.start()
+    for thread in work_threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    found = numbers(before)
+    for i in range(4):
+        mine = [number % 10**6 for number in found if number // 10**6 == i]
+        assert mine == list(range(600)), i
+
+
+def generators():
+    """A region that a generator keeps open belongs to its thread; one that is left elsewhere is told of."""
+    kernel = wrapped()
+    before = ready(kernel)
+
+    def launches(begin):
+        with rl.region():
+            for i in range(begin, begin + 3):
+                kernel[(1,)](x, i, 0)
+                yield
+
+    one, other = launches(0), launches(100)
+    for _ in zip(one, other, strict=True):
+        kernel[(1,)](x, 7, 0)
+    assert numbers(before) == [0, 100, 7, 1, 101, 7, 2, 102, 7]
+    assert _core.triton_region_counts()[0] == 0
+    left = launches(200)
+    next(left)
+    errors = []
+
+    def close():
+        try:
+            left.close()
+        except rl.InvalidArgument as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join(20)
+    assert errors and "another thread" in errors[0]
+    assert numbers(before)[-1] == 200
+    assert _core.triton_region_counts()[0] == 0
+    with rl.region():
+        kernel[(1,)](x, 5, 0)
+    assert numbers(before)[-1] == 5
+
+
+def captured():
+    """A stream that is being captured gets its launches from the thread that makes them, plainly."""
+    kernel = wrapped()
+    before = ready(kernel)
+    stub.stub_capture(1)
+    with rl.region() as region:
+        for i in range(20):
+            kernel[(1,)](x, i, 0)
+            assert numbers(before) == list(range(i + 1))
+        assert handed_over() == 0
+        region.flush()
+        stub.stub_capture(0)
+        region.flush()
+        kernel[(1,)](x, 20, 0)
+        assert handed_over() == 1
+    assert numbers(before) == list(range(21))
+    assert all(entry.nodes == 1 for entry in entries(before))
+
+
+def streams():
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region():
+        for i in range(400):
+            kernel[(1,)](x, i, 0, stream=0 if i % 40 < 30 else i % 3 * 64)
+    found = entries(before)
+    assert [entry.words[1] for entry in found] == list(range(400))
+    assert [entry.stream for entry in found] == [0 if i % 40 < 30 else i % 3 * 64 for i in range(400)]
+    with rl.region():  # more than keep their graphs
+        for i in range(100):
+            for _ in range(10):
+                kernel[(1,)](x, i, 0, stream=1024 * i)
+    assert numbers(before + 400) == [i for i in range(100) for _ in range(10)]
+
+
+def evicted():
+    """What is kept to launch a kernel goes with it."""
+    with rl.region() as region:
+        for round in range(4):
+            kernel = wrapped()
+            for i in range(200):
+                kernel[(1,)](x, i, round)
+            region.flush()
+            assert stub.stub_graphs() > 0
+            kernel.cache.clear()
+            region.flush()
+            gc.collect()
+            assert stub.stub_graphs() == 0, stub.stub_graphs()
+
+
+def hooked():
+    """What runs when a launch's arguments are let go of may launch, and leave."""
+    kernel = wrapped()
+    before = ready(kernel)
+
+    class Launching(Tensor):
+        def __del__(self):
+            kernel[(1,)](x, 2, 0)
+
+    class Leaving(Tensor):
+        def __del__(self):
+            inner.__exit__(None, None, None)
+
+    with rl.region():
+        kernel[(1,)](Launching(), 1, 0)
+    assert sorted(numbers(before)) == [1, 2]
+    outer, inner = rl.region(), rl.region()
+    outer.__enter__()
+    inner.__enter__()
+    kernel[(1,)](Leaving(), 3, 0)
+    outer.__exit__(None, None, None)
+    assert _core.triton_region_counts()[0] == 0
+    assert numbers(before)[-1] == 3
+
+
+def forked():
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region():
+        for i in range(10):
+            kernel[(1,)](x, i, 0)
+        child = os.fork()
+        if child == 0:
+            try:
+                issued = stub.stub_count()
+                kernel[(1,)](x, 100, 0)
+                assert stub.stub_count() == issued + 1 and handed_over() == 0
+                with rl.region():
+                    kernel[(1,)](x, 101, 0)
+                assert numbers()[-2:] == [100, 101]
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        kernel[(1,)](x, 10, 0)
+    assert numbers(before) == list(range(11))
+
+
+def exits():
+    """The interpreter ends in a region, with another thread in it."""
+    kernel = wrapped()
+    ready(kernel)
+    begun = threading.Event()
+
+    def work():
+        with rl.region():
+            while True:
+                kernel[(1,)](x, 1, 0)
+                begun.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    begun.wait(20)
+
+
+def exits_within():
+    kernel = wrapped()
+    ready(kernel)
+    import atexit
+
+    atexit.register(print, "exits_within")
+    region = rl.region()
+    region.__enter__()
+    kernel[(1,)](x, 1, 0)
+    sys.exit(0)
+
+
+def sleeps():
+    """Nothing spins outside of a region, nor for long in one."""
+    kernel = wrapped()
+    before = ready(kernel)
+
+    def state():
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/stat") as file:
+                text = file.read()
+            if "(ringlaunch)" in text:
+                return text.rpartition(")")[2].split()[0]
+        return None
+
+    assert state() is None
+    with rl.region():
+        kernel[(1,)](x, 0, 0)
+        is_eventually(lambda: numbers(before) == [0])  # by itself
+        is_eventually(lambda: state() == "S")
+        kernel[(1,)](x, 1, 0)
+        is_eventually(lambda: numbers(before) == [0, 1])
+    is_eventually(lambda: state() == "S")
+
+
+def operations_of_torch():
+    """Each first waits until what is before it is issued, on whatever thread autograd runs it."""
+    kernel = wrapped()
+    ready(kernel)
+    sys.meta_path.pop(0)
+    import torch
+
+    seen = []
+
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(threading.get_ident())
+            return grad * 2
+
+    with rl.region():
+        value = torch.ones(4, requires_grad=True)
+    assert "torch._dynamo" not in sys.modules  # which takes seconds
+    compiled = torch.compile(lambda t: t * 3 + 1, backend="eager")
+    compiled(value)
+    storage = torch.ones(8).untyped_storage()
+    acts = [
+        lambda: value + 1,
+        lambda: value.detach(),
+        lambda: value.sum().item(),
+        lambda: torch.empty(3),
+        lambda: torch.cuda.empty_cache(),
+        lambda: Doubled.apply(value).sum().backward(),
+        lambda: compiled(value),
+        lambda: storage.resize_(16),
+        lambda: torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)),
+    ]
+    before = stub.stub_count()
+    with rl.region():
+        for act in acts:
+            stub.stub_hold(1)
+            for i in range(40):
+                kernel[(1,)](x, i, 0)
+            assert stub.stub_count() == before
+            threading.Timer(0.05, stub.stub_hold, (0,)).start()
+            act()
+            before += 40
+            assert stub.stub_count() == before, act
+    assert torch.cuda.Event.record._ringlaunch_first
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def kernels_of_triton():
+    """A kernel that goes Triton's own way in a region: behind what the ring holds."""
+    kernel = wrapped()
+    before = ready(kernel)
+    second[(1,)](x, 2**40, 2**40)
+    before += 1
+    with rl.region():
+        for i in range(100):
+            (second if i % 10 == 9 else kernel)[(1,)](x, i, 2**40)
+    assert numbers(before) == list(range(100))
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]]()
+    print(sys.argv[1])
