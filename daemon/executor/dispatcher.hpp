@@ -65,7 +65,8 @@ class Dispatcher {
     void announce_sleep() noexcept;
     void announce_awake() noexcept;
     // After the last look before sleep: has the driver signal what this dispatcher waits for. Returns the
-    // longest sleep in microseconds (negative: for ever): short where no driver tells when it is over.
+    // longest sleep in microseconds (negative: for ever): short where no driver tells when it is over, 0
+    // where something completed since that look.
     std::int64_t arm() noexcept;
     // The driver's completion descriptor was signalled: what was armed has to be armed anew.
     void disarm() noexcept;

@@ -178,6 +178,11 @@ std::int64_t Dispatcher::arm() noexcept {
     for (StreamPort* each : streams_) {
         StreamPort& stream = *each;
         const std::uint64_t completed = stream.load_completed();
+        if (completed != stream.completed_seen) {
+            // Since the last look, which found something still to wait for: nobody would tell.
+            longest = 0;
+            continue;
+        }
         std::uint64_t lowest = ~std::uint64_t{0};
         const auto want = [&](std::uint64_t position) {
             if (position > completed && position <= stream.asked) lowest = std::min(lowest, position);

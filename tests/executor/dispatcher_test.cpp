@@ -392,6 +392,35 @@ TEST_F(DispatcherTest, ABusyStreamGathersWhatComes) {
     EXPECT_EQ(client.completed(), ends.back());
 }
 
+// The device does not wait for the dispatcher to fall asleep: what it completes between the last look and
+// arm() is seen by neither, and nobody signals it.
+TEST_F(DispatcherTest, WhatCompletesBetweenTheLastLookAndSleepIsLookedAtAtOnce) {
+    driver.completes_at_once = false;
+    ClientStream gathering(kSession, make_id(0), 1024), waited(kSession, make_id(1));
+    StreamPort& gathering_port = open(gathering);
+    StreamPort& waited_port = open(waited);
+    for (int i = 0; i < 40; ++i) {
+        put_saxpy(gathering);
+        work();
+    }
+    ASSERT_TRUE(gathering_port.deep);
+    const std::uint64_t issued = gathering.issued();
+    ASSERT_LT(issued, gathering.producer.position()) << "the rest is gathered";
+    const std::uint64_t end = put_saxpy(waited);
+    waited.header->wait_position = end;
+    work();
+    device(gathering_port).run_all();
+    EXPECT_EQ(dispatcher.arm(), 0) << "room for what was gathered";
+    work();
+    EXPECT_EQ(gathering.issued(), gathering.producer.position());
+    device(waited_port).run_all();
+    EXPECT_EQ(dispatcher.arm(), 0) << "a sleeper's position";
+    EXPECT_EQ(waited.take_wakes(), 0u);
+    work();
+    EXPECT_EQ(waited.take_wakes(), 1u);
+    EXPECT_NE(dispatcher.arm(), 0);
+}
+
 TEST_F(DispatcherTest, AStreamThatGathersWakesNobodyForAnother) {
     driver.completes_at_once = false;
     ClientStream busy(kSession, make_id(0), 1024), other(kSession, make_id(1));

@@ -42,6 +42,7 @@ enum class Mutant {
     waiter_drains_after_second_look,
     reader_second_look_without_waiters,
     reader_no_notification,
+    reader_sleeps_on_what_completed_meanwhile,
     // restart
     dead_page_not_marked,
     dead_page_marked_as_a_sleep,
@@ -137,6 +138,9 @@ inline constexpr std::array kMutants{
                "the second look skips wait positions"},
     MutantName{Mutant::reader_no_notification, Where::wait, "reader_no_notification",
                "no notify_at before the reader sleeps"},
+    MutantName{Mutant::reader_sleeps_on_what_completed_meanwhile, Where::wait,
+               "reader_sleeps_on_what_completed_meanwhile",
+               "the reader arms nothing for what completed since its last look, and sleeps"},
     MutantName{Mutant::dead_page_not_marked, Where::restart, "dead_page_not_marked",
                "need_wakeup of the dead page left as it was"},
     MutantName{Mutant::dead_page_marked_as_a_sleep, Where::restart, "dead_page_marked_as_a_sleep",

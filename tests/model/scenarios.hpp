@@ -286,8 +286,12 @@ struct Scenario {
             wake.signal();
             return true;
         }
-        if (with_device && reader.consumer.position() >= waits && !world.is(Mutant::reader_no_notification))
-            notify_at(waits);
+        if (!with_device || reader.consumer.position() < waits || world.is(Mutant::reader_no_notification))
+            return found;
+        // Dispatcher::arm(): what completed since the look above is no more to be waited for, but looked at.
+        if (WeakMemory::load_relaxed(reader.page->completed) >= waits)
+            return found || !world.is(Mutant::reader_sleeps_on_what_completed_meanwhile);
+        notify_at(waits);
         return found;
     }
 
