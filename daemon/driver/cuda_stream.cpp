@@ -218,21 +218,13 @@ Status CudaStream::refused_launch(const Launch& launch, CUresult result) noexcep
 
 Status CudaStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
-    for (taken = 0; taken < launches.size();) {
-        if (graphs_) {
-            if (const std::size_t chained = graphs_->launch_chain(launches.subspan(taken)); chained != 0) {
-                if (journal_ != nullptr)
-                    for (const Launch& each : launches.subspan(taken, chained)) note(each);
-                taken += chained;
-                issued_ = launches[taken - 1].end;
-                continue;
-            }
-        }
-        const Status status = launch(launches[taken]);
-        if (status != Status::ok) return status;
-        ++taken;
-    }
-    return Status::ok;
+    return launch_each(
+        graphs_ ? &*graphs_ : nullptr, launches, taken, [this](const Launch& each) { return launch(each); },
+        [this](std::span<const Launch> chain) {
+            if (journal_ != nullptr)
+                for (const Launch& each : chain) note(each);
+            issued_ = chain.back().end;
+        });
 }
 
 void CudaStream::forget(const Module& module) noexcept {

@@ -543,14 +543,9 @@ Status HostStream::launch(const Launch& launch) noexcept {
 }
 
 Status HostStream::launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept {
-    Status status = Status::ok;
-    for (taken = 0; taken < launches.size() && status == Status::ok;) {
-        const std::size_t chained = graphs_ ? graphs_->launch_chain(launches.subspan(taken)) : 0;
-        taken += chained;
-        if (chained != 0) continue;
-        status = put(launches[taken]);
-        if (status == Status::ok) ++taken;
-    }
+    const Status status = launch_each(
+        graphs_ ? &*graphs_ : nullptr, launches, taken, [this](const Launch& each) { return put(each); },
+        [](std::span<const Launch>) {});
     state_->ring();
     return status;
 }

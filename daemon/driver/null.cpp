@@ -59,12 +59,9 @@ class NullStream final : public Stream {
         return Status::ok;
     }
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override {
-        for (taken = 0; taken < launches.size();) {
-            const std::size_t chained = graphs_ ? graphs_->launch_chain(launches.subspan(taken)) : 0;
-            taken += chained;
-            if (chained == 0) (void)launch(launches[taken++]);
-        }
-        return Status::ok;
+        return launch_each(
+            graphs_ ? &*graphs_ : nullptr, launches, taken,
+            [this](const Launch& each) { return launch(each); }, [](std::span<const Launch>) {});
     }
     void forget(const Module& module) noexcept override {
         if (graphs_) graphs_->forget(module);

@@ -104,14 +104,16 @@ class GraphPoolTest : public testing::Test {
     }
     // As a driver's stream does it: chains, else singles, else plainly.
     void issue(Pool& pool, std::span<const Launch> launches) {
-        while (!launches.empty()) {
-            std::size_t taken = pool.launch_chain(launches);
-            if (taken == 0) {
-                taken = 1;
-                if (!pool.launch(launches[0])) log.ran.push_back(launches[0].position);
-            }
-            launches = launches.subspan(taken);
-        }
+        std::size_t taken = 0;
+        const Status status = launch_each(
+            &pool, launches, taken,
+            [&](const Launch& each) {
+                if (!pool.launch(each)) log.ran.push_back(each.position);
+                return Status::ok;
+            },
+            [](std::span<const Launch>) {});
+        EXPECT_EQ(status, Status::ok);
+        EXPECT_EQ(taken, launches.size());
     }
 
     PoolModule module{200}, other{1};
