@@ -16,7 +16,7 @@ using namespace ringlaunch::bench;
 
 namespace {
 
-constexpr std::size_t kNodes = 100, kCopies = 4;
+constexpr std::size_t kNodes = kLoop, kCopies = 4;
 
 // Graphs of kNodes launches of a work. Updated: kCopies of them in turn, so that one is written while others
 // run. As they are: one, which does launches 0 to kNodes - 1 each time.
@@ -178,6 +178,7 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
     many = (many + kNodes - 1) / kNodes * kNodes;
     cases.push_back({"null", Work(Kind::nothing), many});
     cases.push_back({"24 functions", Work(Kind::functions), many});
+    cases.push_back({"loop", Work(Kind::loop), many});
     cases.push_back({"dependent", Work(Kind::dependent), many});
     cases.push_back({"5 us", Work(Kind::hold, static_cast<unsigned>(5000 * ticks)),
                      (many / 4 + kNodes - 1) / kNodes * kNodes});
@@ -211,13 +212,12 @@ int measure(const std::string& driver, int rounds, std::uint64_t many, const std
         "functions: "
         "at random, each changes one");
     report.note(
-        "word; dependent: one function changes one word; 5 us: the same, but it takes 5 us. CUDA graphs are "
-        "of 100 "
-        "kernels in a row: replayed as");
+        "word; loop: the same 100 launches of the 24 functions again and again; dependent: one function "
+        "changes one word; 5 us: the same, but it takes");
     report.note(
-        "they are (nothing changes), or every parameter set anew, 4 copies in turn. All words were compared. "
-        "2000 launches "
-        "went before each measurement");
+        "5 us. CUDA graphs are of 100 kernels in a row: replayed as they are (nothing changes), or every "
+        "parameter set anew, 4 copies in turn. All words were compared. 2000 launches went before each "
+        "measurement");
     if (cuda) {
         report.target("null kernel, us", us["null: ringlaunch"], 0.60);
         report.target("null kernel, x cuLaunchKernel", ratio["null: ringlaunch"], 5, false);

@@ -17,7 +17,7 @@
 namespace ringlaunch::bench {
 
 inline constexpr unsigned kFactor = 1664525;
-inline constexpr unsigned kWords = 8, kFunctions = 24;
+inline constexpr unsigned kWords = 8, kFunctions = 24, kLoop = 100;
 using Words = std::array<std::array<unsigned, kWords>, 2>;
 
 // A launch: which of the work's kernels, with these five parameters (the first is one of two arrays).
@@ -29,7 +29,7 @@ struct Call {
 
 class Work {
   public:
-    enum class Kind { nothing, functions, dependent, hold };
+    enum class Kind { nothing, functions, dependent, hold, loop };
     // `ticks`: how long a kernel that holds takes.
     explicit Work(Kind kind, unsigned ticks = 0) : kind_(kind), ticks_(ticks) {}
 
@@ -42,6 +42,7 @@ class Work {
             case Kind::hold:
                 return {"hold"};
             case Kind::functions:
+            case Kind::loop:
                 break;
         }
         std::vector<std::string> names;
@@ -68,6 +69,10 @@ class Work {
                         more};
             case Kind::dependent:
                 return {0, 0, kFactor + 2 * (b % 1000), b, 0, more};
+            case Kind::loop: {  // the same kLoop launches again and again
+                const unsigned k = b % kLoop;
+                return {k * 7 % kFunctions, 0, kFactor + 2 * k, k, 0, static_cast<float>(k)};
+            }
             case Kind::hold:
                 break;
         }
