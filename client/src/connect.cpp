@@ -154,6 +154,7 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
 
     std::optional<StartingDaemon> starting;
     std::uint64_t start_from_ns = 0;
+    std::string left_for_another;  // what the last one that was started said of that
     int greetings = 0;
     for (;;) {
         if (auto socket = connect_socket(place, deadline_ns)) {
@@ -182,6 +183,7 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
                     throw Error(Status::daemon_lost, "cannot start a daemon: " + starting->program() + " " +
                                                          end->text + with_log(*starting));
                 // Another was first; it will listen soon, or is just leaving.
+                left_for_another = with_log(*starting);
                 starting.reset();
                 start_from_ns = now_ns() + kStartAgainNs;
             }
@@ -189,9 +191,10 @@ std::shared_ptr<ClientState> connect(const ConnectOptions& options) {
             starting.emplace(find_daemon(options.daemon_path), place, options.driver);
         }
         if (now_ns() >= deadline_ns)
-            throw Error(Status::timed_out, "cannot connect: the daemon does not listen at " + place.path +
-                                               " after " + std::to_string(options.timeout_ms) + " ms" +
-                                               (starting ? with_log(*starting) : ""));
+            throw Error(Status::timed_out,
+                        "cannot connect: the daemon does not listen at " + place.path + " after " +
+                            std::to_string(options.timeout_ms) + " ms" +
+                            (left_for_another.empty() && starting ? with_log(*starting) : left_for_another));
         ::poll(nullptr, 0, kRetryMs);
     }
 }

@@ -344,7 +344,8 @@ void add_restart(CLI::App& command, supervisor::RestartPolicy& restart) {
 void add_serve(CLI::App& app, Action& action, char* const* argv) {
     CLI::App* command = app.add_subcommand("serve", "Run the daemon in the foreground");
     command->footer(
-        "Logs go to standard error. It leaves on `ringlaunchd stop`, SIGTERM and SIGINT. Under a service "
+        "Logs go to standard error. It leaves on `ringlaunchd stop`, SIGTERM, SIGINT and SIGHUP. Under a "
+        "service "
         "manager of the\n"
         "sd_notify kind it says when it is ready ($NOTIFY_SOCKET).\n\n"
         "Examples:\n"

@@ -317,8 +317,8 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
                            "; install the same release of ringlaunch on both sides");
     if (const auto why = refuse_peer(connection.peer(), own_uid_, options_))
         return hang_up(Status::permission_denied, *why);
-    if (draining_) return hang_up(Status::stopping, "the daemon is leaving; start another");
     if (!hello.observer()) {
+        if (draining_) return hang_up(Status::stopping, "the daemon is leaving; start another");
         if (!devices_.contains(hello.device())) {
             std::string served;
             for (const auto& [ordinal, device] : devices_)
@@ -483,12 +483,12 @@ bool Core::drained() {
     return true;
 }
 
-void Core::drain(std::uint64_t deadline_ns) {
+void Core::drain() {
     if (shutting_down_) return;
-    if (drained() || now_ns() >= deadline_ns) return shut_down(kExitOk);
+    if (drained() || now_ns() >= drain_until_ns_) return shut_down(kExitOk);
     drain_timer_.expires_after(kDrainPoll);
-    drain_timer_.async_wait([this, deadline_ns](const auto& error) {
-        if (!error) drain(deadline_ns);
+    drain_timer_.async_wait([this](const auto& error) {
+        if (!error) drain();
     });
 }
 

@@ -229,7 +229,7 @@ class Core final : public FaultDomain::Owner {
 
     // ---- core.cpp: leaving
     void watch_idle();
-    void drain(std::uint64_t deadline_ns);
+    void drain();
     void shut_down(int exit);
     void maybe_finished();
     bool drained();
@@ -285,6 +285,7 @@ class Core final : public FaultDomain::Owner {
     std::uint32_t last_epoch_ = 0;
     std::uint64_t started_ns_ = now_ns();
     bool draining_ = false, shutting_down_ = false;
+    std::uint64_t drain_until_ns_ = 0;
     int exit_ = kExitOk;
 };
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -11,6 +12,7 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
 #include <thread>
 
@@ -47,6 +49,23 @@ bool somebody_listens(const sockaddr_un& address) {
             errno == EAGAIN);
 }
 
+// Whoever holds the lock writes its process id into it.
+void sign_lock(const UniqueFd& lock) {
+    const std::string pid = std::to_string(::getpid()) + "\n";
+    // A disk that is full leaves it unsigned, which is only missed in a message.
+    if (::ftruncate(lock.get(), 0) != 0 ||
+        ::pwrite(lock.get(), pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size()))
+        return;
+}
+
+// 0: nobody that lives has signed it.
+pid_t signer_of(const UniqueFd& lock) {
+    char text[16]{};
+    if (::pread(lock.get(), text, sizeof text - 1, 0) <= 0) return 0;
+    const pid_t pid = std::atoi(text);
+    return pid > 0 && (::kill(pid, 0) == 0 || errno == EPERM) ? pid : 0;
+}
+
 UniqueFd take_lock(const std::string& path, const sockaddr_un& address) {
     const std::string lock_path = path + ".lock";
     // Never removed: who removed it while another opened it would give two daemons a lock each.
@@ -58,11 +77,20 @@ UniqueFd take_lock(const std::string& path, const sockaddr_un& address) {
     while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK && errno != EINTR)
             throw SocketRefused("cannot lock " + lock_path + ": " + reason());
-        if (somebody_listens(address) || std::chrono::steady_clock::now() > deadline)
+        if (somebody_listens(address))
             throw AlreadyRunning("a daemon already serves " + path + " (it holds " + lock_path +
                                  "); use that one, stop it (ringlaunchd stop), or choose another --socket");
+        if (std::chrono::steady_clock::now() > deadline) {
+            const pid_t signer = signer_of(lock);
+            const std::string pid = signer == 0 ? "" : std::to_string(signer);
+            throw AlreadyRunning("a daemon" + (pid.empty() ? "" : " (pid " + pid + ")") + " holds " +
+                                 lock_path + ", but nobody listens at " + path +
+                                 ": its socket was removed; end it (kill" + (pid.empty() ? "" : " " + pid) +
+                                 "), or choose another --socket");
+        }
         std::this_thread::sleep_for(kLockPoll);
     }
+    sign_lock(lock);
     return lock;
 }
 

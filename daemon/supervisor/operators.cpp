@@ -200,10 +200,12 @@ void Core::stop_daemon(Client& client, std::uint32_t request, std::uint32_t drai
                                                    std::to_string(peer.uid));
     spdlog::info("asked to leave by process {}, {} ms to drain", peer.pid, drain_ms);
     answer_done(*client.connection, request);
-    if (draining_) return;
+    // Of several who ask the one who waits least.
+    const std::uint64_t until_ns = now_ns() + drain_ms * kNsPerMs;
+    drain_until_ns_ = draining_ ? std::min(drain_until_ns_, until_ns) : until_ns;
     draining_ = true;
     // From the loop: this message is still being handled.
-    boost::asio::post(io_, [this, deadline = now_ns() + drain_ms * kNsPerMs] { drain(deadline); });
+    boost::asio::post(io_, [this] { drain(); });
 }
 
 }  // namespace ringlaunch::supervisor

@@ -57,6 +57,19 @@ TEST(Listener, TakesOverFromADaemonThatDied) {
     EXPECT_TRUE(SessionClient(socket).session() != 0);
 }
 
+TEST(Listener, NamesTheDaemonWhoseSocketWasRemoved) {
+    const Folder folder;
+    const std::string socket = folder.file("daemon.sock"), log = folder.file("log");
+    const Daemon first({}, socket);
+    ASSERT_EQ(::unlink(socket.c_str()), 0);
+    Daemon second({"log=" + log}, socket);
+    EXPECT_EQ(second.wait(), kExitAlreadyRunning);
+    std::ifstream file(log);
+    const std::string said(std::istreambuf_iterator<char>(file), {});
+    EXPECT_THAT(said, HasSubstr("nobody listens at " + socket));
+    EXPECT_THAT(said, HasSubstr("kill " + std::to_string(first.pid())));
+}
+
 TEST(Listener, RefusesWhatIsNoSocketAndALongPath) {
     const Folder folder;
     const std::string path = folder.file("daemon.sock");

@@ -355,5 +355,22 @@ TEST(Drain, OfWorkThatDoesNotEndIsBounded) {
     EXPECT_TRUE(eventually([&] { return ::kill(executor, 0) != 0; }));
 }
 
+TEST(Drain, IsSeenByOperatorsAndCutShortByThem) {
+    Daemon daemon({"driver=host"});
+    Holder holder(daemon);
+    const std::uint64_t end = holder.hold();
+    RawClient operators = operators_of(daemon);
+    ASSERT_EQ(stop(operators, 1'000'000).status(), Status::ok);
+    RawClient impatient(daemon.socket());
+    ASSERT_EQ(impatient.hello(kProtocolVersion, true).status(), Status::ok);
+    const Answer status = impatient.ask(schema::Request::GetStatus, [](FlatBufferBuilder& builder) {
+        return schema::CreateGetStatus(builder).Union();
+    });
+    EXPECT_EQ(status->answer_as_DaemonStatus()->sessions(), 1u);
+    ASSERT_EQ(stop(impatient, 0).status(), Status::ok);
+    EXPECT_EQ(daemon.wait(), 0);
+    EXPECT_LT(holder.stream->completed(), end);
+}
+
 }  // namespace
 }  // namespace ringlaunch::test
