@@ -604,14 +604,29 @@ py::bytes ring_bytes_for_tests(const py::object& self, std::uint64_t position, s
 
 }  // namespace ringlaunch::python
 
+namespace {
+
+constexpr const char* kNoSubinterpreter =
+    "ringlaunch works in the main interpreter of a process, not in a subinterpreter (with mod_wsgi: "
+    "WSGIApplicationGroup %{GLOBAL})";
+
+bool in_main_interpreter() {
+    return PyInterpreterState_Get() == PyInterpreterState_Main();
+}
+
+}  // namespace
+
 // Not for free-threaded builds yet: a stream's order and every handle rest on the interpreter lock. So the
 // module does not say that it can do without, and such an interpreter turns its lock on at the import.
-// pybind11's way in waits for ever for the interpreter lock in a second interpreter of the process (as
-// mod_wsgi has them). So what Python calls is ours, at the end, and asks first.
+//
+// Before Python 3.12 pybind11's way in waits for ever for the interpreter lock in a second interpreter of the
+// process (as mod_wsgi has them). So what Python calls is ours, at the end, and asks first; later ones call
+// it in the main interpreter, and the module's body in the other.
 #define PyInit__core pybind11_PyInit__core
 PYBIND11_MODULE(_core, module) {
     using namespace ringlaunch;
     using namespace ringlaunch::python;
+    if (!in_main_interpreter()) throw py::import_error(kNoSubinterpreter);
     module.doc() = "The C++ half of ringlaunch. Use the package's own names.";
     module.attr("__version__") = RINGLAUNCH_VERSION;
 
@@ -690,12 +705,7 @@ PYBIND11_MODULE(_core, module) {
 #undef PyInit__core
 
 PyMODINIT_FUNC PyInit__core() {
-    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
-        PyErr_SetString(
-            PyExc_ImportError,
-            "ringlaunch works in the main interpreter of a process, not in a subinterpreter (with "
-            "mod_wsgi: WSGIApplicationGroup %{GLOBAL})");
-        return nullptr;
-    }
-    return pybind11_PyInit__core();
+    if (in_main_interpreter()) return pybind11_PyInit__core();
+    PyErr_SetString(PyExc_ImportError, kNoSubinterpreter);
+    return nullptr;
 }
