@@ -22,7 +22,7 @@ host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix faultmatrix_dumps"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
 launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
-gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton triton_inline"
+gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton triton_inline triton_autograd"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
@@ -165,6 +165,7 @@ bench footprint 120 "$build/bench/bench_footprint"
 bench python_call 120 python3 bench/python_call.py
 bench triton 300 python3 -m ringlaunch.bench triton --driver cuda
 bench triton_inline 120 python3 bench/triton_inline.py
+bench triton_autograd 200 python3 bench/triton_autograd.py
 maybe ctest 600 ctest --test-dir "$build" --output-on-failure -j 8
 maybe pytest 600 python3 -m pytest -q -rs tests/python
 

@@ -25,6 +25,7 @@ _TABLE_RUNS = 10
 _LENGTH_RUNS = 5
 _BURST = 500  # calls, fewer than a ring has slots
 _SCALARS, _TENSORS = (0, 8, 16, 24), (2, 10, 18)
+_STEPS_OF_LENGTH, _FEWEST_STEPS = 1 << 29, 200
 _LENGTHS = [1 << k for k in range(10, 27, 2)]
 _STATISTICS = ("mean", "std", "min", "p25", "p50", "p75", "max")
 _HERE, _SEEDS = "this machine", "another machine"
@@ -140,6 +141,16 @@ class _NoDevice:
         from triton.backends.compiler import GPUTarget
 
         return GPUTarget("cuda", 90, 32)
+
+
+def _on_one_thread(torch: Any, loop: Callable[[int], None]) -> Callable[[int], None]:
+    """Autograd has no thread of its own for the device then."""
+
+    def on_one_thread(count: int) -> None:
+        with torch.autograd.set_multithreading_enabled(False):
+            loop(count)
+
+    return on_one_thread
 
 
 def _noop() -> None:
@@ -371,8 +382,10 @@ class _Ways:
         yield Way("autograd", "noop", _loop("noop()", noop=_noop), wait)
         yield Way("autograd", "torch operation", _loop("(x * 2).backward(dy)", x=x, dy=dy), wait)
 
-        def of(name: str, function: Any) -> Way:
+        def of(name: str, function: Any, one_thread: bool = False) -> Way:
             loop = _loop("function(x).backward(dy)", function=function, x=x, dy=dy)
+            if one_thread:
+                loop = _on_one_thread(torch, loop)
             x.grad = None
             loop(1)
             if not name.endswith("nothing launched") and not bool((x.grad == 2).all()):
@@ -387,7 +400,9 @@ class _Ways:
             short, long = (rl.wrap(each, mode="inline") for each in (kernels.double, kernels.double_long))
             yield of("short, ringlaunch inline", kernels.function_of(short))
             yield of("long, ringlaunch inline", kernels.function_of(short, long))
+            yield of("short, ringlaunch inline, one thread", kernels.function_of(short), one_thread=True)
 
+        yield of("torch operation, one thread", lambda x: x * 2, one_thread=True)
         yield from self._try("autograd, ringlaunch inline", inline)
 
     def length(self) -> Iterator[Way]:
@@ -518,8 +533,11 @@ def _measure(ways: list[Way], runs: int, steps: int, notes: list[str], kept: _Ti
         for number, way in enumerate(ways):
             if number in failed:
                 continue
-            count = max(20, min(steps, 20_000_000 // way.length)) if way.length else steps
+            count = max(_FEWEST_STEPS, min(steps, _STEPS_OF_LENGTH // way.length)) if way.length else steps
             try:
+                if way.length and way.drain is not None:  # so that the device and its threads are at it already
+                    way.loop(_FEWEST_STEPS)
+                    way.drain()
                 if way.table in ("calls", "growth"):
                     times.setdefault((number, "call"), []).append(_call_us(way, count))
                 if way.table == "growth" or run >= _TABLE_RUNS:
