@@ -9,9 +9,10 @@ from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
     from ringlaunch._client import Client
-    from ringlaunch._triton_saved import SavedKernel, SavedTunedKernel
+    from ringlaunch._triton_saved import SavedHeuristicKernel, SavedKernel, SavedTunedKernel
 
 
 def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:
@@ -156,8 +157,11 @@ def _installer() -> Any:
 
 
 def load(
-    path: str | os.PathLike[str], client: Client | None = None, mode: str | None = None
-) -> SavedKernel | SavedTunedKernel:
+    path: str | os.PathLike[str],
+    client: Client | None = None,
+    mode: str | None = None,
+    heuristics: dict[str, Callable[[dict[str, Any]], Any]] | None = None,
+) -> SavedKernel | SavedTunedKernel | SavedHeuristicKernel:
     """A Triton kernel that was saved with `kernel.save(path)`: launching it needs no Triton.
 
     It is called as the kernel was, `kernel[grid](*args, **kwargs)`, with its defaults, keywords, options and `stream=`,
@@ -172,10 +176,13 @@ def load(
         Where calls go that name neither a buffer nor a stream. Without it: the only client that is open.
     mode : str, optional
         As of `wrap`. An inline call is on torch's or CuPy's current stream.
+    heuristics : dict of str to function, optional
+        Of a kernel of `triton.heuristics`: its functions, which no file holds, by parameter. A parameter without one is
+        given by each call.
 
     Returns
     -------
-    SavedKernel or SavedTunedKernel
+    SavedKernel, SavedTunedKernel or SavedHeuristicKernel
         The second of a kernel that was tuned: it launches what was found best then.
 
     Raises
@@ -195,7 +202,7 @@ def load(
     """
     from ringlaunch import _triton_saved  # imported when it is used: most programs have no such files
 
-    return _triton_saved.load(path, client, mode)
+    return _triton_saved.load(path, client, mode, heuristics)
 
 
 def _triton() -> Any:

@@ -46,7 +46,7 @@ from ringlaunch._triton_load import (
     refuse_foreign,
 )
 from ringlaunch._triton_mode import check_mode, is_tensor, mode_of
-from ringlaunch._triton_save import save, save_tuned
+from ringlaunch._triton_save import save, save_wrapped
 from ringlaunch._triton_tune import tune
 from ringlaunch.errors import Unsupported
 
@@ -457,11 +457,12 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
         made.fn = wrap(kernel.fn, client, mode)
         if mode != "inline":  # which Triton tunes
             tune(made, mode)
-        made.save = functools.partial(save_tuned, made)
+        made.save = functools.partial(save_wrapped, made)
         return made
     if isinstance(kernel, autotuner.Heuristics):
         made = copy.copy(kernel)
         made.fn = wrap(kernel.fn, client, mode)
+        made.save = functools.partial(save_wrapped, made)
         return made
     if type(kernel).__name__ == "InterpretedFunction":  # TRITON_INTERPRET: it runs here, and launches nothing
         return kernel

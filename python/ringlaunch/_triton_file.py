@@ -18,6 +18,9 @@ are the images. The JSON is an object with
     tuned             of a tuned kernel: key, the parameters that a choice depends on, or null where there is one choice
                       only; choices, each: key, the values of these parameters, then the element types of all tensors;
                       config, what is passed for it, parameters and options
+    heuristics        of a kernel with heuristics: outside and inside, the parameters that functions chose before, and
+                      behind, the tuning, in their order. The functions are in no file: whoever loads it gives them.
+                      Such a file is of version 2
 
 A constant is written as JSON has it, but for: {"float": "0x1.8p+1"}, {"tuple": [...]}, {"dtype": "fp32"}, {"function":
 its name, "hash": of its source}.
@@ -41,7 +44,7 @@ from ringlaunch._hints import SCALARS, scalar
 from ringlaunch.errors import BadImage, Unsupported
 
 FORMAT = "ringlaunch triton kernel"
-VERSION = 1
+VERSION = 2
 _MANIFEST = "kernel.json"
 _MOST_BYTES = 1 << 30  # of one entry of a file, unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same kernels make the same file
@@ -103,6 +106,13 @@ class SavedTuning(NamedTuple):
     choices: list[tuple[list[Any], dict[str, Any]]]
 
 
+class SavedHeuristics(NamedTuple):
+    """The parameters that functions of the program choose, before the tuning and behind it."""
+
+    outside: list[str]
+    inside: list[str]
+
+
 class SavedFile(NamedTuple):
     """All that a file says."""
 
@@ -111,6 +121,7 @@ class SavedFile(NamedTuple):
     options: dict[str, Any]
     variants: tuple[SavedVariant, ...]
     tuned: SavedTuning | None = None
+    heuristics: SavedHeuristics | None = None
 
 
 # ---- constants ----
@@ -160,7 +171,7 @@ def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str
     images = {hashlib.sha256(each.image).hexdigest(): each.image for each in saved.variants}
     manifest = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": 1 if saved.heuristics is None else VERSION,
         "made_by": {"ringlaunch": __version__, **made_by},
         "kernel": saved.kernel,
         "parameters": [_param_out(saved.kernel, param) for param in saved.params],
@@ -170,6 +181,8 @@ def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str
     if saved.tuned is not None:
         choices = [{"key": key, "config": config} for key, config in saved.tuned.choices]
         manifest["tuned"] = {"key": saved.tuned.key, "choices": choices}
+    if saved.heuristics is not None:
+        manifest["heuristics"] = saved.heuristics._asdict()
     target = Path(path)
     made = target.with_name(f"{target.name}.{secrets.token_hex(8)}")  # with the rights of any file that is made
     with made.open("xb") as file:
@@ -357,6 +370,14 @@ class _Reader:
             raise self.damaged(f"{where} has no choices, or a key that is none")
         return SavedTuning(key, choices)
 
+    def heuristics(self, value: Any, params: tuple[SavedParam, ...]) -> SavedHeuristics:
+        where = "'heuristics'"
+        found = SavedHeuristics(*(self.take(value, name, list, where) for name in SavedHeuristics._fields))
+        known = {param.name for param in params}
+        if not all(isinstance(name, str) and name in known for names in found for name in names):
+            raise self.damaged(f"{where} names what is no parameter")
+        return found
+
 
 def _entries(path: Path, reader: _Reader) -> dict[str, bytes]:
     whole = path.read_bytes()
@@ -400,6 +421,7 @@ def read(path: str | os.PathLike[str]) -> SavedFile:
         reader.options(manifest, _MANIFEST),
         tuple(reader.variant(each, number, params, entries) for number, each in enumerate(variants)),
         reader.tuned(manifest["tuned"]) if "tuned" in manifest else None,
+        reader.heuristics(manifest["heuristics"], params) if "heuristics" in manifest else None,
     )
 
 

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import triton
 from triton.compiler import make_backend
+from triton.runtime.autotuner import Autotuner, Heuristics
 
 from ringlaunch import _triton_file
-from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, encode, same
+from ringlaunch._triton_file import (
+    SavedFile,
+    SavedHeuristics,
+    SavedParam,
+    SavedTuning,
+    SavedVariant,
+    encode,
+    same,
+)
 from ringlaunch._triton_load import CallPath
 from ringlaunch.errors import InvalidArgument, Unsupported
 
@@ -22,14 +31,38 @@ _OF_THE_DEVICE = ("arch", "backend_name", "warp_size")  # options that no call g
 
 def save(kernel: JITFunction, path: str | os.PathLike[str]) -> int:
     """See `JITFunction.save`."""
-    return _save(kernel, path, None)
+    return _save(kernel, path, None, None)
 
 
-def save_tuned(tuned: Any, path: str | os.PathLike[str]) -> int:
-    """`save` of a kernel of an Autotuner: what was found best so far, and what was compiled for that."""
-    doing = f"saving tuned kernel {tuned.base_fn.__name__!r}"
-    if not isinstance(tuned.fn, CallPath):
-        raise Unsupported(f"{doing}: it is tuned around {type(tuned.fn).__name__}, whose functions no file can hold")
+def save_wrapped(outer: Any, path: str | os.PathLike[str]) -> int:
+    """`save` of a kernel of Autotuner, Heuristics or both: what was found best so far, what was compiled for that, and
+    the names of the parameters that heuristics choose."""
+    name = outer.base_fn.__name__ if isinstance(outer, Autotuner) else _innermost(outer).__name__
+    doing = f"saving kernel {name!r}"
+    outside: list[str] = []
+    inside: list[str] = []
+    tuner, kernel = None, outer
+    while not isinstance(kernel, CallPath):
+        if isinstance(kernel, Heuristics):
+            (outside if tuner is None else inside).extend(kernel.values)
+        elif isinstance(kernel, Autotuner) and tuner is None:
+            tuner = kernel
+        else:
+            raise Unsupported(f"{doing}: no file can hold what {type(kernel).__name__} does there")
+        kernel = kernel.fn
+    if tuner is None:
+        outside, inside = [], outside
+    heuristics = SavedHeuristics(outside, inside) if outside or inside else None
+    return _save(kernel, path, None if tuner is None else _tuning(tuner, path, doing), heuristics)
+
+
+def _innermost(kernel: Any) -> Any:
+    while not isinstance(kernel, CallPath):
+        kernel = kernel.fn
+    return kernel
+
+
+def _tuning(tuned: Any, path: str | os.PathLike[str], doing: str) -> SavedTuning:
     chosen = list(tuned.cache.items()) if len(tuned.configs) > 1 else [((), tuned.configs[0])]
     choices = []
     for key, config in chosen:
@@ -42,10 +75,12 @@ def save_tuned(tuned: Any, path: str | os.PathLike[str]) -> int:
         choices.append(([*values, *types], config))
     if not choices:
         raise InvalidArgument(f"{doing} to {os.fspath(path)}: it was not tuned yet; call it")
-    return _save(tuned.fn, path, SavedTuning(list(tuned.keys) if len(tuned.configs) > 1 else None, choices))
+    return SavedTuning(list(tuned.keys) if len(tuned.configs) > 1 else None, choices)
 
 
-def _save(kernel: Any, path: str | os.PathLike[str], tuned: SavedTuning | None) -> int:
+def _save(
+    kernel: Any, path: str | os.PathLike[str], tuned: SavedTuning | None, heuristics: SavedHeuristics | None
+) -> int:
     compiled = {each.hash: each for each in (*kernel._warmed.values(), *(held.compiled for held in kernel.cache))}
     if not compiled:
         raise InvalidArgument(
@@ -62,7 +97,7 @@ def _save(kernel: Any, path: str | os.PathLike[str], tuned: SavedTuning | None) 
         variants = [
             each for each in variants if any(_is_of(each, config, names, options) for _, config in tuned.choices)
         ]
-    saved = SavedFile(kernel.__name__, params, options, tuple(variants), tuned)
+    saved = SavedFile(kernel.__name__, params, options, tuple(variants), tuned, heuristics)
     _triton_file.write(path, saved, {"triton": triton.__version__})
     return len(variants)
 

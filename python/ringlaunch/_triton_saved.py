@@ -30,7 +30,9 @@ from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVar
 from ringlaunch._triton_load import CallPath, call_param, client_of, give_scratch
 from ringlaunch._triton_mode import check_mode, mode_of
 from ringlaunch._triton_tensor import as_triton_takes
-from ringlaunch.errors import Error, LimitReached, NotFound, ParamTypeError, Unsupported
+from ringlaunch.errors import Error, InvalidArgument, LimitReached, NotFound, ParamTypeError, Unsupported
+
+Heuristic = Callable[[dict[str, Any]], Any]
 
 _DIVISOR = 16  # the only one that Triton looks for
 _LISTED = 8  # variants in a message
@@ -250,18 +252,61 @@ class SavedKernel(CallPath):
             return None
 
 
+class SavedHeuristicKernel:
+    """A Triton kernel with heuristics, from a file: `kernel[grid](*args, **kwargs)`. The functions are those that
+    `load` was given; a parameter without one is given by the call.
+
+    Attributes
+    ----------
+    fn : SavedKernel or SavedTunedKernel
+        The kernel itself.
+    """
+
+    def __init__(
+        self,
+        fn: SavedKernel | SavedTunedKernel | SavedHeuristicKernel,
+        names: list[str],
+        functions: dict[str, Heuristic],
+    ) -> None:
+        self.fn = fn
+        self.__name__: str = fn.__name__
+        self.params: Sequence[SavedParam] = fn.params
+        self._order = {param.name: i for i, param in enumerate(fn.params)}
+        self._functions = {name: functions.get(name) for name in names}
+
+    def __repr__(self) -> str:
+        return f"<ringlaunch.SavedHeuristicKernel of {self.fn!r}, which chooses {', '.join(self._functions)}>"
+
+    def __getitem__(self, grid: Any) -> Callable[..., Any]:
+        return lambda *args, **kwargs: self.fn[grid](*args, **self._chosen(args, kwargs))
+
+    def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The keywords of a call with what the functions answer: each sees what those before it have chosen."""
+        for name, function in self._functions.items():
+            if function is not None:
+                kwargs[name] = function({**dict(zip(self._order, args)), **kwargs})
+            elif name not in kwargs and self._order[name] >= len(args):
+                raise ParamTypeError(
+                    f"kernel {self.__name__!r}: parameter {name!r} was chosen by a function of the program that saved "
+                    f"it, which no file holds: give it to ringlaunch.load(heuristics={{{name!r}: function}}), or its "
+                    "value to the call"
+                )
+        return kwargs
+
+
 class SavedTunedKernel:
     """A tuned Triton kernel from a file: `kernel[grid](*args, **kwargs)`, with what was found best when it was saved.
 
     Attributes
     ----------
-    fn : SavedKernel
-        The kernel itself, with its `cache`.
+    fn : SavedKernel or SavedHeuristicKernel
+        The kernel itself.
     """
 
-    def __init__(self, fn: SavedKernel, path: Path, tuned: SavedTuning) -> None:
+    def __init__(self, fn: SavedKernel | SavedHeuristicKernel, path: Path, tuned: SavedTuning) -> None:
         self.fn = fn
-        self.__name__ = fn.__name__
+        self.__name__: str = fn.__name__
+        self.params: Sequence[SavedParam] = fn.params
         self._path = path
         self._key = tuned.key
         self._choices = {
@@ -282,7 +327,7 @@ class SavedTunedKernel:
         """The configuration for a call, which is known by the same as Triton's Autotuner knows it by."""
         if self._key is None:
             return next(iter(self._choices.values()))
-        names = [param.name for param in self.fn.params]
+        names = [param.name for param in self.params]
         given = {**dict(zip(names, args)), **{name: kwargs[name] for name in kwargs if name in names}}
         values = [_constant(given[name]) for name in self._key if name in given]
         types = [str(each.dtype).rpartition(".")[2] for each in given.values() if hasattr(each, "dtype")]
@@ -299,10 +344,16 @@ class SavedTunedKernel:
 
 
 def load(
-    path: str | os.PathLike[str], client: Client | None = None, mode: str | None = None
-) -> SavedKernel | SavedTunedKernel:
+    path: str | os.PathLike[str],
+    client: Client | None = None,
+    mode: str | None = None,
+    heuristics: dict[str, Heuristic] | None = None,
+) -> SavedKernel | SavedTunedKernel | SavedHeuristicKernel:
     """See `ringlaunch.load`."""
     mode = check_mode(mode, client)
+    functions = heuristics or {}
+    if not isinstance(functions, dict) or not all(map(callable, functions.values())):
+        raise refused("heuristics", "None or a dict of functions", heuristics)
     try:
         place = Path(path)
     except TypeError:
@@ -311,7 +362,19 @@ def load(
     kernel = SavedKernel(place, saved, client, mode)
     if client is not None:
         kernel._for_device(client)
-    return kernel if saved.tuned is None else SavedTunedKernel(kernel, place, saved.tuned)
+    outside, inside = saved.heuristics or ([], [])
+    if unknown := sorted(set(functions) - {*outside, *inside}):
+        raise InvalidArgument(
+            f"heuristics: expected functions for {', '.join((*outside, *inside)) or 'nothing'}, which kernel "
+            f"{saved.kernel!r} of {place} has, found {', '.join(map(repr, unknown))}"
+        )
+    made: SavedKernel | SavedTunedKernel | SavedHeuristicKernel = kernel
+    innermost: SavedKernel | SavedHeuristicKernel = kernel
+    if inside:
+        made = innermost = SavedHeuristicKernel(kernel, inside, functions)
+    if saved.tuned is not None:
+        made = SavedTunedKernel(innermost, place, saved.tuned)
+    return SavedHeuristicKernel(made, outside, functions) if outside else made
 
 
 # ---- what arguments are ----

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ringlaunch import _core, _triton_tensor
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
+from ringlaunch._hints import ELEMENTS
 from ringlaunch._stream import Stream
 from ringlaunch._triton_load import leaves, type_of
 from ringlaunch.errors import ParamTypeError, Unsupported
@@ -35,7 +36,7 @@ def enter(kernel: str) -> int:
             f"kernel {kernel!r}: an inline launch is one in this program, which has no GPU to launch on: {error}"
         ) from None
     if "ringlaunch._triton" not in sys.modules:
-        _triton_tensor.take_names(_triton_tensor.ELEMENTS)
+        _triton_tensor.take_names(ELEMENTS)
     if _core.triton_inline_context() == 0:
         if (torch := _gpu_torch()) is not None:
             torch.cuda.set_device(torch.cuda.current_device())

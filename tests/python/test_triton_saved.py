@@ -291,6 +291,63 @@ def test_a_single_configuration_needs_no_key(client, x, path):
     assert loaded[(1,)](x, 7).metadata.num_warps == 1 and next(iter(loaded.fn.cache)).constants["BLOCK"] == 16
 
 
+@triton.jit
+def guarded(x, n, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    if EVEN:
+        tl.store(x + i, 1.0)
+    else:
+        tl.store(x + i, 2.0, i < n)
+
+
+def is_even(args):
+    return args["n"] % args["BLOCK"] == 0
+
+
+CONFIGS = [triton.Config({"BLOCK": 16}), triton.Config({"BLOCK": 32})]
+LAYERS = {
+    "heuristics": lambda kernel: triton.heuristics({"BLOCK": lambda args: 32, "EVEN": is_even})(kernel),
+    "tuned heuristics": lambda kernel: triton.autotune(CONFIGS, key=["n"])(
+        triton.heuristics({"EVEN": is_even})(kernel)
+    ),
+    "heuristics of a tuned one": lambda kernel: triton.heuristics({"EVEN": lambda args: args["n"] % 32 == 0})(
+        triton.autotune(CONFIGS, key=["n", "EVEN"])(kernel)
+    ),
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS)
+def test_heuristics_are_given_again_when_a_kernel_is_loaded(client, x, path, layers):
+    kernel = rl.wrap(LAYERS[layers](triton.jit(guarded.fn)))
+    for n in (64, 70):
+        kernel[(2,)](x, n)
+    expected = [launched(client, lambda s, n=n: kernel[(2,)](x, n, stream=s)) for n in (64, 70)]
+    assert kernel.save(path) >= 2
+    even = is_even if "heuristics of" not in layers else lambda args: args["n"] % 32 == 0
+    functions = {"EVEN": even} if "tuned" in layers else {"BLOCK": lambda args: 32, "EVEN": even}
+    loaded = rl.load(path, heuristics=functions)
+    for _ in range(2):
+        assert [launched(client, lambda s, n=n: loaded[(2,)](x, n, stream=s)) for n in (64, 70)] == expected
+    without = rl.load(path)
+    block = {} if "tuned" in layers else {"BLOCK": 32}
+    chosen = {64: True, 70: False}
+    given = [launched(client, lambda s, n=n: without[(2,)](x, n, EVEN=chosen[n], stream=s, **block)) for n in (64, 70)]
+    assert given == expected
+    with pytest.raises(rl.ParamTypeError, match=r"'EVEN' was chosen by a function.*load\(heuristics="):
+        without[(2,)](x, 64, **block)
+    assert "SavedHeuristicKernel" in repr(loaded)
+
+
+def test_functions_that_no_heuristic_has_are_refused(client, x, path):
+    kernel = rl.wrap(scale)
+    kernel[(1,)](x, 4)
+    kernel.save(path)
+    with pytest.raises(rl.InvalidArgument, match=r"expected functions for nothing.*found 'EVEN'"):
+        rl.load(path, heuristics={"EVEN": is_even})
+    with pytest.raises(rl.ParamTypeError, match="heuristics: expected None or a dict of functions"):
+        rl.load(path, heuristics={"EVEN": True})
+
+
 class Tensor:
     dtype = "float32"
 
@@ -331,9 +388,6 @@ def test_tuning_that_runs_code_of_the_program_cannot_be_saved(client, x, path):
     kernel[(1,)](x, 5)
     with pytest.raises(rl.Unsupported, match="pre_hook"):
         kernel.save(path)
-    computed = triton.heuristics({"BLOCK": lambda args: 16})(triton.jit(scale.fn))
-    with pytest.raises(rl.Unsupported, match="around Heuristics"):
-        rl.wrap(triton.autotune([triton.Config({}, num_warps=2)], key=[])(computed)).save(path)
 
 
 def test_warming_up_is_enough_to_save(client, x, path):
@@ -540,8 +594,8 @@ def rewritten(path, whole, change):
 
 
 def test_a_file_of_a_newer_format_is_refused(path, whole):
-    rewritten(path, whole, lambda manifest: manifest.update(version=2, made_by={"ringlaunch": "9.9"}))
-    with pytest.raises(rl.Unsupported, match=r"version 2, made by ringlaunch 9.9.*reads up to version 1"):
+    rewritten(path, whole, lambda manifest: manifest.update(version=3, made_by={"ringlaunch": "9.9"}))
+    with pytest.raises(rl.Unsupported, match=r"version 3, made by ringlaunch 9.9.*reads up to version 2"):
         rl.load(path)
 
 
