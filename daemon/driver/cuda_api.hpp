@@ -88,6 +88,7 @@ namespace ringlaunch::driver {
     X(cuGraphExecDestroy)                 \
     X(cuGraphExecKernelNodeSetParams)     \
     X(cuGraphLaunch)                      \
+    X(cuTensorMapEncodeTiled)             \
     X(cuOccupancyMaxPotentialClusterSize) \
     X(cuOccupancyMaxActiveBlocksPerMultiprocessor)
 

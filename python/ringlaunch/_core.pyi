@@ -190,8 +190,10 @@ def triton_inline_variant(
     cooperative: bool,
     programmatic: bool,
     scratch_bytes: int,
+    maps: tuple[tuple[int, int, int, tuple[int, ...], bool], ...] = ...,
     /,
 ) -> TritonVariant | None: ...
+def triton_descriptor(type: type, /) -> None: ...
 def triton_inline_device() -> tuple[int, int, int]: ...
 def triton_inline_function(
     image: bytes, entry: str, shared_bytes: int, large_clusters: bool, /

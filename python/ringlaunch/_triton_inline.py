@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from triton import knobs
+from triton.backends.nvidia import driver as nvidia
 from triton.compiler import CompiledKernel
 from triton.runtime import _allocation, driver, jit
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ringlaunch import _core
 from ringlaunch._buffer import Buffer
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 # A launch with more has an attribute that only Triton's launcher knows.
 _USUAL_SHARED_BYTES = 228 << 10
+
+_core.triton_descriptor(TensorDescriptor)
 
 streams_of: Any = None  # the driver of Triton whose streams the C++ side knows
 
@@ -145,30 +150,51 @@ def _make_variant(kernel: JITFunction, compiled: Any, bound: dict[str, Any], sec
     metadata, signature = compiled.metadata, compiled.src.signature
     if metadata.profile_scratch_size or metadata.shared > _USUAL_SHARED_BYTES:
         return None
+    declared: list[tuple[str, str]] = []
+    maps: list[tuple[int, int, int, tuple[int, ...], bool]] = []
+    described = iter(getattr(metadata, "tensordesc_meta", None) or ())
     try:
-        declared = tuple(
-            (path, type_of(kernel.__name__, path, kind))
-            for name, of in signature.items()
-            for path, kind, _ in flatten(of, bound[name], name)
-        )
-    except Unsupported:  # a tensor descriptor
+        for name, of in signature.items():
+            for path, kind, value in flatten(of, bound[name], name):
+                if kind.startswith("tensordesc"):
+                    if type(value) is not TensorDescriptor or path != name or (found := _map(described)) is None:
+                        return None
+                    rank = len(value.shape)
+                    maps.append(found)
+                    declared.append((path, "tensormap"))
+                    declared += [(f"{path}.shape[{i}]", "int32") for i in range(rank)]
+                    declared += [(f"{path}.strides[{i}]", "int64") for i in range(rank)]
+                else:
+                    declared.append((path, type_of(kernel.__name__, path, kind)))
+    except Unsupported:
         return None
     core = _core.triton_inline_variant(
         compiled,
         compiled.function,
-        declared,
+        tuple(declared),
         metadata.num_warps * WARP,
         metadata.shared,
         metadata.num_ctas,
         bool(metadata.launch_cooperative_grid),
         bool(metadata.launch_pdl),
         metadata.global_scratch_size * metadata.num_ctas,
+        tuple(maps),
     )
     if core is None:
         return None
     variant = Variant(core, None, dict(signature), seconds)
     kernel._variants_held[(id(compiled),)] = variant
     return variant
+
+
+def _map(described: Iterator[dict[str, Any]]) -> tuple[int, int, int, tuple[int, ...], bool] | None:
+    """How the hardware is to read the next tensor, as Triton's launcher tells it; None: in another way."""
+    meta = next(described, None)
+    if meta is None or meta["fp4_padded"] or meta.get("is_im2col", False):
+        return None
+    element_type = nvidia.TMA_DTYPE_DEVICE_TO_HOST[meta["elem_type"]]
+    mended = hasattr(driver.active.utils, "fill_tma_descriptor_tiled")  # Triton does since 3.7
+    return meta["swizzle"], meta["elem_size"], element_type, tuple(meta["block_size"]), mended
 
 
 def _enter_context() -> None:

@@ -317,9 +317,12 @@ def leaf_numbers(kernel: CallPath, bound: dict[str, Any], signature: dict[str, A
             for i, part in enumerate(value):
                 walk(kind[i] if isinstance(kind, tuple) else "constexpr", part)
             return
+        passed = 1
+        if isinstance(kind, str) and kind.startswith("tensordesc"):  # its map, its shape, its strides
+            passed += 2 * len(value.shape)
         if kind != "constexpr":
-            numbers.append(count)
-        count += 1
+            numbers.extend(range(count, count + passed))
+        count += passed
 
     for param in kernel.params:
         if param.is_constexpr:

@@ -22,7 +22,7 @@ from ringlaunch.errors import ParamTypeError, Unsupported
 if TYPE_CHECKING:
     from ringlaunch._triton_saved import SavedKernel
 
-_streams_of: Any = None  # the library whose streams the C++ side knows
+streams_of: Any = None  # the library whose streams the C++ side knows
 # What is loaded stays: by context, image and function.
 _functions: dict[tuple[int, str, str], tuple[int, int, int, int, int]] = {}
 
@@ -59,12 +59,12 @@ def _gpu_torch() -> Any:
 
 def _know_streams() -> None:
     """Tells the C++ side how the current stream is had. Where Triton is there, too, that has its own idea."""
-    global _streams_of
+    global streams_of
     triton_inline = sys.modules.get("ringlaunch._triton_inline")
-    if triton_inline is not None and triton_inline._streams_of is not None:
+    if triton_inline is not None and triton_inline.streams_of is not None:
         return
     library = _gpu_torch() or sys.modules.get("cupy")
-    if _streams_of == (library,):
+    if streams_of == (library,):
         return
     current: Callable[[int], int] = _default_stream
     capsule = None
@@ -74,7 +74,7 @@ def _know_streams() -> None:
     elif library is not None:
         current = _stream_of_cupy
     _core.triton_streams(capsule, current)
-    _streams_of = (library,)
+    streams_of = (library,)
 
 
 def _default_stream(_: int) -> int:

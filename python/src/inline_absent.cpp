@@ -44,6 +44,10 @@ std::unique_ptr<StreamIssuer> make_issuer() {
     return nullptr;
 }
 
+int encode_tensor_map(const TensorMapKind&, const std::uint64_t*, std::byte*) noexcept {
+    return 801;  // CUDA_ERROR_NOT_SUPPORTED
+}
+
 std::string inline_error_text(int result) {
     return "CUDA error " + std::to_string(result);
 }

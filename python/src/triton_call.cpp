@@ -29,6 +29,7 @@
 #include "pack.hpp"
 #include "small_int.hpp"
 #include "stream_turn.hpp"
+#include "triton_descriptor.hpp"
 #include "triton_inline.hpp"
 #include "triton_key.hpp"
 #include "triton_pack.hpp"
@@ -106,6 +107,7 @@ struct Variant {
     std::uint32_t scratch_param = 0;
     std::vector<Scratch> scratch;
     std::uint64_t hits = 0;
+    std::vector<TensorMapKind> maps;     // of its parameters that are tensors' maps, in order
     std::unique_ptr<InlineKernel> here;  // launched in this program; its graphs go before what they name
 
     bool closed() const noexcept { return session != nullptr && session->closed; }
@@ -129,6 +131,7 @@ struct Entry {
     std::uint64_t hash = 0;
     std::vector<std::uint64_t> key;
     std::vector<Op> ops;
+    std::vector<TensorMaps> maps;
     std::vector<Ref> held;  // what the key names by its address
     Ref variant;
 };
@@ -698,7 +701,7 @@ bool is_all_tritons(const Core& core, PyObject* const* args, Py_ssize_t count, P
             continue;
         if (PyTuple_Check(args[i]) || is_buffer(args[i])) return false;  // of a tuple it is not known
         const Reading reading = tensor_type(Py_TYPE(args[i])).reading;
-        if (reading == Reading::unknown || reading == Reading::interface)
+        if (reading == Reading::unknown || reading == Reading::interface || reading == Reading::attributes)
             return false;  // Triton takes no such
     }
     return true;
@@ -818,9 +821,10 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
 }
 
 // What has to live until a launch is issued: the variant, and all arguments but numbers and constants.
+// Borrowed.
 std::size_t held_by_launch(const Core& core, const Bound& bound, PyObject* variant, PyObject* scratch,
                            PyObject** out) noexcept {
-    std::size_t count = 0;
+    std::size_t count = 0, described = 0;
     out[count++] = variant;
     if (scratch != nullptr) out[count++] = scratch;
     for (std::size_t i = 0; i < core.params.size(); ++i) {
@@ -828,12 +832,15 @@ std::size_t held_by_launch(const Core& core, const Bound& bound, PyObject* varia
         if ((core.flags[i] & kConstexpr) == 0 && !PyLong_CheckExact(value) && !PyFloat_CheckExact(value) &&
             value != Py_None)
             out[count++] = value;
+        if (is_descriptor(value) &&
+            described++ < kMaxDescriptors)  // which may be given another tensor meanwhile
+            if (const DescriptorParts parts(value); parts.rank() != 0) out[count++] = parts.base();
     }
     return count;
 }
 
 // The launch of a variant that was found, in this program.
-PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Key& key, const Bound& bound,
+PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key, const Bound& bound,
                       PyObject* stream, const Dim3& grid) {
     const Ref kept = Ref::borrowed(entry.variant.get());
     Variant& variant = variant_of(kept.get());
@@ -843,6 +850,13 @@ PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Ke
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     // Before what may run Python code: the entry may go then.
     if (!pack(variant.takes, entry.ops, key.leaves(), params)) return nullptr;
+    for (TensorMaps& map : entry.maps)
+        if (const int result = map.put(key.leaves(), params); result != 0) [[unlikely]] {
+            set_named_error("DriverError",
+                            "kernel '" + variant.takes.kernel +
+                                "': making the map of a tensor descriptor: " + inline_error_text(result));
+            return nullptr;
+        }
     std::uint64_t to = 0;
     if (!(stream == nullptr ? current_stream(variant.here->device(), to)
                             : named_stream(variant.takes.kernel, stream, to)))
@@ -857,7 +871,7 @@ PyObject* launch_here(Core& core, PyObject* kernel, const Entry& entry, const Ke
     Dim3 blocks = grid;
     if (variant.ctas != 1 && !with_clusters(variant, blocks)) return nullptr;
     if (in_region()) {
-        std::array<PyObject*, kMaxParams + 2> holds;
+        std::array<PyObject*, kMaxParams + kMaxDescriptors + 2> holds;
         const std::size_t count = held_by_launch(core, bound, kept.get(), scratch.get(), holds.data());
         if (!launch_in_region({*variant.here,
                                variant.takes.kernel,
@@ -1196,8 +1210,16 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
     Variant& taker = variant_of(variant);
     pending->key->set_session(taker.owner());
     auto entry = std::make_unique<Entry>();
-    if (leaves.size() > taker.takes.params.size() || !plan(taker.takes, *pending->key, leaves, entry->ops))
+    if (leaves.size() > taker.takes.params.size() || !plan(taker.takes, *pending->key, leaves, entry->ops) ||
+        pending->key->descriptor_count() != taker.maps.size())
         Py_RETURN_FALSE;
+    for (std::size_t i = 0; i < taker.maps.size(); ++i) {
+        const Descriptor& descriptor = pending->key->descriptor(i);
+        const auto param = std::find(leaves.begin(), leaves.end(), descriptor.leaf);
+        if (param == leaves.end()) Py_RETURN_FALSE;
+        const auto number = static_cast<std::size_t>(param - leaves.begin());
+        entry->maps.emplace_back(taker.maps[i], descriptor, taker.takes.params[number].offset);
+    }
     pending->key->keep(entry->key);
     entry->hash = pending->key->hash();
     for (const Ref& each : *pending->held) entry->held.push_back(Ref::borrowed(each.get()));
@@ -1482,15 +1504,18 @@ PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
 }
 
 // triton_inline_variant(compiled, function, ((name, type), ...), threads, shared, ctas, cooperative,
-// programmatic, scratch_bytes): a TritonVariant that is launched in this program, in the current context.
-// None: the function takes something else than these and two scratch pointers.
+// programmatic, scratch_bytes[, maps]): a TritonVariant that is launched in this program, in the current
+// context. None: the function takes something else than these and two scratch pointers. `maps`: for each
+// parameter of type "tensormap" (swizzle, bytes of an element, its type, block, whether small ones are
+// mended).
 PyObject* make_inline_variant(PyObject*, PyObject* args) {
     PyObject *compiled = nullptr, *declared = nullptr;
     unsigned long long function = 0, scratch_bytes = 0;
     unsigned int threads = 0, shared = 0, ctas = 0;
     int cooperative = 0, programmatic = 0;
-    if (!PyArg_ParseTuple(args, "OKO!IIIppK", &compiled, &function, &PyTuple_Type, &declared, &threads,
-                          &shared, &ctas, &cooperative, &programmatic, &scratch_bytes))
+    PyObject* maps = nullptr;
+    if (!PyArg_ParseTuple(args, "OKO!IIIppK|O!", &compiled, &function, &PyTuple_Type, &declared, &threads,
+                          &shared, &ctas, &cooperative, &programmatic, &scratch_bytes, &PyTuple_Type, &maps))
         return nullptr;
     const auto count = static_cast<std::size_t>(PyTuple_GET_SIZE(declared));
     auto made = std::make_unique<Variant>();
@@ -1500,7 +1525,19 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
             return nullptr;
         Param& param = made->takes.params.emplace_back();
         param.name = name;
-        param.type = type_of_word(type);
+        param.type = std::strcmp(type, "tensormap") == 0 ? ParamType::bytes : type_of_word(type);
+    }
+    for (Py_ssize_t i = 0; maps != nullptr && i < PyTuple_GET_SIZE(maps); ++i) {
+        TensorMapKind& kind = made->maps.emplace_back();
+        PyObject* block = nullptr;
+        int mended = 0;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(maps, i), "iiiO!p", &kind.swizzle, &kind.element_bytes,
+                              &kind.element_type, &PyTuple_Type, &block, &mended))
+            return nullptr;
+        kind.small_mended = mended != 0;
+        for (std::size_t side = 0; side < kMaxRank; ++side)
+            if (long long value = 0; read_side(block, side, value))
+                kind.block[side] = static_cast<std::uint32_t>(value);
     }
     for (const char* name : {"global_scratch", "profile_scratch"}) {
         Param& param = made->takes.params.emplace_back();
@@ -1528,7 +1565,8 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
         Param& param = made->takes.params[i];
         param.offset = places[i].offset;
         param.size = places[i].size;
-        if (param.size != param_type_bytes(param.type)) Py_RETURN_NONE;
+        if (param.size != (param.type == ParamType::bytes ? kTensorMapBytes : param_type_bytes(param.type)))
+            Py_RETURN_NONE;
     }
     const std::uint32_t bytes = packed_bytes(made->takes.params);
     if (bytes > kMaxPackedBytes) Py_RETURN_NONE;
@@ -1740,6 +1778,7 @@ PyMethodDef functions[] = {
     {"triton_default_mode", set_default_mode, METH_O, nullptr},
     {"triton_torch_has_gpu", set_torch_has_gpu, METH_O, nullptr},
     {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
+    {"triton_descriptor", set_descriptor, METH_O, nullptr},
     {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
     {"triton_streams", set_streams, METH_VARARGS, nullptr},
     {"triton_inline_load", load_inline, METH_NOARGS, nullptr},

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "triton_descriptor.hpp"
+
 namespace ringlaunch::python::triton {
 
 ConstantTypes constant_types;
@@ -84,6 +86,7 @@ bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
                large_integer(arg, flags);
     }
     if (PyTuple_Check(arg)) return tuple(arg, false);
+    if (with_tensors_ && is_descriptor(arg)) return descriptor(arg);
     if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
         return constexpr_leaf(arg);
     return with_tensors_ && unusual_tensor(arg, flags);
@@ -103,10 +106,53 @@ bool Key::unusual_tensor(PyObject* arg, std::uint8_t flags) {
                 return tensor(*view, flags);
             unasked_ = asked_ == nullptr;
             return false;
+        case Reading::attributes:
+            if (TensorView view; read_attributes(arg, view)) return tensor(view, flags);
+            unasked_ = asked_ == nullptr;
+            return false;
         case Reading::none:
             return false;
     }
     return false;
+}
+
+// Shape, or strides.
+bool Key::sides(PyObject* list, std::size_t rank, bool strides) {
+    for (std::size_t i = 0; i < rank; ++i) {
+        long long value = 0;
+        if (!read_side(list, i, value) || (!strides && value != static_cast<std::int32_t>(value)) ||
+            !leaf(strides ? LeafKind::int64 : LeafKind::int32, static_cast<std::uint64_t>(value)))
+            return false;
+    }
+    return true;
+}
+
+// Triton's key has the types of elements and block. What else makes its bytes is in this one, but for the
+// tensor's address, shape and strides, which are given to each launch.
+bool Key::descriptor(PyObject* arg) {
+    const DescriptorParts parts(arg);
+    const std::size_t rank = parts.rank();
+    if (rank == 0 || rank > kMaxRank || descriptor_count_ == kMaxDescriptors) return false;
+    const TensorType& type = tensor_type(Py_TYPE(parts.base()));
+    TensorView view;
+    if (type.reading != Reading::exchange || !read_exchange(parts.base(), type, view)) {
+        unasked_ = type.reading == Reading::unknown && asked_ == nullptr;
+        return false;
+    }
+    Descriptor& made = descriptors_[descriptor_count_++];
+    made = {static_cast<std::uint16_t>(leaf_count_), static_cast<std::uint8_t>(rank), parts.how()};
+    has_tensors_ = true;
+    if (view.device != TensorView::kUnknown && device_ == TensorView::kUnknown) device_ = view.device;
+    if (view.device == TensorView::kUnknown && check_count_ != kMaxLeaves)
+        checks_[check_count_++] = made.leaf;
+    if (!put(Tag::descriptor) || !put(made.rank) || !put(view.element) || !put(made.how) ||
+        !leaf(LeafKind::descriptor, view.address))
+        return false;
+    for (std::size_t i = 0; i < rank; ++i)
+        if (long long value = 0;
+            !read_side(parts.block(), i, value) || !word(static_cast<std::uint64_t>(value)))
+            return false;
+    return sides(parts.shape(), rank, false) && sides(parts.strides(), rank, true);
 }
 
 bool Key::tuple(PyObject* arg, bool of_constants) {

@@ -26,7 +26,19 @@
 namespace ringlaunch::python::triton {
 
 // What an argument is to a launch. Constants are not passed.
-enum class LeafKind : std::uint8_t { constant, none, boolean, int32, int64, uint64, real, buffer, tensor };
+// A descriptor is its tensor's address, and is followed by its shape and its strides.
+enum class LeafKind : std::uint8_t {
+    constant,
+    none,
+    boolean,
+    int32,
+    int64,
+    uint64,
+    real,
+    buffer,
+    tensor,
+    descriptor
+};
 
 enum class Tag : std::uint8_t {
     none = 1,
@@ -41,6 +53,7 @@ enum class Tag : std::uint8_t {
     real,
     tuple,            // followed by the count of its elements, and these
     tuple_of,         // the same, of a type derived from tuple; a word names the type
+    descriptor,       // followed by rank, element, how it is read; a word for each side of its block
     true_value = 32,  // constants, from here on: each value is another kernel
     false_value,
     int_value,
@@ -67,6 +80,8 @@ inline constexpr std::size_t kMaxTags = 512;
 inline constexpr std::size_t kMaxWords = 256;
 inline constexpr std::size_t kMaxLeaves = 256;
 inline constexpr std::size_t kMaxHeld = 32;
+inline constexpr std::size_t kMaxDescriptors = 16;
+inline constexpr std::size_t kMaxRank = 5;
 
 // Element types of a buffer (BufferObject::element) from 1 on; 0 is one that Triton does not know.
 inline constexpr std::uint8_t kMaxElement = 63;
@@ -79,6 +94,15 @@ struct ConstantTypes {
 };
 extern ConstantTypes constant_types;
 
+// A tensor descriptor among the arguments.
+struct Descriptor {
+    std::uint16_t leaf = 0;  // its first
+    std::uint8_t rank = 0;
+    std::uint8_t how = 0;                     // of these
+    static constexpr std::uint8_t kNan = 1;   // what is read outside of it
+    static constexpr std::uint8_t kTf32 = 2;  // rounded to it
+};
+
 class Key {
   public:
     // Begins anew, with tensors of this process among the arguments. `asked`: those that had to be asked;
@@ -86,7 +110,7 @@ class Key {
     void begin_with_tensors(const Asked* asked) noexcept {
         session_ = nullptr;
         foreign_ = nullptr;
-        tag_count_ = word_count_ = leaf_count_ = held_count_ = check_count_ = 0;
+        tag_count_ = word_count_ = leaf_count_ = held_count_ = check_count_ = descriptor_count_ = 0;
         device_ = TensorView::kUnknown;
         with_tensors_ = true;
         unasked_ = has_tensors_ = false;
@@ -138,6 +162,8 @@ class Key {
     std::size_t leaf_count() const noexcept { return leaf_count_; }
     const std::uint64_t* leaves() const noexcept { return leaves_.data(); }
     LeafKind kind(std::size_t i) const noexcept { return static_cast<LeafKind>(kinds_[i]); }
+    std::size_t descriptor_count() const noexcept { return descriptor_count_; }
+    const Descriptor& descriptor(std::size_t i) const noexcept { return descriptors_[i]; }
     std::size_t held_count() const noexcept { return held_count_; }
     PyObject* held(std::size_t i) const noexcept { return held_[i]; }
 
@@ -207,6 +233,8 @@ class Key {
         return read_exchange(arg, type, view) && tensor(view, flags);
     }
     bool unusual_tensor(PyObject* arg, std::uint8_t flags);
+    bool descriptor(PyObject* arg);
+    bool sides(PyObject* list, std::size_t rank, bool strides);
     bool large_integer(PyObject* arg, std::uint8_t flags);
     bool runtime_slowly(PyObject* arg, std::uint8_t flags);
     bool tuple(PyObject* arg, bool of_constants);
@@ -218,7 +246,7 @@ class Key {
     PyObject* foreign_ = nullptr;
     std::uint64_t settings_ = 0;
     std::uint32_t tag_count_ = 0, word_count_ = 0, leaf_count_ = 0, held_count_ = 0;
-    std::uint32_t check_count_ = 0;
+    std::uint32_t check_count_ = 0, descriptor_count_ = 0;
     int depth_ = 0;
     int device_ = TensorView::kUnknown;
     bool with_tensors_ = false, unasked_ = false, has_tensors_ = false;
@@ -230,6 +258,7 @@ class Key {
     std::array<std::uint8_t, kMaxLeaves> kinds_;
     std::array<PyObject*, kMaxHeld> held_;
     std::array<std::uint16_t, kMaxLeaves> checks_;
+    std::array<Descriptor, kMaxDescriptors> descriptors_;
 };
 
 inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {

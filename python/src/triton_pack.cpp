@@ -157,8 +157,13 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
     std::uint32_t words = 0;  // that an operation before has begun
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         const Param& param = takes.params[i];
-        if (leaves[i] >= key.leaf_count() || param.offset % param.size != 0) return false;
+        if (leaves[i] >= key.leaf_count()) return false;
         const LeafKind kind = key.kind(leaves[i]);
+        if (kind == LeafKind::descriptor || param.type == ParamType::bytes) {
+            if (kind != LeafKind::descriptor || param.type != ParamType::bytes) return false;
+            continue;  // its map is put there by TensorMaps
+        }
+        if (param.offset % param.size != 0) return false;
         Move move = Move::narrow;
         if (param.type == ParamType::pointer) {
             if (kind == LeafKind::real || kind == LeafKind::constant) return false;

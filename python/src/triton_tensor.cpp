@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "handles.hpp"
+#include "triton_descriptor.hpp"
 
 namespace ringlaunch::python::triton {
 
@@ -173,6 +174,21 @@ PyObject* dtype_of_library(PyTypeObject* owner, const char* name) {
     return dtype.give();
 }
 
+// Of what stands in a type: an attribute that runs no Python code.
+bool is_of_c(PyObject* found) noexcept {
+    return found != nullptr &&
+           (Py_IS_TYPE(found, &PyGetSetDescr_Type) || Py_IS_TYPE(found, &PyMemberDescr_Type));
+}
+
+bool is_of_cupy(PyTypeObject* type) {
+    const Own module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
+    PyErr_Clear();
+    return module && PyUnicode_Check(module.get()) &&
+           PyUnicode_CompareWithASCIIString(module.get(), "cupy") == 0 &&
+           in_type(type, "__cuda_array_interface__") != nullptr && is_of_c(in_type(type, "data")) &&
+           is_of_c(in_type(type, "dtype"));
+}
+
 TensorType look_at(PyTypeObject* type) {
     TensorType made;
     made.type = type;
@@ -199,6 +215,8 @@ TensorType look_at(PyTypeObject* type) {
     if (made.reading == Reading::none) {
         if (has_address)
             made.reading = Reading::method;
+        else if (is_of_cupy(type))
+            made.reading = Reading::attributes;
         else if (in_type(type, "__cuda_array_interface__") != nullptr)
             made.reading = Reading::interface;
     }
@@ -277,6 +295,25 @@ bool read_exchange(PyObject* object, const TensorType& type, TensorView& out) no
     return true;
 }
 
+bool read_attributes(PyObject* object, TensorView& out) noexcept {
+    static PyObject* const names[] = {PyUnicode_InternFromString("data"), PyUnicode_InternFromString("ptr"),
+                                      PyUnicode_InternFromString("dtype")};
+    const Own dtype(PyObject_GetAttr(object, names[2]));
+    PyObject* number =
+        dtype && by_dtype.known != nullptr ? PyDict_GetItemWithError(by_dtype.known, dtype.get()) : nullptr;
+    const Own data(number == nullptr ? nullptr : PyObject_GetAttr(object, names[0]));
+    const Own pointer(data && is_of_c(_PyType_Lookup(Py_TYPE(data.get()), names[1]))
+                          ? PyObject_GetAttr(data.get(), names[1])
+                          : nullptr);
+    if (pointer && PyLong_CheckExact(pointer.get())) {
+        out.element = static_cast<std::uint8_t>(PyLong_AsLong(number));
+        out.address = PyLong_AsUnsignedLongLongMask(pointer.get());
+        return true;
+    }
+    PyErr_Clear();
+    return false;
+}
+
 bool Asked::ask(PyObject* const* objects, std::size_t count, int depth) {
     for (std::size_t i = 0; i < count; ++i) {
         PyObject* object = objects[i];
@@ -284,6 +321,9 @@ bool Asked::ask(PyObject* const* objects, std::size_t count, int depth) {
             if (depth == kMaxDepth) continue;
             if (!ask(&PyTuple_GET_ITEM(object, 0), static_cast<std::size_t>(PyTuple_GET_SIZE(object)),
                      depth + 1))
+                return false;
+        } else if (is_descriptor(object)) {
+            if (const DescriptorParts parts(object); parts.rank() != 0 && !ask_one(parts.base()))
                 return false;
         } else if (!ask_one(object)) {
             return false;
@@ -310,10 +350,12 @@ bool Asked::ask_one(PyObject* object) {
             Py_XINCREF(made.unsigned_8);
         }
     }
-    if (by_dtype.known == nullptr || (reading != Reading::method && reading != Reading::interface))
-        return true;
+    if (by_dtype.known == nullptr || reading == Reading::exchange || reading == Reading::none) return true;
     TensorView view;
-    if (reading == Reading::method ? ask_method(object, view) : ask_interface(object, view)) {
+    if (reading == Reading::attributes) {  // of which it is only asked what its elements are
+        const Own dtype(PyObject_GetAttrString(object, "dtype"));
+        if (dtype && number_element(by_dtype, dtype.get(), view.element)) return true;
+    } else if (reading == Reading::method ? ask_method(object, view) : ask_interface(object, view)) {
         found_.push_back({object, view});
         return true;
     }

@@ -1,10 +1,12 @@
 // Device memory that is not ringlaunch's, as an argument of a Triton kernel: how an object says what it is.
 //
-// Four ways, by the object's type, which is looked at once:
+// Five ways, by the object's type, which is looked at once:
 // - exchange: the C functions that tensor libraries offer one another (DLPack's exchange API, of torch and
 //   others). No Python code runs.
 // - method: `data_ptr()` and `dtype`, which is all that Triton itself asks for. They may be Python code.
 // - interface: `__cuda_array_interface__`, likewise.
+// - attributes: of CuPy's own arrays, what that interface is made of, for a sixth of the time: `data.ptr` and
+//   `dtype`, which are attributes of C.
 // - none of these.
 //
 // Asking in the second and third way comes before a call's key is begun (ask()), because Python code may
@@ -26,7 +28,7 @@ struct TensorView {
     static constexpr int kUnknown = -1;  // only the driver can say whether a kernel may use the address
 };
 
-enum class Reading : std::uint8_t { unknown, exchange, method, interface, none };
+enum class Reading : std::uint8_t { unknown, exchange, method, interface, attributes, none };
 
 struct ExchangeApi;
 
@@ -55,6 +57,9 @@ const TensorType& tensor_type(PyTypeObject* type) noexcept;
 // Reads an object whose reading is `exchange`. False: it has no element that DLPack knows, or no memory of
 // its own; no Python error is set.
 bool read_exchange(PyObject* object, const TensorType& type, TensorView& out) noexcept;
+
+// The same where the reading is `attributes`. False, too, for an element type that was not asked about yet.
+bool read_attributes(PyObject* object, TensorView& out) noexcept;
 
 // Objects that were asked.
 class Asked {

@@ -137,7 +137,7 @@ def test_random_signatures_give_what_triton_gives():
     pick = random.Random(7)
     fast = rl.wrap(combine, mode="inline")
     calls = []
-    for seed in range(20):
+    for seed in range(120):
         dtypes = pick.choice(DTYPES), pick.choice(DTYPES), pick.choice(DTYPES)
         n = pick.choice([1, 2, 15, 16, 17, 100, 512, 1000])
         offset = pick.choice([0, 0, 1, 3])
@@ -636,3 +636,81 @@ def test_the_cache_tells_what_was_compiled(kernel):
     assert variant.compiled is compiled and variant.client is None and variant.hits == 1
     assert variant.registers > 0 and variant.size > 0 and variant.signature["x"] == "*i32"
     assert kernel.cache.find(x, 3, 4, SIZE, BLOCK=32) is None
+
+
+@triton.jit
+def double_described(source, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Through descriptors of the program's."""
+    r, c = tl.program_id(0) * ROWS, tl.program_id(1) * COLUMNS
+    block = source.load([r, c])
+    out.store([r, c], block + block)
+
+
+@triton.jit
+def of_one_side(source, out, N: tl.constexpr):
+    tl.store(out + tl.arange(0, N), source.load([tl.program_id(0)]))
+
+
+def descriptors_of(tensor, block, **options):
+    descriptor = pytest.importorskip("triton.tools.tensor_descriptor").TensorDescriptor
+    return descriptor.from_tensor(tensor, block, **options)
+
+
+needs_tma = pytest.mark.skipif(torch.cuda.get_device_capability()[0] < 9, reason="tensor maps need sm_90 or later")
+
+
+@needs_tma
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.int32])
+@pytest.mark.parametrize("padding", ["zero", "nan"])
+def test_descriptors_of_the_program_are_taken_the_quick_way(dtype, padding):
+    if padding == "nan" and not dtype.is_floating_point:
+        pytest.skip("nan is a floating number")
+    fast = rl.wrap(double_described, mode="inline")
+    for kernel in (double_described, fast):
+        made = torch.Generator(device="cuda").manual_seed(5)
+        outs = []
+        for step in range(12):
+            rows, columns = (64, 96) if step % 2 else (50, 80)  # no whole blocks: what is outside counts
+            source = torch.randint(-9, 9, (rows, columns), device="cuda", generator=made).to(dtype)
+            if step % 3 == 0:  # a part of a larger tensor
+                source = torch.nn.functional.pad(source, (0, 64))[:, :columns]
+            out = torch.zeros(rows, columns, dtype=dtype, device="cuda")
+            given = [descriptors_of(each, [32, 32], padding=padding) for each in (source, out)]
+            for _ in range(2):
+                kernel[(triton.cdiv(rows, 32), triton.cdiv(columns, 32))](*given, rows, columns, ROWS=32, COLUMNS=32)
+            assert torch.equal(out, source + source), (step, kernel)
+            outs.append(out)
+        torch.cuda.synchronize()
+    assert fast._slow_calls <= 2, "whether rows and columns are multiples of 16 is all that differs"
+
+
+@needs_tma
+def test_a_descriptor_that_changes_is_read_anew():
+    fast = rl.wrap(of_one_side, mode="inline")
+    tensors = [torch.arange(64, dtype=torch.float32, device="cuda") + 100 * i for i in range(20)]
+    described = descriptors_of(tensors[0], [16])
+    out = torch.zeros(16, device="cuda")
+    for _ in range(3):
+        for tensor in tensors:  # more than maps are kept
+            described.base = tensor
+            fast[(1,)](described, out, N=16)
+            assert torch.equal(out, tensor[:16])
+    described.shape = [8]
+    fast[(1,)](described, out, N=16)
+    assert torch.equal(out[:8], tensors[-1][:8]) and not out[8:].any()
+    slow = fast._slow_calls
+    described.block_shape = [32]  # another kernel
+    out = torch.zeros(32, device="cuda")
+    fast[(1,)](described, out, N=32)
+    assert torch.equal(out[:8], tensors[-1][:8]) and fast._slow_calls == slow + 1
+    assert slow == 1
+
+
+@needs_tma
+def test_a_descriptor_of_host_memory_is_triton_s_to_judge():
+    fast = rl.wrap(of_one_side, mode="inline")
+    out = torch.zeros(16, device="cuda")
+    pinned = torch.arange(64, dtype=torch.float32).pin_memory()
+    for _ in range(3):
+        fast[(1,)](descriptors_of(pinned, [16]), out, N=16)
+        assert torch.equal(out.cpu(), pinned[:16])

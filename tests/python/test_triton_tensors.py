@@ -123,6 +123,41 @@ def test_tensors_in_tuples_are_read(wrapped):
     assert [int.from_bytes(found[2][at : at + 8], "little") for at in range(0, 32, 8)] == [4096, 4097, 3, 16]
 
 
+class Memory:
+    __slots__ = ("ptr",)
+
+    def __init__(self, ptr):
+        self.ptr = ptr
+
+
+class CupyArray:
+    """As CuPy's are: attributes that run no Python code, behind an interface that would."""
+
+    __module__ = "cupy"
+    __slots__ = ("asked", "data", "dtype")
+
+    def __init__(self, address, dtype):
+        self.data, self.dtype, self.asked = Memory(address), np.dtype(dtype), 0
+
+    @property
+    def __cuda_array_interface__(self):
+        self.asked += 1
+        return {"shape": (4,), "typestr": self.dtype.str, "data": (self.data.ptr, False), "version": 3}
+
+
+def test_arrays_of_cupy_are_read_without_python_code(wrapped):
+    kernel = wrapped["plain"]
+    for name in ("float32", "int8", "uint64", "bool"):
+        array = CupyArray(4096, name)
+        assert read(kernel, array, 0) == read(kernel, CudaArray(4096, np.dtype(name).str), 0) is not None
+        array.data = Memory(4098)
+        assert read(kernel, array, 0) == read(kernel, CudaArray(4098, np.dtype(name).str), 0)
+        assert array.asked == 0
+    assert read(kernel, CupyArray(4096, "complex64"), 0) is None
+    pair = CupyArray(4096, "float16"), 3
+    assert read(kernel, pair, 0) == read(kernel, (CudaArray(4096, "<f2"), 3), 0)
+
+
 def test_the_cuda_array_interface_is_read(wrapped):
     kernel = wrapped["plain"]
     for name in ("bool", "int8", "uint16", "int64", "float16", "float32", "float64"):
@@ -439,3 +474,58 @@ def test_reading_a_tensor_leaks_nothing(torch, wrapped):
     for _ in range(100):
         read(kernel, tensor, 0)
     assert (sys.getrefcount(tensor), sys.getrefcount(torch.int8), sys.getrefcount(torch.Tensor)) == before
+
+
+DESCRIPTOR = 9  # of triton_key.hpp's kinds of leaves
+
+
+def test_descriptors_of_one_key_are_one_to_triton_and_their_leaves_are_what_a_launch_passes(torch, wrapped, binders):
+    descriptor = pytest.importorskip("triton.tools.tensor_descriptor").TensorDescriptor
+    kernel, seen = wrapped["plain"], {}
+    for dtype in (torch.float32, torch.float16, torch.int8):
+        for block in ([16], [16, 32], [32, 16]):
+            for shape in ([64], [64, 32], [48, 80]):
+                if len(shape) != len(block):
+                    continue
+                for padding in ("zero", "nan") if dtype.is_floating_point else ("zero",):
+                    base = torch.zeros(*(2 * side for side in shape), dtype=dtype)
+                    strides = list(base.stride())
+                    given = descriptor(base, shape, strides, block, padding)
+                    key, kinds, leaves, _, checks = kernel._key((given, 16), {})
+                    words = [int.from_bytes(leaves[i : i + 8], "little") for i in range(0, len(leaves), 8)]
+                    assert words == [base.data_ptr(), *shape, *strides, 16]
+                    assert kinds[0] == DESCRIPTOR and checks == (0,)  # a tensor of the host: the driver is asked
+                    said = (triton_says(binders["plain"], given, 16), padding)
+                    assert seen.setdefault(key, said) == said
+    assert len(seen) == 3 * 3 + 2 * 3  # elements and blocks, and paddings of floating numbers
+
+
+def test_what_is_no_plain_descriptor_has_no_key(torch, wrapped):
+    descriptor = pytest.importorskip("triton.tools.tensor_descriptor").TensorDescriptor
+
+    class Own(descriptor):
+        pass
+
+    base = torch.zeros(64, 64)
+
+    def made(kind=descriptor, **changes):
+        one = kind(base, [64, 64], [64, 1], [16, 16])
+        for name, value in changes.items():
+            setattr(one, name, value)
+        return one
+
+    kernel = wrapped["plain"]
+    assert kernel._key((made(), 0), {}) is not None
+    for other in (
+        made(Own),
+        made(base=None),
+        made(base=Tensor(4096)),
+        made(shape=[64]),
+        made(shape=[2**31, 64]),
+        made(shape=[64.0, 64]),
+        made(strides=[2**64, 1]),
+        made(block_shape="ab"),
+        made(padding=3),
+        made(shape=[1] * 6, strides=[1] * 6, block_shape=[1] * 6),
+    ):
+        assert kernel._key((other, 0), {}) is None

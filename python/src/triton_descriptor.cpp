@@ -1,0 +1,103 @@
+// Tensor descriptors that a program makes, as arguments.
+#include "triton_descriptor.hpp"
+
+#include <cstring>
+
+namespace ringlaunch::python::triton {
+
+namespace {
+
+PyTypeObject* descriptor_type = nullptr;
+std::array<PyObject*, 4> part_names{};
+PyObject *name_padding = nullptr, *name_tf32 = nullptr;
+bool has_tf32 = false;  // Triton 3.9
+
+bool is_list(PyObject* object) noexcept {
+    return PyList_CheckExact(object) || PyTuple_Check(object);
+}
+
+}  // namespace
+
+bool is_descriptor(PyObject* object) noexcept {
+    return descriptor_type != nullptr && Py_TYPE(object) == descriptor_type;
+}
+
+bool read_side(PyObject* list, std::size_t i, long long& out) noexcept {
+    if (!is_list(list) || static_cast<Py_ssize_t>(i) >= PySequence_Fast_GET_SIZE(list)) return false;
+    PyObject* item = PySequence_Fast_GET_ITEM(list, static_cast<Py_ssize_t>(i));
+    if (!PyLong_CheckExact(item)) return false;
+    int overflow = 0;
+    out = PyLong_AsLongLongAndOverflow(item, &overflow);
+    return overflow == 0;
+}
+
+DescriptorParts::DescriptorParts(PyObject* descriptor) {
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+        parts_[i] = PyObject_GetAttr(descriptor, part_names[i]);
+        if (parts_[i] == nullptr) {
+            PyErr_Clear();
+            return;
+        }
+    }
+    PyObject* padding = PyObject_GetAttr(descriptor, name_padding);
+    PyObject* tf32 = has_tf32 ? PyObject_GetAttr(descriptor, name_tf32) : Py_NewRef(Py_False);
+    const bool known = padding != nullptr && PyUnicode_CheckExact(padding) &&
+                       (tf32 == Py_True || tf32 == Py_False) && is_list(shape()) && is_list(strides()) &&
+                       is_list(block());
+    if (known) {
+        const bool nan = PyUnicode_CompareWithASCIIString(padding, "nan") == 0;
+        how_ = static_cast<std::uint8_t>((nan ? Descriptor::kNan : 0) |
+                                         (tf32 == Py_True ? Descriptor::kTf32 : 0));
+        const Py_ssize_t rank = PySequence_Fast_GET_SIZE(shape());
+        if (rank == PySequence_Fast_GET_SIZE(strides()) && rank == PySequence_Fast_GET_SIZE(block()))
+            rank_ = static_cast<std::size_t>(rank);
+    }
+    Py_XDECREF(padding);
+    Py_XDECREF(tf32);
+    PyErr_Clear();
+}
+
+DescriptorParts::~DescriptorParts() {
+    for (PyObject* part : parts_) Py_XDECREF(part);
+}
+
+TensorMaps::TensorMaps(const TensorMapKind& kind, const Descriptor& descriptor, std::uint32_t offset)
+    : kind_(kind), leaf_(descriptor.leaf), offset_(offset), kept_(kKept) {
+    kind_.rank = descriptor.rank;
+    kind_.nan = (descriptor.how & Descriptor::kNan) != 0;
+    kind_.tf32 = (descriptor.how & Descriptor::kTf32) != 0;
+}
+
+int TensorMaps::put(const std::uint64_t* leaves, std::byte* params) {
+    const std::uint64_t* of = leaves + leaf_;
+    const std::size_t bytes = sizeof(std::uint64_t) * (1 + 2 * kind_.rank);
+    const auto is_of = [&](std::size_t i) { return std::memcmp(kept_[i].of.data(), of, bytes) == 0; };
+    if (!is_of(last_)) {
+        for (last_ = 0; last_ < kKept && !is_of(last_);) ++last_;
+        if (last_ == kKept) {
+            last_ = next_++ % kKept;
+            Kept& place = kept_[last_];
+            place.of.fill(0);
+            const int result = encode_tensor_map(kind_, of, place.map.data());
+            if (result != 0) return result;
+            std::memcpy(place.of.data(), of, bytes);
+        }
+    }
+    std::memcpy(params + offset_, kept_[last_].map.data(), kTensorMapBytes);
+    return 0;
+}
+
+PyObject* set_descriptor(PyObject*, PyObject* type) {
+    if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "expected a type");
+    constexpr const char* kNames[] = {"base", "shape", "strides", "block_shape"};
+    for (std::size_t i = 0; i < part_names.size(); ++i)
+        if ((part_names[i] = PyUnicode_InternFromString(kNames[i])) == nullptr) return nullptr;
+    name_padding = PyUnicode_InternFromString("padding");
+    name_tf32 = PyUnicode_InternFromString("round_f32_to_tf32");
+    if (name_padding == nullptr || name_tf32 == nullptr) return nullptr;
+    has_tf32 = PyObject_HasAttr(type, name_tf32) != 0;
+    descriptor_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(type));  // kept for good
+    Py_RETURN_NONE;
+}
+
+}  // namespace ringlaunch::python::triton
