@@ -163,7 +163,8 @@ def region() -> Region:
 
     Launches in it are handed to a thread of this program, which gives many of them to CUDA as one launch graph. They
     stand on the streams where they would stand without it, in the same order, with the same results: no device is
-    waited for, neither to enter nor to leave. Leaving waits until all are issued, which is not until they have run.
+    waited for, neither to enter nor to leave. Leaving waits until all are issued, which is not until they have run; in
+    the region a launch waits for others to go with it, for 30 us at most.
 
     What else the thread does there that has to do with the device first waits until the launches before it are issued,
     and is right: operations of torch, autograd's backward, events, streams, `torch.cuda.synchronize()`, captures,

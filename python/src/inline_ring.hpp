@@ -2,13 +2,11 @@
 // process: no law of the daemon's rings about peers that die, or lie, is needed here.
 //
 // The producer is the thread that is in the region, the consumer whoever holds the worker's lock
-// (inline_worker.hpp). An entry stands in whole lines: its head, its parameters as the kernel takes them, and
-// what is held until the launch is issued. Lines are used again once the producer has taken back what their
-// entries hold.
+// (inline_worker.hpp). An entry stands in whole lines, most in one: its head, and its parameters as the
+// kernel takes them. What a launch holds until it is issued stands beside, where the producer alone comes;
+// lines are used again once it has let go of that.
 #pragma once
 
-#include <algorithm>
-#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -25,85 +23,79 @@ class LaunchRing {
   public:
     static constexpr std::size_t kLineBytes = 64;
 
-    struct alignas(16) Entry {
+    struct Entry {
         InlineKernel* kernel;  // null: fills the ring up to its end
         Dim3 grid;
-        std::uint32_t lines;
-        std::uint32_t param_bytes;  // as they stand here: whole words
-        std::uint32_t held;
+        std::uint16_t lines;
+        std::uint16_t param_words;
 
         std::byte* params() noexcept { return reinterpret_cast<std::byte*>(this + 1); }
-        void** held_at() noexcept { return reinterpret_cast<void**>(params() + param_bytes); }
+        std::size_t param_bytes() const noexcept { return param_words * sizeof(std::uint64_t); }
     };
-    static_assert(sizeof(Entry) == 32);
+    static_assert(sizeof(Entry) == 24);
 
     // `lines`: a power of two, enough for the longest entry twice.
     explicit LaunchRing(std::size_t lines)
         : lines_(lines),
-          memory_(static_cast<std::byte*>(::operator new (lines* kLineBytes, std::align_val_t{kLineBytes}))) {
-    }
+          memory_(static_cast<std::byte*>(::operator new (lines* kLineBytes, std::align_val_t{kLineBytes}))),
+          marks_(std::make_unique<Mark[]>(lines)),
+          most_held_(4 * lines),
+          held_(std::make_unique<void*[]>(4 * lines)) {}
 
-    static constexpr std::size_t lines_of(std::size_t param_bytes, std::size_t held) noexcept {
-        return (sizeof(Entry) + param_bytes + held * sizeof(void*) + kLineBytes - 1) / kLineBytes;
+    static constexpr std::size_t lines_of(std::size_t param_bytes) noexcept {
+        return (sizeof(Entry) + param_bytes + kLineBytes - 1) / kLineBytes;
     }
 
     // ---- the producer
 
-    // Room for an entry, which is the consumer's once it is published. Null: there is none now.
+    // Room for an entry that holds so many objects, which is the consumer's once it is published.
+    // `param_bytes`: whole words. Null: there is no room now.
     Entry* reserve(InlineKernel& kernel, const Dim3& grid, std::size_t param_bytes,
-                   std::size_t held) noexcept {
-        const std::size_t needed = lines_of(param_bytes, held);
+                   std::size_t holds) noexcept {
+        const std::size_t needed = lines_of(param_bytes);
         const std::size_t to_end = lines_ - tail_ % lines_;
         const std::size_t taken = needed <= to_end ? needed : to_end + needed;
-        if (tail_ + taken - reclaimed_ > lines_) [[unlikely]]
+        if (tail_ + taken - reclaimed_ > lines_ || held_end_ + holds - held_begin_ > most_held_) [[unlikely]]
             return nullptr;
         if (needed > to_end) [[unlikely]] {
-            *new (at(tail_)) Entry = {nullptr, {}, static_cast<std::uint32_t>(to_end), 0, 0};
+            *new (at(tail_)) Entry = {nullptr, {}, static_cast<std::uint16_t>(to_end), 0};
             tail_ += to_end;
         }
         auto* const entry = new (at(tail_)) Entry;
-        *entry = {&kernel, grid, static_cast<std::uint32_t>(needed), static_cast<std::uint32_t>(param_bytes),
-                  static_cast<std::uint32_t>(held)};
+        *entry = {&kernel, grid, static_cast<std::uint16_t>(needed),
+                  static_cast<std::uint16_t>(param_bytes / sizeof(std::uint64_t))};
         return entry;
     }
+    // For the entry that was reserved last.
+    void hold(void* object) noexcept { held_[held_end_++ % most_held_] = object; }
     void publish(const Entry& entry) noexcept {
         tail_ += entry.lines;
+        marks_[marks_end_++ % lines_] = {tail_, held_end_};
         // sync: PUBLISHED (pairs with take()): the entry is whole.
         published_.store(tail_, std::memory_order_release);
+        // What the consumer read a lap ago is its processor's still: fetched now, no store waits for it.
+        for (std::size_t ahead = kFetchedAhead; ahead < kFetchedAhead + entry.lines; ++ahead)
+            fetch_to_write(at(tail_ + ahead));
     }
     bool all_issued() const noexcept { return issued() == tail_; }
     std::uint64_t unreclaimed() const noexcept { return tail_ - reclaimed_; }  // lines
 
-    // Calls `let_go` for what issued entries hold, a few at a time. `let_go` may come back here, by any way.
+    // Calls `let_go` for what issued entries hold. `let_go` may come back here, by any way.
     template <class LetGo>
     void reclaim(const LetGo& let_go) {
-        std::array<void*, 64> held;
-        while (true) {
-            std::size_t count = 0;
-            const std::uint64_t end = issued();
-            while (reclaimed_ != end) {
-                Entry& entry = *at(reclaimed_);
-                if (entry.held > held.size() - count) {
-                    if (count != 0) break;
-                    // More than there is room for: the last ones first.
-                    count = std::min<std::size_t>(entry.held, held.size());
-                    entry.held -= static_cast<std::uint32_t>(count);
-                    std::copy_n(entry.held_at() + entry.held, count, held.begin());
-                    break;
-                }
-                std::copy_n(entry.held_at(), entry.held, held.begin() + count);
-                count += entry.held;
-                reclaimed_ += entry.lines;
+        while (marks_begin_ != marks_end_ && marks_[marks_begin_ % lines_].end <= issued()) {
+            if (held_begin_ != marks_[marks_begin_ % lines_].held) {
+                let_go(held_[held_begin_++ % most_held_]);
+                continue;
             }
-            if (count == 0) return;
-            for (std::size_t i = 0; i < count; ++i) let_go(held[i]);
+            reclaimed_ = marks_[marks_begin_++ % lines_].end;
         }
     }
 
     // Where the producer stands, asked by anybody.
     // sync: PUBLISHED
     std::uint64_t published() const noexcept { return published_.load(std::memory_order_acquire); }
-    // sync: ISSUED (pairs with issued_up_to()): what the entries held may go, and their lines.
+    // sync: ISSUED (pairs with issued_up_to()): what the entries hold may go, and their lines be used again.
     std::uint64_t issued() const noexcept { return issued_.load(std::memory_order_acquire); }
 
     // ---- the consumer
@@ -128,19 +120,38 @@ class LaunchRing {
     }
 
   private:
+    static constexpr std::size_t kFetchedAhead = 8;  // lines
+
     struct Free {
         void operator()(std::byte* memory) const noexcept {
             ::operator delete (memory, std::align_val_t{kLineBytes});
         }
     };
+    // Of an entry: where it ends, and what it holds.
+    struct Mark {
+        std::uint64_t end, held;
+    };
     Entry* at(std::uint64_t position) const noexcept {
         return reinterpret_cast<Entry*>(memory_.get() + position % lines_ * kLineBytes);
+    }
+    static void fetch_to_write(const void* line) noexcept {
+#if defined(__x86_64__)
+        asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(line)));
+#else
+        __builtin_prefetch(line, 1);
+#endif
     }
 
     const std::size_t lines_;
     const std::unique_ptr<std::byte[], Free> memory_;
-    alignas(2 * kLineBytes) std::uint64_t tail_ = 0;  // the producer's; ahead of published_ by filling
+    const std::unique_ptr<Mark[]> marks_;
+    const std::size_t most_held_;
+    const std::unique_ptr<void*[]> held_;
+    // The producer's.
+    alignas(2 * kLineBytes) std::uint64_t tail_ = 0;  // ahead of published_ by filling
     std::uint64_t reclaimed_ = 0;
+    std::uint64_t marks_begin_ = 0, marks_end_ = 0;
+    std::uint64_t held_begin_ = 0, held_end_ = 0;
     alignas(2 * kLineBytes) std::atomic<std::uint64_t> published_{0};
     alignas(2 * kLineBytes) std::atomic<std::uint64_t> issued_{0};
 };

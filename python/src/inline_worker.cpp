@@ -102,32 +102,39 @@ bool LaunchWorker::sleep() noexcept {
 }
 
 void LaunchWorker::run() noexcept {
-    std::uint64_t idle_since = 0;
-    const auto let_others_on = [this] {
+    std::uint64_t idle_since = 0, gathers_since = 0;
+    // Each look at where the producer stands makes its next store wait.
+    const auto let_others_on = [this](int pauses) {
         if (few_processors_)
             ::sched_yield();
         else
-            for (int i = 0; i < 8; ++i) relax();
+            for (int i = 0; i < pauses; ++i) relax();
     };
     while (true) {
         if (const std::uint64_t lines = ring_.published() - ring_.issued(); lines != 0) {
             idle_since = 0;
+            const std::uint64_t now = now_ns();
+            if (gathers_since == 0) gathers_since = now;
             // relaxed: a time, nothing is read on the strength of it
-            if (lines < kEnoughLines && now_ns() < busy_until_ns_.load(std::memory_order_relaxed)) {
-                let_others_on();
+            const std::uint64_t until =
+                std::max(gathers_since + kGatherNs, busy_until_ns_.load(std::memory_order_relaxed));
+            if (lines < kEnoughLines && now < until && !stops_.load(std::memory_order_seq_cst)) {
+                let_others_on(32);
                 continue;
             }
+            gathers_since = 0;
             const std::lock_guard lock(issuing_);
             issue_some();
             continue;
         }
+        gathers_since = 0;
         if (stops_.load(std::memory_order_seq_cst)) return;
         // relaxed: as in begin()
         if (spins_.load(std::memory_order_relaxed)) {
             const std::uint64_t now = now_ns();
             if (idle_since == 0) idle_since = now;
             if (now - idle_since < (few_processors_ ? kSpinNs / 10 : kSpinNs)) {
-                let_others_on();
+                let_others_on(8);
                 continue;
             }
         }
@@ -153,10 +160,11 @@ bool LaunchWorker::issue_some() noexcept {
         }
     }
     if (failure_.kernel != nullptr) failure_.dropped += count - done;
-    // relaxed: as in run()
-    busy_until_ns_.store(
-        std::max(now_ns(), busy_until_ns_.load(std::memory_order_relaxed)) + (count + 1) * kDeviceNs,
-        std::memory_order_relaxed);
+    // At the most what a chain takes ahead, lest a quicker device is thought busy for long. relaxed: as in
+    // run()
+    const std::uint64_t now = now_ns(), longest = now + kMostAtOnce * kDeviceNs;
+    const std::uint64_t busy = std::max(now, busy_until_ns_.load(std::memory_order_relaxed));
+    busy_until_ns_.store(std::min(busy + count * kDeviceNs, longest), std::memory_order_relaxed);
     ring_.issued_up_to(end);
     return true;
 }

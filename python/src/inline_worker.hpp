@@ -29,15 +29,17 @@ class LaunchWorker {
   public:
     // The longest chain.
     static constexpr std::size_t kMostAtOnce = 64;
-    static constexpr std::size_t kRingLines = 4096;
+    static constexpr std::size_t kRingLines = 2048;
     // How long an idle worker spins in a region, and how long somebody tries before he sleeps for a lock.
     static constexpr std::uint64_t kSpinNs = 200'000;
-    // What a device needs for launches that do nothing, one behind the other in a launch graph (measured on
-    // an H200), and the lines of some 64 of them. While it is busy for that alone the thread lets them
-    // gather: one by one they would be run one by one, more slowly than they come. Nothing is held up by
-    // that.
+    // Launches wait for so many lines of them, most of which are a chain of 64, but no longer than this; and
+    // longer while the device is busy with what it was given, at what launches that do nothing take in a
+    // launch graph (measured on an H200). Given one by one they would be run one by one, more slowly than
+    // they come; and a program that does the same again gets the same chains again. Who waits for launches
+    // waits for none of this.
+    static constexpr std::uint64_t kEnoughLines = 64;
+    static constexpr std::uint64_t kGatherNs = 30'000;
     static constexpr std::uint64_t kDeviceNs = 500;
-    static constexpr std::uint64_t kEnoughLines = 128;
 
     struct Failure {
         const InlineKernel* kernel = nullptr;  // null: nothing has failed

@@ -14,8 +14,8 @@ namespace ringlaunch::python::triton {
 
 namespace {
 
-// Issued launches hold on to what they were given until there are so many lines of them: some 64 short ones.
-constexpr std::uint64_t kReclaimLines = 128;
+// Issued launches hold on to what they were given until there are so many lines of them: most have one.
+constexpr std::uint64_t kReclaimLines = 64;
 
 // A ring with its worker.
 struct Lane {
@@ -154,8 +154,7 @@ bool launch_in_region(const RegionLaunch& launch) {
         reclaim();
     }
     std::memcpy(entry->params(), launch.params.data(), launch.params.size());
-    void** to = entry->held_at();
-    for (PyObject* object : launch.holds) *to++ = Py_NewRef(object);
+    for (PyObject* object : launch.holds) lane->worker.ring().hold(Py_NewRef(object));
     lane->worker.publish(*entry);
     ++lane->handed_over;
     return true;

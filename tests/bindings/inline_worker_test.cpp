@@ -41,7 +41,7 @@ class Log final : public Issuer {
                 return i;
             }
             ok &= entries[i]->kernel == &kernel_of(number % 7 + 1) && entries[i]->grid.x == number % 100 + 1;
-            for (std::size_t byte = sizeof number; byte < entries[i]->param_bytes; ++byte)
+            for (std::size_t byte = sizeof number; byte < entries[i]->param_bytes(); ++byte)
                 ok &= entries[i]->params()[byte] == static_cast<std::byte>(number + byte);
             issued.push_back(number);
         }
@@ -82,7 +82,7 @@ bool put(LaunchRing& ring, Held& held, std::uint64_t number, std::size_t param_b
     std::memcpy(entry->params(), &number, sizeof number);
     for (std::size_t byte = sizeof number; byte < param_bytes; ++byte)
         entry->params()[byte] = static_cast<std::byte>(number + byte);
-    for (std::size_t i = 0; i < holds; ++i) entry->held_at()[i] = held.add();
+    for (std::size_t i = 0; i < holds; ++i) ring.hold(held.add());
     publish(*entry);
     return true;
 }
@@ -173,14 +173,19 @@ TEST(LaunchRing, IsFullUntilWhatItHoldsIsLetGoOf) {
     LaunchRing ring(64);
     std::uint64_t number = 0;
     while (put(ring, held, number, 40, 3)) ++number;
-    EXPECT_EQ(number, 32u);
+    EXPECT_EQ(number, 64u);
     std::array<Entry*, 64> entries;
     std::uint64_t end = 0;
-    EXPECT_EQ(ring.take(entries, end), 32u);
+    EXPECT_EQ(ring.take(entries, end), 64u);
     ring.issued_up_to(end);
     EXPECT_FALSE(put(ring, held, number, 40, 3));
     ring.reclaim([&](void* each) { held.let_go(each); });
     EXPECT_TRUE(put(ring, held, number, 40, 3));
+    // As full it is of what is held.
+    ring.reclaim([&](void* each) { held.let_go(each); });
+    std::size_t holding = 0;
+    while (put(ring, held, number, 40, 50)) ++holding;
+    EXPECT_EQ(holding, 5u);  // and the 3 from before
 }
 
 TEST(LaunchRing, LettingGoMayComeBackToTheRing) {
