@@ -82,6 +82,8 @@ struct alignas(kCacheLine) StreamState final : HotStream, ForkGuarded {
     RingHeader* header = nullptr;  // null in a forked child
     // relaxed: the wish of the last waiter is good enough. How long a waiter spins before it sleeps.
     std::atomic<std::uint32_t> spin_ns;
+    // Likewise: the position that was waited for last on a GPU, and since when.
+    std::atomic<std::uint64_t> waited_for{0}, waited_since_ns{0};
     ClientState* client = nullptr;        // lives as long as this
     std::shared_ptr<ClientState> keeper;  // empty for a stream that only drains (ClientState owns that)
 

@@ -3,6 +3,7 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +27,8 @@ namespace {
 
 constexpr std::uint32_t kShortestSpinNs = 2'000;
 constexpr int kLooksPerClock = 16;
+// A nap is a 64th of what has been waited; a wait that is longer than kNapsNs can afford to be woken.
+constexpr std::uint64_t kShortestNapNs = 10'000, kNapsNs = 20'000'000, kNapShare = 64;
 
 inline void cpu_relax() noexcept {
 #if defined(__x86_64__) || defined(__i386__)
@@ -55,6 +58,47 @@ bool spin(const StreamState& stream, std::uint64_t position, std::uint64_t begin
         }
     } while (now_ns() < end);
     return false;
+}
+
+// Timers of this thread are to the point while this lives; usually they may be 50 us late.
+class ExactTimers {
+  public:
+    ExactTimers() noexcept : slack_ns_(::prctl(PR_GET_TIMERSLACK)) { ::prctl(PR_SET_TIMERSLACK, 1); }
+    ~ExactTimers() {
+        if (slack_ns_ > 0) ::prctl(PR_SET_TIMERSLACK, slack_ns_);
+    }
+    ExactTimers(const ExactTimers&) = delete;
+    ExactTimers& operator=(const ExactTimers&) = delete;
+
+  private:
+    int slack_ns_;
+};
+
+// Where a GPU writes completions by itself, being woken costs what waits of a few ms notice: a host function
+// that the stream waits for, its interrupt, the dispatcher, then this thread. So such a wait is slept through
+// in naps, and nobody is asked for anything. timed_out: it takes longer than that.
+Status nap(const StreamState& stream, std::uint64_t position, std::uint64_t begin_ns,
+           std::uint64_t deadline_ns) noexcept {
+    const ExactTimers exact;
+    const std::uint64_t end = std::min(deadline_ns, begin_ns + kNapsNs);
+    for (;;) {
+        const std::uint64_t now = now_ns();
+        const Status status = look_at(stream, position);
+        if (status != Status::timed_out || now >= end) return status;
+        const std::uint64_t nap_ns = std::max(kShortestNapNs, (now - begin_ns) / kNapShare);
+        const timespec length{0, static_cast<long>(std::min(nap_ns, end - now))};
+        ::nanosleep(&length, nullptr);  // interrupted: looks again
+    }
+}
+
+// When the wait for `position` began: it may come in turns, of which each times out.
+std::uint64_t began(StreamState& stream, std::uint64_t position, std::uint64_t now_ns) noexcept {
+    // relaxed: of several waiters one has its turns counted; the others begin their naps anew.
+    if (stream.waited_for.load(std::memory_order_relaxed) == position)
+        return stream.waited_since_ns.load(std::memory_order_relaxed);
+    stream.waited_since_ns.store(now_ns, std::memory_order_relaxed);
+    stream.waited_for.store(position, std::memory_order_relaxed);
+    return now_ns;
 }
 
 // How long the next wait spins, after one that spun in vain and then slept, `waited_ns` in all: long enough
@@ -181,9 +225,8 @@ class Sleep {
 
 }  // namespace
 
-// Being woken costs from 50 to 700 us on a GPU (its interrupt, the dispatcher, this thread), so where there
-// are processors enough a wait of a millisecond is worth spinning through; learn() stops it where waits are
-// longer.
+// Where there are processors enough a wait of a millisecond is worth spinning through, on a GPU above all:
+// see nap(). learn() stops it where waits are longer.
 std::uint32_t longest_spin_ns() noexcept {
     static const std::uint32_t spin_ns = [] {
         const unsigned processors = std::thread::hardware_concurrency();
@@ -224,9 +267,14 @@ Status wait_completed(StreamState& stream, std::uint64_t position, std::uint64_t
         status = look_at(stream, position);
         if (status != Status::timed_out) return status;
     }
-    status = Sleep(stream, position).run(deadline_ns);
+    if (stream.client->info.driver == "cuda")
+        status = nap(stream, position, began(stream, position, begin), deadline_ns);
+    if (status == Status::timed_out) status = Sleep(stream, position).run(deadline_ns);
     learn(stream, now_ns() - begin);
-    return status;
+    if (status != Status::timed_out) return status;
+    // Whoever waits in turns too short to sleep in must hear of the daemon, too.
+    stream.client->connection->pump();
+    return look_at(stream, position);
 }
 
 std::uint64_t position_with_room(const StreamState& stream, std::uint32_t slots) noexcept {

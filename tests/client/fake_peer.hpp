@@ -75,7 +75,8 @@ class FakePeer {
         answer(id, status, error, schema::Answer::NONE,
                [](flatbuffers::FlatBufferBuilder&) { return flatbuffers::Offset<void>(); });
     }
-    void welcome(std::uint32_t id, std::uint32_t version = kProtocolVersion) {
+    void welcome(std::uint32_t id, std::uint32_t version = kProtocolVersion,
+                 schema::DriverKind driver = schema::DriverKind::Null) {
         const UniqueFd doorbell(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
         const int fds[] = {doorbell.get()};
         answer(
@@ -85,6 +86,7 @@ class FakePeer {
                 schema::WelcomeBuilder table(builder);
                 table.add_version(version);
                 table.add_session((1ull << 32) | 1);
+                table.add_driver(driver);
                 table.add_daemon_version(release);
                 return table.Finish().Union();
             },
