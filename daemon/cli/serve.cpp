@@ -55,6 +55,7 @@ constexpr std::uint64_t kPrivateIdleMs = 2000;
 constexpr std::uint64_t kLeastMemory = 2 << 20;
 constexpr std::uint64_t kLeastStaging = 4096;
 constexpr std::uint64_t kLeastImage = 4096;
+constexpr std::uint64_t kLeastStack = 1024;
 constexpr std::uint64_t kLeastMessages = 16;
 
 template <class Id>
@@ -188,6 +189,8 @@ ExitCode serve(ServeOptions options, char* const* argv) {
         spdlog::info("--fault-dumps changes nothing with the {} driver", driver_name(driver.kind));
         supervisor.fault_dumps = false;
     }
+    if (supervisor.stack_bytes != 0 && driver.kind != schema::DriverKind::Cuda)
+        spdlog::info("--stack changes nothing with the {} driver", driver_name(driver.kind));
 
     supervisor.socket_path = place.path;
     supervisor.executor_arguments = {"executor", "--log-level", options.log.level};
@@ -438,6 +441,16 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
             "A fault on a GPU is put down to its launch: kernel, record, exception and program counter, "
             "and nobody else is suspected (the host driver does so anyway). A launch costs more, as with "
             "--kernel-timeout")
+        ->group(kDispatch);
+
+    command
+        ->add_option(
+            "--stack", supervisor.stack_bytes,
+            "Stack of each thread on a GPU, for kernels that recurse: what a kernel's code says it "
+            "needs, it has without. Every thread that fits on the device has one, some 270,000 on an "
+            "H200. 0: CUDA's own, 1 KiB")
+        ->type_name("SIZE")
+        ->transform(bytes_at_least(kLeastStack, true))
         ->group(kDispatch);
 
     add_restart(*command, supervisor.restart);

@@ -5,7 +5,7 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*, bool, bool) {
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage*, const CudaOptions&) {
     throw Error(Status::unsupported,
                 "cannot open CUDA device " + std::to_string(device) +
                     ": this daemon was built without cuda.h, so it has no CUDA driver; build it where the "

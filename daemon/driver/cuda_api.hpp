@@ -29,6 +29,7 @@ namespace ringlaunch::driver {
     X(cuCtxGetCurrent)                    \
     X(cuCtxGetDevice)                     \
     X(cuCtxGetStreamPriorityRange)        \
+    X(cuCtxSetLimit)                      \
     X(cuMemGetInfo)                       \
     X(cuMemGetAllocationGranularity)      \
     X(cuMemAddressReserve)                \

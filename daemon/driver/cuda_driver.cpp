@@ -34,7 +34,7 @@ constexpr std::uint64_t kExplicitGraphBytes = 512u << 20;  // of those that user
 
 class CudaDriver : public Driver {
   public:
-    CudaDriver(int ordinal, FaultPage* fault, bool fault_dumps, bool direct_peers);
+    CudaDriver(int ordinal, FaultPage* fault, const CudaOptions& options);
     ~CudaDriver() override;
 
     const DeviceInfo& device() const override { return info_; }
@@ -58,7 +58,7 @@ class CudaDriver : public Driver {
     }
     int attribute(CUdevice_attribute which) const;
     void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle);
-    void open(int ordinal, bool direct_peers);
+    void open(int ordinal, const CudaOptions& options);
     void reserve(std::uint64_t base);
     void release() noexcept;
 
@@ -84,7 +84,7 @@ int CudaDriver::attribute(CUdevice_attribute which) const {
     return value;
 }
 
-void CudaDriver::open(int ordinal, bool direct_peers) {
+void CudaDriver::open(int ordinal, const CudaOptions& options) {
     // Functions are loaded when a module is, never in the middle of somebody's launch.
     ::setenv("CUDA_MODULE_LOADING", "EAGER", 1);
     check_cuda(api_.cuInit_(0), "cannot start CUDA", Status::unsupported);
@@ -119,6 +119,12 @@ void CudaDriver::open(int ordinal, bool direct_peers) {
 
     check_cuda(api_.cuDevicePrimaryCtxRetain_(&context_, device_), "cannot make a context on " + info_.name);
     enter();
+    if (options.stack_bytes != 0)
+        check_cuda(api_.cuCtxSetLimit_(CU_LIMIT_STACK_SIZE, options.stack_bytes),
+                   "cannot give each thread on " + info_.name + " a stack of " +
+                       std::to_string(options.stack_bytes) +
+                       " bytes (every thread that fits on the device has one): serve with a smaller --stack",
+                   Status::unsupported);
     info_.range_base = kCudaRangeBase + static_cast<std::uint64_t>(ordinal) * kCudaRangeBytes;
     info_.range_bytes = kCudaRangeBytes;
     CUmemAllocationProp kind{};
@@ -129,7 +135,7 @@ void CudaDriver::open(int ordinal, bool direct_peers) {
     check_cuda(api_.cuMemGetAllocationGranularity_(&granularity, &kind, CU_MEM_ALLOC_GRANULARITY_MINIMUM),
                "cannot read the granularity of device memory");
     info_.chunk_bytes = std::max<std::uint64_t>(granularity, 2u << 20);
-    peers_.emplace(device_, ordinal, direct_peers);
+    peers_.emplace(device_, ordinal, options.direct_peers);
     ranges_.emplace(kCudaRangeBase, kCudaRangeBytes, info_.chunk_bytes, ordinal, kMostCudaDevices,
                     [this](std::uint64_t base) { reserve(base); });
     info_.staging_base = kStagingBase;
@@ -159,11 +165,11 @@ void CudaDriver::reserve(std::uint64_t base) {
                     ": buffers could not keep their addresses across a restart; serve with --driver host");
 }
 
-CudaDriver::CudaDriver(int ordinal, FaultPage* fault, bool fault_dumps, bool direct_peers)
+CudaDriver::CudaDriver(int ordinal, FaultPage* fault, const CudaOptions& options)
     : api_(cuda_api()), fault_(fault) {
     try {
-        if (fault_dumps) dumps_.emplace();
-        open(ordinal, direct_peers);
+        if (options.fault_dumps) dumps_.emplace();
+        open(ordinal, options);
     } catch (...) {
         release();
         throw;
@@ -306,8 +312,8 @@ std::optional<std::string> CudaDriver::failure() noexcept {
 
 // By itself the device says of a fault no more than that there was one: failure() reports it, and only a dump
 // accuses anybody on the fault page.
-std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage* fault, bool fault_dumps, bool direct_peers) {
-    return std::make_unique<CudaDriver>(device, fault, fault_dumps, direct_peers);
+std::unique_ptr<Driver> make_cuda_driver(int device, FaultPage* fault, const CudaOptions& options) {
+    return std::make_unique<CudaDriver>(device, fault, options);
 }
 
 }  // namespace ringlaunch::driver

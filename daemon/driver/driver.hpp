@@ -271,8 +271,17 @@ class Driver {
     virtual std::optional<std::string> failure() noexcept = 0;
 };
 
+// What null and host have no use for.
+struct CudaOptions {
+    bool fault_dumps = false;       // a fault leaves on the fault page which launch it was
+    std::uint64_t stack_bytes = 0;  // of each thread, beyond what a kernel's code says; 0: CUDA's own
+    bool direct_peers = true;       // false: copies from and to other devices go through the host, as they do
+                                    // between devices that cannot reach each other
+};
+
 // Throws Error{unsupported} that says precisely what is missing. `fault`: where a fault leaves word; may be
-// null. `fault_dumps`: a fault leaves there which launch it was; null and host have no use for it.
-std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault, bool fault_dumps = false);
+// null.
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault,
+                                    const CudaOptions& options = {});
 
 }  // namespace ringlaunch::driver

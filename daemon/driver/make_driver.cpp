@@ -10,7 +10,8 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault, bool fault_dumps) {
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault,
+                                    const CudaOptions& options) {
     if (kind != DriverKind::Cuda && (device < 0 || device >= kHostDevices))
         throw Error(Status::unsupported, std::string("the ") + schema::EnumNameDriverKind(kind) +
                                              " driver has devices 0 to " + std::to_string(kHostDevices - 1) +
@@ -21,7 +22,7 @@ std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* faul
         case DriverKind::Host:
             return make_host_driver(device, fault);
         case DriverKind::Cuda:
-            return make_cuda_driver(device, fault, fault_dumps);
+            return make_cuda_driver(device, fault, options);
     }
     throw Error(Status::unsupported, "there is no driver of kind " + std::to_string(static_cast<int>(kind)));
 }

@@ -229,7 +229,8 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
         page = fault_page_.as<driver::FaultPage>();
     }
     std::unique_ptr<driver::Driver> made =
-        driver::make_driver(request.driver(), request.device(), page, request.fault_dumps());
+        driver::make_driver(request.driver(), request.device(), page,
+                            {.fault_dumps = request.fault_dumps(), .stack_bytes = request.stack_bytes()});
     const driver::DeviceInfo& device = made->device();
     auto memory = std::make_unique<MemoryMap>(device);
 

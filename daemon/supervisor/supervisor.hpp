@@ -63,7 +63,8 @@ struct SupervisorOptions {
     std::uint32_t max_in_flight = 256;
     std::uint32_t max_batch = 64;
     bool coalesce = true;
-    bool fault_dumps = false;  // the device writes down who faulted (cuda)
+    bool fault_dumps = false;       // the device writes down who faulted (cuda)
+    std::uint64_t stack_bytes = 0;  // of each thread on a device, beyond a kernel's own (cuda); 0: CUDA's
 
     std::uint64_t exit_when_idle_ms = 0;         // not 0: leave when there was no session for so long
     std::uint64_t handshake_timeout_ms = 5'000;  // until Hello

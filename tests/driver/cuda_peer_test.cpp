@@ -28,14 +28,14 @@ TEST_P(CudaPeer, CopiesAreExactBothWays) {
     UniqueFd chunk;
     std::uint64_t there = 0;
     {
-        Rig zero(make_cuda_driver(0, nullptr, false, GetParam()));
+        Rig zero(make_cuda_driver(0, nullptr, {.direct_peers = GetParam()}));
         TestStream stream(*zero.driver);
         zero.write(stream, zero.base, values);
         there = zero.base;
         chunk = std::move(zero.chunk);
     }
     {
-        Rig one(make_cuda_driver(1, nullptr, false, GetParam()));
+        Rig one(make_cuda_driver(1, nullptr, {.direct_peers = GetParam()}));
         one.driver->map_chunk(there, Rig::kBytes, chunk);
         TestStream stream(*one.driver);
         EXPECT_EQ(one.base, there + (std::uint64_t{1} << 40));
@@ -54,7 +54,7 @@ TEST_P(CudaPeer, CopiesAreExactBothWays) {
         stream.destroy();
         one.driver->unmap_chunk(there, Rig::kBytes);
     }
-    const auto zero = make_cuda_driver(0, nullptr, false, GetParam());
+    const auto zero = make_cuda_driver(0, nullptr, {.direct_peers = GetParam()});
     zero->map_chunk(there, Rig::kBytes, chunk);
     const UniqueFd segment = make_memfd("staging", Rig::kBytes);
     seal(segment, Sealing::shared, "staging");

@@ -267,3 +267,38 @@ def test_registers_of_what_is_compiled_already_cannot_be_limited(client):
     with pytest.raises(rl.Unsupported, match=r"a cubin.*settled when it was compiled.*max_registers 40"):
         client.load(image, name="hungry", max_registers=40)
     check_hungry(client, client.load(image, name="hungry")["hungry"])
+
+
+WILD = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void wild(int n) { *reinterpret_cast<volatile int*>(8) = n; }
+RINGLAUNCH_EXPORT(wild)
+"""
+RECURSIVE = """
+#include <ringlaunch/kernel.h>
+__device__ __noinline__ int deeper(int n, const volatile int* in) {
+    volatile int frame[16];
+    for (int i = 0; i < 16; ++i) frame[i] = in[0] + n;
+    return n == 0 ? frame[3] : deeper(n - 1, in) + frame[n & 15];
+}
+extern "C" __global__ void recurse(int* out, const int* in, int n) { out[threadIdx.x] = deeper(n, in); }
+RINGLAUNCH_EXPORT(recurse)
+"""
+
+
+def test_a_kernel_recurses_as_deep_as_its_daemon_gives_stack(serve_gpu):
+    """Some 10 KiB of it: ten times what CUDA gives by itself. The next executor gives as much."""
+    depth = 100
+    with serve_gpu("--stack", "16KiB") as socket, rl.connect(socket=socket, start=False) as client:
+        module = client.compile(RECURSIVE, name="recursive.cu")
+        given, out = client.array(np.array([5], np.int32)), client.zeros(32, np.int32)
+        expected = sum(5 + n for n in range(depth + 1))
+        for _ in range(2):
+            out.fill(0)
+            module["recurse"][1, 32](out, given, depth)
+            assert list(out.numpy()) == [expected] * 32
+            stream = client.stream()
+            client.compile(WILD, name="wild.cu")["wild"][1, 1](1, stream=stream)
+            with pytest.raises(rl.StreamStopped):
+                stream.synchronize(timeout=WATCHDOG_S)
+            stream.close()
