@@ -1,5 +1,5 @@
 // Copies between host and GPU through the daemon, beside cuMemcpyAsync in the same process: pinned memory
-// beside page-locked memory, and ordinary memory on both sides.
+// beside page-locked memory, one by one, in a row and after a pause, and ordinary memory on both sides.
 #include <CLI/CLI.hpp>
 #include <cstring>
 #include <functional>
@@ -16,23 +16,57 @@ using namespace ringlaunch::bench;
 
 namespace {
 
-// One way to move bytes there and back, each ending when they have arrived.
-constexpr int kInARow = 8;
+constexpr int kMany = 8;
 
+// One way to move bytes there and back, each ending when they have arrived.
 struct Way {
     std::string name;
     std::byte* source;
     std::byte* target;
     std::function<void()> there, back;
-    int beside;      // the way that it is compared with
-    int copies = 1;  // of all bytes, waited for together
+    int copies = 1;  // of all bytes, in `there` and in `back`
+    int turns = 1;   // of there and back
     std::vector<double> there_gbs = {}, back_gbs = {};
 };
 
-double gbs(std::size_t bytes, const std::function<void()>& move) {
+// Pinned memory is used in three ways. All its bytes are written by the host before each measurement, for
+// some 50 ms: so the first copy finds a daemon that sleeps, which those behind it share.
+void add_pinned(std::vector<Way>& ways, const std::string& side, std::byte* source, std::byte* target,
+                const std::function<void()>& there, const std::function<void()>& back,
+                const std::function<void()>& wait) {
+    const auto times = [wait](const std::function<void()>& copy, int copies) {
+        return [wait, copy, copies] {
+            for (int i = 0; i < copies; ++i) copy();
+            wait();
+        };
+    };
+    const std::string many = std::to_string(kMany);
+    ways.push_back({side + ", there and back " + many + " times", source, target, times(there, 1),
+                    times(back, 1), 1, kMany});
+    ways.push_back(
+        {side + ", " + many + " in a row", source, target, times(there, kMany), times(back, kMany), kMany});
+    ways.push_back({side + ", one after a pause", source, target, times(there, 1), times(back, 1)});
+}
+
+double seconds(const std::function<void()>& move) {
     const std::uint64_t begin = now_ns();
     move();
-    return static_cast<double>(bytes) / static_cast<double>(now_ns() - begin);
+    return static_cast<double>(now_ns() - begin) * 1e-9;
+}
+
+void measure_one(Way& way, std::size_t bytes, bool compares, bool warms_up) {
+    double there = 0, back = 0;
+    for (int turn = 0; turn < way.turns; ++turn) {
+        there += seconds(way.there);
+        back += seconds(way.back);
+    }
+    if (compares && std::memcmp(way.source, way.target, bytes) != 0)
+        throw std::runtime_error(way.name + ": other bytes came back than were sent");
+    if (warms_up) return;
+    const double gigabytes =
+        static_cast<double>(bytes) * static_cast<double>(way.copies) * static_cast<double>(way.turns) * 1e-9;
+    way.there_gbs.push_back(gigabytes / there);
+    way.back_gbs.push_back(gigabytes / back);
 }
 
 int measure(const std::string& driver, int rounds, std::size_t bytes, const std::string& csv) {
@@ -47,38 +81,19 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
     const PinnedMemory from = daemon.client().alloc_pinned(bytes), to = daemon.client().alloc_pinned(bytes);
     std::vector<std::byte> source(bytes), target(bytes);
 
-    std::vector<Way> ways;
-    ways.push_back({"ringlaunch, pinned memory", from.data(), to.data(),
-                    [&] {
-                        must(stream.copy(ours, 0, from, 0, bytes), "copying to the device");
-                        must(stream.synchronize(), "copying to the device");
-                    },
-                    [&] {
-                        must(stream.copy(to, 0, ours, 0, bytes), "copying to the host");
-                        must(stream.synchronize(), "copying to the host");
-                    },
-                    3});
-    // What it takes to wake a daemon that slept, and to be told, is shared by several.
-    ways.push_back({"ringlaunch, pinned memory, " + std::to_string(kInARow) + " in a row", from.data(),
-                    to.data(),
-                    [&] {
-                        for (int i = 0; i < kInARow; ++i)
-                            must(stream.copy(ours, 0, from, 0, bytes), "copying to the device");
-                        must(stream.synchronize(), "copying to the device");
-                    },
-                    [&] {
-                        for (int i = 0; i < kInARow; ++i)
-                            must(stream.copy(to, 0, ours, 0, bytes), "copying to the host");
-                        must(stream.synchronize(), "copying to the host");
-                    },
-                    4, kInARow});
+    std::vector<Way> ways;  // ours, then plain CUDA's, in the same order
+    add_pinned(
+        ways, "ringlaunch, pinned memory", from.data(), to.data(),
+        [&] { must(stream.copy(ours, 0, from, 0, bytes), "copying to the device"); },
+        [&] { must(stream.copy(to, 0, ours, 0, bytes), "copying to the host"); },
+        [&] { must(stream.synchronize(), "waiting for a copy"); });
     ways.push_back({"ringlaunch, ordinary memory", source.data(), target.data(),
                     [&] {
                         must(stream.copy_to_device(ours, source.data(), bytes), "copying to the device");
                         must(stream.synchronize(), "copying to the device");
                     },
-                    [&] { must(stream.copy_to_host(target.data(), ours, bytes), "copying to the host"); },
-                    5});
+                    [&] { must(stream.copy_to_host(target.data(), ours, bytes), "copying to the host"); }});
+    const std::size_t beside = ways.size();
 
     std::unique_ptr<PlainCuda> cuda;
     std::unique_ptr<PeerMemory> theirs;
@@ -89,26 +104,20 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
         theirs = std::make_unique<PeerMemory>(bytes);
         locked_from = std::make_unique<PeerHostMemory>(bytes);
         locked_to = std::make_unique<PeerHostMemory>(bytes);
-        for (const int copies : {1, kInARow})
-            ways.push_back({"cuMemcpyAsync, cuMemHostAlloc" +
-                                (copies == 1 ? std::string() : ", " + std::to_string(copies) + " in a row"),
-                            static_cast<std::byte*>(locked_from->data()),
-                            static_cast<std::byte*>(locked_to->data()),
-                            [&, copies] {
-                                for (int i = 0; i < copies; ++i)
-                                    check_peer(api.cuMemcpyHtoDAsync_(theirs->address(), locked_from->data(),
-                                                                      bytes, cuda->stream()),
-                                               "copying to the device");
-                                cuda->synchronize();
-                            },
-                            [&, copies] {
-                                for (int i = 0; i < copies; ++i)
-                                    check_peer(api.cuMemcpyDtoHAsync_(locked_to->data(), theirs->address(),
-                                                                      bytes, cuda->stream()),
-                                               "copying to the host");
-                                cuda->synchronize();
-                            },
-                            copies == 1 ? 3 : 4, copies});
+        add_pinned(
+            ways, "cuMemcpyAsync, cuMemHostAlloc", static_cast<std::byte*>(locked_from->data()),
+            static_cast<std::byte*>(locked_to->data()),
+            [&] {
+                check_peer(
+                    api.cuMemcpyHtoDAsync_(theirs->address(), locked_from->data(), bytes, cuda->stream()),
+                    "copying to the device");
+            },
+            [&] {
+                check_peer(
+                    api.cuMemcpyDtoHAsync_(locked_to->data(), theirs->address(), bytes, cuda->stream()),
+                    "copying to the host");
+            },
+            [&] { cuda->synchronize(); });
         ways.push_back({"cuMemcpy, ordinary memory", source.data(), target.data(),
                         [&] {
                             check_peer(api.cuMemcpyHtoD_(theirs->address(), source.data(), bytes),
@@ -119,8 +128,7 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
                         [&] {
                             check_peer(api.cuMemcpyDtoH_(target.data(), theirs->address(), bytes),
                                        "copying to the host");
-                        },
-                        5});
+                        }});
     }
 
     std::mt19937_64 random(1);
@@ -131,28 +139,36 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
                 std::memcpy(way.source + i, &word, 8);
             }
             std::memset(way.target, 0, bytes);
-            const std::size_t moved = bytes * static_cast<std::size_t>(way.copies);
-            const double there = gbs(moved, way.there), back = gbs(moved, way.back);
-            if (driver != "null" && std::memcmp(way.source, way.target, bytes) != 0)
-                throw std::runtime_error(way.name + ": other bytes came back than were sent");
-            if (round < 0) continue;
-            way.there_gbs.push_back(there);
-            way.back_gbs.push_back(back);
+            measure_one(way, bytes, driver != "null", round < 0);
         }
     }
 
     Report report("Copies of " + std::to_string(bytes >> 20) + " MiB between the host and " +
                       daemon.client().daemon().device_name + " (" + driver + " driver)",
                   {"to_device_GB/s", "to_host_GB/s", "to_device/plain", "to_host/plain"});
-    for (Way& way : ways) {
-        const double there = quantile(way.there_gbs, 0.5), back = quantile(way.back_gbs, 0.5);
+    for (std::size_t i = 0; i < ways.size(); ++i) {
+        const double there = quantile(ways[i].there_gbs, 0.5), back = quantile(ways[i].back_gbs, 0.5);
         const double none = std::nan("");
-        Way* beside = gpu ? &ways[static_cast<std::size_t>(way.beside)] : nullptr;
-        report.add(way.name, {there, back, beside ? there / quantile(beside->there_gbs, 0.5) : none,
-                              beside ? back / quantile(beside->back_gbs, 0.5) : none});
+        Way* const plain = gpu ? &ways[i % beside + beside] : nullptr;
+        report.add(ways[i].name, {there, back, plain ? there / quantile(plain->there_gbs, 0.5) : none,
+                                  plain ? back / quantile(plain->back_gbs, 0.5) : none});
     }
-    report.note("medians, until the bytes have arrived; all bytes were compared in every round");
-    if (!gpu) report.note("without plain CUDA beside it: this is not the cuda driver");
+    report.note(
+        "medians, each until the bytes have arrived, after the host has written all of them for some");
+    report.note("50 ms (so that the daemon sleeps); all bytes were compared in every round");
+    if (!gpu) {
+        report.note("without plain CUDA beside it: this is not the cuda driver");
+    } else {
+        for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
+            const std::string how = i == 0 ? "each waited for" : "in a row";
+            report.target("to the device, " + how + ", x cuMemcpyAsync",
+                          quantile(ways[i].there_gbs, 0.5) / quantile(ways[i + beside].there_gbs, 0.5), 0.95,
+                          false);
+            report.target("to the host, " + how + ", x cuMemcpyAsync",
+                          quantile(ways[i].back_gbs, 0.5) / quantile(ways[i + beside].back_gbs, 0.5), 0.95,
+                          false);
+        }
+    }
     return report.finish(csv);
 }
 
