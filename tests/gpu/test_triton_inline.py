@@ -707,6 +707,20 @@ def test_a_descriptor_that_changes_is_read_anew():
 
 
 @needs_tma
+def test_descriptors_in_a_region_have_the_tensors_of_their_calls():
+    fast = rl.wrap(of_one_side, mode="inline")
+    bases = [torch.full((64,), float(i), device="cuda") for i in range(200)]
+    outs = [torch.zeros(16, device="cuda") for _ in bases]
+    described = descriptors_of(bases[0], [16])
+    fast[(1,)](described, outs[0], N=16)
+    with rl.region():
+        for out in outs:
+            described.base = bases.pop(0)  # of which nobody else knows, from the next on
+            fast[(1,)](described, out, N=16)
+    assert [float(out.min()) for out in outs] == [float(out.max()) for out in outs] == [float(i) for i in range(200)]
+
+
+@needs_tma
 def test_a_descriptor_of_host_memory_is_triton_s_to_judge():
     fast = rl.wrap(of_one_side, mode="inline")
     out = torch.zeros(16, device="cuda")

@@ -11,7 +11,7 @@ import ringlaunch as rl
 triton = pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 tl = pytest.importorskip("triton.language")
 
-RANDOM_SIGNATURES = 24
+RANDOM_SIGNATURES = 60  # kernels, each of which is called with four kinds of arguments
 
 
 @rl.jit

@@ -10,6 +10,7 @@ import pytest
 from gpu_support import ROOT, WATCHDOG_S
 
 import ringlaunch as rl
+from ringlaunch import _core
 
 pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 
@@ -29,6 +30,35 @@ def load(monkeypatch):
 def test_results_agree_with_numpy(client, load, name):
     for what, found, expected, relative, absolute in load(name).compare(client):
         np.testing.assert_allclose(found, expected, rtol=relative, atol=absolute, err_msg=what)
+
+
+@pytest.fixture
+def of_torch():
+    """As much of a client as the tutorials ask of one, of torch's tensors: their kernels are launched inline then."""
+    torch = pytest.importorskip("torch")
+
+    class Array(torch.Tensor):
+        def numpy(self):
+            return self.as_subclass(torch.Tensor).cpu().numpy()
+
+    class OfTorch:
+        def array(self, data):
+            return torch.from_numpy(np.ascontiguousarray(data)).cuda().as_subclass(Array)
+
+        def zeros(self, shape, dtype=np.float32):
+            return self.array(np.zeros(shape, dtype))
+
+    return OfTorch()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_results_agree_with_numpy_inline(of_torch, load, name):
+    module = load(name)
+    for what, found, expected, relative, absolute in module.compare(of_torch):
+        np.testing.assert_allclose(found, expected, rtol=relative, atol=absolute, err_msg=what)
+    named = [kernel for each in vars(module).values() for kernel in (each, getattr(each, "fn", None))]
+    variants = [variant for each in named if isinstance(each, _core.TritonKernel) for variant in each.cache]
+    assert variants and all(variant.client is None and variant.hits > 0 for variant in variants)
 
 
 def test_a_program_of_them_says_so(gpu_socket):
