@@ -32,7 +32,8 @@ class Variant:
     size : int
         Of its image, in bytes.
     hits : int
-        Launches.
+        Launches. Inline, those are not counted that Triton makes by itself, but for the first of each kind of call
+        (while there are launch hooks, and of kinds that only Triton's launcher knows).
     compile_time : float
         Seconds of its first call: compiling, or reading Triton's cache on disk.
     client : Client or None

@@ -8,6 +8,7 @@ calls behind it launch.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def call_slowly(
     with _on(kernel, stream):
         compiled = triton_run(kernel, *args, grid=grid, warmup=False, **kwargs)
         if pending is not None and isinstance(compiled, CompiledKernel):
-            _add(kernel, args, kwargs, pending, compiled, time.perf_counter() - begin)
+            _add(kernel, grid, args, kwargs, pending, compiled, time.perf_counter() - begin)
     return compiled
 
 
@@ -126,13 +127,14 @@ def _bound(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _add(
     kernel: JITFunction,
+    grid: tuple[int, int, int],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     pending: _core.TritonPending,
     compiled: Any,
     seconds: float,
 ) -> None:
-    """From now on calls like this one are the C++ side's."""
+    """From now on calls like this one, which Triton has launched, are the C++ side's."""
     with kernel._lock:
         _know_streams()
         bound, _, _ = _bound(kernel, args, kwargs)
@@ -143,6 +145,8 @@ def _add(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
         kernel._remember(pending, variant, bound)
+        if 0 < math.prod(grid) % 2**32 < 2**31:  # as Triton's launcher counts blocks
+            variant._core._count()
 
 
 def _make_variant(kernel: JITFunction, compiled: Any, bound: dict[str, Any], seconds: float) -> Variant | None:

@@ -1670,9 +1670,18 @@ PyObject* variant_compiled(PyObject* self, void*) {
 PyObject* variant_hits(PyObject* self, void*) {
     return PyLong_FromUnsignedLongLong(variant_of(self).hits);
 }
+PyObject* variant_count(PyObject* self, PyObject*) {
+    ++variant_of(self).hits;
+    Py_RETURN_NONE;
+}
 PyObject* variant_closed(PyObject* self, void*) {
     return PyBool_FromLong(variant_of(self).closed());
 }
+
+PyMethodDef variant_methods[] = {
+    {"_count", variant_count, METH_NOARGS, PyDoc_STR("One launch of it that Triton made.")},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 PyGetSetDef variant_getters[] = {
     {"kernel", variant_kernel, nullptr, PyDoc_STR("As the client has loaded it; None in this program."),
@@ -1691,6 +1700,7 @@ PyType_Slot variant_slots[] = {
     {Py_tp_new, reinterpret_cast<void*>(variant_new)},
     {Py_tp_dealloc, reinterpret_cast<void*>(variant_dealloc)},
     {Py_tp_traverse, reinterpret_cast<void*>(variant_traverse)},
+    {Py_tp_methods, variant_methods},
     {Py_tp_getset, variant_getters},
     {0, nullptr},
 };

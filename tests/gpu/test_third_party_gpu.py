@@ -26,4 +26,4 @@ def test_layers_of_liger_kernel_learn_the_same_to_the_bit():
     assert len(plain) == 6 and ours == plain
     launched = {line.split()[0]: line.split()[1:] for line in report.splitlines() if line.startswith("liger_kernel.")}
     assert len(launched) >= 6
-    assert all(int(launches) > int(slow) for launches, slow, _ in launched.values()), report
+    assert all(int(launches) > 2 * int(slow) for launches, slow, _ in launched.values()), report

@@ -490,7 +490,7 @@ def test_launch_attributes(options):
         kernel[(4,)](x, a, b, 4096, BLOCK=1024, **options)
     assert torch.equal(x, expected)
     (variant,) = kernel.cache
-    assert variant.hits == len(numbers) - 1
+    assert variant.hits == len(numbers) and kernel._slow_calls == 1
 
 
 def test_a_grid_may_change_at_every_launch(kernel):
@@ -633,7 +633,7 @@ def test_the_cache_tells_what_was_compiled(kernel):
     compiled = kernel[(4,)](x, 3, 4, SIZE, BLOCK=256)
     assert kernel[(4,)](x, 3, 4, SIZE, BLOCK=256) is compiled
     variant = kernel.cache.find(x, 3, 4, SIZE, BLOCK=256)
-    assert variant.compiled is compiled and variant.client is None and variant.hits == 1
+    assert variant.compiled is compiled and variant.client is None and variant.hits == 2
     assert variant.registers > 0 and variant.size > 0 and variant.signature["x"] == "*i32"
     assert kernel.cache.find(x, 3, 4, SIZE, BLOCK=32) is None
 

@@ -207,7 +207,7 @@ def test_every_kernel_of_the_program_goes_through_ringlaunch(installed):
     for _ in range(5):
         copy[lambda meta: (triton.cdiv(1000, meta["BLOCK"]),)](x, out, 1000, BLOCK=256)
     assert torch.equal(x, out)
-    assert twin(copy)._slow_calls == 1 and sum(variant.hits for variant in twin(copy).cache) == 4
+    assert twin(copy)._slow_calls == 1 and sum(variant.hits for variant in twin(copy).cache) == 5
     rl.uninstall()
     copy[(4,)](x, out.zero_(), 1000, BLOCK=256)
     assert torch.equal(x, out) and "_ringlaunch_twin" not in copy.__dict__

@@ -1,7 +1,10 @@
 """Real daemons for the tests of the Python package: each on a socket of its own, gone when the tests are."""
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import KERNELS, WATCHDOG_S, Daemon, daemon_program, script
@@ -70,3 +73,42 @@ def run_script(host):
 @pytest.fixture
 def make_script():
     return script
+
+
+@pytest.fixture(scope="session")
+def _stub_folder(tmp_path_factory):
+    """With the libcuda of stub_launches.c in it."""
+    folder = tmp_path_factory.mktemp("cuda")
+    compiler = shutil.which("gcc") or pytest.skip("no gcc here, which Triton compiles its launcher with")
+    homes = filter(None, (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"))
+    headers = [home for home in homes if Path(home, "include", "cuda.h").is_file()]
+    if not headers:
+        pytest.skip("no cuda.h here: set CUDA_HOME")
+    source = Path(__file__).parent / "stub_launches.c"
+    built = ["-I", Path(headers[0], "include"), source, "-o", folder / "libcuda.so.1"]
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-pthread", *built], check=True)
+    (folder / "libcuda.so").symlink_to("libcuda.so.1")
+    return folder
+
+
+@pytest.fixture
+def run_over_stub(_stub_folder):
+    """Runs a scenario of a program over that libcuda, in a process of its own."""
+
+    def run(program: str, scenario: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-X", "faulthandler", Path(__file__).parent / program, scenario],
+            capture_output=True,
+            text=True,
+            timeout=110,
+            env={
+                **os.environ,
+                "LD_LIBRARY_PATH": str(_stub_folder),
+                "TRITON_LIBCUDA_PATH": str(_stub_folder),
+                "TRITON_CACHE_DIR": str(_stub_folder / "cache"),
+            },
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+        assert done.stdout.splitlines()[-1] == scenario
+
+    return run

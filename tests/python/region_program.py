@@ -1,7 +1,6 @@
 """What test_triton_region.py runs, each function in a process of its own: regions over a libcuda that runs nothing and
-lists what it was given (stub_launches.c). Each checks by itself and prints its name last."""
+lists what it was given. Each checks by itself and prints its name last."""
 
-import ctypes
 import gc
 import os
 import sys
@@ -9,69 +8,10 @@ import threading
 import time
 import weakref
 
+from stub_program import NoTorch, Tensor, entries, error_of, numbers, ready, second, stub, wrapped, x
 
-class NoTorch:  # which would ask CUDA for its devices
-    def find_spec(self, name, *_):
-        if name == "torch":
-            raise ModuleNotFoundError(name)
-
-
-sys.meta_path.insert(0, NoTorch())
-
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
-
-import ringlaunch as rl  # noqa: E402
-from ringlaunch import _core  # noqa: E402
-
-stub = ctypes.CDLL("libcuda.so.1")
-
-
-class Entry(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_ulonglong) for name in ("function", "stream", "grid", "nodes")] + [
-        ("words", ctypes.c_ulonglong * 8)
-    ]
-
-
-stub.stub_entries.restype = ctypes.POINTER(Entry)
-
-
-class Tensor:
-    dtype = "float32"
-
-    def __init__(self, address=4096):
-        self.address = address
-
-    def data_ptr(self):
-        return self.address
-
-
-@triton.jit(do_not_specialize=["a", "b"])
-def first(x, a: tl.int64, b: tl.int64):
-    pass
-
-
-@triton.jit(do_not_specialize=["a", "b"])
-def second(x, a: tl.int64, b: tl.int64):
-    pass
-
-
-x = Tensor()
-
-
-def entries(begin=0):
-    return stub.stub_entries()[begin : stub.stub_count()]
-
-
-def numbers(begin=0):
-    """The second parameter of each launch."""
-    return [entry.words[1] for entry in entries(begin)]
-
-
-def ready(kernel):
-    """Launched once before, which is Triton's to do."""
-    kernel[(1,)](x, 2**40, 2**40)
-    return stub.stub_count()
+import ringlaunch as rl
+from ringlaunch import _core
 
 
 def handed_over():
@@ -83,18 +23,6 @@ def is_eventually(check):
     while not check():
         assert time.monotonic() < end, "never"
         time.sleep(0.001)
-
-
-def wrapped(kernel=first):
-    return rl.wrap(kernel, mode="inline")
-
-
-def error_of(kind, act):
-    try:
-        act()
-    except kind as error:
-        return error
-    raise AssertionError("no error")
 
 
 # ---- scenarios
@@ -186,7 +114,7 @@ def full():
 def failures():
     kernel = wrapped()
     before = ready(kernel)
-    stub.stub_refuse(ctypes.c_ulonglong(20))
+    stub.stub_refuse(20)
 
     def in_region(*numbers, error=None):
         with rl.region():
@@ -211,7 +139,7 @@ def failures():
             raise AssertionError("no error")
 
     error_of(rl.DriverError, told_before_leaving)
-    stub.stub_refuse(ctypes.c_ulonglong(0))
+    stub.stub_refuse(0)
     before = stub.stub_count()
     in_region(20)
     assert numbers(before) == [20]
@@ -479,7 +407,7 @@ def operations_of_torch():
     """Each first waits until what is before it is issued, on whatever thread autograd runs it."""
     kernel = wrapped()
     ready(kernel)
-    sys.meta_path.pop(0)
+    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, NoTorch)]
     import torch
 
     seen = []

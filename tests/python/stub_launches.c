@@ -8,7 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define kParamBytes 64
+#define kParamBytes 256
+#define kMostParams 16
 #define kMostNodes 64
 #define kMostEntries 200000
 
@@ -19,7 +20,7 @@ typedef struct {
 } Node;
 
 typedef struct {
-    unsigned long long function, stream, grid, nodes, words[8];
+    unsigned long long function, stream, grid, nodes, words[kParamBytes / 8];
 } Entry;
 
 struct CUgraph_st {
@@ -32,7 +33,8 @@ struct CUgraphExec_st {
 };
 
 static Entry* entries;
-static unsigned count, functions, live_graphs, capturing, param_count = 5;
+static unsigned count, functions, live_graphs, capturing, maps, param_count = 5;
+static unsigned param_sizes[kMostParams] = {8, 8, 8, 8, 8}, param_offsets[kMostParams] = {0, 8, 16, 24, 32};
 static unsigned long long refused;
 static int held;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -45,7 +47,18 @@ unsigned stub_count(void) {
     return now;
 }
 const Entry* stub_entries(void) { return entries; }
-void stub_params(unsigned number) { param_count = number; }  // each of 8 bytes
+void stub_params(unsigned number, const unsigned* sizes) {
+    unsigned end = 0;
+    param_count = number;
+    for (unsigned i = 0; i < number; ++i) {
+        const unsigned align = sizes[i] < 64 ? sizes[i] : 64;
+        param_offsets[i] = (end + align - 1) / align * align;
+        param_sizes[i] = sizes[i];
+        end = param_offsets[i] + sizes[i];
+    }
+    if (number > kMostParams || end > kParamBytes) abort();
+}
+unsigned stub_maps(void) { return maps; }  // of tensors that were made
 void stub_refuse(unsigned long long second_word) { refused = second_word; }
 void stub_capture(unsigned is) { capturing = is; }
 unsigned stub_graphs(void) { return live_graphs; }
@@ -84,7 +97,7 @@ static void take(Node* node, CUfunction function, unsigned grid, void** given, v
     node->function = function;
     node->grid = grid;
     if (given)
-        for (unsigned i = 0; i < param_count; ++i) memcpy(node->params + 8 * i, given[i], 8);
+        for (unsigned i = 0; i < param_count; ++i) memcpy(node->params + param_offsets[i], given[i], param_sizes[i]);
     if (extra) memcpy(node->params, extra[1], *(size_t*)extra[3] < kParamBytes ? *(size_t*)extra[3] : kParamBytes);
 }
 
@@ -185,7 +198,7 @@ CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute,
 CUresult cuFuncSetCacheConfig(CUfunction function, CUfunc_cache config) { return function == 0 && config == 0; }
 CUresult cuFuncGetParamInfo(CUfunction function, size_t number, size_t* offset, size_t* size) {
     if (function == 0 || number >= param_count) return CUDA_ERROR_INVALID_VALUE;
-    return *offset = 8 * number, *size = 8, CUDA_SUCCESS;
+    return *offset = param_offsets[number], *size = param_sizes[number], CUDA_SUCCESS;
 }
 CUresult cuOccupancyMaxActiveClusters(int* number, CUfunction function, const CUlaunchConfig* config) {
     return *number = 1, function == 0 || config == 0;
@@ -193,6 +206,24 @@ CUresult cuOccupancyMaxActiveClusters(int* number, CUfunction function, const CU
 CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdeviceptr pointer) {
     (void)attribute;
     memcpy(value, &pointer, sizeof pointer);
+    return CUDA_SUCCESS;
+}
+
+// A map holds what it was made of.
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* address,
+                                const cuuint64_t* shape, const cuuint64_t* strides, const cuuint32_t* block,
+                                const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion promotion, CUtensorMapFloatOOBfill fill) {
+    cuuint64_t* out = (cuuint64_t*)map;
+    memset(out, 0, sizeof *map);
+    if (rank > 3 || address == 0 || steps[0] != 1) return CUDA_ERROR_INVALID_VALUE;
+    *out++ = (cuuint64_t)address;
+    *out++ = (cuuint64_t)type | rank << 8 | interleave << 16 | (cuuint64_t)swizzle << 24 | (cuuint64_t)promotion << 32 |
+             (cuuint64_t)fill << 40;
+    for (unsigned i = 0; i < rank; ++i) *out++ = shape[i];
+    for (unsigned i = 0; i + 1 < rank; ++i) *out++ = strides[i];
+    for (unsigned i = 0; i < rank; ++i) *out++ = block[i];
+    __atomic_add_fetch(&maps, 1, __ATOMIC_SEQ_CST);
     return CUDA_SUCCESS;
 }
 
@@ -252,5 +283,4 @@ MISSING(cuGraphAddMemsetNode)
 MISSING(cuGraphKernelNodeSetAttribute)
 MISSING(cuOccupancyMaxPotentialClusterSize)
 MISSING(cuOccupancyMaxActiveBlocksPerMultiprocessor)
-MISSING(cuTensorMapEncodeTiled)
 MISSING(cuTensorMapEncodeIm2col)

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +36,18 @@ def has_cuda():
     except OSError:
         return False
     return True
+
+
+needs_stub_launcher = pytest.mark.skipif(
+    triton_version < (3, 9), reason="Triton before 3.9 needs torch and a GPU to make its launcher"
+)
+
+
+def scenarios(program):
+    """The names of the functions of a program that are tests (stub_program.py)."""
+    text = (Path(__file__).parent / program).read_text().partition("# ---- scenarios")[2]
+    return [
+        line.removeprefix("def ").removesuffix("():")
+        for line in text.splitlines()
+        if line.endswith("():") and line.startswith("def ")
+    ]
