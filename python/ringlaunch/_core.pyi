@@ -122,6 +122,28 @@ class TritonKernel:
     ) -> tuple[bytes, bytes, bytes, int, tuple[int, ...]] | None: ...
     def _variants(self) -> list[TritonVariant]: ...
 
+@final
+class TritonTuned:
+    def __new__(
+        cls,
+        state: dict[str, Any],
+        names: tuple[str, ...],
+        keys: tuple[str, ...],
+        config_type: type | None,
+        options: tuple[str, ...],
+        run: Callable[..., Any],
+        keyed: int,
+        short_types: bool,
+        /,
+    ) -> TritonTuned: ...
+    @property
+    def state(self) -> dict[str, Any]: ...
+    def __getitem__(self, grid: Any, /) -> TritonTunedGrid: ...
+
+@final
+class TritonTunedGrid:
+    def __call__(self, *args: Any, **keywords: Any) -> Any: ...
+
 class EventHandle:
     @property
     def position(self) -> int: ...

@@ -47,7 +47,7 @@ from ringlaunch._triton_load import (
 )
 from ringlaunch._triton_mode import check_mode, is_tensor, mode_of
 from ringlaunch._triton_save import save, save_wrapped
-from ringlaunch._triton_tune import tune
+from ringlaunch._triton_tune import TunedKernel, tune
 from ringlaunch.errors import Unsupported
 
 if TYPE_CHECKING:
@@ -454,6 +454,8 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
         return JITFunction(kernel, client, mode)
     if isinstance(kernel, autotuner.Autotuner):
         made = copy.copy(kernel)
+        if type(made) is autotuner.Autotuner:
+            made.__class__ = TunedKernel
         made.fn = wrap(kernel.fn, client, mode)
         if mode != "inline":  # which Triton tunes
             tune(made, mode)

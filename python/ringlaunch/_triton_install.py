@@ -59,6 +59,7 @@ def install(mode: str | None, client: Client | None) -> None:
         subscript = _core.triton_subscript(jit.JITFunction, _TWIN, _make_twin, jit.JITFunction.__getitem__)
         _replaced.append(_Replaced(jit.JITFunction, "__getitem__", subscript))
         _replaced.append(_Replaced(jit.JITFunction, "run", _run))
+        _replaced.append(_Replaced(autotuner.Autotuner, "__getitem__", _triton_tune.subscript))
         if mode != "inline":  # which Triton tunes
             tuner = autotuner.Autotuner
             _replaced.append(_Replaced(tuner, "_bench", _bench(tuner._bench)))
@@ -70,6 +71,7 @@ def uninstall() -> None:
     with _lock:
         while _replaced:
             _replaced.pop().put_back()
+        _triton_tune.forget_installed()
         for known in _kernels:
             if (kernel := known()) is not None:
                 kernel.__dict__.pop(_TWIN, None)

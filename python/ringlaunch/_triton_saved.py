@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import os
 import re
 import threading
@@ -301,6 +300,9 @@ class SavedTunedKernel:
     ----------
     fn : SavedKernel or SavedHeuristicKernel
         The kernel itself.
+    cache : dict of tuple to dict
+        What was found best, by the values of the parameters that it depends on and the element types of tensors.
+    configs : list of dict
     """
 
     def __init__(self, fn: SavedKernel | SavedHeuristicKernel, path: Path, tuned: SavedTuning) -> None:
@@ -309,32 +311,48 @@ class SavedTunedKernel:
         self.params: Sequence[SavedParam] = fn.params
         self._path = path
         self._key = tuned.key
-        self._choices = {
-            json.dumps(key, sort_keys=True): {
+        self.cache = {
+            tuple(_plain(value) for value in key): {
                 name: _triton_file.decode(value, f"kernel {fn.__name__!r}, {name!r} as it was tuned")
                 for name, value in config.items()
             }
             for key, config in tuned.choices
         }
+        self.configs = list(self.cache.values())
+        names = tuple(param.name for param in self.params)
+        keyed = self._key is not None
+        self._quick = (
+            None
+            if {"grid", "warmup"} & set(names)
+            else _core.TritonTuned(self.__dict__, names, tuple(self._key or ()), None, (), self._run, int(keyed), True)
+        )
 
     def __repr__(self) -> str:
-        return f"<ringlaunch.SavedTunedKernel of {self.fn!r}, tuned for {len(self._choices)} keys>"
+        return f"<ringlaunch.SavedTunedKernel of {self.fn!r}, tuned for {len(self.cache)} keys>"
 
     def __getitem__(self, grid: Any) -> Callable[..., Any]:
-        return lambda *args, **kwargs: self.fn[grid](*args, **kwargs, **self._chosen(args, kwargs))
+        if self._quick is None:
+            return lambda *args, **kwargs: self.fn[grid](*args, **kwargs, **self._chosen(args, kwargs))
+        return self._quick[grid]
+
+    def _run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        """The whole call, where the C++ side does not find the configuration."""
+        return self.fn[grid](*args, **kwargs, **self._chosen(args, kwargs))
 
     def _chosen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """The configuration for a call, which is known by the same as Triton's Autotuner knows it by."""
         if self._key is None:
-            return next(iter(self._choices.values()))
+            return self.configs[0]
         names = [param.name for param in self.params]
         given = {**dict(zip(names, args)), **{name: kwargs[name] for name in kwargs if name in names}}
         values = [_constant(given[name]) for name in self._key if name in given]
         types = [str(each.dtype).rpartition(".")[2] for each in given.values() if hasattr(each, "dtype")]
-        chosen = self._choices.get(json.dumps([*values, *types], sort_keys=True))
+        chosen = self.cache.get((*map(_plain, values), *types))
         if chosen is None:
-            held = [f"({', '.join(map(constant_text, json.loads(key)))})" for key in list(self._choices)[:_LISTED]]
-            more = len(self._choices) - len(held)
+            held = [
+                f"({', '.join(constant_text(_constant(each)) for each in key)})" for key in list(self.cache)[:_LISTED]
+            ]
+            more = len(self.cache) - len(held)
             raise NotFound(
                 f"kernel {self.__name__!r}: {self._path} was not tuned for ({', '.join(self._key)}, and types of "
                 f"elements) = ({', '.join(map(constant_text, [*values, *types]))}); it was for {', '.join(held)}"

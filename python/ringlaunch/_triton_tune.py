@@ -1,7 +1,8 @@
 """Tuned kernels (`triton.autotune`) that go through ringlaunch: each configuration is measured where the kernel runs.
 
 What runs in this program is measured by Triton. What runs in the daemon is measured there, on buffers, which are put
-back between measurements as Triton puts back tensors.
+back between measurements as Triton puts back tensors. Once a call's key has been tuned for, calls find their
+configuration in C++ (_core.TritonTuned); the first ones are Autotuner.run.
 """
 
 from __future__ import annotations
@@ -9,16 +10,61 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from triton.runtime.autotuner import Autotuner
+from triton.runtime.autotuner import Autotuner, Config
 
+from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._triton_load import open_clients, owner
 from ringlaunch._triton_mode import mode_of_values
 
 _MISSING = object()
+_QUICK = "_ringlaunch_quick"
+_triton_run = Autotuner.run
+_installed: list[weakref.ref[Autotuner]] = []  # Triton's own that have a call of ours
+
+
+def _options_of_configurations() -> tuple[str, ...] | None:
+    """What a configuration gives to a call beside its kwargs; None: in another way than this module knows."""
+    probe = Config({}, num_warps=1, num_stages=2, num_ctas=3, maxnreg=4, ir_override="5")
+    found = probe.all_kwargs()
+    as_known = all(getattr(probe, name, None) is value for name, value in found.items())
+    return tuple(found) if as_known and probe.pre_hook is None else None
+
+
+_OPTIONS = _options_of_configurations()
+
+
+def subscript(tuner: Autotuner, grid: Any) -> Any:
+    """`tuner[grid]`: what finds the configuration of a call, and calls the kernel with it."""
+    quick = tuner.__dict__.get(_QUICK)
+    if quick is None or quick.state is not tuner.__dict__:  # new, or a copy of another
+        if _OPTIONS is None or type(tuner).run is not _triton_run or {"grid", "warmup"} & set(tuner.arg_names):
+            return lambda *args, **kwargs: tuner.run(*args, grid=grid, warmup=False, **kwargs)
+        quick = _core.TritonTuned(
+            tuner.__dict__, tuple(tuner.arg_names), tuple(tuner.keys), Config, _OPTIONS, tuner.run, -1, False
+        )
+        tuner.__dict__[_QUICK] = quick
+        if not isinstance(tuner, TunedKernel):
+            _installed[:] = [known for known in _installed if known() is not None]
+            _installed.append(weakref.ref(tuner))
+    return quick[grid]
+
+
+def forget_installed() -> None:
+    """Takes back what `subscript` has left in Triton's own tuners."""
+    while _installed:
+        if (tuner := _installed.pop()()) is not None:
+            tuner.__dict__.pop(_QUICK, None)
+
+
+class TunedKernel(Autotuner):  # type: ignore[misc]
+    """What `ringlaunch.wrap` makes of an Autotuner."""
+
+    __getitem__ = subscript
 
 
 def tune(tuner: Autotuner, mode: str | None) -> None:

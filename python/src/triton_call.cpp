@@ -36,6 +36,7 @@
 #include "triton_region.hpp"
 #include "triton_settings.hpp"
 #include "triton_tensor.hpp"
+#include "triton_tuned.hpp"
 
 namespace ringlaunch::python {
 
@@ -1824,7 +1825,7 @@ bool add_triton_types(PyObject* module) {
         *type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(spec));
         if (*type == nullptr || PyModule_AddType(module, *type) != 0) return false;
     }
-    return PyModule_AddFunctions(module, functions) == 0;
+    return add_tuned_types(module) && PyModule_AddFunctions(module, functions) == 0;
 }
 
 }  // namespace ringlaunch::python

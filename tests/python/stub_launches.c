@@ -185,6 +185,11 @@ CUresult cuGetErrorString(CUresult error, const char** text) {
     return *text = error ? "refused" : "no error", CUDA_SUCCESS;
 }
 CUresult cuModuleLoadData(CUmodule* module, const void* image) { return *module = (CUmodule)16, image == 0; }
+CUresult cuModuleLoadDataEx(CUmodule* module, const void* image, unsigned number, CUjit_option* options, void** values) {
+    (void)options, (void)values;
+    return *module = (CUmodule)32, image == 0 || number > 8;
+}
+CUresult cuFuncLoad(CUfunction function) { return function == 0; }
 CUresult cuModuleUnload(CUmodule module) { return module == 0; }
 CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
     return *function = (CUfunction)(size_t)(++functions * 16), module == 0 || name == 0;
@@ -261,12 +266,10 @@ MISSING(cuMemcpyPeerAsync)
 MISSING(cuMemsetD8Async)
 MISSING(cuMemsetD16Async)
 MISSING(cuMemsetD32Async)
-MISSING(cuModuleLoadDataEx)
 MISSING(cuModuleGetFunctionCount)
 MISSING(cuModuleEnumerateFunctions)
 MISSING(cuModuleGetGlobal)
 MISSING(cuFuncGetName)
-MISSING(cuFuncLoad)
 MISSING(cuStreamCreateWithPriority)
 MISSING(cuStreamDestroy)
 MISSING(cuStreamQuery)

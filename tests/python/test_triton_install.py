@@ -199,6 +199,14 @@ def test_a_tuned_kernel_is_tuned_in_the_daemon(launches, x, mode, monkeypatch):
     assert len(kernel.cache) == 1 and kernel.best_config in kernel.configs
     assert len(scale.__dict__["_ringlaunch_twin"].cache) == 2
     assert launches(lambda: kernel[(2,)](x, n=128)) == 1
+    monkeypatch.setattr(kernel, "prune_configs", None)  # what Triton's own run() would ask
+    copied = copy.copy(kernel)
+    copied.cache = {}
+    assert launches(lambda: [kernel[(2,)](x, 128) for _ in range(3)]) == 3
+    with pytest.raises(TypeError):
+        copied[(2,)](x, 128)
+    rl.uninstall()
+    assert not [name for name in (*vars(kernel), *vars(copied)) if "ringlaunch" in name and name in vars(kernel)]
 
 
 def test_what_tuning_writes_is_put_back(client, x):
