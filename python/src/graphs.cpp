@@ -91,11 +91,7 @@ class GraphHandle {
         alignas(16) std::byte packed[kMaxPackedBytes + kPackedPadding];
         std::vector<ringlaunch::Buffer> buffers;
         if (args) {
-            Layout layout;
-            layout.kernel = before.kernel->name;
-            layout.params = before.kernel->params;
-            layout.bytes = before.kernel->param_bytes;
-            layout.padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(layout.bytes));
+            const Layout layout(before.kernel->name, before.kernel->params, before.kernel->param_bytes);
             std::vector<PyObject*> values;
             for (const py::handle arg : *args) values.push_back(arg.ptr());
             bool ran_python = false;

@@ -69,6 +69,7 @@ extern PyTypeObject* stream_type;        // _core.StreamHandle
 extern PyTypeObject* kernel_type;        // _core.Kernel
 extern PyTypeObject* launcher_type;      // _core.Launcher
 extern PyTypeObject* usual_buffer_type;  // the class of the buffer made last: most arguments are of it
+extern PyTypeObject* usual_stream_type;  // and of the stream made last
 
 // Grows when a client is connected or closed. Guarded by the interpreter lock.
 extern std::uint64_t sessions_changed;

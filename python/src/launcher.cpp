@@ -61,9 +61,16 @@ struct LauncherObject {
 
 constexpr std::size_t kCachedLaunchers = 16;
 
+// What `[grid, block]` gave, by the two objects, which can never mean something else. All strong.
+struct Seen {
+    PyObject *grid, *block;
+    LauncherObject* launcher;
+};
+
 struct KernelObject {
-    PyObject_HEAD std::array<LauncherObject*, kCachedLaunchers> cache;  // strong, by hash of the shape
-    PyObject* stream;                                                   // strong: the client's default stream
+    PyObject_HEAD std::array<Seen, kCachedLaunchers> seen;  // by hash of the addresses
+    std::array<LauncherObject*, kCachedLaunchers> cache;    // strong, by hash of the shape
+    PyObject* stream;                                       // strong: the client's default stream
     std::shared_ptr<const Plan> plan;
 };
 
@@ -157,7 +164,7 @@ bool read_shape(PyObject* grid, PyObject* block, Shape& out) {
 }
 
 bool check_stream(const Plan& plan, PyObject* stream) {
-    if (!is_stream(stream)) {
+    if (Py_TYPE(stream) != usual_stream_type && !is_stream(stream)) {
         set_named_error("ParamTypeError", "kernel '" + plan.layout.kernel +
                                               "', stream: expected a Stream, found " + short_repr(stream) +
                                               " (" + type_name(stream) + ")");
@@ -421,8 +428,43 @@ std::size_t slot_of(const Shape& shape) {
     return (hash >> 16) % kCachedLaunchers;
 }
 
-PyObject* kernel_subscript(PyObject* self, PyObject* key) {
-    KernelObject* kernel = as_kernel(self);
+// The launcher of a shape: new reference.
+LauncherObject* launcher_of(KernelObject* kernel, PyObject* grid, PyObject* block) {
+    Shape shape;
+    if (!read_shape(grid, block, shape)) return nullptr;
+    LauncherObject*& cached = kernel->cache[slot_of(shape)];
+    if (cached == nullptr || !(cached->shape == shape)) [[unlikely]] {
+        LauncherObject* made = make_launcher(kernel->plan, shape, kernel->stream, 0);
+        if (made == nullptr) return nullptr;
+        Py_XDECREF(std::exchange(cached, made));
+    }
+    Py_INCREF(cached);
+    return cached;
+}
+
+// An integer or a tuple of integers, which nothing changes.
+bool is_constant(PyObject* dim) {
+    if (PyLong_CheckExact(dim)) return true;
+    if (!PyTuple_CheckExact(dim)) return false;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(dim); ++i)
+        if (!PyLong_CheckExact(PyTuple_GET_ITEM(dim, i))) return false;
+    return true;
+}
+
+Seen& seen_at(KernelObject* kernel, PyObject* grid, PyObject* block) {
+    // Objects are 16 bytes apart or more.
+    const auto mixed = reinterpret_cast<std::uintptr_t>(grid) + 3 * reinterpret_cast<std::uintptr_t>(block);
+    return kernel->seen[(mixed >> 4) % kCachedLaunchers];
+}
+
+void forget(Seen& seen) {
+    const Seen old = std::exchange(seen, Seen{});
+    Py_XDECREF(old.grid);
+    Py_XDECREF(old.block);
+    Py_XDECREF(old.launcher);
+}
+
+[[gnu::noinline]] PyObject* look_up(KernelObject* kernel, PyObject* key) {
     PyObject* grid = key;
     PyObject* block = nullptr;
     if (PyTuple_Check(key)) {
@@ -436,17 +478,26 @@ PyObject* kernel_subscript(PyObject* self, PyObject* key) {
         grid = PyTuple_GET_ITEM(key, 0);
         if (count == 2) block = PyTuple_GET_ITEM(key, 1);
     }
-    Shape shape;
-    if (!read_shape(grid, block, shape)) return nullptr;
-    LauncherObject*& cached = kernel->cache[slot_of(shape)];
-    if (cached == nullptr || !(cached->shape == shape)) [[unlikely]] {
-        LauncherObject* made = make_launcher(kernel->plan, shape, kernel->stream, 0);
-        if (made == nullptr) return nullptr;
-        LauncherObject* old = std::exchange(cached, made);
-        Py_XDECREF(reinterpret_cast<PyObject*>(old));
-        return Py_NewRef(reinterpret_cast<PyObject*>(made));
+    LauncherObject* launcher = launcher_of(kernel, grid, block);
+    if (launcher != nullptr && block != nullptr && is_constant(grid) && is_constant(block)) {
+        Seen& seen = seen_at(kernel, grid, block);
+        forget(seen);
+        seen = {Py_NewRef(grid), Py_NewRef(block), launcher};
+        Py_INCREF(launcher);
     }
-    return Py_NewRef(reinterpret_cast<PyObject*>(cached));
+    return reinterpret_cast<PyObject*>(launcher);
+}
+
+PyObject* kernel_subscript(PyObject* self, PyObject* key) {
+    KernelObject* kernel = as_kernel(self);
+    if (PyTuple_CheckExact(key) && PyTuple_GET_SIZE(key) == 2) [[likely]] {
+        PyObject* grid = PyTuple_GET_ITEM(key, 0);
+        PyObject* block = PyTuple_GET_ITEM(key, 1);
+        const Seen& seen = seen_at(kernel, grid, block);
+        if (seen.grid == grid && seen.block == block) [[likely]]
+            return Py_NewRef(reinterpret_cast<PyObject*>(seen.launcher));
+    }
+    return look_up(kernel, key);
 }
 
 // _bind(grid, block, stream or None, shared)
@@ -465,6 +516,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
 
 void kernel_dealloc(PyObject* self) {
     KernelObject* kernel = as_kernel(self);
+    for (Seen& seen : kernel->seen) forget(seen);
     for (LauncherObject*& cached : kernel->cache) Py_CLEAR(cached);
     Py_CLEAR(kernel->stream);
     kernel->plan.~shared_ptr();
@@ -565,11 +617,9 @@ PyType_Spec empty_spec = {"ringlaunch._core.EmptyCall", sizeof(EmptyObject), 0,
 PyObject* make_kernel(PyTypeObject* type, const std::shared_ptr<Session>& session, ringlaunch::Kernel kernel,
                       PyObject* stream) {
     auto plan = std::make_shared<Plan>();
-    plan->layout.kernel = kernel.name();
-    plan->layout.params.assign(kernel.params().begin(), kernel.params().end());
     plan->state = detail::Access::state(kernel);
-    plan->layout.bytes = plan->state->param_bytes;
-    plan->layout.padded_bytes = static_cast<std::uint32_t>(padded_param_bytes(plan->layout.bytes));
+    plan->layout =
+        Layout(kernel.name(), {kernel.params().begin(), kernel.params().end()}, plan->state->param_bytes);
     plan->kernel = std::move(kernel);
     plan->session = session;
     if (plan->layout.bytes > kMaxPackedBytes || packed_bytes(plan->layout.params) > plan->layout.bytes)

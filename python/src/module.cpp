@@ -573,15 +573,13 @@ class ClientHandle {
 // The packed parameters of a launch, as bytes.
 py::bytes pack_for_tests(const std::string& kernel, const std::vector<PyParam>& params,
                          const py::args& args) {
-    Layout layout;
-    layout.kernel = kernel;
-    layout.params = params_of(params);
-    layout.bytes = packed_bytes(layout.params);
-    layout.padded_bytes = (layout.bytes + 7) / 8 * 8;
+    std::vector<Param> takes = params_of(params);
+    const std::uint32_t bytes = packed_bytes(takes);
+    const Layout layout(kernel, std::move(takes), bytes);
     if (layout.bytes > kMaxPackedBytes) throw_named("InvalidArgument", "more than 4096 bytes of parameters");
     std::vector<PyObject*> values;
     for (const py::handle arg : args) values.push_back(arg.ptr());
-    std::byte out[kMaxPackedBytes];
+    alignas(16) std::byte out[kMaxPackedBytes + kPackedPadding];
     bool ran_python = false;
     check(pack(layout, nullptr, values.data(), static_cast<Py_ssize_t>(values.size()), out, ran_python));
     return py::bytes(reinterpret_cast<const char*>(out), layout.bytes);

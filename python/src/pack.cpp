@@ -152,8 +152,7 @@ template <class T>
 }
 
 template <class T>
-[[gnu::noinline]] bool pack_any_integer(const Place& place, PyObject* arg, std::uint64_t& out,
-                                        bool& ran_python) {
+bool pack_integer(const Place& place, PyObject* arg, std::uint64_t& out, bool& ran_python) {
     Integer integer;
     switch (integer_of(arg, integer, ran_python)) {
         case Found::yes:
@@ -172,17 +171,6 @@ template <class T>
     }
     out = static_cast<std::make_unsigned_t<T>>(integer.value);
     return true;
-}
-
-template <class T>
-inline bool pack_integer(const Place& place, PyObject* arg, std::uint64_t& out, bool& ran_python) {
-    // The usual case: an int of one digit, in range.
-    std::int64_t small = 0;
-    if (PyLong_CheckExact(arg) && small_int(arg, small) && std::in_range<T>(small)) [[likely]] {
-        out = static_cast<std::make_unsigned_t<T>>(small);
-        return true;
-    }
-    return pack_any_integer<T>(place, arg, out, ran_python);
 }
 
 // False: no number (a Python error may be set) or an integer beyond a double (`too_large`).
@@ -347,20 +335,21 @@ inline bool pointer_of(const Session* session, PyObject* arg, std::uint64_t& out
     return true;
 }
 
-// Adds a scalar to its word. Whole words are stored, because whole words are what the ring's copy loads: a
-// word stored in pieces could be loaded only after they have left the store buffer, behind the records
-// before.
-inline void put(std::byte* out, const Param& param, std::uint64_t bits) {
-    const std::uint32_t within = param.offset % 8;
-    if (within + param.size > 8) [[unlikely]] {  // a declaration that is not naturally aligned
-        std::memcpy(out + param.offset, &bits, param.size);
-        return;
-    }
-    std::byte* at = out + param.offset - within;
+// Whole words are stored, because whole words are what the ring's copy loads: a word stored in pieces could
+// be loaded only after they have left the store buffer, behind the records before.
+inline void add_to_word(std::byte* at, std::uint64_t bits) {
     std::uint64_t word;
     std::memcpy(&word, at, sizeof(word));
-    word |= bits << (8 * within);
+    word |= bits;
     std::memcpy(at, &word, sizeof(word));
+}
+
+void put(std::byte* out, const Param& param, std::uint64_t bits) {
+    const std::uint32_t within = param.offset % 8;
+    if (within + param.size > 8)  // a declaration that is not naturally aligned
+        std::memcpy(out + param.offset, &bits, param.size);
+    else
+        add_to_word(out + param.offset - within, bits << (8 * within));
 }
 
 [[gnu::cold]] bool wrong_count(const Layout& layout, Py_ssize_t count) {
@@ -379,6 +368,100 @@ inline void put(std::byte* out, const Param& param, std::uint64_t bits) {
     }
     set_named_error("ParamTypeError", text);
     return false;
+}
+
+// The bits of an argument that needs no more than a look at it: a live buffer of this session, an int of one
+// digit and in range, a float. False: it may be any other, which pack_any() tells.
+inline bool usual_bits(ParamType type, const Session* session, PyObject* arg, std::uint64_t& bits) {
+    if (type == ParamType::pointer) {
+        if (Py_TYPE(arg) != usual_buffer_type) return false;
+        const auto* buffer = reinterpret_cast<const BufferObject*>(arg);
+        bits = buffer->address;
+        return buffer->live_session == session && session != nullptr;
+    }
+    if (PyLong_CheckExact(arg)) {
+        std::int64_t small = 0;
+        if (!small_int(arg, small)) return false;
+        bits = static_cast<std::uint64_t>(small);
+        switch (type) {
+            case ParamType::int64:
+                return true;
+            case ParamType::uint64:
+            case ParamType::uint32:
+                return small >= 0;  // below 2^30, or 2^60 by CPython's build: see the static_assert
+            case ParamType::int32:
+                bits = static_cast<std::uint32_t>(small);
+                return true;
+            default:
+                return false;
+        }
+    }
+    if (!PyFloat_CheckExact(arg)) return false;
+    const double value = PyFloat_AS_DOUBLE(arg);
+    if (type == ParamType::float64) {
+        bits = std::bit_cast<std::uint64_t>(value);
+        return true;
+    }
+    const float narrow = static_cast<float>(value);
+    bits = std::bit_cast<std::uint32_t>(narrow);
+    return type == ParamType::float32 && std::abs(narrow) <= std::numeric_limits<float>::max();
+}
+static_assert(PyLong_SHIFT <= 30, "an int of one digit fits an int32");
+
+// Any argument, or an error that says what was expected.
+[[gnu::noinline]] bool pack_any(const Place& place, const Session* session, PyObject* arg, std::byte* out,
+                                bool& ran_python) {
+    const Param& param = place.param();
+    std::uint64_t bits = 0;
+    bool packed = false;
+    switch (param.type) {
+        case ParamType::pointer:
+            packed = pointer_of(session, arg, bits) || pinned_pointer(session, arg, bits, ran_python);
+            if (!packed) return PyErr_Occurred() == nullptr && bad_pointer(place, session, arg);
+            break;
+        case ParamType::boolean:
+            packed = pack_boolean(place, arg, bits);
+            break;
+        case ParamType::int8:
+            packed = pack_integer<std::int8_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::int16:
+            packed = pack_integer<std::int16_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::int32:
+            packed = pack_integer<std::int32_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::int64:
+            packed = pack_integer<std::int64_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::uint8:
+            packed = pack_integer<std::uint8_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::uint16:
+            packed = pack_integer<std::uint16_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::uint32:
+            packed = pack_integer<std::uint32_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::uint64:
+            packed = pack_integer<std::uint64_t>(place, arg, bits, ran_python);
+            break;
+        case ParamType::float16:
+        case ParamType::bfloat16:
+        case ParamType::float32:
+        case ParamType::float64:
+            packed = pack_float(place, arg, bits, ran_python);
+            break;
+        case ParamType::bytes:
+            return pack_bytes(place, arg, out + param.offset, ran_python);
+        case ParamType::unknown:
+            set_named_error("InvalidArgument", place.text() +
+                                                   "the parameter's type is not declared; declare it with "
+                                                   "RINGLAUNCH_EXPORT or load(..., signatures=)");
+            return false;
+    }
+    if (packed) put(out, param, bits);
+    return packed;
 }
 
 }  // namespace
@@ -446,10 +529,25 @@ bool repack_buffers(const Layout& layout, const Session* session, PyObject* cons
     return true;
 }
 
+Layout::Layout(std::string kernel_name, std::vector<Param> parameters, std::uint32_t packed)
+    : kernel(std::move(kernel_name)),
+      params(std::move(parameters)),
+      bytes(packed),
+      padded_bytes(static_cast<std::uint32_t>(padded_param_bytes(packed))) {
+    steps.reserve(params.size());
+    for (const Param& param : params) {
+        const std::uint32_t within = param.offset % 8;
+        const bool in_one_word = within + param.size <= 8;
+        steps.push_back({in_one_word ? param.type : ParamType::unknown, static_cast<std::uint8_t>(8 * within),
+                         static_cast<std::uint16_t>(param.offset / 8)});
+    }
+}
+
 bool pack(const Layout& layout, const Session* session, PyObject* const* args, Py_ssize_t count,
           std::byte* out, bool& ran_python) {
     const std::size_t expected = layout.params.size();
-    if (count != static_cast<Py_ssize_t>(expected)) return wrong_count(layout, count);
+    if (count != static_cast<Py_ssize_t>(expected)) [[unlikely]]
+        return wrong_count(layout, count);
     // Lengths that the compiler knows spare a call: up to 40 bytes of parameters, and up to 72.
     if (constexpr std::size_t kFew = padded_param_bytes(40); layout.padded_bytes <= kFew) [[likely]]
         std::memset(out, 0, kFew);
@@ -457,65 +555,14 @@ bool pack(const Layout& layout, const Session* session, PyObject* const* args, P
         std::memset(out, 0, kSome);
     else
         std::memset(out, 0, layout.padded_bytes);
-    const Param* params = layout.params.data();
+    const PackStep* steps = layout.steps.data();
     for (std::size_t i = 0; i < expected; ++i) {
-        const Param& param = params[i];
-        PyObject* arg = args[i];
-        const Place place{layout, i};
+        const PackStep step = steps[i];
         std::uint64_t bits = 0;
-        bool packed = false;
-        switch (param.type) {
-            case ParamType::pointer: {
-                packed = pointer_of(session, arg, bits) || pinned_pointer(session, arg, bits, ran_python);
-                if (!packed) [[unlikely]]
-                    return PyErr_Occurred() == nullptr && bad_pointer(place, session, arg);
-                break;
-            }
-            case ParamType::boolean:
-                packed = pack_boolean(place, arg, bits);
-                break;
-            case ParamType::int8:
-                packed = pack_integer<std::int8_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::int16:
-                packed = pack_integer<std::int16_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::int32:
-                packed = pack_integer<std::int32_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::int64:
-                packed = pack_integer<std::int64_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::uint8:
-                packed = pack_integer<std::uint8_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::uint16:
-                packed = pack_integer<std::uint16_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::uint32:
-                packed = pack_integer<std::uint32_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::uint64:
-                packed = pack_integer<std::uint64_t>(place, arg, bits, ran_python);
-                break;
-            case ParamType::float16:
-            case ParamType::bfloat16:
-            case ParamType::float32:
-            case ParamType::float64:
-                packed = pack_float(place, arg, bits, ran_python);
-                break;
-            case ParamType::bytes:
-                if (!pack_bytes(place, arg, out + param.offset, ran_python)) return false;
-                continue;
-            case ParamType::unknown:
-                set_named_error("InvalidArgument",
-                                place.text() +
-                                    "the parameter's type is not declared; declare it with "
-                                    "RINGLAUNCH_EXPORT or load(..., signatures=)");
-                return false;
-        }
-        if (!packed) return false;
-        put(out, param, bits);
+        if (usual_bits(step.type, session, args[i], bits)) [[likely]]
+            add_to_word(out + 8 * std::size_t{step.word}, bits << step.shift);
+        else if (!pack_any(Place{layout, i}, session, args[i], out, ran_python))
+            return false;
     }
     return true;
 }

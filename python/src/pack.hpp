@@ -16,11 +16,23 @@ namespace ringlaunch::python {
 
 struct Session;
 
+// Where the usual argument of a parameter goes: into a word of the packed parameters.
+struct PackStep {
+    ParamType type;      // unknown: no argument of this parameter is usual
+    std::uint8_t shift;  // bits, in the word
+    std::uint16_t word;
+};
+
 // What a kernel takes, as the packer walks it.
 struct Layout {
+    Layout() = default;
+    // `bytes`: of the packed parameters.
+    Layout(std::string kernel, std::vector<Param> params, std::uint32_t bytes);
+
     std::string kernel;
     std::vector<Param> params;
-    std::uint32_t bytes = 0;         // of the packed parameters
+    std::vector<PackStep> steps;  // a parameter each
+    std::uint32_t bytes = 0;
     std::uint32_t padded_bytes = 0;  // of the buffer: up to the end of the last slot, all zeroed
 };
 

@@ -85,6 +85,31 @@ def test_the_same_launcher_comes_back(kernels):
     assert [launcher.grid for launcher in launchers] == [(grid, 1, 1) for grid in range(1, 200)]
 
 
+def test_a_shape_that_changes_is_read_each_time(kernels):
+    class Counting:
+        calls = 0
+
+        def __index__(self):
+            Counting.calls += 1
+            return Counting.calls
+
+    increment, grid, counting = kernels["increment"], [1], Counting()
+    tuple_of_one = (counting,)
+    for expected in range(1, 5):
+        grid[0] = expected
+        assert increment[grid, 32].grid == (expected, 1, 1)
+        assert increment[tuple_of_one, 32].grid == (expected, 1, 1)
+
+
+def test_many_shapes_of_one_kernel_stay_apart(kernels):
+    increment = kernels["increment"]
+    shapes = [((grid,), (block,)) for grid in range(1, 30) for block in (1, 32, 1000)]
+    for _ in range(3):
+        for grid, block in shapes:
+            launcher = increment[grid, block]
+            assert (launcher.grid, launcher.block) == ((*grid, 1, 1), (*block, 1, 1))
+
+
 def test_a_launcher_says_what_it_is(client, kernels):
     with client.stream("mine") as stream:
         launcher = kernels["increment"].bind((2, 3), 4, stream)
