@@ -45,6 +45,7 @@ from ringlaunch._jit import install, jit, load, uninstall, wrap
 from ringlaunch._module import Kernel, KernelAttributes, Module, Param
 from ringlaunch._region import Region, region
 from ringlaunch._stream import Event, Stream, StreamStatus
+from ringlaunch._triton_descriptor import TensorDescriptor
 from ringlaunch.errors import (
     BadImage,
     Closed,
@@ -108,6 +109,7 @@ __all__ = [
     "Stream",
     "StreamStatus",
     "StreamStopped",
+    "TensorDescriptor",
     "Timeout",
     "Unsupported",
     "VersionMismatch",

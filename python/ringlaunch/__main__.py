@@ -29,7 +29,8 @@ Runs a Python program, unchanged, with every Triton kernel of it going through r
 
   --mode daemon   kernels run in the daemon, on ringlaunch's buffers
   --mode inline   kernels are launched in the program itself, on tensors, on the current stream
-                  (without --mode each call goes where its arguments are)
+                  (also named embedded: in `with ringlaunch.region():` a thread of the program launches them;
+                  without --mode each call goes where its arguments are)
   --report        when the program ends, prints to standard error how often each kernel was launched through
                   ringlaunch, and how many of its calls asked Triton's own code (the first of each kind do)
   -m MODULE       runs a module, as python -m does

@@ -113,8 +113,9 @@ def connect(
         has to see plain launches. Under `serve --no-coalesce` that is so for all.
     mode : str, optional
         The mode of Triton kernels' calls, as of `ringlaunch.wrap`, where their kernel has none of its own, while this
-        client is open: "daemon" (with this client, where a call names neither a buffer nor a stream) or "inline". Of
-        several such clients the one that was opened last counts. Without it each call goes where its arguments are.
+        client is open: "daemon" (with this client, where a call names neither a buffer nor a stream), "inline" or
+        "embedded". Of several such clients the one that was opened last counts. Without it each call goes where its
+        arguments are.
 
     Returns
     -------
@@ -161,7 +162,7 @@ def connect(
         daemon_uid = _check.integer("daemon_uid", daemon_uid, 0, 2**32 - 2)  # 2**32 - 1 is nobody's
     coalesce = _check.flag("coalesce", coalesce)
     if mode is not None:
-        mode = _check.choice("mode", mode, _mode.MODES)
+        mode = _mode.meant(_check.choice("mode", mode, _mode.NAMED))
     handle = _core.connect(path, device, start, _daemon_path(), named, timeout, kernel_timeout, daemon_uid, coalesce)
     client = Client(handle)
     if mode is not None:

@@ -28,6 +28,8 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
       this process's own device memory is refused, since the daemon does not see it.
     - "inline": on tensors of this process, on torch's current stream, by the calling thread; needs a GPU here, and no
       daemon. `stream=` is a `torch.cuda.Stream` or a CUDA stream's handle.
+    - "embedded": the same, and within `with ringlaunch.region():` by a thread of this process, as all inline calls are
+      there; see `region`. Outside of one there is no difference.
 
     Without a mode each call goes where its arguments are: into the daemon where one is a `Buffer` or a `Stream`, inline
     where one is a tensor. Where none is either, inline if torch has been imported and has a GPU, and else into the
@@ -41,7 +43,7 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
         Where calls go that name neither a buffer nor a stream. Without it: the only client that is open. A kernel with
         a client is of mode "daemon".
     mode : str, optional
-        "daemon" or "inline".
+        "daemon", "inline" or "embedded".
 
     Returns
     -------

@@ -11,8 +11,15 @@ if TYPE_CHECKING:
     from ringlaunch._client import Client
 
 MODES = ("daemon", "inline")
+NAMED = (*MODES, "embedded")  # what programs may ask for
 
 _chosen: list[tuple[weakref.ref[Client], str]] = []  # in the order of their opening
+
+
+def meant(named: str) -> str:
+    """The mode that a program has named. An inline call within a region is an embedded one, and outside of one an
+    embedded call is inline: who asks for the one has the other."""
+    return "inline" if named == "embedded" else named
 
 
 def mode_number(mode: str | None) -> int:

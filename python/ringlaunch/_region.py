@@ -175,12 +175,23 @@ def region() -> Region:
     - libraries that launch without torch: CuPy, cuda-python, extensions of C++ that are no operators of torch.
 
     A region belongs to the thread that entered it, also within a generator or a coroutine. Within another one it is a
-    part of that. While one thread has a region those of others are none: their launches are inline as without it.
-    Launches of kernels in the daemon, and on a stream that is being captured, are as without a region.
+    part of that: leaving it, too, waits until all are issued. While one thread has a region those of others are none:
+    their launches are inline as without it, behind what the region holds. Launches of kernels in the daemon, and on a
+    stream that is being captured, are as without a region. The first call of each kind, and what the quick way does not
+    know, is Triton's own call, once those before it are issued. A call on another stream or device than the one before
+    waits for those before it, too.
+
+    The region holds up to 2,048 lines of 64 bytes, of which a launch takes one (of up to 40 bytes of parameters) or
+    more; a launch that finds no room waits until half of it is issued. Waiting lets other threads of Python run.
 
     A launch that CUDA refuses is told at the next launch, flush or operation of torch, at the latest where the region
-    is left: as DriverError with the kernel's name. The launches between are not made. Memory that launches were given
-    is kept until they are issued.
+    is left: as DriverError with the kernel's name. The launches between are not made, and are counted in the message.
+    An exception that leaves the block ends the region as its end does: what was launched before is issued, and the
+    exception goes on (as the context of the DriverError, where there is one). Memory that launches were given, and
+    tensors, are kept until they are issued.
+
+    A child of fork has no region, and launches none of what its parent's holds. A program that ends within a region
+    has its launches issued first. Where there is no GPU a region does nothing.
 
     Returns
     -------

@@ -14,7 +14,8 @@ are the images. The JSON is an object with
                       it; signature, the type of each parameter in Triton's words, lists for tuples; constants and
                       attributes, pairs of a path (parameter, element, ...) and a value; options, those that are not as
                       above; num_warps, num_ctas, shared, global_scratch_size, cooperative, programmatic: how it is
-                      launched
+                      launched; tensor_maps, where parameters are tensor descriptors, for each of them: swizzle, bytes
+                      of an element, CUtensorMapDataType, block. Such a file is of version 3
     tuned             of a tuned kernel: key, the parameters that a choice depends on, or null where there is one choice
                       only; choices, each: key, the values of these parameters, then the element types of all tensors;
                       config, what is passed for it, parameters and options
@@ -44,12 +45,15 @@ from ringlaunch._hints import SCALARS, scalar
 from ringlaunch.errors import BadImage, Unsupported
 
 FORMAT = "ringlaunch triton kernel"
-VERSION = 2
+VERSION = 3
 _MANIFEST = "kernel.json"
 _MOST_BYTES = 1 << 30  # of one entry of a file, unpacked
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the same kernels make the same file
 
+_MOST_SIDES = 5  # of a tensor descriptor
+
 Path_ = tuple[int, ...]
+TensorMap = tuple[int, int, int, tuple[int, ...]]
 
 
 class SavedParam(NamedTuple):
@@ -87,6 +91,8 @@ class SavedVariant(NamedTuple):
         That are not the defaults.
     launch : dict
         num_warps, num_ctas, shared, global_scratch_size, cooperative, programmatic.
+    tensor_maps : tuple
+        Of each parameter that is a tensor descriptor: swizzle, bytes of an element, its type for CUDA, block.
     """
 
     architecture: int
@@ -97,6 +103,7 @@ class SavedVariant(NamedTuple):
     attributes: dict[Path_, list[list[Any]]]
     options: dict[str, Any]
     launch: dict[str, int]
+    tensor_maps: tuple[TensorMap, ...] = ()
 
 
 class SavedTuning(NamedTuple):
@@ -166,12 +173,19 @@ def decode(value: Any, what: str) -> Any:
 # ---- writing ----
 
 
+def _version(saved: SavedFile) -> int:
+    """The least that says all of it."""
+    if any(each.tensor_maps for each in saved.variants):
+        return 3
+    return 1 if saved.heuristics is None else 2
+
+
 def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str]) -> None:
     """Writes the whole file, or none."""
     images = {hashlib.sha256(each.image).hexdigest(): each.image for each in saved.variants}
     manifest = {
         "format": FORMAT,
-        "version": 1 if saved.heuristics is None else VERSION,
+        "version": _version(saved),
         "made_by": {"ringlaunch": __version__, **made_by},
         "kernel": saved.kernel,
         "parameters": [_param_out(saved.kernel, param) for param in saved.params],
@@ -222,6 +236,7 @@ def _param_out(kernel: str, param: SavedParam) -> dict[str, Any]:
 
 def _variant_out(variant: SavedVariant) -> dict[str, Any]:
     digest = hashlib.sha256(variant.image).hexdigest()
+    maps = {"tensor_maps": variant.tensor_maps} if variant.tensor_maps else {}
     return {
         "architecture": variant.architecture,
         "image": f"images/{digest}.cubin",
@@ -233,6 +248,7 @@ def _variant_out(variant: SavedVariant) -> dict[str, Any]:
         "attributes": [[list(path), value] for path, value in variant.attributes.items()],
         "options": variant.options,
         **variant.launch,
+        **maps,
     }
 
 
@@ -352,7 +368,25 @@ class _Reader:
             attributes,
             self.options(value, where),
             launch,
+            self.tensor_maps(value, signature, where),
         )
+
+    def tensor_maps(self, value: Any, signature: dict[str, Any], where: str) -> tuple[TensorMap, ...]:
+        maps = []
+        for each in self.take(value, "tensor_maps", list, where) if "tensor_maps" in value else ():
+            match each:
+                case [int(swizzle), int(size), int(kind), list(block)] if (
+                    all(isinstance(side, int) and 0 < side < 1 << 20 for side in block)
+                    and 1 <= len(block) <= _MOST_SIDES
+                    and all(0 <= number < 256 for number in (swizzle, size, kind))
+                ):
+                    maps.append((swizzle, size, kind, tuple(block)))
+                case _:
+                    raise self.damaged(f"a tensor map of {where} is {json.dumps(each)[:60]}")
+        described = sum(str(kind).startswith("tensordesc") for kind in signature.values())
+        if maps and len(maps) != described:
+            raise self.damaged(f"{where} has {len(maps)} tensor maps for {described} tensor descriptors")
+        return tuple(maps)
 
     def tuned(self, value: Any) -> SavedTuning:
         where = "'tuned'"

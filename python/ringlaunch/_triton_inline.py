@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from triton import knobs
-from triton.backends.nvidia import driver as nvidia
 from triton.compiler import CompiledKernel
 from triton.runtime import _allocation, driver, jit
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ringlaunch import _core
+from ringlaunch import _core, _triton_descriptor
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._region import guard_driver
@@ -28,6 +27,7 @@ from ringlaunch._stream import Stream
 from ringlaunch._triton import settings_of, triton_run
 from ringlaunch._triton_cache import Variant
 from ringlaunch._triton_load import WARP, flatten, leaves, type_of
+from ringlaunch._triton_save import tensor_map
 from ringlaunch._triton_tensor import as_triton_takes
 from ringlaunch.errors import Unsupported
 
@@ -69,10 +69,10 @@ def call_slowly(
             raise refused(f"kernel {kernel.__name__!r}", "a tensor of this program, to launch inline", value)
     if kernel._hints:
         kernel._check_hints(args, kwargs)
-    args = tuple(map(as_triton_takes, args))
-    kwargs = {name: as_triton_takes(value) for name, value in kwargs.items()}
+    args = tuple(map(_as_triton_takes, args))
+    kwargs = {name: _as_triton_takes(value) for name, value in kwargs.items()}
     if changed is not None:
-        changed = {name: as_triton_takes(value) for name, value in changed.items()}
+        changed = {name: _as_triton_takes(value) for name, value in changed.items()}
         asked = grid
 
         def grid(bound: dict[str, Any]) -> Any:
@@ -98,8 +98,8 @@ def warm_up(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any], 
 def find(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
     """What a call would launch, if it was launched before."""
     load(kernel.__name__)
-    args = tuple(map(as_triton_takes, args))
-    _, key, kernels = _bound(kernel, args, {name: as_triton_takes(value) for name, value in kwargs.items()})
+    args = tuple(map(_as_triton_takes, args))
+    _, key, kernels = _bound(kernel, args, {name: _as_triton_takes(value) for name, value in kwargs.items()})
     return kernel._variants_held.get((id(kernels.get(key)),))
 
 
@@ -192,13 +192,18 @@ def _make_variant(kernel: JITFunction, compiled: Any, bound: dict[str, Any], sec
 
 
 def _map(described: Iterator[dict[str, Any]]) -> tuple[int, int, int, tuple[int, ...], bool] | None:
-    """How the hardware is to read the next tensor, as Triton's launcher tells it; None: in another way."""
+    """How the hardware is to read the next tensor; None: as only Triton's launcher knows."""
     meta = next(described, None)
-    if meta is None or meta["fp4_padded"] or meta.get("is_im2col", False):
+    if meta is None or (found := tensor_map(meta)) is None:
         return None
-    element_type = nvidia.TMA_DTYPE_DEVICE_TO_HOST[meta["elem_type"]]
-    mended = hasattr(driver.active.utils, "fill_tma_descriptor_tiled")  # Triton does since 3.7
-    return meta["swizzle"], meta["elem_size"], element_type, tuple(meta["block_size"]), mended
+    return *found, hasattr(driver.active.utils, "fill_tma_descriptor_tiled")  # small ones are mended since Triton 3.7
+
+
+def _as_triton_takes(value: Any) -> Any:
+    if type(value) is _triton_descriptor.TensorDescriptor:
+        given = vars(value).items()
+        return TensorDescriptor(**{name: part for name, part in given if name in TensorDescriptor.__dataclass_fields__})
+    return as_triton_takes(value)
 
 
 def _enter_context() -> None:

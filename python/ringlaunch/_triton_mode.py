@@ -10,7 +10,7 @@ from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
-from ringlaunch._mode import MODES, chosen
+from ringlaunch._mode import NAMED, chosen, meant
 from ringlaunch._stream import Stream
 from ringlaunch._triton_load import leaves
 from ringlaunch.errors import InvalidArgument
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 def check_mode(mode: str | None, client: Client | None) -> str | None:
     """The mode of a kernel; None: each call is asked."""
     if mode is not None and not isinstance(mode, str):
-        raise refused("mode", "None, 'daemon' or 'inline'", mode)
-    if mode is not None and mode not in MODES:
-        more = ": that is what `with ringlaunch.region():` makes of inline calls" if mode == "embedded" else ""
-        raise InvalidArgument(f"mode: expected 'daemon' or 'inline', found {mode!r}{more}")
+        raise refused("mode", "None, 'daemon', 'inline' or 'embedded'", mode)
+    if mode is not None and mode not in NAMED:
+        raise InvalidArgument(f"mode: expected 'daemon', 'inline' or 'embedded', found {mode!r}")
     if client is not None and not isinstance(client, Client):
         raise refused("client", "None or a Client", client)
-    if client is not None and mode == "inline":
-        raise InvalidArgument("mode: expected 'daemon' or None beside a client, found 'inline', which has none")
-    return "daemon" if client is not None else mode
+    if client is not None and mode not in (None, "daemon"):
+        raise InvalidArgument(f"mode: expected 'daemon' or None beside a client, found {mode!r}, which has none")
+    if client is not None:
+        return "daemon"
+    return None if mode is None else meant(mode)
 
 
 def is_tensor(value: Any) -> bool:

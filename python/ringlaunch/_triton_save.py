@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import triton
+from triton.backends.nvidia import driver as nvidia
 from triton.compiler import make_backend
 from triton.runtime.autotuner import Autotuner, Heuristics
 
@@ -17,6 +18,7 @@ from ringlaunch._triton_file import (
     SavedParam,
     SavedTuning,
     SavedVariant,
+    TensorMap,
     encode,
     same,
 )
@@ -165,4 +167,25 @@ def _variant(kernel: JITFunction, compiled: Any, defaults: dict[str, Any]) -> Sa
             "cooperative": bool(metadata.launch_cooperative_grid),
             "programmatic": bool(metadata.launch_pdl),
         },
+        _tensor_maps(kernel, signature, metadata),
     )
+
+
+def _tensor_maps(kernel: JITFunction, signature: dict[str, Any], metadata: Any) -> tuple[TensorMap, ...]:
+    described = sum(str(kind).startswith("tensordesc") for kind in signature.values())
+    metas = list(getattr(metadata, "tensordesc_meta", None) or ())
+    maps = [tensor_map(meta) for meta in metas]
+    if "tensordesc" in str(list(signature.values())) and (len(maps) != described or None in maps):
+        raise Unsupported(
+            f"saving kernel {kernel.__name__!r}: of tensor descriptors, files hold those that are parameters of "
+            "kernels for sm_90 and later, and are read in tiles, not in the form of im2col or of padded fp4"
+        )
+    return tuple(each for each in maps if each is not None)
+
+
+def tensor_map(meta: dict[str, Any]) -> TensorMap | None:
+    """How the hardware is to read a tensor, as Triton's launcher tells it; None: in another way."""
+    if meta["fp4_padded"] or meta.get("is_im2col", False):
+        return None
+    element_type = nvidia.TMA_DTYPE_DEVICE_TO_HOST[meta["elem_type"]]
+    return meta["swizzle"], meta["elem_size"], element_type, tuple(meta["block_size"])

@@ -106,7 +106,7 @@ class SavedKernel(CallPath):
     def __init__(self, path: Path, file: SavedFile, client: Client | None, mode: str | None) -> None:
         self.__name__ = file.kernel
         self._mode = mode
-        self._launching = threading.local()  # its `again`: a call that was matched is made once more
+        self._launching = threading.local()  # its `again`: how often a call that was matched was made again
         self.params = file.params
         self.saved = file.variants
         self._path = path
@@ -410,6 +410,8 @@ def _leaf(param: SavedParam | None, value: Any) -> tuple[str, bool]:
         return fixed or "fp32", False
     if value is None:
         return fixed or "None", True  # a null pointer is aligned
+    if hasattr(value, "block_shape") and hasattr(value, "base"):
+        return f"tensordesc<{element_of(value.base)}{[int(side) for side in value.block_shape]}>", False
     address = value.data_ptr() if hasattr(value, "data_ptr") else getattr(value, "address", None)
     element = element_of(value)
     if isinstance(address, int) and element is not None:
@@ -546,16 +548,16 @@ def _call_inline(
     bound, options = kernel._bound(tuple(map(as_triton_takes, args)), _taken(kwargs))
     with kernel._lock:
         variant = kernel._inline_variant(context, bound, options)
-        if pending is None:
-            raise _triton_saved_inline.refuse(kernel, bound)
         kernel._remember(pending, variant, bound)
-    if getattr(kernel._launching, "again", False):
+    # Twice where the C++ side had not been told of types of elements and descriptors before.
+    again = getattr(kernel._launching, "again", 0)
+    if again == 2 or (again == 1 and pending is None):
         raise _triton_saved_inline.refuse(kernel, bound)
-    kernel._launching.again = True
+    kernel._launching.again = again + 1
     try:
         return kernel[grid](*args, **kwargs, **named)
     finally:
-        kernel._launching.again = False
+        kernel._launching.again = again
 
 
 def _taken(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def enter(kernel: str) -> int:
         ) from None
     if "ringlaunch._triton" not in sys.modules:
         _triton_tensor.take_names(ELEMENTS)
+    if (of_triton := sys.modules.get("triton.tools.tensor_descriptor")) is not None:
+        _core.triton_descriptor(of_triton.TensorDescriptor)
     if _core.triton_inline_context() == 0:
         if (torch := _gpu_torch()) is not None:
             torch.cuda.set_device(torch.cuda.current_device())
@@ -90,11 +92,17 @@ def load_variant(kernel: SavedKernel, number: int, context: int) -> _core.Triton
     """Loads a variant of the file into the current context."""
     image = kernel._image(number)
     saved, metadata = kernel.saved[number], image.metadata
-    declared = tuple(
-        (path, type_of(kernel.__name__, path, kind))
-        for name, of in saved.signature.items()
-        for path, kind in _flat(of, name)
-    )
+    maps = iter(saved.tensor_maps)
+    declared: list[tuple[str, str]] = []
+    for name, of in saved.signature.items():
+        for path, kind in _flat(of, name):
+            if kind.startswith("tensordesc") and (found_map := next(maps, None)) is not None:
+                rank = len(found_map[3])
+                declared.append((path, "tensormap"))
+                declared += [(f"{path}.shape[{i}]", "int32") for i in range(rank)]
+                declared += [(f"{path}.strides[{i}]", "int64") for i in range(rank)]
+            else:
+                declared.append((path, type_of(kernel.__name__, path, kind)))
     threads = metadata.num_warps * 32
     key = (context, image.hash, saved.entry)
     if (found := _functions.get(key)) is None:
@@ -110,13 +118,14 @@ def load_variant(kernel: SavedKernel, number: int, context: int) -> _core.Triton
     core = _core.triton_inline_variant(
         image,
         function,
-        declared,
+        tuple(declared),
         threads,
         metadata.shared,
         metadata.num_ctas,
         metadata.launch_cooperative_grid,
         metadata.launch_pdl,
         metadata.global_scratch_size * metadata.num_ctas,
+        tuple((*each, True) for each in saved.tensor_maps),
     )
     if core is None:
         raise Unsupported(
@@ -153,7 +162,7 @@ def refuse(kernel: SavedKernel, bound: dict[str, Any]) -> Exception:
                 )
     return ParamTypeError(
         f"kernel {kernel.__name__!r}: an argument is of a type that a kernel from a file does not take inline; it "
-        "takes tensors, what has __cuda_array_interface__, numbers, None and tuples of them"
+        "takes tensors, what has __cuda_array_interface__, tensor descriptors, numbers, None and tuples of them"
     )
 
 

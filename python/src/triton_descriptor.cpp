@@ -7,10 +7,19 @@ namespace ringlaunch::python::triton {
 
 namespace {
 
-PyTypeObject* descriptor_type = nullptr;
+struct DescriptorType {
+    PyTypeObject* type = nullptr;  // strong, for good
+    bool has_tf32 = false;         // Triton 3.9
+};
+std::array<DescriptorType, 2> descriptor_types;  // Triton's, and ringlaunch's
 std::array<PyObject*, 4> part_names{};
 PyObject *name_padding = nullptr, *name_tf32 = nullptr;
-bool has_tf32 = false;  // Triton 3.9
+
+const DescriptorType* descriptor_type(PyObject* object) noexcept {
+    for (const DescriptorType& each : descriptor_types)
+        if (each.type == Py_TYPE(object)) return &each;
+    return nullptr;
+}
 
 bool is_list(PyObject* object) noexcept {
     return PyList_CheckExact(object) || PyTuple_Check(object);
@@ -19,7 +28,7 @@ bool is_list(PyObject* object) noexcept {
 }  // namespace
 
 bool is_descriptor(PyObject* object) noexcept {
-    return descriptor_type != nullptr && Py_TYPE(object) == descriptor_type;
+    return descriptor_type(object) != nullptr;
 }
 
 bool read_side(PyObject* list, std::size_t i, long long& out) noexcept {
@@ -40,7 +49,9 @@ DescriptorParts::DescriptorParts(PyObject* descriptor) {
         }
     }
     PyObject* padding = PyObject_GetAttr(descriptor, name_padding);
-    PyObject* tf32 = has_tf32 ? PyObject_GetAttr(descriptor, name_tf32) : Py_NewRef(Py_False);
+    const DescriptorType* type = descriptor_type(descriptor);
+    PyObject* tf32 =
+        type != nullptr && type->has_tf32 ? PyObject_GetAttr(descriptor, name_tf32) : Py_NewRef(Py_False);
     const bool known = padding != nullptr && PyUnicode_CheckExact(padding) &&
                        (tf32 == Py_True || tf32 == Py_False) && is_list(shape()) && is_list(strides()) &&
                        is_list(block());
@@ -95,9 +106,14 @@ PyObject* set_descriptor(PyObject*, PyObject* type) {
     name_padding = PyUnicode_InternFromString("padding");
     name_tf32 = PyUnicode_InternFromString("round_f32_to_tf32");
     if (name_padding == nullptr || name_tf32 == nullptr) return nullptr;
-    has_tf32 = PyObject_HasAttr(type, name_tf32) != 0;
-    descriptor_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(type));  // kept for good
-    Py_RETURN_NONE;
+    for (DescriptorType& each : descriptor_types) {
+        if (reinterpret_cast<PyObject*>(each.type) == type) Py_RETURN_NONE;
+        if (each.type != nullptr) continue;
+        each.has_tf32 = PyObject_HasAttr(type, name_tf32) != 0;
+        each.type = reinterpret_cast<PyTypeObject*>(Py_NewRef(type));
+        Py_RETURN_NONE;
+    }
+    return PyErr_Format(PyExc_ValueError, "a third type of tensor descriptors");
 }
 
 }  // namespace ringlaunch::python::triton

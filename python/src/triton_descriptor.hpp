@@ -1,6 +1,6 @@
-// Tensor descriptors that a program makes (triton.tools.tensor_descriptor.TensorDescriptor), as arguments:
-// what they are made of, and the map of a tensor in the form that the hardware reads, which a kernel is
-// given.
+// Tensor descriptors that a program makes (triton.tools.tensor_descriptor.TensorDescriptor, or ringlaunch's),
+// as arguments: what they are made of, and the map of a tensor in the form that the hardware reads, which a
+// kernel is given.
 #pragma once
 
 #include <Python.h>
@@ -15,7 +15,7 @@
 
 namespace ringlaunch::python::triton {
 
-// Of Triton's own type, not one derived from it.
+// Of Triton's own type or ringlaunch's, not one derived from it.
 bool is_descriptor(PyObject* object) noexcept;
 
 // A number of a list or tuple. False: it is none, or not a plain integer.
@@ -64,7 +64,7 @@ class TensorMaps {
     std::vector<Kept> kept_;
 };
 
-// triton_descriptor(type): Triton's.
+// triton_descriptor(type): of descriptors; there are two.
 PyObject* set_descriptor(PyObject*, PyObject* type);
 
 }  // namespace ringlaunch::python::triton

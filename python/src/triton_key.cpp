@@ -135,8 +135,15 @@ bool Key::descriptor(PyObject* arg) {
     if (rank == 0 || rank > kMaxRank || descriptor_count_ == kMaxDescriptors) return false;
     const TensorType& type = tensor_type(Py_TYPE(parts.base()));
     TensorView view;
-    if (type.reading != Reading::exchange || !read_exchange(parts.base(), type, view)) {
-        unasked_ = type.reading == Reading::unknown && asked_ == nullptr;
+    bool known = type.reading == Reading::exchange && read_exchange(parts.base(), type, view);
+    if (const TensorView* said =
+            type.reading == Reading::method && asked_ != nullptr ? asked_->find(parts.base()) : nullptr;
+        said != nullptr) {
+        view = *said;
+        known = true;
+    }
+    if (!known) {
+        unasked_ = asked_ == nullptr && (type.reading == Reading::unknown || type.reading == Reading::method);
         return false;
     }
     Descriptor& made = descriptors_[descriptor_count_++];

@@ -1,9 +1,54 @@
 """What test_triton_here.py runs, each function in a process of its own: inline launches over a libcuda that runs
 nothing and lists what it was given. Each checks by itself and prints its name last."""
 
+import json
+import os
+import subprocess
 import sys
+import tempfile
 
-from stub_program import Tensor, stub, wrapped, x
+import triton
+import triton.language as tl
+from saved_program import CALLS, launched
+from stub_kernels import first, second, wrapped
+from stub_program import Tensor, entries, numbers, stub, takes, x
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+import ringlaunch as rl
+from ringlaunch import _core, _mode
+
+
+@triton.jit
+def tile(described, out, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(out + i[:, None] * N + i[None, :], described.load([0, 0]))
+
+
+@triton.autotune([triton.Config({"M": 16}, num_warps=8), triton.Config({"M": 32})], key=["a"])
+@triton.heuristics({"EVEN": lambda args: args["b"] % 2 == 0})
+@triton.jit(do_not_specialize=["a", "b"])
+def layered(x, a: tl.int64, b: tl.int64, M: tl.constexpr, EVEN: tl.constexpr):
+    pass
+
+
+def is_the_same_from_a_file(name, kernel, descriptor):
+    """In a program without Triton, inline and in a region."""
+    kernel = wrapped(kernel)
+    if name == "layered":
+        kernel.cache = {(number, "float32"): kernel.configs[number % 2] for number in range(4)}
+    make = CALLS[name]
+    make(kernel, descriptor)  # of each kind one is Triton's
+    expected = launched(lambda: make(kernel, descriptor))
+    assert len(expected) >= 12
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernel")
+        kernel.save(path)
+        with open(os.path.join(folder, "expected"), "w") as file:
+            json.dump(expected, file)
+        program = os.path.join(os.path.dirname(__file__), "saved_program.py")
+        done = subprocess.run([sys.executable, program, name, path, file.name], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "the same\n", done.stderr
+
 
 # ---- scenarios
 
@@ -21,6 +66,70 @@ def hits():
     kernel[lambda meta: (1, 0)](Tensor(4100), 1, 1)
     kernel[lambda meta: (1, 1)](Tensor(4100), 1, 1)
     assert [each.hits for each in kernel.cache] == [2, 2] and stub.stub_count() == 4
+
+
+def descriptors():
+    """The map that the quick way makes is the one that Triton's launcher makes; it is made once for a tensor."""
+    takes(128, 4, 4, 8, 8, 8, 8, 8)
+    kernel = wrapped(tile)
+    out = Tensor(1 << 20)
+    for kind in (TensorDescriptor, rl.TensorDescriptor):
+        for padding in ("zero", "nan"):
+            for base in (Tensor(4096), Tensor(8192)):
+                for shape in ((64, 16), (64, 32)):
+                    described = kind(base, shape, [shape[1], 1], [16, 16], padding)
+                    plain = TensorDescriptor(base, list(shape), [shape[1], 1], [16, 16], padding)
+                    (theirs,) = launched(lambda plain=plain: tile[(3,)](plain, out, N=16))
+                    ours = launched(lambda described=described: [kernel[(3,)](described, out, N=16) for _ in range(4)])
+                    assert ours == [theirs] * 4
+    assert kernel._slow_calls == 2
+    maps = stub.stub_maps()
+    for _ in range(10):
+        kernel[(3,)](described, out, N=16)
+    assert stub.stub_maps() == maps
+    described.base = Tensor(12288)
+    kernel[(3,)](described, out, N=16)
+    assert entries()[-1].words[0] == 12288 and stub.stub_maps() == maps + 1
+
+
+def embedded():
+    """A mode by its name, of a kernel, of all of them, and of a client: handed over in a region, inline outside."""
+
+    class Open:  # as much of a client as modes need of one
+        closed, _handle = False, type("Handle", (), {"forked": False})
+
+    def runs(kernel):
+        before, handed = stub.stub_count(), _core.triton_region_counts()[1]
+        for i in range(20):
+            kernel[(1,)](x, i, i)
+            assert numbers(before)[-1] == i
+        with rl.region():
+            for i in range(20, 100):
+                kernel[(1,)](x, i, i)
+        assert numbers(before) == list(range(100))
+        assert _core.triton_region_counts()[1] == handed + 80
+
+    runs(wrapped(mode="embedded"))
+    rl.install(mode="embedded")
+    runs(second)
+    rl.uninstall()
+    client = Open()
+    _mode.choose(client, _mode.meant("embedded"))
+    runs(wrapped(mode=None))
+    assert _mode.chosen() == (client, "inline")
+
+
+def saved():
+    is_the_same_from_a_file("first", first, None)
+
+
+def saved_with_layers():
+    is_the_same_from_a_file("layered", layered, None)
+
+
+def saved_with_descriptors():
+    takes(128, 4, 4, 8, 8, 8, 8, 8)
+    is_the_same_from_a_file("tile", tile, TensorDescriptor)
 
 
 if __name__ == "__main__":

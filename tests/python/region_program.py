@@ -8,7 +8,8 @@ import threading
 import time
 import weakref
 
-from stub_program import NoTorch, Tensor, entries, error_of, numbers, ready, second, stub, wrapped, x
+from stub_kernels import ready, second, wrapped
+from stub_program import NoTorch, Tensor, entries, error_of, numbers, stub, x
 
 import ringlaunch as rl
 from ringlaunch import _core

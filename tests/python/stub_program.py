@@ -1,7 +1,7 @@
 """What programs share that launch over a libcuda that runs nothing and lists what it was given (stub_launches.c).
 
 Each function behind `# ---- scenarios` in such a program is a test, in a process of its own: it checks by itself, and
-the program prints its name last."""
+the program prints its name last. Nothing here needs Triton; kernels are in stub_kernels.py."""
 
 import ctypes
 import sys
@@ -14,11 +14,6 @@ class NoTorch:  # which would ask CUDA for its devices
 
 
 sys.meta_path.insert(0, NoTorch())
-
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
-
-import ringlaunch as rl  # noqa: E402
 
 stub = ctypes.CDLL("libcuda.so.1")
 
@@ -48,16 +43,6 @@ class Tensor:
         return self.address
 
 
-@triton.jit(do_not_specialize=["a", "b"])
-def first(x, a: tl.int64, b: tl.int64):
-    pass
-
-
-@triton.jit(do_not_specialize=["a", "b"])
-def second(x, a: tl.int64, b: tl.int64):
-    pass
-
-
 x = Tensor()
 
 
@@ -73,16 +58,6 @@ def entries(begin=0):
 def numbers(begin=0):
     """The second parameter of each launch."""
     return [entry.words[1] for entry in entries(begin)]
-
-
-def ready(kernel):
-    """Launched once before, which is Triton's to do."""
-    kernel[(1,)](x, 2**40, 2**40)
-    return stub.stub_count()
-
-
-def wrapped(kernel=first):
-    return rl.wrap(kernel, mode="inline")
 
 
 def error_of(kind, act):

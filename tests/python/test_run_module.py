@@ -163,7 +163,7 @@ def test_a_report_says_what_was_launched(run, write, null):
     [
         (("run",), "expected a script or -m MODULE, found nothing"),
         (("run", "-m"), "found nothing"),
-        (("run", "--mode", "ring", "program.py"), "mode: expected 'daemon' or 'inline', found 'ring'"),
+        (("run", "--mode", "ring", "program.py"), "mode: expected 'daemon', 'inline' or 'embedded', found 'ring'"),
         (("run", "--mode"), "--mode: no such option, or nothing behind it"),
         (("run", "--fast", "program.py"), "--fast: no such option"),
         (("run", "nothing.py"), "can't open file"),

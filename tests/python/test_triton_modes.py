@@ -88,7 +88,7 @@ def test_calls_of_numbers_go_to_the_client_that_was_opened_for_them(null):
 
 @pytest.mark.parametrize(("mode", "error"), [("ring", rl.InvalidArgument), (3, rl.ParamTypeError)])
 def test_a_client_of_no_mode_is_refused(null, mode, error):
-    with pytest.raises(error, match="mode: expected 'daemon' or 'inline'"):
+    with pytest.raises(error, match="mode: expected 'daemon', 'inline' or 'embedded'"):
         rl.connect(null.socket, mode=mode)
 
 
@@ -116,9 +116,9 @@ def test_wrapping_again_may_change_the_mode(client):
 @pytest.mark.parametrize(
     ("mode", "error", "text"),
     [
-        ("ring", rl.InvalidArgument, r"mode: expected 'daemon' or 'inline', found 'ring'$"),
-        ("embedded", rl.InvalidArgument, r"found 'embedded': that is what `with ringlaunch.region\(\):` makes of"),
-        (3, rl.ParamTypeError, r"mode: expected None, 'daemon' or 'inline', found 3"),
+        ("ring", rl.InvalidArgument, r"mode: expected 'daemon', 'inline' or 'embedded', found 'ring'$"),
+        ("embeded", rl.InvalidArgument, r"found 'embeded'$"),
+        (3, rl.ParamTypeError, r"mode: expected None, 'daemon', 'inline' or 'embedded', found 3"),
     ],
 )
 def test_what_is_no_mode_is_refused(mode, error, text):
@@ -129,8 +129,11 @@ def test_what_is_no_mode_is_refused(mode, error, text):
 
 
 def test_a_client_and_inline_do_not_go_together(client):
-    with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or None beside a client"):
-        rl.wrap(fill, client=client, mode="inline")
+    for mode in ("inline", "embedded"):
+        with pytest.raises(
+            rl.InvalidArgument, match=f"mode: expected 'daemon' or None beside a client, found '{mode}'"
+        ):
+            rl.wrap(fill, client=client, mode=mode)
 
 
 @pytest.mark.skipif(has_cuda(), reason="libcuda.so.1 is installed here: tests/gpu/test_triton_inline.py")

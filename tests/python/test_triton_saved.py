@@ -359,7 +359,7 @@ def test_its_mode_is_chosen_as_that_of_any_kernel(client, x, path):
     kernel = rl.wrap(scale)
     kernel[(1,)](x, 4)
     kernel.save(path)
-    with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or 'inline', found 'ring'"):
+    with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon', 'inline' or 'embedded', found 'ring'"):
         rl.load(path, mode="ring")
     with pytest.raises(rl.InvalidArgument, match="mode: expected 'daemon' or None beside a client"):
         rl.load(path, client, mode="inline")
@@ -594,8 +594,8 @@ def rewritten(path, whole, change):
 
 
 def test_a_file_of_a_newer_format_is_refused(path, whole):
-    rewritten(path, whole, lambda manifest: manifest.update(version=3, made_by={"ringlaunch": "9.9"}))
-    with pytest.raises(rl.Unsupported, match=r"version 3, made by ringlaunch 9.9.*reads up to version 2"):
+    rewritten(path, whole, lambda manifest: manifest.update(version=4, made_by={"ringlaunch": "9.9"}))
+    with pytest.raises(rl.Unsupported, match=r"version 4, made by ringlaunch 9.9.*reads up to version 3"):
         rl.load(path)
 
 
