@@ -8,7 +8,7 @@ usage: bash tests/run.sh [PART...]
 
 Parts, run in this order; all of them if none is named:
   lint     clang-format, ruff check, ruff format
-  cpp      each C++ source read by itself; the C++ tests (preset release)
+  cpp      the C++ tests (preset release); each C++ source read by itself
   python   the package, installed; the tests in Python, the command line and the examples among them
   model    the spin models of the ring, and their mutants
   asan     the C++ tests under the address and undefined behaviour sanitizers (preset asan)
@@ -99,18 +99,12 @@ ctest_preset() {
         --exclude-regex '^spin_models$' --output-junit "$RESULTS/$part-ctest.xml"  # those are the part `model`
 }
 
-# The presets that CI builds compile several sources as one, which hides a missing include from all but `debug`.
-each_source() {
-    watchdog 300 cmake --preset debug &&
-        watchdog 120 cmake --build --preset debug --target ringlaunch_schema_generated \
-            ringlaunch_executor_control_generated &&
-        watchdog 900 "$PYTHON" tests/each_source.py build/debug/compile_commands.json "$JOBS"
-}
+# A build that compiles several sources as one hides what one of them forgets to include.
+each_source() { watchdog 900 "$PYTHON" tests/each_source.py build/release/compile_commands.json "$JOBS"; }
 
 run_cpp() {
-    check "each source by itself" "add the includes that the compiler misses, then: bash tests/run.sh $part" each_source ||
-        return
-    ctest_preset release
+    ctest_preset release || return
+    check "each source by itself" "add the includes that the compiler misses, then: bash tests/run.sh $part" each_source
 }
 run_asan() { ctest_preset asan -DRINGLAUNCH_BENCH=OFF; }
 run_tsan() { ctest_preset tsan -DRINGLAUNCH_BENCH=OFF; }

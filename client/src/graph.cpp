@@ -16,11 +16,6 @@ namespace detail {
 
 namespace {
 
-Status refuse(const StreamState& stream, Status status, const std::string& text) noexcept {
-    remember_error(stream, status, text);
-    return status;
-}
-
 // The recording cannot become what the program meant.
 Status spoil(StreamState& stream, Status status, std::string text) noexcept {
     Recorder& recorder = *stream.recorder;

@@ -33,11 +33,6 @@ std::string type_text(ParamType type, std::uint32_t size) {
                                     : std::string(param_type_name(type));
 }
 
-Status refuse(const StreamState& stream, Status status, const std::string& text) noexcept {
-    remember_error(stream, status, text);
-    return status;
-}
-
 // A struct of two bytes is how C++ spells a half; everything else must be the declared type.
 bool fits(const ArgLayout& arg, const ArgLayout& param) noexcept {
     if (arg.offset != param.offset || arg.size != param.size) return false;

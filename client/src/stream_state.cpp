@@ -173,6 +173,11 @@ void remember_error(const StreamState& stream, Status status, std::string_view t
     }
 }
 
+Status refuse(const StreamState& stream, Status status, const std::string& text) noexcept {
+    remember_error(stream, status, text);
+    return status;
+}
+
 std::string remembered_error(const StreamState& stream) {
     const LastError& error = last_error();
     return error.stream == &stream ? error.text : std::string();

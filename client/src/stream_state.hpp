@@ -203,6 +203,8 @@ template <bool kPadded>
 // The text of this thread's last refused call, for Stream::last_error().
 void remember_error(const StreamState& stream, Status status, std::string_view text = {}) noexcept;
 std::string remembered_error(const StreamState& stream);
+// Leaves the text and answers the status.
+Status refuse(const StreamState& stream, Status status, const std::string& text) noexcept;
 
 // The states behind the public handles, for the bindings.
 struct Access {

@@ -12,15 +12,15 @@ namespace ringlaunch::driver {
 
 namespace {
 
-void* pointer(std::uint64_t address) {
+void* as_pointer(std::uint64_t address) {
     return reinterpret_cast<void*>(address);
 }
 
 }  // namespace
 
 bool reserve_addresses(std::uint64_t address, std::uint64_t bytes, int how) {
-    return ::mmap(pointer(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how, -1,
-                  0) == pointer(address);
+    return ::mmap(as_pointer(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | how,
+                  -1, 0) == as_pointer(address);
 }
 
 AddressRange::AddressRange(std::uint64_t base, std::uint64_t bytes, std::uint64_t unit,
@@ -35,12 +35,12 @@ AddressRange::AddressRange(std::uint64_t base, std::uint64_t bytes, std::uint64_
 }
 
 AddressRange::~AddressRange() {
-    ::munmap(pointer(base_), bytes_);
+    ::munmap(as_pointer(base_), bytes_);
 }
 
 void AddressRange::map(std::uint64_t address, std::uint64_t bytes, const UniqueFd& fd, std::uint64_t mapped) {
     // MAP_FIXED replaces the reservation, which only this class maps over.
-    if (::mmap(pointer(address), mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0) ==
+    if (::mmap(as_pointer(address), mapped, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd.get(), 0) ==
         MAP_FAILED)
         throw Error(Status::out_of_memory,
                     "cannot map " + describe_chunk(address, bytes, piece_) + ": " + std::strerror(errno));

@@ -127,7 +127,7 @@ TEST_F(HostDriverTest, TakesAsManyAsItPromisedAndThenSaysThatItIsFull) {
 
 TEST_F(HostDriverTest, LongParametersFillTheQueueSoonerAndLoseNothing) {
     TestStream stream(*rig.driver, 0, 64);
-    struct Long {
+    struct Words {
         unsigned words[1000];
     } values{};
     hold(stream, 1 << 20);
