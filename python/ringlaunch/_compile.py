@@ -90,7 +90,11 @@ def _options_list(options: object) -> list[str]:
         raise InvalidArgument(f"options: expected a sequence of strings, found {options!r}; write [{options!r}]")
     if not isinstance(options, Iterable) or isinstance(options, bytes):
         raise refused("options", "a sequence of strings", options)
-    return [text(f"options[{i}]", option) for i, option in enumerate(options)]
+    try:
+        found = list(options)
+    except TypeError:  # a numpy array without dimensions says that it can be iterated over
+        raise refused("options", "a sequence of strings", options) from None
+    return [text(f"options[{i}]", option) for i, option in enumerate(found)]
 
 
 def cache_folder() -> Path | None:

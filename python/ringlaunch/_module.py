@@ -366,6 +366,8 @@ class Module:
             It takes more than 4096 bytes of parameters, which no launch carries. The module's others are as usual.
         ParamTypeError
             The name is no string.
+        InvalidArgument
+            It has NUL characters, or what UTF-8 cannot encode.
         LimitReached, DaemonLost
             The default stream cannot be opened.
         Closed
@@ -374,6 +376,7 @@ class Module:
             raise refused("name of a kernel", "a str", name)
         found = self._kernels.get(name)
         if found is None:
+            text("name of a kernel", name)
             found = self._handle.kernel(Kernel, name, default_stream(self._client))
             self._kernels[name] = found
         return found
@@ -382,7 +385,7 @@ class Module:
         return self.kernel(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._handle.kernels()
+        return isinstance(name, str) and name in self._handle.kernels()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._handle.kernels())

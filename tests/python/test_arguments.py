@@ -94,6 +94,7 @@ REFUSED = [
     (lambda t: t.client.compile("", name=None), rl.ParamTypeError, "name: expected a str, found None"),
     (lambda t: t.client.compile("", options="-DX"), rl.InvalidArgument, "options: expected a sequence of strings"),
     (lambda t: t.client.compile("", options=5), rl.ParamTypeError, "options: expected a sequence of strings, found 5"),
+    (lambda t: t.client.compile("", options=np.array(3)), rl.ParamTypeError, "options: expected a sequence of strings"),
     (lambda t: t.client.compile("", options=["-DX", 5]), rl.ParamTypeError, r"options\[1\]: expected a str, found 5"),
     # allocation
     (
@@ -175,6 +176,8 @@ REFUSED = [
     (lambda t: t.client.stream(name="n" * 5000), rl.InvalidArgument, "name: expected at most 4096 bytes"),
     (lambda t: t.module[5], rl.ParamTypeError, "name of a kernel: expected a str, found 5"),
     (lambda t: t.module.kernel([]), rl.ParamTypeError, r"name of a kernel: expected a str, found \[\]"),
+    (lambda t: t.module["\ud800"], rl.InvalidArgument, "name of a kernel: expected text that UTF-8 can encode"),
+    (lambda t: t.module["a\0b"], rl.InvalidArgument, "name of a kernel: expected text without NUL characters"),
     (lambda t: t.kernel["a"], rl.ParamTypeError, "grid: expected an integer, found 'a'"),
     (lambda t: t.kernel[1, 2.5], rl.ParamTypeError, "block: expected an integer, found 2.5"),
     (lambda t: t.kernel.bind(None), rl.ParamTypeError, "grid: expected an integer, found None"),
@@ -303,3 +306,9 @@ def test_a_daemon_of_another_user_is_greeted_only_where_it_is_named(tmp_path, mo
         assert isinstance(caught.value, rl.PermissionDenied)
         assert f"run by user {STRANGER}" in str(caught.value)
         assert greeting == b"", "it was told something"
+
+
+@pytest.mark.parametrize("other", [None, 5, "scal", b"scale", np.array([1, 2])])
+def test_only_the_names_of_its_kernels_are_in_a_module(things, other):
+    assert "scale" in things.module
+    assert other not in things.module
