@@ -182,3 +182,52 @@ def test_a_program_without_triton_launches_it_inline_on_its_tensors(client, tmp_
         timeout=100,
     )
     assert done.returncode == 0 and done.stdout == "done\n", done.stderr
+
+
+@rl.jit
+def doubled(described, out, N: tl.constexpr):
+    i, begin = tl.arange(0, N), tl.program_id(0) * N
+    block = described.load([begin, 0])
+    tl.store(out + (begin + i)[:, None] * N + i[None, :], block * 2)
+
+
+TILES = """
+import sys
+sys.modules["triton"] = None
+import torch
+import ringlaunch as rl
+
+doubled = rl.load(sys.argv[1])
+for rows in (64, 128, 32):
+    for _ in range(8):
+        x = torch.rand(rows, 16, device="cuda")
+        out = torch.zeros_like(x)
+        doubled[(rows // 16,)](rl.TensorDescriptor.from_tensor(x, [16, 16]), out, N=16)
+        assert torch.equal(out, x * 2)
+given = [torch.rand(64, 16, device="cuda") for _ in range(100)]
+outs = [torch.zeros_like(x) for x in given]
+with rl.region():
+    for x, out in zip(given, outs):
+        doubled[(4,)](rl.TensorDescriptor.from_tensor(x, [16, 16]), out, N=16)
+assert all(torch.equal(out, x * 2) for x, out in zip(given, outs))
+assert doubled._slow_calls <= 2, doubled._slow_calls
+print("done")
+"""
+
+
+def test_a_program_without_triton_gives_tensor_descriptors(tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    if torch.cuda.get_device_capability()[0] < 9:
+        pytest.skip("tensor maps need sm_90 or later")
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    x = torch.rand(64, 16, device="cuda")
+    for kind in (TensorDescriptor, rl.TensorDescriptor):
+        out = torch.zeros_like(x)
+        doubled[(4,)](kind.from_tensor(x, [16, 16]), out, N=16)
+        assert torch.equal(out, x * 2)
+    doubled.save(tmp_path / "doubled")
+    done = subprocess.run(
+        [sys.executable, "-c", TILES, str(tmp_path / "doubled")], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0 and done.stdout == "done\n", done.stderr

@@ -351,8 +351,11 @@ def test_functions_that_no_heuristic_has_are_refused(client, x, path):
 class Tensor:
     dtype = "float32"
 
+    def __init__(self, address=4096):
+        self.address = address
+
     def data_ptr(self):
-        return 4096
+        return self.address
 
 
 def test_its_mode_is_chosen_as_that_of_any_kernel(client, x, path):
@@ -658,6 +661,15 @@ def test_a_file_with_a_byte_changed_is_refused_or_means_the_same(path, whole):
         lambda m: m["variants"][0].update(num_ctas=-1),
         lambda m: m["variants"][0].update(shared=2**40),
         lambda m: m["variants"][0].update(architecture="sm_90"),
+        lambda m: m["variants"][0].update(tensor_maps=[[0, 4, 7, [16]]]),
+        lambda m: m["variants"][0].update(tensor_maps={}),
+        *(
+            lambda m, bad=bad: (
+                m["variants"][0].update(tensor_maps=[bad]),
+                m["variants"][0]["signature"].update(x="tensordesc<fp32[16]>"),
+            )
+            for bad in ([0, 4, 7], [0, 4, 7, []], [0, 4, 7, [0]], [0, 4, -1, [16]], [0, 4, 7, [16] * 6], None)
+        ),
         lambda m: m.update(tuned=None),
         lambda m: m.update(tuned={"key": ["n"], "choices": []}),
         lambda m: m.update(tuned={"key": [1], "choices": [{"key": [], "config": {}}]}),
@@ -689,6 +701,55 @@ def test_a_file_that_fits_no_call_launches_nothing(client, x, path, whole, chang
         with pytest.raises(rl.NotFound):
             loaded[(1,)](x, 16, stream=stream)
         assert stream.status.published == 0
+
+
+def test_tensor_maps_are_in_a_file_as_they_were(path, whole):
+    """What they are for is tested where they are launched: test_triton_here.py."""
+    saved = _triton_file.read(path)
+    maps = ((3, 4, 7, (16, 32)),)
+    signature = {**saved.variants[0].signature, "x": "tensordesc<fp32[16, 32]>"}
+    variant = saved.variants[0]._replace(signature=signature, tensor_maps=maps)
+    _triton_file.write(path, saved._replace(variants=(variant,)), {})
+    assert _triton_file.read(path).variants[0].tensor_maps == maps
+    with zipfile.ZipFile(path) as archive:
+        assert json.loads(archive.read("kernel.json"))["version"] == 3
+
+
+@pytest.mark.parametrize(
+    "metas",
+    [
+        [],
+        [{"fp4_padded": True, "swizzle": 0, "elem_size": 1, "elem_type": 0, "block_size": [16]}],
+        [{"fp4_padded": False, "is_im2col": True, "swizzle": 0, "elem_size": 1, "elem_type": 0, "block_size": [16]}],
+    ],
+    ids=["before sm_90", "fp4", "im2col"],
+)
+def test_tensor_descriptors_that_no_file_can_hold_are_refused(metas):
+    from ringlaunch import _triton_save
+
+    metadata = SimpleNamespace(tensordesc_meta=metas)
+    with pytest.raises(rl.Unsupported, match=r"saving kernel 'scale': of tensor descriptors, files hold"):
+        _triton_save._tensor_maps(scale, {"x": "tensordesc<u8[16]>", "n": "i32"}, metadata)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ((3, [8], [1], [8]), rl.ParamTypeError, "TensorDescriptor: expected a tensor of this program, found 3"),
+        (
+            (Tensor(16), [8, 8], [1], [8, 8]),
+            rl.InvalidArgument,
+            r"found shape \(8, 8\), strides \(1,\), block \(8, 8\)",
+        ),
+        ((Tensor(16), [], [], []), rl.InvalidArgument, "1 to 5"),
+        ((Tensor(16), [8, 8], [1, 8], [8, 8]), rl.InvalidArgument, "last stride of 1"),
+        ((Tensor(8), [8], [1], [8]), rl.InvalidArgument, "multiple of 16, found 1 and 0x8"),
+        ((Tensor(16), [8], [1], [8], "one"), rl.InvalidArgument, "padding: expected 'zero' or 'nan', found 'one'"),
+    ],
+)
+def test_a_tensor_descriptor_is_checked(given, error, text):
+    with pytest.raises(error, match=text):
+        rl.TensorDescriptor(*given)
 
 
 def test_what_is_no_file_of_ours_is_refused(path, tmp_path):
