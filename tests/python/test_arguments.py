@@ -205,7 +205,23 @@ def test_what_is_refused_is_named(things, call, kind, text):
     things.stream.synchronize()  # the stream goes on
 
 
-ODD = [object(), b"x", "x", 2**70, -1, 1.5, float("nan"), [], [None], {}, (1, "a"), np.zeros(2), None, "\0", type]
+ODD = [
+    pytest.param(object(), id="an object"),
+    b"x",
+    "x",
+    2**70,
+    -1,
+    1.5,
+    float("nan"),
+    [],
+    [None],
+    {},
+    (1, "a"),
+    np.zeros(2),
+    None,
+    "\0",
+    type,
+]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
