@@ -107,8 +107,8 @@ std::string Core::describe_suspicion(const Session& session, const Stream& strea
     if (death.cause == DeathCause::killed) text += " (by a kernel itself, or from outside)";
     for (std::size_t i = 0; i < std::min(others.size(), kSuspectsListed); ++i) {
         const std::uint64_t whose = stream_sessions_.at(others[i]);
-        text += (i == 0 ? "; nobody knows who did it: in flight too were stream " : ", ") +
-                id_text(others[i]) + (whose == session.id ? "" : " of session " + id_text(whose));
+        text += (i == 0 ? "; nobody knows who did it: also in flight: stream " : ", ") + id_text(others[i]) +
+                (whose == session.id ? "" : " of session " + id_text(whose));
     }
     if (others.size() > kSuspectsListed)
         text += " and " + std::to_string(others.size() - kSuspectsListed) + " more";

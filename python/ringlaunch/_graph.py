@@ -30,6 +30,10 @@ def _sides(what: str, given: Dim | None, most: int) -> tuple[int, int, int] | No
     return x, y, z
 
 
+def _nodes(count: int) -> str:
+    return "1 node" if count == 1 else f"{count} nodes"
+
+
 class GraphLaunch:
     """One launch of a graph: `graph["name"]` or `graph[number]`.
 
@@ -264,7 +268,7 @@ class Graph:
             try:
                 number = _check.integer("number of a launch", which, 0, handle.size() - 1)
             except OutOfRange:
-                raise NotFound(f"the graph has {handle.size()} nodes, found number {which!r}") from None
+                raise NotFound(f"the graph has {_nodes(handle.size())}, found number {which!r}") from None
         if handle.launch_at(number) is None:
             raise NotFound(f"node {number} of the graph is a copy or a fill, which cannot be updated")
         return GraphLaunch(self, number)
@@ -284,4 +288,4 @@ class Graph:
         if self._handle is None:
             return "<ringlaunch.Graph, not recorded>"
         names = ", ".join(self._names)
-        return f"<ringlaunch.Graph of {len(self)} nodes{': ' if names else ''}{names}>"
+        return f"<ringlaunch.Graph of {_nodes(len(self))}{': ' if names else ''}{names}>"

@@ -360,7 +360,8 @@ void put(std::byte* out, const Param& param, std::uint64_t bits) {
     }
     const bool fewer = count < static_cast<Py_ssize_t>(layout.params.size());
     std::string text = "kernel '" + layout.kernel + "' takes " + std::to_string(layout.params.size()) +
-                       " parameters (" + takes + "), found " + std::to_string(count);
+                       (layout.params.size() == 1 ? " parameter (" : " parameters (") + takes + "), found " +
+                       std::to_string(count);
     if (fewer) {
         const Place place{layout, static_cast<std::size_t>(count)};
         text += ": the first missing is parameter " + std::to_string(count);

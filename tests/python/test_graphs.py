@@ -224,7 +224,7 @@ def test_mistakes_with_a_graph(client, kernels, stream, log, host):
         kernels["append"][1, 1](log, 5, stream=stream, name="a")
     with pytest.raises(rl.NotFound, match="no launch named 'b'; its names: a"):
         graph["b"]
-    with pytest.raises(rl.NotFound, match="1 nodes"):
+    with pytest.raises(rl.NotFound, match="the graph has 1 node, found number"):
         graph[1]
     with pytest.raises(rl.NotFound):
         graph[-1]

@@ -422,7 +422,7 @@ TEST(Restart, KillsFromOutsideNowAndThenAreForgotten) {
         ASSERT_TRUE(told);
         EXPECT_EQ(why(*told), Status::executor_killed);
         if (death != 5) {
-            EXPECT_TRUE(says(text(*told), "nobody knows who did it: in flight too were stream"))
+            EXPECT_TRUE(says(text(*told), "nobody knows who did it: also in flight: stream"))
                 << text(*told);
             EXPECT_TRUE(says(text(*told), "of session")) << text(*told);
         }
