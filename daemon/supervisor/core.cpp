@@ -57,8 +57,6 @@ Core::~Core() {
 }
 
 int Core::run() {
-    listener_.emplace(io_, options_.socket_path, options_.make_folder,
-                      !options_.allow_uids.empty() || !options_.allow_gids.empty());
     signals_.add(SIGINT);
     signals_.add(SIGTERM);
     signals_.add(SIGHUP);
@@ -67,6 +65,9 @@ int Core::run() {
         spdlog::info("{}: leaving", signal_name(signal));
         shut_down(kExitOk);
     });
+    // From here on clients may connect; whoever then ends the daemon finds it ready for that.
+    listener_.emplace(io_, options_.socket_path, options_.make_folder,
+                      !options_.allow_uids.empty() || !options_.allow_gids.empty());
     // The executor that most sessions will use is there before the first of them.
     start_first(options_.devices.front(), own_uid_);
     listener_->start([this](UniqueFd socket) { accept(std::move(socket)); });
