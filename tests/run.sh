@@ -112,7 +112,7 @@ run_tsan() { ctest_preset tsan -DRINGLAUNCH_BENCH=OFF; }
 run_python() {
     need_package || return
     SHOW_FAILURE=failed_tests step "python: running the tests" "one test alone: $VENV/bin/python -m pytest -k NAME" \
-        watchdog 1800 "$VENV/bin/python" -m pytest tests --numprocesses "$JOBS" --dist loadfile \
+        watchdog 1800 "$VENV/bin/python" -m pytest tests \
         -o faulthandler_timeout=120 -o junit_logging=all -o junit_log_passing_tests=false \
         --junitxml "$RESULTS/$part-pytest.xml"
 }
