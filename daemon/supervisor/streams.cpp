@@ -63,9 +63,14 @@ std::string Core::kernel_name(const Session& session, std::uint64_t kernel) cons
 
 void Core::open_stream(Session& session, std::uint32_t request, const schema::OpenStream& open) {
     if (draining_) throw Error(Status::stopping, "cannot open a stream: the daemon is leaving");
-    if (session.streams.size() >= max_streams())
+    // What was closed makes room at once, though the executor may not have let go of it yet. Both together
+    // are bounded too: a client may close faster than the executor does.
+    const auto closing = static_cast<std::size_t>(std::ranges::count_if(
+        session.streams, [](const auto& each) { return each.second->phase == Stream::Phase::closing; }));
+    if (session.streams.size() - closing >= max_streams() || session.streams.size() >= 2 * max_streams())
         throw Error(Status::limit_reached,
                     "cannot open a stream: this session has " + std::to_string(session.streams.size()) +
+                        (closing == 0 ? "" : ", " + std::to_string(closing) + " of them still being closed") +
                         ", its limit is " + std::to_string(max_streams()) +
                         (max_streams() == options_.limits.max_streams
                              ? " (--max-streams)"

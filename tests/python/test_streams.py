@@ -52,6 +52,17 @@ def test_a_stream_waits_for_an_event_of_another(client, kernels):
             assert x.numpy().tolist() == [2, 1, 2]
 
 
+def test_what_was_closed_makes_room_at_once(client):
+    assert client.default_stream.status.running
+    streams = [client.stream(ring_slots=64) for _ in range(63)]
+    with pytest.raises(rl.LimitReached, match="its limit is 64"):
+        client.stream()
+    for _ in range(60):
+        for stream in streams[:8]:
+            stream.close()
+        streams[:8] = [client.stream(ring_slots=64) for _ in range(8)]
+
+
 def test_streams_run_beside_each_other(client, kernels):
     with client.stream() as slow, client.stream() as fast:
         kernels["nap"][1, 1](500, stream=slow)
