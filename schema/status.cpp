@@ -14,7 +14,8 @@ struct Entry {
 constexpr Entry kEntries[] = {
     {Status::ok, "ok", "no error"},
     {Status::ring_full, "ring_full", "the ring has no room now"},
-    {Status::record_too_long, "record_too_long", "the record is longer than a quarter of the ring"},
+    {Status::record_too_long, "record_too_long",
+     "the record is longer than a quarter of the ring: open the stream with more ring_slots"},
     {Status::stream_stopped, "stream_stopped", "the stream has stopped"},
     {Status::daemon_lost, "daemon_lost", "the daemon is gone"},
     {Status::timed_out, "timed_out", "the time given is over"},

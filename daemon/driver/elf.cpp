@@ -233,10 +233,19 @@ std::uint64_t signature_bytes(const Elf64_Sym& symbol, const std::string& what) 
     return symbol.st_size;
 }
 
+// Logs, errors and commands print it as it is.
+void check_kernel_name(std::string_view name) {
+    if (name.size() <= kMaxKernelNameBytes && printable(name)) return;
+    if (name.empty()) damaged("a kernel has no name");
+    std::string shown;
+    for (const char c : name.substr(0, 64)) shown += printable({&c, 1}) ? c : '?';
+    throw Error(Status::bad_image, "a kernel's name, '" + shown + "' (" + std::to_string(name.size()) +
+                                       " bytes), must consist of printable ASCII characters, at most " +
+                                       std::to_string(kMaxKernelNameBytes) + " of them");
+}
+
 void add_kernel(Image& image, std::string_view name) {
-    if (!printable(name) || name.size() > kMaxKernelNameBytes)
-        damaged("a kernel's name is empty, longer than " + std::to_string(kMaxKernelNameBytes) +
-                " bytes, or has characters that cannot be printed");
+    check_kernel_name(name);
     if (image.kernels.size() == kMaxImageKernels)
         throw Error(Status::bad_image,
                     "the image has more than " + std::to_string(kMaxImageKernels) + " kernels");
@@ -263,8 +272,7 @@ void attach_signatures(Image& image, Signatures signatures) {
 
 void note_signature(Signatures& signatures, std::string_view symbol, std::span<const std::byte> bytes) {
     const std::string_view kernel = symbol.substr(kSignaturePrefix.size());
-    if (!printable(kernel) || kernel.size() > kMaxKernelNameBytes)
-        damaged("a signature's name has characters that cannot be printed");
+    check_kernel_name(kernel);
     if (signatures.size() == kMaxImageKernels)
         throw Error(Status::bad_image,
                     "the image has more than " + std::to_string(kMaxImageKernels) + " signatures");

@@ -230,3 +230,9 @@ def test_of_another_driver_the_error_says_which_there_are(cache):
 def test_options_are_a_sequence(cache):
     with pytest.raises(rl.InvalidArgument, match=r"\['-DX'\]"):
         build(options="-DX")
+
+
+def test_a_kernel_whose_name_is_not_ascii_is_refused_by_its_name(client):
+    source = SOURCE.replace("nothing", "gr\u00f6\u00dfe")
+    with pytest.raises(rl.Error, match=r"kernel's name, 'gr\?\?\?\?e' \(7 bytes\), must consist of printable ASCII"):
+        client.compile(source)

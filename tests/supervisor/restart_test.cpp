@@ -422,8 +422,7 @@ TEST(Restart, KillsFromOutsideNowAndThenAreForgotten) {
         ASSERT_TRUE(told);
         EXPECT_EQ(why(*told), Status::executor_killed);
         if (death != 5) {
-            EXPECT_TRUE(says(text(*told), "nobody knows who did it: also in flight: stream"))
-                << text(*told);
+            EXPECT_TRUE(says(text(*told), "nobody knows who did it: also in flight: stream")) << text(*told);
             EXPECT_TRUE(says(text(*told), "of session")) << text(*told);
         }
         ASSERT_TRUE(two.client.next_epoch(*second));
