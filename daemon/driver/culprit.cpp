@@ -84,10 +84,33 @@ std::vector<FaultedLaunch> running_where(std::span<const LaunchJournal* const> j
     return foremost.empty() ? later : foremost;
 }
 
+// Of each stream the last completed launch that `matches`.
+template <class Matches>
+std::vector<FaultedLaunch> completed_where(std::span<const LaunchJournal* const> journals,
+                                           const Matches& matches) {
+    std::vector<FaultedLaunch> found;
+    for (const LaunchJournal* journal : journals)
+        journal->each_completed([&](const NotedLaunch& launch) {
+            if (!matches(launch)) return false;
+            found.push_back({journal->stream(), launch.position, launch.kernel});
+            return true;
+        });
+    return found;
+}
+
+// Those that ran, or, where none of them can have been it, that had completed: now and then the device writes
+// a completion before the fault of the launch is seen (met on an H200 that several processes shared).
+template <class Matches>
+std::vector<FaultedLaunch> launched_where(std::span<const LaunchJournal* const> journals,
+                                          const Matches& matches) {
+    std::vector<FaultedLaunch> found = running_where(journals, matches);
+    return found.empty() ? completed_where(journals, matches) : found;
+}
+
 std::vector<FaultedLaunch> launches_of(const DumpedGrid& grid, const Code* kernel,
                                        std::span<const LaunchJournal* const> journals) {
     const std::uint64_t name = kernel == nullptr ? 0 : digest(kernel->function.name);
-    return running_where(journals, [&](const NotedLaunch& launch) {
+    return launched_where(journals, [&](const NotedLaunch& launch) {
         const bool same_kernel =
             launch.function == grid.function || (launch.module == grid.module && launch.name == name);
         return same_kernel && same_shape(launch, grid) && same_params(launch, grid);
@@ -98,10 +121,10 @@ std::vector<FaultedLaunch> launches_of(const DumpedGrid& grid, const Code* kerne
 std::vector<FaultedLaunch> launches_at(const Code& place, std::span<const LaunchJournal* const> journals) {
     const std::uint64_t name = digest(place.function.name);
     const auto of_module = [&](const NotedLaunch& launch) { return launch.module == place.module; };
-    const std::vector<FaultedLaunch> found = running_where(
+    // Whose kernel calls a function that is none is not known.
+    if (!place.function.kernel) return running_where(journals, of_module);
+    return launched_where(
         journals, [&](const NotedLaunch& launch) { return of_module(launch) && launch.name == name; });
-    // Else the code is a function that the module's kernels call.
-    return found.empty() ? running_where(journals, of_module) : found;
 }
 
 std::string place_text(const std::vector<Code>& code, std::uint64_t address) {

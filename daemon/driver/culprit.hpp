@@ -17,7 +17,8 @@ struct Culprit {
     std::vector<FaultedLaunch> launches;
 };
 
-// One for each exception's place. `journals` stand as they were when the device fell.
+// One for each exception's place. `journals` stand as they were when the device fell: a launch that had not
+// completed then, or else one that had.
 std::vector<Culprit> find_culprits(const FaultDump& dump, std::span<const LaunchJournal* const> journals);
 
 }  // namespace ringlaunch::driver

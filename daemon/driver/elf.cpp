@@ -507,7 +507,8 @@ std::vector<ImageFunction> read_functions(std::span<const std::byte> cubin) {
             section.sh_size <= cubin.size() - section.sh_offset && from <= section.sh_size &&
             symbol.st_size <= section.sh_size - from)
             code = cubin.subspan(section.sh_offset + from, symbol.st_size);
-        functions.push_back({std::string(name), address, symbol.st_size, code});
+        functions.push_back(
+            {std::string(name), address, symbol.st_size, code, (symbol.st_other & kSymbolIsKernel) != 0});
     });
     return functions;
 }

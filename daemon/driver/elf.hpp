@@ -57,6 +57,7 @@ struct ImageFunction {
     std::uint64_t address = 0;
     std::uint64_t bytes = 0;
     std::span<const std::byte> code;  // in the cubin; empty where it is not in there
+    bool kernel = false;              // else kernels call it
 };
 // Throws Error{bad_image}.
 std::vector<ImageFunction> read_functions(std::span<const std::byte> cubin);

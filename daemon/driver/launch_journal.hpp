@@ -8,7 +8,8 @@
 // The dispatch thread notes and publishes, and once the device is lost it looks, while all journals are held.
 // The control thread makes them and lets go of them; a thread that watches for the dump looks how far the
 // streams are. A stream may go between the fault and the look into the dump, or while it still has work on
-// the device: its journal is kept then, without the page of its client.
+// the device: its journal is kept then, without the page of its client. Of streams that went in order the
+// last few are kept as well: a launch may have completed before its fault is seen.
 #pragma once
 
 #include <algorithm>
@@ -70,7 +71,7 @@ class LaunchJournal {
         : stream_(stream),
           least_(std::bit_ceil(std::max(kLeast, 2 * max_in_flight))),
           launches_(least_),
-          done_(done),
+          done_(&done),
           completed_(&completed),
           fell_at_(done.load(std::memory_order_relaxed)),  // relaxed: the device does not know it yet
           fell_(fell) {}
@@ -101,7 +102,7 @@ class LaunchJournal {
     void publish() noexcept {
         if (completed_ == nullptr) return;  // the stream has gone
         // sync: COMPLETED (pairs with the device's store)
-        std::uint64_t done = done_.load(std::memory_order_acquire);
+        std::uint64_t done = done_->load(std::memory_order_acquire);
         // sync: FELL (pairs with look()): the device goes on only after it, so a word from behind the fault
         // comes with the flag.
         if (fell_.load(std::memory_order_acquire)) done = fell_at_;
@@ -114,6 +115,12 @@ class LaunchJournal {
     void each_running(const See& see) const {
         for (std::uint64_t i = oldest(); i < count_; ++i)
             if (at(i).position >= fell_at_) see(at(i));
+    }
+    // Those that had, the newest first, as far as they are known; until `see` answers true.
+    template <class See>
+    void each_completed(const See& see) const {
+        for (std::uint64_t i = count_; i-- > oldest();)
+            if (at(i).position < fell_at_ && see(at(i))) return;
     }
 
   private:
@@ -134,7 +141,7 @@ class LaunchJournal {
     std::vector<NotedLaunch> launches_;  // a circle
     std::uint64_t begin_ = 0;            // what is before has completed
     std::uint64_t count_ = 0;
-    const SharedU64& done_;
+    const SharedU64* done_;  // null: the stream has gone, with all of its work done
     SharedU64* completed_;   // null: the stream has gone
     std::uint64_t fell_at_;  // what it had completed when the device fell
     const std::atomic<bool>& fell_;
@@ -165,8 +172,9 @@ class LaunchJournals {
         const std::lock_guard lock(mutex_);
         if (fell_.load(std::memory_order_relaxed)) return;  // relaxed: only set here
         for (const auto& journal : journals_)
-            // sync: COMPLETED (pairs with the device's store)
-            journal->fell_at_ = journal->done_.load(std::memory_order_acquire);
+            if (journal->done_ != nullptr)
+                // sync: COMPLETED (pairs with the device's store)
+                journal->fell_at_ = journal->done_->load(std::memory_order_acquire);
         fell_.store(true, std::memory_order_release);  // sync: FELL (pairs with publish())
     }
     // What had completed when the device fell has.
@@ -187,12 +195,19 @@ class LaunchJournals {
     void close(LaunchJournal* journal) {
         const std::lock_guard lock(mutex_);
         const auto at = std::ranges::find(journals_, journal, &std::unique_ptr<LaunchJournal>::get);
+        journal->completed_ = nullptr;
         // relaxed: only set under the lock. Behind a fault the dump still has to be looked into.
-        if (fell_.load(std::memory_order_relaxed))
-            (*at)->completed_ = nullptr;
-        else
-            journals_.erase(at);
+        if (fell_.load(std::memory_order_relaxed)) return;
+        journal->done_ = nullptr;
+        journal->fell_at_ = ~std::uint64_t{0};
+        // The last one closed stands last.
+        std::rotate(at, at + 1, journals_.end());
+        const auto is_closed = [](const auto& each) { return each->done_ == nullptr; };
+        if (std::ranges::count_if(journals_, is_closed) > kMostClosed)
+            journals_.erase(std::ranges::find_if(journals_, is_closed));
     }
+
+    static constexpr std::ptrdiff_t kMostClosed = 8;
 
     std::atomic<bool> fell_{false};
     mutable std::mutex mutex_;

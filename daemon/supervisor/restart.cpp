@@ -230,7 +230,7 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     stream.hold = false;
     const bool was_suspect = stream.suspect;
     stream.suspect = false;
-    const bool known = at.culprit && launch->position >= at.completed && launch->position < at.issued;
+    const bool known = at.culprit && launch->position < at.issued;
     const std::string where =
         "stream " + id_text(stream.id) + (stream.name.empty() ? "" : " (" + stream.name + ")");
     switch (decision.fate) {

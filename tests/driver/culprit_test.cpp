@@ -245,6 +245,62 @@ TEST(Culprit, ThatNobodyLaunchedIsNobody) {
     EXPECT_THAT(found[0].what, HasSubstr("Warp Misaligned Address"));
 }
 
+// The warps of the fault had left when the dump was made: only its place is known.
+void without_grid(Fallen& in) {
+    for (DumpedFault& fault : in.dump.faults) fault.grid.reset();
+    in.dump.grids.clear();
+}
+
+TEST(Culprit, HadCompletedWhereNothingThatRanCanHaveBeenIt) {
+    for (const bool grid : {true, false}) {
+        Fallen in("illegal");
+        if (!grid) without_grid(in);
+        in.streams[0]->note(in.launch("step", 5));  // of the same module
+        for (std::uint64_t position = 4; position < 9; ++position)
+            in.streams[1]->note(in.launch(position == 7 ? "bad_store" : "step", position));
+        in.words[1] = 9;
+        EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(2, 7))) << grid;
+    }
+}
+
+TEST(Culprit, HasNotCompletedWhereOneThatRanFits) {
+    for (const bool grid : {true, false}) {
+        Fallen in("illegal");
+        if (!grid) without_grid(in);
+        in.streams[0]->note(in.launch("bad_store", 5));
+        in.streams[1]->note(in.launch("bad_store", 7));
+        in.words[1] = 8;
+        EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 5))) << grid;
+    }
+}
+
+TEST(Culprit, OfSeveralThatCompletedIsTheLastOfAnyStream) {
+    Fallen in("illegal");
+    for (std::uint64_t position = 4; position < 9; ++position) {
+        in.streams[0]->note(in.launch("bad_store", position));
+        in.streams[1]->note(in.launch("bad_store", position));
+    }
+    in.words[0] = in.words[1] = 9;
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(1, 8), at(2, 8)));
+}
+
+TEST(Culprit, MayBeOfAStreamThatHasJustGone) {
+    Fallen in("illegal");
+    without_grid(in);
+    in.streams[0]->note(in.launch("step", 5));
+    in.streams[1]->note(in.launch("bad_store", 7));
+    in.words[1] = 8;
+    in.streams[1].reset();
+    EXPECT_THAT(in.find().at(0).launches, ElementsAre(at(2, 7)));
+}
+
+TEST(Culprit, IsNobodyWhereOnlyTheModuleOfItsKernelRuns) {
+    Fallen in("illegal");
+    without_grid(in);
+    in.streams[0]->note(in.launch("step", 5));
+    EXPECT_THAT(in.find().at(0).launches, IsEmpty());
+}
+
 TEST(Journal, KeepsTwiceWhatIsInFlight) {
     LaunchJournals journals;
     SharedU64 word{0}, page{0};
@@ -310,15 +366,16 @@ TEST(Journal, IsNotTakenAwayWhileItIsRead) {
     control.join();
 }
 
-TEST(Journal, OfAStreamThatIsGoneIsForgotten) {
+TEST(Journal, OfAStreamThatIsGoneIsKeptForEightMore) {
     LaunchJournals journals;
     SharedU64 word{0}, page{0};
-    { const auto gone = journals.open(1, 64, word, page); }
-    const auto kept = journals.open(2, 64, word, page);
-    journals.read([](const auto& all) {
-        ASSERT_THAT(all, SizeIs(1));
-        EXPECT_EQ(all[0]->stream(), 2u);
+    const auto kept = journals.open(100, 64, word, page);
+    for (std::uint64_t stream = 1; stream <= 20; ++stream) journals.open(stream, 64, word, page);
+    std::vector<std::uint64_t> streams;
+    journals.read([&](const auto& all) {
+        for (const LaunchJournal* journal : all) streams.push_back(journal->stream());
     });
+    EXPECT_THAT(streams, ElementsAre(100, 13, 14, 15, 16, 17, 18, 19, 20));
 }
 
 TEST(Journal, PublishesWhatCompletedBeforeTheFallAndNothingFromBehindIt) {
