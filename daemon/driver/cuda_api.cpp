@@ -55,20 +55,19 @@ void leave_context() noexcept {
     current_context = nullptr;
 }
 
-std::string cuda_error_text(CUresult result) {
+std::string cuda_error_text(CUresult result, const CudaApi& api) {
     const char* name = nullptr;
     const char* text = nullptr;
-    const CudaApi& api = cuda_api();
     if (api.cuGetErrorName_(result, &name) != CUDA_SUCCESS || name == nullptr)
         return "CUDA error " + std::to_string(static_cast<int>(result));
     api.cuGetErrorString_(result, &text);
     return std::string(name) + ": " + (text != nullptr ? text : "no text");
 }
 
-void check_cuda(CUresult result, const std::string& doing, Status status) {
+void check_cuda(CUresult result, const std::string& doing, Status status, const CudaApi& api) {
     if (result == CUDA_SUCCESS) return;
     throw Error(result == CUDA_ERROR_OUT_OF_MEMORY ? Status::out_of_memory : status,
-                doing + ": " + cuda_error_text(result));
+                doing + ": " + cuda_error_text(result, api));
 }
 
 }  // namespace ringlaunch::driver

@@ -29,6 +29,7 @@ namespace ringlaunch::driver {
     X(cuCtxGetCurrent)                    \
     X(cuCtxGetDevice)                     \
     X(cuCtxGetStreamPriorityRange)        \
+    X(cuCtxGetLimit)                      \
     X(cuCtxSetLimit)                      \
     X(cuMemGetInfo)                       \
     X(cuMemGetAllocationGranularity)      \
@@ -104,7 +105,7 @@ struct CudaApi {
 const CudaApi& cuda_api();
 
 // "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
-std::string cuda_error_text(CUresult result);
+std::string cuda_error_text(CUresult result, const CudaApi& api = cuda_api());
 
 // Makes `context` the calling thread's current one, where it is not yet. Cheap enough for every launch.
 CUresult enter_context(CUcontext context) noexcept;
@@ -112,6 +113,7 @@ CUresult enter_context(CUcontext context) noexcept;
 void leave_context() noexcept;
 
 // Throws Error{status, "doing: what CUDA says"} unless `result` is CUDA_SUCCESS.
-void check_cuda(CUresult result, const std::string& doing, Status status = Status::driver_error);
+void check_cuda(CUresult result, const std::string& doing, Status status = Status::driver_error,
+                const CudaApi& api = cuda_api());
 
 }  // namespace ringlaunch::driver

@@ -16,6 +16,7 @@
 #include "daemon/driver/cuda_fault_dumps.hpp"
 #include "daemon/driver/cuda_module.hpp"
 #include "daemon/driver/cuda_peers.hpp"
+#include "daemon/driver/cuda_stack.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "daemon/driver/cuda_stream.hpp"
 #include "daemon/driver/image_module.hpp"
@@ -46,6 +47,8 @@ class CudaDriver : public Driver {
                                          std::uint64_t bytes) override;
     std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image, std::uint64_t bytes,
                                         const LoadOptions& options) override;
+    bool has_stack(std::uint64_t bytes) override;
+    void give_stack(std::uint64_t bytes) override;
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
     std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override;
     int completion_fd() const override { return completion_fd_.get(); }
@@ -70,6 +73,7 @@ class CudaDriver : public Driver {
     CUcontext context_ = nullptr;
     CUstream control_ = nullptr;  // zeroing of new memory
     std::optional<RangeTables> ranges_;
+    std::optional<CudaStack> stack_;
     std::optional<CudaPeers> peers_;
     std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
@@ -123,12 +127,12 @@ void CudaDriver::open(int ordinal, const CudaOptions& options) {
 
     check_cuda(api_.cuDevicePrimaryCtxRetain_(&context_, device_), "cannot make a context on " + info_.name);
     enter();
-    if (options.stack_bytes != 0)
-        check_cuda(api_.cuCtxSetLimit_(CU_LIMIT_STACK_SIZE, options.stack_bytes),
-                   "cannot give each thread on " + info_.name + " a stack of " +
-                       std::to_string(options.stack_bytes) +
-                       " bytes (every thread that fits on the device has one): serve with a smaller --stack",
-                   Status::unsupported);
+    stack_.emplace(device_, info_.name, api_);
+    try {
+        if (!stack_->has(options.stack_bytes)) stack_->raise(options.stack_bytes);
+    } catch (const Error& error) {
+        throw Error(error.status(), std::string(error.what()) + "; serve with a smaller --stack");
+    }
     info_.range_base = kCudaRangeBase + static_cast<std::uint64_t>(ordinal) * kCudaRangeBytes;
     info_.range_bytes = kCudaRangeBytes;
     CUmemAllocationProp kind{};
@@ -311,6 +315,16 @@ std::unique_ptr<Module> CudaDriver::load_module(const std::string& name, const U
     const Mapping mapping = map_image(name, image, bytes);
     return std::make_unique<CudaModule>(name, std::span<const std::byte>(mapping.data(), bytes), options,
                                         info_);
+}
+
+bool CudaDriver::has_stack(std::uint64_t bytes) {
+    enter();
+    return stack_->has(bytes);
+}
+
+void CudaDriver::give_stack(std::uint64_t bytes) {
+    enter();
+    stack_->raise(bytes);
 }
 
 std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {

@@ -260,6 +260,12 @@ class Driver {
     // parameter and both sizes; a limit of registers that has no meaning for it with Error{unsupported}.
     virtual std::unique_ptr<Module> load_module(const std::string& name, const UniqueFd& image,
                                                 std::uint64_t bytes, const LoadOptions& options) = 0;
+    // Has each thread a stack of so many bytes, beyond what a kernel's code says it needs? Throws Error where
+    // it cannot be had, and says how much can. null runs nothing, so it has all; host: what its threads have.
+    virtual bool has_stack(std::uint64_t) { return true; }
+    // Each thread of each kernel has so much from now on, and for as long as this driver is. Called while
+    // nothing is in flight and nothing is issued; has_stack() said no. Throws Error, and all is as before.
+    virtual void give_stack(std::uint64_t) {}
     virtual std::unique_ptr<Stream> open_stream(const StreamConfig& config) = 0;
     // Parameters are copied. Copies are of the kind CopyOnDevice. Throws Error{unsupported} that names what a
     // graph of this driver does not take, and Error{out_of_memory} where there is no room for another.

@@ -1,6 +1,7 @@
 #include "daemon/driver/host.hpp"
 
 #include <dlfcn.h>
+#include <pthread.h>
 #include <sys/eventfd.h>
 
 #include <cerrno>
@@ -26,6 +27,18 @@ std::string cpu_name() {
         if (line.starts_with("model name") && colon != line.npos) return line.substr(colon + 2);
     }
     return "unknown CPU";
+}
+
+// Of the stack of a stream's thread: what stands on it below a kernel, its thread-local memory included,
+// takes less than the rest.
+std::uint64_t kernel_stack_bytes() {
+    constexpr std::size_t kOwnBytes = 64 * 1024;
+    pthread_attr_t attributes;
+    std::size_t bytes = 0;
+    if (::pthread_getattr_default_np(&attributes) != 0) return 0;
+    ::pthread_attr_getstacksize(&attributes, &bytes);
+    ::pthread_attr_destroy(&attributes);
+    return bytes > kOwnBytes ? bytes - kOwnBytes : 0;
 }
 
 // A shared object in this process. It stays where a worker that was given up on may still run its code.
@@ -153,6 +166,15 @@ class HostDriver final : public Driver {
         return std::make_unique<HostModule>(
             name, image, read_module("the host driver", false, name, image, bytes, options.signatures),
             abandoned_);
+    }
+    bool has_stack(std::uint64_t bytes) override {
+        const std::uint64_t most = kernel_stack_bytes();
+        if (bytes > most)
+            throw Error(Status::unsupported,
+                        "kernels of the host driver run on threads with a stack of " + std::to_string(most) +
+                            " bytes, so one of " + std::to_string(bytes) +
+                            " cannot be had; start the daemon with another limit (ulimit -s)");
+        return true;
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<HostStream>(config, completion_.get(), abandoned_, graphs_);

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <cstring>
 #include <exception>
+#include <memory>
 
 #include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
@@ -25,6 +26,9 @@ using internal::ExecutorRequest;
 
 // How often the control thread looks after the dispatch thread.
 constexpr int kWatchMs = 1000;
+
+// How long launches wait for a module that needs the device empty.
+constexpr std::uint64_t kStackPatienceNs = 5'000'000'000;
 
 std::string text_of(const fb::String* text) {
     return text == nullptr ? std::string() : text->str();
@@ -404,22 +408,35 @@ void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& requ
     Registry& held = registry();
     const UniqueFd image = take_fd(fds, 0, "the image");
     const std::vector<driver::Signature> signatures = signatures_of(request);
-    const KernelCache::Loaded& module =
-        held.load_module(request.module_key(), text_of(request.name()), image, request.bytes(),
-                         {signatures, request.max_registers()});
-    fb::FlatBufferBuilder builder;
+    const std::uint64_t key = request.module_key();
+    const std::string called = driver::module_text(text_of(request.name()));
+    const KernelCache::Loaded& module = held.load_module(key, text_of(request.name()), image, request.bytes(),
+                                                         {signatures, request.max_registers()});
+    const auto builder = std::make_shared<fb::FlatBufferBuilder>();
     std::vector<fb::Offset<schema::KernelInfo>> kernels;
-    for (const auto& entry : module.kernels) kernels.push_back(describe(builder, entry->kernel->layout()));
-    const auto layout = internal::CreateModuleLayoutDirect(builder, &kernels);
-    if (builder.GetSize() > kMaxControlBytes - 256) {
-        held.unload_module(request.module_key(), [](Status, const std::string&) {});
-        throw Error(Status::limit_reached, driver::module_text(text_of(request.name())) + " has " +
-                                               std::to_string(kernels.size()) +
-                                               " kernels, whose layouts do not fit into one message of " +
-                                               std::to_string(kMaxControlBytes) + " bytes; load it in parts");
+    for (const auto& entry : module.kernels) kernels.push_back(describe(*builder, entry->kernel->layout()));
+    const auto layout = internal::CreateModuleLayoutDirect(*builder, &kernels);
+    const auto refusal = [&held, key, called](const std::string& why) {
+        held.discard_module(key);
+        return "cannot load " + called + ": " + why;
+    };
+    if (builder->GetSize() > kMaxControlBytes - 256)
+        throw Error(Status::limit_reached,
+                    refusal("the layouts of its " + std::to_string(kernels.size()) +
+                            " kernels do not fit into one message of " + std::to_string(kMaxControlBytes) +
+                            " bytes; load it in parts"));
+    // No session has its kernels before this is answered, or nothing is issued until then.
+    try {
+        held.give_stack(request.stack_bytes(), kStackPatienceNs,
+                        [this, id, builder, layout, refusal](Status status, const std::string& why) {
+                            if (status != Status::ok) return answer_error(id, status, refusal(why));
+                            send(*builder,
+                                 internal::CreateFromExecutor(*builder, id, 0, 0,
+                                                              ExecutorAnswer::ModuleLayout, layout.Union()));
+                        });
+    } catch (const Error& error) {
+        throw Error(error.status(), refusal(error.what()));
     }
-    send(builder,
-         internal::CreateFromExecutor(builder, id, 0, 0, ExecutorAnswer::ModuleLayout, layout.Union()));
 }
 
 void ControlPort::handle_memory(const ToExecutor& message, std::vector<UniqueFd>& fds) {

@@ -64,7 +64,7 @@ bool Dispatcher::turn(StreamPort& stream) noexcept {
     if (completed != stream.completed_seen) retire(stream, completed);
     bool worked = false;
     stream.more = false;
-    if (stream.phase == Phase::running && !issue_held_) worked = take(stream);
+    if (stream.phase == Phase::running && issue_holds_ == 0) worked = take(stream);
     if (stream.asked != stream.handed) settle(stream);
     worked |= wake_sleeper(stream);
     return worked;

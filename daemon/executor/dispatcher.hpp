@@ -93,8 +93,9 @@ class Dispatcher {
 
     // The module is about to be unloaded; nothing of it is in flight.
     void forget(const driver::Module& module) noexcept;
-    // Issues nothing more, for good. What is in flight completes.
+    // Issues nothing more before let_issue() was called as often. What is in flight completes.
     void hold_issue() noexcept;
+    void let_issue() noexcept { --issue_holds_; }
 
     // Null: no such stream.
     StreamPort* find(std::uint64_t id) const noexcept;
@@ -185,7 +186,7 @@ class Dispatcher {
     std::uint64_t in_flight_all_ = 0;
     std::uint64_t sleep_ = 0;  // the number of the last sleep announced
     std::atomic<std::uint64_t> writing_since_ns_{0};
-    bool issue_held_ = false;
+    std::uint32_t issue_holds_ = 0;
     std::uint32_t graph_nodes_ = 0;  // of the graph launched last, beyond one: a turn's worth too
     bool all_limited_ = false;       // the bound in all, not its own, kept a stream back this turn
 

@@ -133,7 +133,7 @@ void Dispatcher::forget(const driver::Module& module) noexcept {
 }
 
 void Dispatcher::hold_issue() noexcept {
-    issue_held_ = true;
+    ++issue_holds_;
     for (StreamPort* stream : streams_) stream->force_complete = true;
 }
 

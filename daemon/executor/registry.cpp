@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
@@ -13,6 +14,8 @@
 namespace ringlaunch::executor {
 
 namespace {
+
+constexpr std::uint64_t kNsPerMs = 1'000'000;
 
 std::string quoted(const char* what, std::uint64_t id) {
     return std::string(what) + " " + id_text(id);
@@ -140,7 +143,9 @@ void Registry::close_stream(std::uint64_t id, Answer answer) {
              --found->second.session->streams;
              streams_.erase(found);
          },
-         std::move(answer), id, now_ns() + stuck_ns_});
+         std::move(answer), now_ns() + stuck_ns_,
+         "the device is still at work for " + quoted("stream", id) + " after " +
+             std::to_string(stuck_ns_ / kNsPerMs) + " ms; it is let go when that ends"});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.close(*closing.port, barrier); });
 }
 
@@ -174,6 +179,37 @@ void Registry::unload_module(std::uint64_t key, Answer answer) {
          },
          std::move(answer)});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, barrier); });
+}
+
+void Registry::discard_module(std::uint64_t key) {
+    if (modules_.get(key).bindings == 0) modules_.erase(key);
+}
+
+void Registry::give_stack(std::uint64_t bytes, std::uint64_t patience_ns, Answer answer) {
+    if (driver_.has_stack(bytes)) return answer(Status::ok, "");
+    const auto go_on = [this] { thread_.call([](Dispatcher& dispatcher) { dispatcher.let_issue(); }); };
+    const std::uint64_t barrier =
+        expect_barrier({[this, bytes, go_on] {
+                            try {
+                                // Somebody else may have asked for more meanwhile.
+                                if (!driver_.has_stack(bytes)) driver_.give_stack(bytes);
+                            } catch (...) {
+                                go_on();
+                                throw;
+                            }
+                            go_on();
+                        },
+                        std::move(answer), now_ns() + patience_ns,
+                        "a stack of " + std::to_string(bytes) +
+                            " bytes can be had only once what is in flight on the device has completed, "
+                            "which it has not within " +
+                            std::to_string(patience_ns / kNsPerMs) +
+                            " ms; load it at another time, or have the daemon serve with --stack",
+                        go_on});
+    thread_.call([&](Dispatcher& dispatcher) {
+        dispatcher.hold_issue();
+        dispatcher.begin_barrier(nullptr, barrier);
+    });
 }
 
 void Registry::change_kernels(Session& owner,
@@ -426,18 +462,20 @@ void Registry::barrier_reached(std::uint64_t barrier) {
 
 int Registry::tick(std::uint64_t now) {
     std::uint64_t next = kNever;
-    for (auto& [id, pending] : pending_) {
-        if (pending.answered || pending.deadline_ns == kNever) continue;
-        if (pending.deadline_ns > now) {
-            next = std::min(next, pending.deadline_ns - now);
+    for (auto at = pending_.begin(); at != pending_.end();) {
+        Pending& pending = at->second;
+        if (pending.answered || pending.deadline_ns == kNever || pending.deadline_ns > now) {
+            if (!pending.answered && pending.deadline_ns != kNever)
+                next = std::min(next, pending.deadline_ns - now);
+            ++at;
             continue;
         }
         pending.answered = true;
-        pending.answer(Status::timed_out,
-                       "the device is still at work for " + quoted("stream", pending.stream) + " after " +
-                           std::to_string(stuck_ns_ / 1'000'000) + " ms; it is let go when that ends");
+        if (pending.give_up) pending.give_up();
+        pending.answer(Status::timed_out, pending.late);
+        at = pending.give_up ? pending_.erase(at) : std::next(at);
     }
-    return next == kNever ? -1 : static_cast<int>(std::min<std::uint64_t>(next / 1'000'000 + 1, 1'000'000));
+    return next == kNever ? -1 : static_cast<int>(std::min<std::uint64_t>(next / kNsPerMs + 1, 1'000'000));
 }
 
 bool Registry::quiet() {

@@ -50,6 +50,12 @@ class Registry {
     const KernelCache::Loaded& load_module(std::uint64_t key, const std::string& name, const UniqueFd& image,
                                            std::uint64_t bytes, const driver::LoadOptions& options);
     void unload_module(std::uint64_t key, Answer answer);
+    // The same at once, for one that no session has ids of yet: nothing of it can be in flight.
+    void discard_module(std::uint64_t key);
+    // Each thread of the device has a stack of so many bytes from now on. Where it has less so far, nothing
+    // more is issued until what is in flight has completed and the driver has given it, or refused; or, after
+    // `patience_ns`, until this is given up. Throws where it is plain that it cannot be had.
+    void give_stack(std::uint64_t bytes, std::uint64_t patience_ns, Answer answer);
     void bind_module(std::uint64_t session, std::uint64_t key, std::span<const std::uint64_t> ids);
     // One kernel with attributes of its own; answers what that is.
     const driver::KernelLayout& bind_kernel(std::uint64_t session, std::uint64_t key, std::uint32_t index,
@@ -125,8 +131,9 @@ class Registry {
     struct Pending {
         std::function<void()> finish;
         Answer answer;
-        std::uint64_t stream = 0;  // that closes; 0: something else
         std::uint64_t deadline_ns = kNever;
+        std::string late = {};               // what is answered then
+        std::function<void()> give_up = {};  // called then, and finish() no more
         bool answered = false;
     };
 

@@ -742,6 +742,18 @@ TEST_P(DriverContract, AKernelMayHaveMoreThan48KiBOfDynamicSharedMemory) {
     EXPECT_EQ(rig->read<unsigned>(stream, at(0), expected.size()), expected);
 }
 
+TEST_P(DriverContract, ThreadsHaveTheStackThatTheyWereGiven) {
+    EXPECT_TRUE(rig->driver->has_stack(0));
+    EXPECT_TRUE(rig->driver->has_stack(1024));
+    if (!rig->driver->has_stack(16 << 10)) rig->driver->give_stack(16 << 10);
+    EXPECT_TRUE(rig->driver->has_stack(16 << 10));
+    if (GetParam().kind == DriverKind::Null) return;
+    const Status expected = GetParam().kind == DriverKind::Cuda ? Status::out_of_memory : Status::unsupported;
+    EXPECT_THAT(refusal(expected, [&] { static_cast<void>(rig->driver->has_stack(std::uint64_t{1} << 40)); }),
+                HasSubstr("1099511627776"));
+    EXPECT_TRUE(rig->driver->has_stack(16 << 10));
+}
+
 TEST_P(DriverContract, RefusesWhatIsNotAnImage) {
     const auto refuse = [&](std::vector<std::byte> bytes) {
         return refusal(Status::bad_image, [&] {

@@ -10,6 +10,7 @@
 #include <random>
 #include <thread>
 
+#include "daemon/executor/clock.hpp"
 #include "daemon/executor/registry.hpp"
 #include "schema/error.hpp"
 #include "tests/executor/harness.hpp"
@@ -62,7 +63,9 @@ class LiveClient {
 
 struct Rig {
     explicit Rig(bool membarrier, std::uint64_t spin_ns, driver::DriverKind kind = driver::DriverKind::Null)
-        : driver(driver::make_driver(kind, 0, nullptr)),
+        : Rig(membarrier, spin_ns, driver::make_driver(kind, 0, nullptr)) {}
+    Rig(bool membarrier, std::uint64_t spin_ns, std::unique_ptr<driver::Driver> with)
+        : driver(std::move(with)),
           memory(driver->device()),
           thread(config(membarrier, spin_ns), *driver, memory, {}),
           registry(*driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 10'000'000'000) {
@@ -324,52 +327,173 @@ TEST(DispatchThread, ErrorsOfAChangeReachWhoAskedForIt) {
     rig.registry.detach_session(1);
 }
 
-TEST(DispatchThread, WorkThatDoesNotEndIsReportedInTimeAndLetGoLater) {
-    ScriptedDriver driver;
-    driver.completes_at_once = false;
-    MemoryMap memory(driver.device());
-    DispatchThread::Config config;
-    DispatchThread thread(config, driver, memory, {});  // not started: changes run here
-    Registry registry(driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000);
-    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
-    ClientStream client(1, make_id(0));
-    registry.open_stream(1, client.setup(), client.ring_fd, client.status_fd, client.wake_fd.duplicate());
-    StreamPort* port = nullptr;
-    const auto work = [&] {
+schema::FillRecord fill_at(std::uint64_t address) {
+    schema::FillRecord fill{};
+    fill.mutate_kind(schema::RecordKind::Fill);
+    fill.mutate_width(1);
+    fill.mutate_bytes(8);
+    fill.mutate_device(address);
+    return fill;
+}
+
+// A session with one stream; changes run here, and so does the dispatcher, when told to.
+struct ByHand {
+    static constexpr std::uint64_t kStuckNs = 1'000'000;
+
+    ByHand() {
+        driver.completes_at_once = false;
+        memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+        registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
+        registry.open_stream(1, client.setup(), client.ring_fd, client.status_fd, client.wake_fd.duplicate());
+        StreamPort* port = nullptr;
+        thread.call([&](Dispatcher& dispatcher) { port = dispatcher.find(client.id); });
+        stream = static_cast<ScriptedStream*>(port->driver_stream.get());
+    }
+    void work() {
         thread.call([&](Dispatcher& dispatcher) {
             while (dispatcher.do_work())
                 ;
         });
         for (const Notice& notice : thread.take_notices()) registry.barrier_reached(notice.id);
-    };
-    thread.call([&](Dispatcher& dispatcher) { port = dispatcher.find(client.id); });
-    ASSERT_NE(port, nullptr);
-    schema::FillRecord fill{};
-    fill.mutate_kind(schema::RecordKind::Fill);
-    fill.mutate_width(1);
-    fill.mutate_bytes(8);
-    fill.mutate_device(driver.device().range_base);
-    memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
-    client.put(fill);
-    work();
-    ASSERT_EQ(client.issued(), 1u);
-    EXPECT_FALSE(registry.quiet());
-    std::vector<std::string> answers;
-    registry.close_stream(client.id, [&](Status status, const std::string& text) {
-        EXPECT_EQ(status, Status::timed_out);
-        answers.push_back(text);
+    }
+    void put_fill() { client.put(fill_at(driver.device().range_base)); }
+    Registry::Answer answer() {
+        return [this](Status status, const std::string& text) { answers.emplace_back(status, text); };
+    }
+
+    ScriptedDriver driver;
+    MemoryMap memory{driver.device()};
+    DispatchThread thread{{}, driver, memory, {}};  // not started
+    Registry registry{driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, kStuckNs};
+    ClientStream client{1, make_id(0)};
+    ScriptedStream* stream = nullptr;
+    std::vector<std::pair<Status, std::string>> answers;
+};
+
+TEST(DispatchThread, WorkThatDoesNotEndIsReportedInTimeAndLetGoLater) {
+    ByHand rig;
+    rig.put_fill();
+    rig.work();
+    ASSERT_EQ(rig.client.issued(), 1u);
+    EXPECT_FALSE(rig.registry.quiet());
+    rig.registry.close_stream(rig.client.id, rig.answer());
+    rig.work();
+    EXPECT_GT(rig.registry.tick(0), 0);
+    EXPECT_EQ(rig.registry.tick(~std::uint64_t{0}), -1);
+    ASSERT_EQ(rig.answers.size(), 1u);
+    EXPECT_EQ(rig.answers[0].first, Status::timed_out);
+    EXPECT_NE(rig.answers[0].second.find("still at work"), std::string::npos) << rig.answers[0].second;
+    EXPECT_THROW(rig.registry.detach_session(1), Error);
+    rig.stream->run_all();
+    rig.work();
+    EXPECT_EQ(rig.answers.size(), 1u) << "answered once";
+    rig.registry.detach_session(1);
+    EXPECT_TRUE(rig.registry.quiet());
+}
+
+constexpr std::uint64_t kPatienceNs = 1'000'000'000;
+
+TEST(Stack, IsGivenOnceNothingIsInFlightAndWhatComesMeanwhileWaits) {
+    ByHand rig;
+    rig.registry.give_stack(1024, kPatienceNs, rig.answer());
+    ASSERT_EQ(rig.answers.size(), 1u) << "it is there already";
+    EXPECT_EQ(rig.answers[0].first, Status::ok);
+    rig.put_fill();
+    rig.work();
+    rig.registry.give_stack(4096, kPatienceNs, rig.answer());
+    rig.registry.give_stack(2048, kPatienceNs, rig.answer());
+    rig.put_fill();
+    rig.work();
+    EXPECT_EQ(rig.client.issued(), 1u);
+    EXPECT_EQ(rig.driver.stack, 1024u);
+    EXPECT_EQ(rig.answers.size(), 1u);
+    rig.stream->run_to(1);
+    rig.work();
+    ASSERT_EQ(rig.answers.size(), 3u);
+    EXPECT_EQ(rig.answers[1].first, Status::ok);
+    EXPECT_EQ(rig.answers[2].first, Status::ok);
+    EXPECT_EQ(rig.driver.stack, 4096u) << "the largest";
+    EXPECT_EQ(rig.driver.stack_changes, 1);
+    rig.work();
+    EXPECT_EQ(rig.client.issued(), 2u);
+    EXPECT_EQ(rig.registry.tick(~std::uint64_t{0}), -1) << "nothing is waited for";
+}
+
+TEST(Stack, ThatTheDriverRefusesLeavesEverythingAsItWas) {
+    ByHand rig;
+    rig.put_fill();
+    rig.work();
+    rig.driver.refuse_stack = true;
+    rig.registry.give_stack(4096, kPatienceNs, rig.answer());
+    rig.put_fill();
+    rig.stream->run_to(1);
+    rig.work();
+    ASSERT_EQ(rig.answers.size(), 1u);
+    EXPECT_EQ(rig.answers[0], std::pair(Status::unsupported, std::string("the test gives no stack")));
+    rig.work();
+    EXPECT_EQ(rig.client.issued(), 2u);
+    EXPECT_THROW(rig.registry.give_stack(2u << 20, kPatienceNs, rig.answer()), Error);
+    rig.put_fill();
+    rig.work();
+    EXPECT_EQ(rig.client.issued(), 3u) << "what cannot be had holds nobody up";
+    EXPECT_EQ(rig.driver.stack, 1024u);
+}
+
+TEST(Stack, IsGivenUpWhereTheDeviceStaysAtWork) {
+    ByHand rig;
+    rig.put_fill();
+    rig.work();
+    rig.registry.give_stack(4096, kPatienceNs, rig.answer());
+    rig.put_fill();
+    rig.work();
+    EXPECT_GT(rig.registry.tick(now_ns()), 0);
+    EXPECT_EQ(rig.registry.tick(now_ns() + kPatienceNs), -1);
+    ASSERT_EQ(rig.answers.size(), 1u);
+    EXPECT_EQ(rig.answers[0].first, Status::timed_out);
+    EXPECT_NE(rig.answers[0].second.find("stack of 4096 bytes"), std::string::npos) << rig.answers[0].second;
+    rig.work();
+    EXPECT_EQ(rig.client.issued(), 2u) << "who waited goes on";
+    rig.stream->run_all();
+    rig.work();
+    EXPECT_EQ(rig.answers.size(), 1u) << "answered once";
+    EXPECT_EQ(rig.driver.stack, 1024u);
+}
+
+// What came while launches were held back is taken up again, though its producer rings for a sleep only once
+// and the dispatcher sleeps for ever.
+TEST(Stack, GivenBesideALiveStreamLosesNoWakeUp) {
+    auto scripted = std::make_unique<ScriptedDriver>();
+    ScriptedDriver& driver = *scripted;
+    Rig rig(false, 0, std::move(scripted));
+    rig.memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+    const int doorbell = rig.attach(1);
+    ClientStream client(1, make_id(0));
+    rig.open(1, client);
+    std::atomic<bool> over{false};
+    std::uint64_t done = 0;
+    std::thread producer([&] {
+        LiveClient live(client, doorbell, true);
+        while (!over) {
+            const std::uint64_t end = client.put(fill_at(driver.device().range_base));
+            if (producer_must_ring(client.page->need_wakeup, client.rung, true)) live.ring();
+            if (!live.wait(end)) break;
+            ++done;
+        }
     });
-    work();
-    EXPECT_GT(registry.tick(0), 0);
-    EXPECT_EQ(registry.tick(~std::uint64_t{0}), -1);
-    ASSERT_EQ(answers.size(), 1u);
-    EXPECT_NE(answers[0].find("still at work"), std::string::npos) << answers[0];
-    EXPECT_THROW(registry.detach_session(1), Error);
-    static_cast<ScriptedStream&>(*port->driver_stream).run_all();
-    work();
-    EXPECT_EQ(answers.size(), 1u) << "answered once";
-    registry.detach_session(1);
-    EXPECT_TRUE(registry.quiet());
+    int given = 0;
+    constexpr int kTimes = 500;
+    for (int i = 1; i <= kTimes; ++i) {
+        rig.registry.give_stack(1024 + static_cast<std::uint64_t>(i), kPatienceNs * 30,
+                                [&](Status status, const std::string&) { given += status == Status::ok; });
+        if (!rig.until([&] { return given == i; })) break;
+    }
+    over = true;
+    producer.join();
+    EXPECT_EQ(given, kTimes);
+    EXPECT_EQ(driver.stack_changes, kTimes);
+    EXPECT_EQ(client.completed(), done) << "somebody waits for ever";
+    EXPECT_GT(done, 0u);
+    EXPECT_TRUE(rig.close(client.id));
 }
 
 }  // namespace

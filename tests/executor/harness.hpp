@@ -134,7 +134,19 @@ class ScriptedDriver final : public driver::Driver {
     }
     int completion_fd() const override { return completion_.get(); }
     std::optional<std::string> failure() noexcept override { return failed; }
+    bool has_stack(std::uint64_t bytes) override {
+        if (bytes > stack_room) throw Error(Status::out_of_memory, "the test has no room for stacks");
+        return bytes <= stack;
+    }
+    void give_stack(std::uint64_t bytes) override {
+        if (refuse_stack) throw Error(Status::unsupported, "the test gives no stack");
+        stack = bytes;
+        ++stack_changes;
+    }
 
+    std::uint64_t stack = 1024, stack_room = 1u << 20;
+    bool refuse_stack = false;
+    int stack_changes = 0;
     bool no_graphs = false;
     Status refuse_updates_with = Status::ok;
 
