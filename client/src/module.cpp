@@ -30,6 +30,7 @@ KernelState take_kernel(const schema::KernelInfo& info, ModuleState& module) {
     kernel.registers = info.registers();
     kernel.local_bytes = info.local_bytes();
     kernel.static_shared_bytes = info.static_shared_bytes();
+    kernel.stack_bytes = info.stack_bytes();
     if (const schema::KernelAttributes* attributes = info.attributes())
         kernel.attributes = {{attributes->cluster_x(), attributes->cluster_y(), attributes->cluster_z()},
                              attributes->cooperative(),
@@ -87,7 +88,8 @@ std::shared_ptr<ModuleState> load(const std::shared_ptr<ClientState>& client, co
                                                            builder.CreateVector(params)));
             }
             return schema::CreateLoadModule(builder, builder.CreateString(name), bytes,
-                                            builder.CreateVector(declared), options.max_registers);
+                                            builder.CreateVector(declared), options.max_registers,
+                                            options.stack_bytes);
         });
     const schema::ModuleLoaded& answer = *reply.view().answer_as_ModuleLoaded();
     module->id = answer.module_id();
@@ -192,6 +194,9 @@ std::uint32_t Kernel::registers() const {
 }
 std::uint32_t Kernel::local_bytes() const {
     return loaded(*this).local_bytes;
+}
+std::uint64_t Kernel::stack_bytes() const {
+    return loaded(*this).stack_bytes;
 }
 std::uint32_t Kernel::static_shared_bytes() const {
     return loaded(*this).static_shared_bytes;

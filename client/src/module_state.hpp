@@ -26,6 +26,7 @@ struct KernelState : HotKernel {
     std::vector<ArgLayout> layout;  // the same, as a launch's arguments are compared with it
 
     std::uint32_t registers = 0, local_bytes = 0, static_shared_bytes = 0;
+    std::uint64_t stack_bytes = 0;
     KernelAttributes attributes;
     ModuleState* module = nullptr;  // which a handle keeps
 };

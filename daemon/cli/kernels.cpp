@@ -38,6 +38,7 @@ nlohmann::json to_json(const schema::KernelInfo& kernel) {
             {"max_dynamic_shared_bytes", kernel.max_dynamic_shared_bytes()},
             {"registers", kernel.registers()},
             {"local_bytes", kernel.local_bytes()},
+            {"stack_bytes", kernel.stack_bytes()},
             {"attributes", attributes(kernel.attributes())}};
 }
 
@@ -72,6 +73,7 @@ void print(const schema::LoadedModule& module, const Terminal& terminal) {
                      (kernel->local_bytes() == 0 ? std::string()
                                                  : ", " + format_bytes(kernel->local_bytes()) + " of stack") +
                      "]";
+        if (kernel->stack_bytes() != 0) notes += "  [stack=" + std::to_string(kernel->stack_bytes()) + "]";
         const std::string line = "  " + signature(*kernel) + notes;
         std::puts((terminal.width() ? cut(line, *terminal.width()) : line).c_str());
     }

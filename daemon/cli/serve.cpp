@@ -291,6 +291,10 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
           "Device memory a session; 0: what the device has");
     bytes("--max-staging", limits.max_staging_bytes, kLeastStaging, "Staging memory a session");
     bytes("--max-image", limits.max_image_bytes, kLeastImage, "Size of a module");
+    bytes(
+        "--max-stack", limits.max_stack_bytes, kLeastStack,
+        "Stack of each thread that a module may ask for: load(stack=). It stays until the executor ends, for "
+        "every thread that fits on the device, some 270,000 on an H200: 32 KiB are 9 GB");
     command.add_option("--max-graphs", limits.max_graphs, "Graphs a session")
         ->group(kGroup)
         ->check(at_least(1))
@@ -457,7 +461,7 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
             "--stack", supervisor.stack_bytes,
             "Stack of each thread on a GPU, for kernels that recurse: what a kernel's code says it "
             "needs, it has without. Every thread that fits on the device has one, some 270,000 on an "
-            "H200. 0: CUDA's own, 1 KiB")
+            "H200. A module may ask for more: load(stack=), up to --max-stack. 0: CUDA's own, 1 KiB")
         ->type_name("SIZE")
         ->transform(bytes_at_least(kLeastStack, true))
         ->group(kDispatch);

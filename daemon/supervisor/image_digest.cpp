@@ -55,8 +55,10 @@ class Sha256 {
 }  // namespace
 
 std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
-                         const std::vector<DeclaredSignature>& signatures, std::uint32_t max_registers) {
+                         const std::vector<DeclaredSignature>& signatures, std::uint32_t max_registers,
+                         std::uint64_t stack_bytes) {
     Sha256 hash;
+    hash.add_number(bytes);
     std::vector<char> buffer(std::size_t{1} << 20);
     std::uint64_t done = 0;
     while (done < bytes) {
@@ -68,20 +70,19 @@ std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
         hash.add(buffer.data(), static_cast<std::size_t>(got));
         done += static_cast<std::uint64_t>(got);
     }
-    if (!signatures.empty() || max_registers != 0) {
-        hash.add_number(signatures.size());
-        for (const DeclaredSignature& signature : signatures) {
-            hash.add_text(signature.kernel);
-            hash.add_number(signature.params.size());
-            for (const ParamInfo& param : signature.params) {
-                hash.add_number(static_cast<std::uint8_t>(param.type));
-                hash.add_number(param.offset);
-                hash.add_number(param.size);
-                hash.add_text(param.name);
-            }
+    hash.add_number(signatures.size());
+    for (const DeclaredSignature& signature : signatures) {
+        hash.add_text(signature.kernel);
+        hash.add_number(signature.params.size());
+        for (const ParamInfo& param : signature.params) {
+            hash.add_number(static_cast<std::uint8_t>(param.type));
+            hash.add_number(param.offset);
+            hash.add_number(param.size);
+            hash.add_text(param.name);
         }
     }
-    if (max_registers != 0) hash.add_number(max_registers);
+    hash.add_number(max_registers);
+    hash.add_number(stack_bytes);
     return hash.hexadecimal();
 }
 

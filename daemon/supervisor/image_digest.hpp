@@ -13,6 +13,7 @@ namespace ringlaunch::supervisor {
 // have two digests, also where somebody tries. Reads the file, so that an image with holes costs no memory.
 // Throws.
 std::string image_digest(const UniqueFd& image, std::uint64_t bytes,
-                         const std::vector<DeclaredSignature>& signatures, std::uint32_t max_registers);
+                         const std::vector<DeclaredSignature>& signatures, std::uint32_t max_registers,
+                         std::uint64_t stack_bytes);
 
 }  // namespace ringlaunch::supervisor

@@ -31,15 +31,15 @@ flatbuffers::Offset<Params> write_params(Builder& builder, const std::vector<Par
 }  // namespace
 
 std::vector<KernelDescription> read_kernels(
-    const flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>* kernels) {
+    const flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>* kernels, std::uint64_t stack_bytes) {
     std::vector<KernelDescription> read;
     if (kernels == nullptr) return read;
     for (const schema::KernelInfo* kernel : *kernels)
-        read.push_back({kernel->name() ? kernel->name()->str() : "", kernel->declared(),
-                        read_params(kernel->params()), kernel->param_bytes(), kernel->block_x(),
-                        kernel->block_y(), kernel->block_z(), kernel->max_threads(),
-                        kernel->static_shared_bytes(), kernel->max_dynamic_shared_bytes(),
-                        kernel->registers(), kernel->local_bytes(), read_attributes(kernel->attributes())});
+        read.push_back(
+            {kernel->name() ? kernel->name()->str() : "", kernel->declared(), read_params(kernel->params()),
+             kernel->param_bytes(), kernel->block_x(), kernel->block_y(), kernel->block_z(),
+             kernel->max_threads(), kernel->static_shared_bytes(), kernel->max_dynamic_shared_bytes(),
+             kernel->registers(), kernel->local_bytes(), read_attributes(kernel->attributes()), stack_bytes});
     return read;
 }
 
@@ -94,7 +94,7 @@ flatbuffers::Offset<schema::KernelInfo> write_kernel(Builder& builder, const Ker
     return schema::CreateKernelInfo(builder, id, name, kernel.declared, params, kernel.param_bytes,
                                     kernel.block_x, kernel.block_y, kernel.block_z, kernel.max_threads,
                                     kernel.static_shared_bytes, kernel.max_dynamic_shared_bytes,
-                                    kernel.registers, kernel.local_bytes, attributes);
+                                    kernel.registers, kernel.local_bytes, attributes, kernel.stack_bytes);
 }
 
 flatbuffers::Offset<flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>> write_kernels(

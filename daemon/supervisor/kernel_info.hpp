@@ -7,8 +7,9 @@
 
 namespace ringlaunch::supervisor {
 
+// As an executor says them, of a module that was loaded with this stack.
 std::vector<KernelDescription> read_kernels(
-    const flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>* kernels);
+    const flatbuffers::Vector<flatbuffers::Offset<schema::KernelInfo>>* kernels, std::uint64_t stack_bytes);
 KernelAttributes read_attributes(const schema::KernelAttributes* attributes);  // null: the usual ones
 flatbuffers::Offset<schema::KernelAttributes> write_attributes(flatbuffers::FlatBufferBuilder& builder,
                                                                const KernelAttributes& attributes);

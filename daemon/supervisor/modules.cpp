@@ -1,6 +1,8 @@
 // Loading modules: images by content, loaded once an executor, bound to each session's own kernel ids.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "daemon/supervisor/core.hpp"
 #include "daemon/supervisor/image_digest.hpp"
 #include "daemon/supervisor/kernel_info.hpp"
@@ -33,9 +35,17 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
                     "cannot load module " + called + ": its image has " + std::to_string(load.bytes()) +
                         " bytes, it takes 1 to " + std::to_string(options_.limits.max_image_bytes) +
                         " (--max-image)");
+    const std::uint64_t most_stack = std::max(options_.limits.max_stack_bytes, options_.stack_bytes);
+    if (load.stack_bytes() > most_stack)
+        throw Error(Status::limit_reached, "cannot load module " + called + " with a stack of " +
+                                               std::to_string(load.stack_bytes()) +
+                                               " bytes: every thread that fits on the device "
+                                               "has one, of at most " +
+                                               std::to_string(most_stack) + " bytes (--max-stack)");
     check_seals(image, Sealing::immutable, load.bytes(), "the image of module " + called);
     std::vector<DeclaredSignature> signatures = read_signatures(load.signatures());
-    const std::string digest = image_digest(image, load.bytes(), signatures, load.max_registers());
+    const std::string digest =
+        image_digest(image, load.bytes(), signatures, load.max_registers(), load.stack_bytes());
 
     const auto known = module_keys_.find({digest, session.device});
     const bool cached = known != module_keys_.end();
@@ -51,6 +61,7 @@ void Core::load_module(Session& session, std::uint32_t request, const schema::Lo
         module.image = std::move(image);
         module.signatures = std::move(signatures);
         module.max_registers = load.max_registers();
+        module.stack_bytes = load.stack_bytes();
         modules_.emplace(key, std::move(module));
         module_keys_.emplace(std::pair(digest, session.device), key);
     }
@@ -107,7 +118,7 @@ void Core::ensure_loaded(Session& session, std::uint64_t key, std::function<void
             layout != nullptr && reply.status == Status::ok) {
             at->second->loaded.insert(key);
             if (const auto module = modules_.find(key); module != modules_.end() && !module->second.known) {
-                module->second.kernels = read_kernels(layout->kernels());
+                module->second.kernels = read_kernels(layout->kernels(), module->second.stack_bytes);
                 module->second.known = true;
             }
         }
@@ -123,7 +134,7 @@ bool Core::make_load_module(Call::Wire& wire, const Module& module) {
     const auto signatures = write_signatures(wire.builder, module.signatures);
     wire.kind = internal::ExecutorRequest::LoadModule;
     wire.request = internal::CreateLoadModule(wire.builder, module.key, name, module.bytes, signatures,
-                                              module.max_registers)
+                                              module.max_registers, module.stack_bytes)
                        .Union();
     wire.fds = {module.image.get()};
     return true;
@@ -269,8 +280,10 @@ void Core::bind_configured(Session& session, std::uint32_t request, std::uint64_
                 return refuse_later(in.id, request, Status::not_found,
                                     "cannot configure a kernel: its module was unloaded meanwhile");
             const auto* layout = reply.message == nullptr ? nullptr : reply.message->answer_as_ModuleLayout();
-            std::vector<KernelDescription> described =
-                layout == nullptr ? std::vector<KernelDescription>() : read_kernels(layout->kernels());
+            const std::uint64_t stack_bytes = modules_.at(in.modules.at(use_id).key).stack_bytes;
+            std::vector<KernelDescription> described = layout == nullptr
+                                                           ? std::vector<KernelDescription>()
+                                                           : read_kernels(layout->kernels(), stack_bytes);
             if (reply.status == Status::ok && described.size() == 1) {
                 kernel->kernel = std::move(described.front());
                 kernel->bound = true;

@@ -45,6 +45,7 @@ struct KernelDescription {
     std::uint32_t max_threads = 0, static_shared_bytes = 0, max_dynamic_shared_bytes = 0, registers = 0,
                   local_bytes = 0;
     KernelAttributes attributes;
+    std::uint64_t stack_bytes = 0;  // its module's
 };
 struct DeclaredSignature {
     std::string kernel;
@@ -62,6 +63,7 @@ struct Module {
     UniqueFd image;
     std::vector<DeclaredSignature> signatures;
     std::uint32_t max_registers = 0;         // 0: no limit
+    std::uint64_t stack_bytes = 0;           // of a thread, at least; 0: whatever it has
     std::vector<KernelDescription> kernels;  // known once an executor has loaded it
     bool known = false;
     std::uint32_t users = 0;         // sessions' uses, loading ones included

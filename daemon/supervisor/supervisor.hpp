@@ -26,8 +26,9 @@ struct Limits {
     std::uint64_t max_memory_bytes = 0;          // device memory a session; 0: what the device has
     std::uint64_t max_staging_bytes = 1u << 30;  // a session
     std::uint64_t max_image_bytes = 256u << 20;
-    std::uint32_t max_graphs = 256;            // a session
-    std::uint64_t max_graph_bytes = 4u << 20;  // of records, of all graphs of a session
+    std::uint64_t max_stack_bytes = 32u << 10;  // of a thread, that a module may ask for
+    std::uint32_t max_graphs = 256;             // a session
+    std::uint64_t max_graph_bytes = 4u << 20;   // of records, of all graphs of a session
     std::uint32_t max_ring_slots = 1u << 16;
     std::uint32_t messages_per_second = 5000;           // control messages a session
     std::uint32_t max_open_requests = 64;               // a session: beyond it, its socket is not read

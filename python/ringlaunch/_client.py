@@ -252,6 +252,7 @@ class Client(Scope):
         signatures: Mapping[str, Declaration] | None = None,
         name: str = "",
         max_registers: int | None = None,
+        stack: int | None = None,
     ) -> Module:
         """Loads a module. Blocks until the daemon has, releasing the interpreter lock and answering Ctrl-C.
 
@@ -269,6 +270,13 @@ class Client(Scope):
             The most registers that a thread may take, so that more threads run at once: 1 to 255. For PTX, which the
             GPU's driver compiles; `Kernel.registers` says what came of it. What is compiled already has the registers
             that its compiler gave it.
+        stack : int, optional
+            The least bytes of stack that each thread has, beyond what a kernel's code says it needs: for kernels that
+            recurse, which get CUDA's 1 KiB (or what `ringlaunchd serve --stack` says) without. A GPU has one size for
+            all its threads, running or not (some 270,000 on an H200, so that 16 KiB take 4.4 GB), and for all kernels:
+            it is raised for everybody once all that is in flight has completed, for which other launches wait, and
+            stays until the daemon's executor ends. With the host driver threads have what the system gives them
+            (`ulimit -s`, usually 8 MiB).
 
         Returns
         -------
@@ -279,13 +287,17 @@ class Client(Scope):
         BadImage
             Not what the daemon's driver takes, or a signature contradicts it; the text says what was found.
         Unsupported
-            `max_registers` for an image that is compiled already.
+            `max_registers` for an image that is compiled already; a `stack` that no thread can have.
         ExecutorLost
             The executor died while it loaded the module.
         LimitReached
-            The session has as many modules as it may, or the image is too large.
+            The session has as many modules as it may, or the image or the `stack` is too large (`--max-stack`).
+        OutOfMemory
+            The device has no room for the image, or for a `stack` so large for each of its threads.
+        Timeout
+            What was in flight on the device did not complete in time for its `stack` to be raised.
         ParamTypeError, InvalidArgument, OutOfRange
-            An argument of another type; a signature or a number of registers that cannot be.
+            An argument of another type; a signature, a number of registers or a stack that cannot be.
         Closed, DaemonLost
         OSError
             The file cannot be read.
@@ -295,12 +307,22 @@ class Client(Scope):
             image, name = path.read_bytes(), name or path.name
         elif not isinstance(image, bytes | bytearray | memoryview):
             raise _check.refused("image", "bytes or a path", image)
-        registers = _registers(max_registers) or 0
-        handle = self._handle.load(bytes(image), _check.name("name", name), signature_list(signatures), registers)
+        handle = self._handle.load(
+            bytes(image),
+            _check.name("name", name),
+            signature_list(signatures),
+            _registers(max_registers) or 0,
+            _stack(stack) or 0,
+        )
         return Module(self._handle, handle, name)
 
     def compile(
-        self, source: str, name: str = "kernels.cu", options: Sequence[str] = (), max_registers: int | None = None
+        self,
+        source: str,
+        name: str = "kernels.cu",
+        options: Sequence[str] = (),
+        max_registers: int | None = None,
+        stack: int | None = None,
     ) -> Module:
         """Compiles kernels written with <ringlaunch/kernel.h>, and loads them.
 
@@ -325,6 +347,8 @@ class Client(Scope):
             The most registers that a thread may take, so that more threads run at once: 1 to 255; NVRTC takes what is
             less than its least for that. `__launch_bounds__` in the source does the same for one kernel;
             `Kernel.registers` says what came of it. Results do not depend on it, so for a CPU it is not looked at.
+        stack : int, optional
+            As of `load`.
 
         Returns
         -------
@@ -337,8 +361,8 @@ class Client(Scope):
         Unsupported
             There is no compiler; the text says what to install.
         ParamTypeError, InvalidArgument, OutOfRange
-            An argument of another type; a number of registers that cannot be.
-        BadImage, ExecutorLost, LimitReached, Closed, DaemonLost
+            An argument of another type; a number of registers or a stack that cannot be.
+        BadImage, ExecutorLost, LimitReached, OutOfMemory, Timeout, Closed, DaemonLost
             As of `load`.
 
         Examples
@@ -348,6 +372,7 @@ class Client(Scope):
             ...
         ringlaunch.errors.CompileError: compiling 'wrong.cu': ...
         """
+        _stack(stack)  # before the compiler takes its time
         image = compile_source(
             _check.text("source", source),
             _check.name("name", name),
@@ -356,7 +381,7 @@ class Client(Scope):
             self._daemon.architecture,
             _registers(max_registers),
         )
-        return self.load(image, name=name)
+        return self.load(image, name=name, stack=stack)
 
     def empty(self, shape: int | Sequence[int], dtype: npt.DTypeLike = "float32") -> Buffer:
         """A buffer with unspecified contents.
@@ -642,6 +667,11 @@ def _shape_of(shape: object) -> tuple[int, ...]:
 def _registers(most: int | None) -> int | None:
     """`max_registers` of `Client.load` and `Client.compile`."""
     return None if most is None else _check.integer("max_registers", most, 1, _MOST_REGISTERS)
+
+
+def _stack(least: int | None) -> int | None:
+    """`stack` of `Client.load` and `Client.compile`."""
+    return None if least is None else _check.integer("stack", least, 1, _MOST_BYTES)
 
 
 def _dtype_of(dtype: object) -> np.dtype:

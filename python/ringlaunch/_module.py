@@ -288,6 +288,11 @@ class Kernel(_core.Kernel):
         return _core.kernel_resources(self)[1]
 
     @property
+    def stack_bytes(self) -> int:
+        """`stack` of `Client.load` or `Client.compile`, with which its module was loaded; 0: without."""
+        return _core.kernel_resources(self)[5]
+
+    @property
     def static_shared_bytes(self) -> int:
         """Shared memory of a block that the kernel declares itself."""
         return _core.kernel_resources(self)[2]

@@ -428,11 +428,11 @@ py::tuple kernel_attributes(const py::object& self) {
                           own.programmatic);
 }
 
-// (registers, local_bytes, static_shared_bytes, max_dynamic_shared_bytes, max_threads)
+// (registers, local_bytes, static_shared_bytes, max_dynamic_shared_bytes, max_threads, stack_bytes)
 py::tuple kernel_resources(const py::object& self) {
     const ringlaunch::Kernel& kernel = kernel_of(self).kernel;
     return py::make_tuple(kernel.registers(), kernel.local_bytes(), kernel.static_shared_bytes(),
-                          kernel.max_dynamic_shared_bytes(), kernel.max_threads());
+                          kernel.max_dynamic_shared_bytes(), kernel.max_threads(), kernel.stack_bytes());
 }
 
 class ClientHandle {
@@ -466,12 +466,13 @@ class ClientHandle {
 
     ModuleHandle load(const py::bytes& image, const std::string& name,
                       const std::vector<std::pair<std::string, std::vector<PyParam>>>& declared,
-                      std::uint32_t max_registers) const {
+                      std::uint32_t max_registers, std::uint64_t stack_bytes) const {
         check_open(*session_, "loading a module");
         LoadOptions options;
         for (const auto& [kernel, params] : declared)
             options.signatures.push_back({kernel, params_of(params)});
         options.max_registers = max_registers;
+        options.stack_bytes = stack_bytes;
         const std::string_view view = image;
         std::vector<std::byte> bytes(view.size());
         std::memcpy(bytes.data(), view.data(), view.size());
@@ -652,7 +653,7 @@ PYBIND11_MODULE(_core, module) {
     py::class_<PinnedHandle>(module, "PinnedHandle", py::buffer_protocol()).def_buffer(&PinnedHandle::bytes);
     py::class_<ClientHandle>(module, "ClientHandle")
         .def("load", &ClientHandle::load, py::arg("image"), py::arg("name"), py::arg("signatures"),
-             py::arg("max_registers"))
+             py::arg("max_registers"), py::arg("stack_bytes"))
         .def("stream", &ClientHandle::stream, py::arg("type"), py::arg("ring_slots"), py::arg("rerun"),
              py::arg("priority"), py::arg("name"))
         .def("alloc", &ClientHandle::alloc, py::arg("type"), py::arg("bytes"))

@@ -78,6 +78,12 @@ TEST(Daemon, LaunchesWhatAClientEnqueuesAndTheResultIsRight) {
     EXPECT_EQ(modules[0]["users"], 1);
     EXPECT_EQ(modules[0]["kernels"].size(), 3u);
     EXPECT_THAT(daemon.run({"kernels"}).text, HasSubstr("add(pointer, pointer, pointer, float32, int32)"));
+    EXPECT_EQ(modules[0]["kernels"][0]["stack_bytes"], 0);
+    EXPECT_THAT(daemon.run({"kernels"}).text, Not(HasSubstr("stack")));
+    std::uint64_t deep = 0;
+    client.load(TEST_KERNELS_PATH, &deep, 8192);
+    EXPECT_THAT(daemon.run({"kernels"}).text, HasSubstr("[stack=8192]"));
+    EXPECT_EQ(daemon.run({"kernels", "--json"}).json()["modules"][1]["kernels"][0]["stack_bytes"], 8192);
     const auto sessions = daemon.run({"sessions", "--json"}).json()["sessions"];
     ASSERT_EQ(sessions.size(), 1u);
     EXPECT_EQ(sessions[0]["pid"], ::getpid());

@@ -189,17 +189,19 @@ class RawClient {
 
     // The ids of the module's kernels, by name.
     std::vector<std::pair<std::string, std::uint64_t>> load(const std::string& path,
-                                                            std::uint64_t* module = nullptr) {
+                                                            std::uint64_t* module = nullptr,
+                                                            std::uint64_t stack_bytes = 0) {
         std::ifstream file(path, std::ios::binary);
         const std::vector<char> bytes{std::istreambuf_iterator<char>(file), {}};
         const UniqueFd image = make_image("test kernels", std::as_bytes(std::span(bytes)));
-        Received answer = ask(schema::Request::LoadModule,
-                              [&](flatbuffers::FlatBufferBuilder& builder) {
-                                  return schema::CreateLoadModule(
-                                             builder, builder.CreateString("test kernels"), bytes.size())
-                                      .Union();
-                              },
-                              {image.get()});
+        Received answer =
+            ask(schema::Request::LoadModule,
+                [&](flatbuffers::FlatBufferBuilder& builder) {
+                    return schema::CreateLoadModule(builder, builder.CreateString("test kernels"),
+                                                    bytes.size(), 0, 0, stack_bytes)
+                        .Union();
+                },
+                {image.get()});
         std::vector<std::pair<std::string, std::uint64_t>> kernels;
         const schema::ModuleLoaded* loaded = expect(answer, answer->answer_as_ModuleLoaded());
         if (module != nullptr) *module = loaded->module_id();

@@ -68,6 +68,8 @@ def test_version_says_program_and_protocol_in_text_and_json(cli):
         (["serve", "--max-staging", "1"], "--max-staging"),
         (["serve", "--max-image", "-1"], "-1 is too small: 4 KiB or more"),
         (["serve", "--max-image", "0"], "0 is too small"),
+        (["serve", "--max-stack", "0"], "0 is too small: 1 KiB or more"),
+        (["serve", "--max-stack", "-1"], "--max-stack"),
         (["serve", "--max-graphs", "0"], "0 is too few: 1 or more"),
         (["serve", "--max-graph-bytes", "0"], "0 is too small"),
         (["serve", "--max-ring-slots", "100"], "100 is no power of two"),

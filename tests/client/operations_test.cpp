@@ -783,6 +783,27 @@ TEST(Null, a_kernel_with_too_many_parameters_refuses_itself_and_not_its_module) 
     EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
 }
 
+TEST(Null, a_module_has_the_stack_that_it_asks_for_up_to_the_limit) {
+    Daemon daemon("null");
+    Client client = daemon.connect();
+    LoadOptions options;
+    EXPECT_EQ(client.load_file(TEST_KERNELS, options).kernel("none").stack_bytes(), 0u);
+    options.stack_bytes = 16 << 10;
+    const Kernel deep = client.load_file(TEST_KERNELS, options).kernel("none");
+    EXPECT_EQ(deep.stack_bytes(), 16u << 10);
+    KernelAttributes early;
+    early.programmatic = true;
+    EXPECT_EQ(deep.with_attributes(early).stack_bytes(), 16u << 10);
+    options.stack_bytes = 1 << 20;
+    try {
+        static_cast<void>(client.load_file(TEST_KERNELS, options));
+        ADD_FAILURE() << "no Error was thrown";
+    } catch (const Error& error) {
+        EXPECT_EQ(error.status(), Status::limit_reached);
+        EXPECT_THAT(error.what(), AllOf(HasSubstr("stack of 1048576 bytes"), HasSubstr("--max-stack")));
+    }
+}
+
 TEST(Null, a_round_trip_may_be_asked_for_again_and_again) {
     Daemon daemon("null");
     Client client = daemon.connect();

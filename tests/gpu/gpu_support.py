@@ -1,5 +1,7 @@
 """What the tests on a GPU share."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -36,3 +38,22 @@ def stopped(stream, busy=()):
         if not busy:
             time.sleep(0.001)
     return stream.status
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def executor(client) -> int:
+    """The process of its daemon's only executor."""
+    return _children(client.daemon.pid)[0]
+
+
+def kill_executor(client) -> None:
+    """Ends it, as an operator might, and returns when there is another."""
+    dying = _children(client.daemon.pid)
+    os.kill(dying[0], signal.SIGKILL)
+    end = time.monotonic() + WATCHDOG_S
+    while _children(client.daemon.pid) in ([], dying):
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gpu_support import WATCHDOG_S
+from gpu_support import MASK, WATCHDOG_S, WORK, A, executor, kill_executor
 
 import ringlaunch as rl
 from ringlaunch import _compile, _nvrtc
@@ -302,3 +302,148 @@ def test_a_kernel_recurses_as_deep_as_its_daemon_gives_stack(serve_gpu):
             with pytest.raises(rl.StreamStopped):
                 stream.synchronize(timeout=WATCHDOG_S)
             stream.close()
+
+
+# Beside a recursion whose depth its code does not say: a frame of 4 KiB that it does, and none at all.
+STACKS = (
+    RECURSIVE
+    + """
+extern "C" __global__ void framed(int* out, const volatile int* in) {
+    volatile int frame[1024];
+    for (int i = 0; i < 1024; ++i) frame[(i * 37) & 1023] = in[0] + i;
+    int sum = 0;
+    for (int i = 0; i < 1024; i += 64) sum += frame[(i + in[1]) & 1023];
+    out[threadIdx.x] = sum;
+}
+RINGLAUNCH_EXPORT(framed)
+extern "C" __global__ void count(unsigned* word) { *word += 1; }
+RINGLAUNCH_EXPORT(count)
+"""
+)
+GIVEN = (5, 3)  # what they read
+SHALLOW, DEEP, DEEPER = 2, 100, 220  # recursions that take less than 1 KiB of stack, some 10 KiB, some 20
+
+
+def _recursed(depth: int) -> int:
+    return sum(GIVEN[0] + n for n in range(depth + 1))
+
+
+def _framed() -> int:
+    frame = [0] * 1024
+    for i in range(1024):
+        frame[(i * 37) & 1023] = GIVEN[0] + i
+    return sum(frame[(i + GIVEN[1]) & 1023] for i in range(0, 1024, 64))
+
+
+class _Rounds:
+    """Kernels of a module again and again on a stream of their own, in one of the ways that the driver has."""
+
+    def __init__(self, client, module, depth: int, way: str, blocks: int = 264):
+        self.module, self.depth, self.way, self.blocks = module, depth, way, blocks
+        self.stream = client.stream(name=way)
+        self.given = client.array(np.array(GIVEN, np.int32))
+        self.deep, self.framed = client.zeros(64, np.int32), client.zeros(64, np.int32)
+        self.word, self.counted = client.zeros(1, np.uint32), 0
+        client.synchronize(WATCHDOG_S)
+        self.graph = None
+        if way == "graph":
+            with self.stream.record() as self.graph:
+                self._launch()
+
+    def _launch(self) -> None:
+        module, stream = self.module, self.stream
+        module["recurse"][self.blocks, 64](self.deep, self.given, self.depth, stream=stream)
+        module["count"][1, 1](self.word, stream=stream)
+        module["framed"][self.blocks, 64](self.framed, self.given, stream=stream)
+
+    def run(self) -> None:
+        self.deep.fill(0, stream=self.stream)
+        self.framed.fill(0, stream=self.stream)
+        times = 40 if self.way == "waited" else 200
+        for _ in range(times):
+            if self.graph is None:
+                self._launch()
+            else:
+                self.graph.launch()
+            if self.way == "waited":
+                self.stream.synchronize(timeout=WATCHDOG_S)
+        self.stream.synchronize(timeout=WATCHDOG_S)
+        self.counted += times
+        assert list(self.deep.numpy(stream=self.stream)) == [_recursed(self.depth)] * 64
+        assert list(self.framed.numpy(stream=self.stream)) == [_framed()] * 64
+        assert int(self.word.numpy(stream=self.stream)[0]) == self.counted
+
+
+# plain: each launch by itself; waited: graphs of one node; backlog: chains; graph: a user's.
+WAYS = ["plain", "waited", "backlog", "graph"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_kernel_recurses_as_deep_as_its_module_asked_for(serve_gpu, way):
+    with serve_gpu() as socket, rl.connect(socket=socket, start=False, coalesce=way != "plain") as client:
+        # What is made before anybody asks goes on in the middle of it: other kernels, and this source's own.
+        before = _Rounds(client, client.compile(STACKS, name="stacks.cu"), SHALLOW, way)
+        before.run()
+        module = client.compile(STACKS, name="stacks.cu", stack=16 << 10)
+        assert module["recurse"].stack_bytes == 16 << 10
+        deep = _Rounds(client, module, DEEP, way)
+        deep.run()
+        before.run()
+        # Another asks for more, of which all threads have theirs moved.
+        deeper = _Rounds(client, client.compile(STACKS, name="stacks.cu", stack=32 << 10), DEEPER, way)
+        for each in (deeper, deep, before, deeper):
+            each.run()
+        kill_executor(client)
+        for each in (deep, deeper, before, deep):
+            each.run()
+
+
+def test_a_stack_that_came_with_another_modules_launches_in_flight(serve_gpu):
+    """Launches wait while it is raised, none is lost or doubled, and nobody's executor is ended for it."""
+    with (
+        serve_gpu() as socket,
+        rl.connect(socket=socket, start=False) as client,
+        rl.connect(socket=socket, start=False) as neighbour,
+    ):
+        pid = executor(client)
+        image = _compile.compile_source(STACKS, "stacks.cu", [], "cuda", client.daemon.architecture)
+        work = neighbour.compile(WORK, name="work.cu")
+        stream, word = neighbour.stream(), neighbour.zeros(1, np.uint32)
+        neighbour.synchronize(WATCHDOG_S)
+        expected = 0
+        for stack in (2048, 4096, 8192, 16384):
+            work["pause"][1, 1](500_000, stream=stream)
+            for value in range(2000):
+                work["step"][1, 1](word, A, value, stream=stream)
+                expected = (expected * A + value) & MASK
+            module = client.load(image, name="stacks.cu", stack=stack)
+        _Rounds(client, module, DEEP, "backlog").run()
+        stream.synchronize(timeout=WATCHDOG_S)
+        assert int(word.numpy(stream=stream)[0]) == expected
+        # Longer than launches are made to wait.
+        work["pause"][1, 1](9_000_000, stream=stream)
+        work["step"][1, 1](word, A, 1, stream=stream)
+        with pytest.raises(rl.Timeout, match=r"'stacks\.cu': a stack of 32768 bytes.*not within 5000 ms"):
+            client.load(image, name="stacks.cu", stack=32 << 10)
+        stream.synchronize(timeout=WATCHDOG_S)
+        assert int(word.numpy(stream=stream)[0]) == (expected * A + 1) & MASK
+        _Rounds(client, client.load(image, name="stacks.cu", stack=32 << 10), DEEPER, "backlog").run()
+        assert executor(client) == pid
+
+
+def test_a_stack_for_which_the_device_has_no_room_is_refused_and_changes_nothing(serve_gpu):
+    with serve_gpu("--max-stack", "1MiB") as socket, rl.connect(socket=socket, start=False) as client:
+        pid = executor(client)
+        module = client.compile(STACKS, name="stacks.cu", stack=16 << 10)
+        refused = r"'huge': .*stack of 1048576 bytes for each of the \d+ threads that fit on .*enough for at most \d+"
+        with pytest.raises(rl.OutOfMemory, match=refused):
+            client.compile(STACKS, name="huge", stack=1 << 20)
+        _Rounds(client, module, DEEP, "backlog").run()
+        assert executor(client) == pid
+
+
+def test_a_stack_beyond_the_daemons_limit_is_refused(serve_gpu):
+    with serve_gpu("--max-stack", "4KiB") as socket, rl.connect(socket=socket, start=False) as client:
+        with pytest.raises(rl.LimitReached, match=r"stack of 4097 bytes.*at most 4096 bytes \(--max-stack\)"):
+            client.compile(STACKS, name="stacks.cu", stack=4097)
+        assert client.compile(STACKS, name="stacks.cu", stack=4096)["count"].stack_bytes == 4096

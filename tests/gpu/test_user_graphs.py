@@ -1,13 +1,10 @@
 """Users' graphs on a GPU: results are exact, updates stand where they were made, restarts and faults lose neither."""
 
-import os
-import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from gpu_support import MASK, WATCHDOG_S, WORK, A, stopped
+from gpu_support import MASK, WATCHDOG_S, WORK, A, kill_executor, stopped
 
 import ringlaunch as rl
 
@@ -164,10 +161,6 @@ def test_an_unloaded_module_and_a_graph_of_another_go_on(client, kernels):
     assert int(word.numpy(stream=stream)[0]) == 102
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 @pytest.mark.parametrize("on_restart", ["rerun", "stop"])
 def test_a_killed_executor_leaves_graphs_as_their_updates_left_them(serve_gpu, on_restart):
     with serve_gpu() as socket, rl.connect(socket=socket, start=False) as client:
@@ -188,17 +181,9 @@ def test_a_killed_executor_leaves_graphs_as_their_updates_left_them(serve_gpu, o
                 expected[at + 1] = (int(expected[at]) * A + at) & MASK
                 at += 1
 
-        def kill():
-            dying = _children(client.daemon.pid)
-            os.kill(dying[0], signal.SIGKILL)
-            end = time.monotonic() + WATCHDOG_S
-            while _children(client.daemon.pid) in ([], dying):
-                assert time.monotonic() < end
-                time.sleep(0.01)
-
         launch(200)
         stream.synchronize(WATCHDOG_S)
-        kill()
+        kill_executor(client)
         graph.launch()  # the last link again: the update has outlived its executor
         stream.synchronize(WATCHDOG_S)
         assert list(cells.numpy(stream=stream)[: at + 1]) == list(expected[: at + 1])
@@ -206,7 +191,7 @@ def test_a_killed_executor_leaves_graphs_as_their_updates_left_them(serve_gpu, o
             kernels["pause"][1, 1](300_000, stream=stream)
             first = at
             launch(50)
-            kill()
+            kill_executor(client)
             if on_restart == "stop":
                 assert stopped(stream).status in ("executor_killed", "suspect")
                 stream.resume(rerun=True)

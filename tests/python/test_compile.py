@@ -6,6 +6,7 @@ import stat
 
 import numpy as np
 import pytest
+from support import Daemon
 
 import ringlaunch as rl
 from ringlaunch import _compile, _nvrtc
@@ -85,6 +86,55 @@ def test_registers_of_a_hosts_object_cannot_be_limited(client):
         client.load(build(), name="small", max_registers=32)
     client.load(build(), name="small")["nothing"][1, 1]()
     client.synchronize()
+
+
+def test_a_module_has_the_stack_that_it_asks_for(client):
+    assert client.compile(SOURCE, name="k.cu")["nothing"].stack_bytes == 0
+    for kernel in (
+        client.compile(SOURCE, name="k.cu", stack=16384)["nothing"],
+        client.load(build(), name="deep", stack=np.int64(16384))["nothing"],
+    ):
+        assert kernel.stack_bytes == 16384
+        assert kernel.with_attributes(programmatic=True).stack_bytes == 16384
+        kernel[1, 1]()
+    client.synchronize()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (0, rl.OutOfRange),
+        (-1, rl.OutOfRange),
+        (2**64, rl.OutOfRange),
+        ("16", rl.ParamTypeError),
+        (1.5, rl.ParamTypeError),
+    ],
+)
+def test_a_stack_that_cannot_be_is_refused_before_anything_is_compiled(cache, compilations, client, wrong, error):
+    with pytest.raises(error, match=r"^stack: expected an integer"):
+        client.compile(SOURCE, stack=wrong)
+    assert not compilations
+    with pytest.raises(error, match=r"^stack: expected an integer"):
+        client.load(build(), stack=wrong)
+
+
+def test_a_stack_beyond_the_daemons_limit_is_refused(client):
+    with pytest.raises(rl.LimitReached, match=r"deep with a stack of 32769 bytes.*at most 32768 bytes \(--max-stack\)"):
+        client.load(build(), name="deep", stack=32769)
+    with pytest.raises(rl.LimitReached, match=r"k\.cu with a stack of 9223372036854775807 bytes"):
+        client.compile(SOURCE, name="k.cu", stack=2**63 - 1)
+
+
+def test_a_thread_of_the_host_driver_has_no_more_stack_than_the_system_gives():
+    daemon = Daemon("host", "--max-stack", "1TiB")
+    try:
+        with daemon.connect() as client:
+            with pytest.raises(rl.Unsupported, match=r"'deep': .*so one of 549755813888 cannot be had.*ulimit -s"):
+                client.load(build(), name="deep", stack=2**39)
+            client.load(build(), name="deep")["nothing"][1, 1]()
+            client.synchronize()
+    finally:
+        daemon.stop()
 
 
 def test_nvrtc_is_told_the_limit_of_registers(nvrtc):

@@ -53,6 +53,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"max_memory_bytes", [&] { u64(options.limits.max_memory_bytes); }},
         {"max_staging_bytes", [&] { u64(options.limits.max_staging_bytes); }},
         {"max_image_bytes", [&] { u64(options.limits.max_image_bytes); }},
+        {"max_stack_bytes", [&] { u64(options.limits.max_stack_bytes); }},
         {"max_graphs", [&] { u32(options.limits.max_graphs); }},
         {"max_graph_bytes", [&] { u64(options.limits.max_graph_bytes); }},
         {"messages_per_second", [&] { u32(options.limits.messages_per_second); }},
@@ -70,6 +71,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"ping_timeout_ms", [&] { u64(options.ping_timeout_ms); }},
         {"close_timeout_ms", [&] { u64(options.close_timeout_ms); }},
         {"drain_timeout_ms", [&] { u64(options.drain_timeout_ms); }},
+        {"stack_bytes", [&] { u64(options.stack_bytes); }},
         {"max_in_flight", [&] { u32(options.max_in_flight); }},
         {"nofile",
          [&] {

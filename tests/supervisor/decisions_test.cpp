@@ -1,12 +1,14 @@
 // Ids, rates, fault domains, and how a death is read.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <set>
 
 #include "daemon/supervisor/death.hpp"
 #include "daemon/supervisor/ids.hpp"
+#include "daemon/supervisor/image_digest.hpp"
 #include "daemon/supervisor/peer.hpp"
 #include "daemon/supervisor/placement.hpp"
 #include "daemon/supervisor/rate_limit.hpp"
@@ -42,6 +44,40 @@ TEST(Ids, LeaveAnIndexWhoseGenerationsAreUsedUp) {
     EXPECT_EQ(last >> 32, IdAllocator::kMaxGeneration);
     ids.give_back(last);
     EXPECT_EQ(static_cast<std::uint32_t>(ids.take()), 1u);
+}
+
+std::string digest_of(const std::string& image, const std::vector<DeclaredSignature>& signatures,
+                      std::uint32_t max_registers, std::uint64_t stack_bytes) {
+    const UniqueFd file = make_memfd("image", image.size());
+    EXPECT_EQ(::pwrite(file.get(), image.data(), image.size(), 0), static_cast<ssize_t>(image.size()));
+    return image_digest(file, image.size(), signatures, max_registers, stack_bytes);
+}
+
+TEST(ImageDigest, DiffersForWhateverAnImageIsLoadedWith) {
+    const std::vector<DeclaredSignature> declared{{"k", {{schema::ParamType::Int32, 0, 4, ""}}}};
+    const std::set<std::string> digests{digest_of("image", {}, 0, 0),       digest_of("imagf", {}, 0, 0),
+                                        digest_of("image", declared, 0, 0), digest_of("image", {}, 32, 0),
+                                        digest_of("image", {}, 0, 32),      digest_of("image", {}, 32, 32),
+                                        digest_of("image", declared, 0, 32)};
+    EXPECT_EQ(digests.size(), 7u);
+    EXPECT_TRUE(digests.contains(digest_of("image", {}, 0, 32)));
+}
+
+// What follows an image in the digest, put into the image itself.
+TEST(ImageDigest, CannotBeHadWithAnotherImage) {
+    const std::vector<DeclaredSignature> declared{{"k", {{schema::ParamType::Int32, 0, 4, ""}}}};
+    std::string longer = "image";
+    const auto add = [&](std::uint64_t number) {
+        longer.append(reinterpret_cast<const char*>(&number), sizeof number);
+    };
+    add(1);
+    add(1);
+    longer += "k";
+    for (const std::uint64_t number : {std::uint64_t{1}, static_cast<std::uint64_t>(schema::ParamType::Int32),
+                                       std::uint64_t{0}, std::uint64_t{4}})
+        add(number);
+    // The empty name's length is what the longer one has as its number of signatures.
+    EXPECT_NE(digest_of("image", declared, 32, 0), digest_of(longer, {}, 32, 0));
 }
 
 TEST(RateLimit, LetsASecondsWorthThroughAndThenFillsSteadily) {

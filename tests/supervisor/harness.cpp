@@ -357,11 +357,12 @@ void SessionClient::close_stream(std::uint64_t id) {
     EXPECT_EQ(closed.status(), Status::ok) << closed.text();
 }
 
-Answer SessionClient::try_load(const UniqueFd& image, std::uint64_t bytes, const std::string& name) {
+Answer SessionClient::try_load(const UniqueFd& image, std::uint64_t bytes, const std::string& name,
+                               std::uint64_t stack_bytes) {
     return ask(schema::Request::LoadModule,
                [&](flatbuffers::FlatBufferBuilder& builder) {
                    const auto called = builder.CreateString(name);
-                   return schema::CreateLoadModule(builder, called, bytes).Union();
+                   return schema::CreateLoadModule(builder, called, bytes, 0, 0, stack_bytes).Union();
                },
                {image.get()});
 }

@@ -142,7 +142,8 @@ class SessionClient : public RawClient {
     Answer try_open_stream(std::uint32_t slots = 256);
     void close_stream(std::uint64_t id);
     // Loads an object; kernel() finds its kernels.
-    Answer try_load(const UniqueFd& image, std::uint64_t bytes, const std::string& name = "test");
+    Answer try_load(const UniqueFd& image, std::uint64_t bytes, const std::string& name = "test",
+                    std::uint64_t stack_bytes = 0);
     void load_file(const std::string& path);
     std::uint64_t kernel(const std::string& name) const;
     Answer try_alloc(std::uint64_t bytes);

@@ -2,9 +2,11 @@
 // signals.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <optional>
 
 #include "tests/supervisor/harness.hpp"
 
@@ -629,6 +631,40 @@ TEST(Restart, AModuleThatKillsItsLoaderIsRefusedAndCountsAgainstItsSession) {
     ASSERT_TRUE(neighbour.client.next_epoch(*stream));
     EXPECT_TRUE(stream->reaches(neighbour.append(*stream, 1)));
     EXPECT_NE(client.alloc(100).address, 0u);
+}
+
+// The host driver's threads have the stack that the limit says where their executor starts.
+TEST(Restart, TheNextExecutorGivesModulesTheirStack) {
+    const Daemon daemon({"driver=host", "max_stack_bytes=8388608", "first_delay_ms=1", "max_delay_ms=20"});
+    SessionClient client(daemon.socket());
+    const auto stream = client.open_stream();
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_KERNELS, bytes);
+    const rlimit before{8u << 20, 8u << 20}, less{2u << 20, 8u << 20};
+    ASSERT_EQ(::prlimit(daemon.pid(), RLIMIT_STACK, &before, nullptr), 0);
+    const auto restart = [&] { return ::kill(daemon.executor(), SIGKILL) == 0; };
+    ASSERT_TRUE(restart());
+    ASSERT_TRUE(client.next_epoch(*stream));
+    const Answer loaded = client.try_load(image, bytes, "deep", 4u << 20);
+    ASSERT_EQ(loaded.status(), Status::ok) << loaded.text();
+    ASSERT_TRUE(restart());
+    ASSERT_TRUE(client.next_epoch(*stream)) << "there is enough of it";
+
+    ASSERT_EQ(::prlimit(daemon.pid(), RLIMIT_STACK, &less, nullptr), 0);
+    ASSERT_TRUE(restart());
+    RawClient operators(daemon.socket());
+    operators.hello(kProtocolVersion, true);
+    std::string death;
+    EXPECT_TRUE(eventually([&] {
+        const Answer status = operators.ask(
+            schema::Request::GetStatus,
+            [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); });
+        const auto* executors = status->answer_as_DaemonStatus()->executors();
+        death = executors->size() == 1 ? executors->Get(0)->last_death()->str() : "";
+        return death.find("so one of 4194304 cannot be had") != death.npos;
+    })) << death;
+    ASSERT_EQ(::prlimit(daemon.pid(), RLIMIT_STACK, &before, nullptr), 0);
+    EXPECT_TRUE(eventually([&] { return client.try_alloc(64).status() == Status::ok; }));
 }
 
 TEST(Restart, RequestsThatWereUnderWayAreAnsweredByTheNextExecutor) {

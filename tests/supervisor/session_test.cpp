@@ -328,6 +328,66 @@ TEST(Modules, AreLoadedOnceAndSharedByContent) {
     EXPECT_EQ(one.ask(schema::Request::UnloadModule, unload).status(), Status::not_found);
 }
 
+TEST(Modules, OfAnotherStackAreOtherModulesAndSayWhatTheyHave) {
+    const Daemon daemon;
+    SessionClient client(daemon.socket());
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_KERNELS, bytes);
+    const auto cached = [&](std::uint64_t stack_bytes) {
+        const Answer loaded = client.try_load(image, bytes, "test", stack_bytes);
+        EXPECT_EQ(loaded.status(), Status::ok) << loaded.text();
+        for (const schema::KernelInfo* kernel : *loaded->answer_as_ModuleLoaded()->kernels())
+            EXPECT_EQ(kernel->stack_bytes(), stack_bytes);
+        return loaded->answer_as_ModuleLoaded()->cached();
+    };
+    EXPECT_FALSE(cached(0));
+    EXPECT_FALSE(cached(4096));
+    EXPECT_FALSE(cached(8192));
+    EXPECT_TRUE(cached(4096));
+    EXPECT_TRUE(cached(0));
+
+    const Answer loaded = client.try_load(image, bytes, "test", 4096);
+    const std::uint64_t kernel = loaded->answer_as_ModuleLoaded()->kernels()->Get(0)->id();
+    const Answer configured =
+        client.ask(schema::Request::ConfigureKernel, [&](flatbuffers::FlatBufferBuilder& builder) {
+            const auto cluster = schema::CreateKernelAttributes(builder, 2);
+            return schema::CreateConfigureKernel(builder, kernel, cluster).Union();
+        });
+    ASSERT_EQ(configured.status(), Status::ok) << configured.text();
+    EXPECT_EQ(configured->answer_as_KernelConfigured()->kernel()->stack_bytes(), 4096u);
+
+    const Answer kernels = client.ask(
+        schema::Request::GetKernels,
+        [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetKernels(builder).Union(); });
+    std::multiset<std::uint64_t> stacks;
+    for (const schema::LoadedModule* module : *kernels->answer_as_Kernels()->modules())
+        stacks.insert(module->kernels()->Get(0)->stack_bytes());
+    EXPECT_EQ(stacks, (std::multiset<std::uint64_t>{0, 4096, 8192}));
+}
+
+TEST(Limits, OfStacksAreSaid) {
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_KERNELS, bytes);
+    const Daemon usual;
+    SessionClient client(usual.socket());
+    EXPECT_EQ(client.try_load(image, bytes, "deep", 32 << 10).status(), Status::ok);
+    const Answer refused = client.try_load(image, bytes, "deep", (32 << 10) + 1);
+    EXPECT_EQ(refused.status(), Status::limit_reached);
+    EXPECT_TRUE(says(refused, "module deep with a stack of 32769 bytes")) << refused.text();
+    EXPECT_TRUE(says(refused, "at most 32768 bytes (--max-stack)")) << refused.text();
+    EXPECT_EQ(client.try_load(image, bytes, "deep", ~std::uint64_t{0}).status(), Status::limit_reached);
+
+    const Daemon small({"max_stack_bytes=2048"});
+    SessionClient other(small.socket());
+    EXPECT_EQ(other.try_load(image, bytes, "deep", 2048).status(), Status::ok);
+    EXPECT_EQ(other.try_load(image, bytes, "deep", 2049).status(), Status::limit_reached);
+    // What every thread has anyway may be asked for.
+    const Daemon large({"max_stack_bytes=2048", "stack_bytes=8192"});
+    SessionClient third(large.socket());
+    EXPECT_EQ(third.try_load(image, bytes, "deep", 8192).status(), Status::ok);
+    EXPECT_EQ(third.try_load(image, bytes, "deep", 8193).status(), Status::limit_reached);
+}
+
 TEST(Modules, WhoseImagesAreNotSealedOrNoImagesAreRefused) {
     const Daemon daemon({"driver=host"});
     SessionClient client(daemon.socket());

@@ -56,7 +56,7 @@ std::vector<Bytes> right_messages() {
         const auto params = builder.CreateVector(&param, 1);
         const auto signature = schema::CreateSignature(builder, builder.CreateString("kernel"), params);
         const auto signatures = builder.CreateVector(&signature, 1);
-        return schema::CreateLoadModule(builder, builder.CreateString("module"), 4096, signatures);
+        return schema::CreateLoadModule(builder, builder.CreateString("module"), 4096, signatures, 32, 4096);
     });
     add(Request::UnloadModule,
         [](FlatBufferBuilder& builder) { return schema::CreateUnloadModule(builder, 7); });

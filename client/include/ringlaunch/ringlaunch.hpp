@@ -97,6 +97,13 @@ struct LoadOptions {
     // which the GPU's driver compiles; an image that is compiled already is refused with it
     // (Error{unsupported}).
     std::uint32_t max_registers = 0;
+    // The least stack that each thread of its kernels has, beyond what their code says they need: for kernels
+    // that recurse; 0: what the daemon gives. A GPU has one size for all kernels, so it is raised for
+    // everybody, once all that is in flight there has completed, and stays until the daemon's executor ends.
+    // Error{limit_reached}: more than the daemon allows (--max-stack); Error{out_of_memory}: more than the
+    // device has room for; Error{timed_out}: the device was at work all the while; Error{unsupported}: more
+    // than the device, or a thread of the host driver, can have.
+    std::uint64_t stack_bytes = 0;
 };
 
 struct DaemonInfo {
@@ -239,6 +246,7 @@ class Kernel {
     std::uint32_t max_threads() const;
     std::uint32_t registers() const;    // of a thread; 0: not known
     std::uint32_t local_bytes() const;  // of a thread: its stack, and registers that were spilled
+    std::uint64_t stack_bytes() const;  // LoadOptions::stack_bytes of its module
     std::uint32_t static_shared_bytes() const;
     std::uint32_t max_dynamic_shared_bytes() const;
     const KernelAttributes& attributes() const;
