@@ -1,8 +1,6 @@
 // The stack of each thread on a GPU, beyond what a kernel's code says. CUDA has one size for all kernels of a
 // context, and room for it for every thread that fits on the device, running or not. It is only ever raised:
-// graphs were made for what there was, and CUDA does not say what becomes of one whose kernels find less.
-// What is raised is no matter to them, for no kernel is in a graph before its module has the stack that it
-// was loaded with.
+// what becomes of a graph whose kernels find less than there was when it was made, CUDA does not say.
 #pragma once
 
 #include <cstdint>

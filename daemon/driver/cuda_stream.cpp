@@ -233,6 +233,11 @@ void CudaStream::forget(const Module& module) noexcept {
     graphs_->forget(module);
 }
 
+void CudaStream::forget_all() noexcept {
+    if (enter_context(context_) != CUDA_SUCCESS || !graphs_) return;
+    graphs_->forget_all();
+}
+
 Status CudaStream::launch_graph(Graph& graph, std::uint64_t position, std::uint64_t end) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return Status::driver_failed;
     const auto& mine = static_cast<const CudaGraph&>(graph);

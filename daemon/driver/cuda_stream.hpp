@@ -44,6 +44,7 @@ class CudaStream : public Stream {
     Status launch(const Launch& launch) noexcept override;
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override;
     void forget(const Module& module) noexcept override;
+    void forget_all() noexcept override;
     Status launch_graph(Graph& graph, std::uint64_t position, std::uint64_t end) noexcept override;
     Status copy(const Copy& copy) noexcept override;
     Status fill(const Fill& fill) noexcept override;

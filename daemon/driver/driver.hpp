@@ -213,6 +213,8 @@ class Stream {
     // The module is about to be destroyed, and nothing of it is in flight: what was kept of its kernels to
     // launch them faster goes.
     virtual void forget(const Module&) noexcept {}
+    // The same of all modules: their kernels' threads got another stack. Nothing is in flight.
+    virtual void forget_all() noexcept {}
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
     // Everything in it, in its order, as one operation.

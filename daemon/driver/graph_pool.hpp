@@ -109,6 +109,11 @@ class GraphPool {
         forget_those([&](const Kernel* known) { return known == &kernel; });
     }
 
+    // The same for all kernels.
+    void forget_all() noexcept {
+        forget_those([](const Kernel*) { return true; });
+    }
+
     // A kernel has shown that it will come again.
     static constexpr std::uint32_t kLaunchesBeforeGraph = 4;
     // Of one stream.

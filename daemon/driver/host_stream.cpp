@@ -554,6 +554,10 @@ void HostStream::forget(const Module& module) noexcept {
     if (graphs_) graphs_->forget(module);
 }
 
+void HostStream::forget_all() noexcept {
+    if (graphs_) graphs_->forget_all();
+}
+
 Status HostStream::copy(const Copy& copy) noexcept {
     Op* const op = state_->place(copy.position, copy.end);
     if (op == nullptr) return Status::ring_full;

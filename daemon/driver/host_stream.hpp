@@ -114,6 +114,7 @@ class HostStream final : public Stream {
     bool notify_at(std::uint64_t position) noexcept override;
     bool drain(std::uint64_t timeout_ns) noexcept override;
     void forget(const Module& module) noexcept override;
+    void forget_all() noexcept override;
 
   private:
     struct State;

@@ -66,6 +66,9 @@ class NullStream final : public Stream {
     void forget(const Module& module) noexcept override {
         if (graphs_) graphs_->forget(module);
     }
+    void forget_all() noexcept override {
+        if (graphs_) graphs_->forget_all();
+    }
     Status launch_graph(Graph& graph, std::uint64_t, std::uint64_t end) noexcept override {
         const GraphSequence& sequence = static_cast<HostGraph&>(graph).now();
         for (std::size_t i = 0; i < sequence.size(); ++i) {

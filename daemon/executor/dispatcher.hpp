@@ -93,6 +93,8 @@ class Dispatcher {
 
     // The module is about to be unloaded; nothing of it is in flight.
     void forget(const driver::Module& module) noexcept;
+    // Nothing is in flight: see driver::Stream::forget_all.
+    void forget_all() noexcept;
     // Issues nothing more before let_issue() was called as often. What is in flight completes.
     void hold_issue() noexcept;
     void let_issue() noexcept { --issue_holds_; }

@@ -132,6 +132,11 @@ void Dispatcher::forget(const driver::Module& module) noexcept {
         if (stream->driver_stream != nullptr) stream->driver_stream->forget(module);
 }
 
+void Dispatcher::forget_all() noexcept {
+    for (StreamPort* stream : streams_)
+        if (stream->driver_stream != nullptr) stream->driver_stream->forget_all();
+}
+
 void Dispatcher::hold_issue() noexcept {
     ++issue_holds_;
     for (StreamPort* stream : streams_) stream->force_complete = true;

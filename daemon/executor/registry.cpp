@@ -192,7 +192,10 @@ void Registry::give_stack(std::uint64_t bytes, std::uint64_t patience_ns, Answer
         expect_barrier({[this, bytes, go_on] {
                             try {
                                 // Somebody else may have asked for more meanwhile.
-                                if (!driver_.has_stack(bytes)) driver_.give_stack(bytes);
+                                if (!driver_.has_stack(bytes)) {
+                                    driver_.give_stack(bytes);
+                                    thread_.call([](Dispatcher& dispatcher) { dispatcher.forget_all(); });
+                                }
                             } catch (...) {
                                 go_on();
                                 throw;

@@ -318,6 +318,23 @@ TEST_F(GraphPoolTest, NoGraphKnowsAModuleThatIsForgotten) {
     EXPECT_EQ(budget.left(), kPlenty);
 }
 
+TEST_F(GraphPoolTest, AllGraphsAreForgottenAndMadeAgain) {
+    Pool pool(LoggedGraphs(log), budget);
+    while (pool.launch_chain(backlog_of(4)) == 0) {
+    }
+    Launch foreign = launch_of(0);
+    foreign.kernel = other.kernels()[0];
+    while (!pool.launch(foreign)) {
+    }
+    EXPECT_EQ(log.alive.size(), 2u);
+    pool.forget_all();
+    EXPECT_TRUE(log.alive.empty());
+    EXPECT_EQ(budget.left(), kPlenty);
+    EXPECT_FALSE(pool.launch(foreign));
+    for (int i = 0; i < 10; ++i) static_cast<void>(pool.launch(foreign));
+    EXPECT_EQ(log.alive.size(), 1u);
+}
+
 // Whatever fails, runs or is too long: each launch is given on once and in its order, and no byte of the
 // budget is lost.
 TEST_F(GraphPoolTest, AnythingAtRandomKeepsOrderAndBudget) {

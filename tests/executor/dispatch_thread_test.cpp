@@ -414,6 +414,7 @@ TEST(Stack, IsGivenOnceNothingIsInFlightAndWhatComesMeanwhileWaits) {
     EXPECT_EQ(rig.answers[2].first, Status::ok);
     EXPECT_EQ(rig.driver.stack, 4096u) << "the largest";
     EXPECT_EQ(rig.driver.stack_changes, 1);
+    EXPECT_EQ(rig.stream->forgotten, 1) << "graphs that were made before are made anew";
     rig.work();
     EXPECT_EQ(rig.client.issued(), 2u);
     EXPECT_EQ(rig.registry.tick(~std::uint64_t{0}), -1) << "nothing is waited for";
@@ -436,6 +437,7 @@ TEST(Stack, ThatTheDriverRefusesLeavesEverythingAsItWas) {
     rig.put_fill();
     rig.work();
     EXPECT_EQ(rig.client.issued(), 3u) << "what cannot be had holds nobody up";
+    EXPECT_EQ(rig.stream->forgotten, 0);
     EXPECT_EQ(rig.driver.stack, 1024u);
 }
 

@@ -214,6 +214,7 @@ class ScriptedStream final : public driver::Stream {
         show();
         return true;
     }
+    void forget_all() noexcept override { ++forgotten; }
     bool drain(std::uint64_t) noexcept override { return true; }
     bool publishes() const noexcept override { return driver_.publishes; }
     void publish() noexcept override {
@@ -235,6 +236,7 @@ class ScriptedStream final : public driver::Stream {
     std::vector<std::vector<std::uint32_t>> graphs;  // the words of each graph launched
     std::vector<std::uint64_t> asked, notified;
     std::size_t longest_chain = 0;
+    int forgotten = 0;
 
   private:
     Status take(Operation operation) noexcept {

@@ -304,21 +304,25 @@ def test_a_kernel_recurses_as_deep_as_its_daemon_gives_stack(serve_gpu):
             stream.close()
 
 
-# Beside a recursion whose depth its code does not say: a frame of 4 KiB that it does, and none at all.
-STACKS = (
-    RECURSIVE
-    + """
-extern "C" __global__ void framed(int* out, const volatile int* in) {
+# Beside a recursion whose depth its code does not say: a frame of 4 KiB that it does, and none at all. Several of each,
+# so that a backlog of them can be in no order that comes again.
+COPIES = 8
+STACKS = RECURSIVE + "".join(
+    f"""
+extern "C" __global__ void recurse{i}(int* out, const int* in, int n) {{ out[threadIdx.x] = deeper(n, in); }}
+RINGLAUNCH_EXPORT(recurse{i})
+extern "C" __global__ void framed{i}(int* out, const volatile int* in) {{
     volatile int frame[1024];
     for (int i = 0; i < 1024; ++i) frame[(i * 37) & 1023] = in[0] + i;
     int sum = 0;
     for (int i = 0; i < 1024; i += 64) sum += frame[(i + in[1]) & 1023];
     out[threadIdx.x] = sum;
-}
-RINGLAUNCH_EXPORT(framed)
-extern "C" __global__ void count(unsigned* word) { *word += 1; }
-RINGLAUNCH_EXPORT(count)
+}}
+RINGLAUNCH_EXPORT(framed{i})
+extern "C" __global__ void count{i}(unsigned* word) {{ *word += 1; }}
+RINGLAUNCH_EXPORT(count{i})
 """
+    for i in range(COPIES)
 )
 GIVEN = (5, 3)  # what they read
 SHALLOW, DEEP, DEEPER = 2, 100, 220  # recursions that take less than 1 KiB of stack, some 10 KiB, some 20
@@ -339,22 +343,33 @@ class _Rounds:
     """Kernels of a module again and again on a stream of their own, in one of the ways that the driver has."""
 
     def __init__(self, client, module, depth: int, way: str, blocks: int = 264):
-        self.module, self.depth, self.way, self.blocks = module, depth, way, blocks
+        self.depth, self.way, self.blocks = depth, way, blocks
         self.stream = client.stream(name=way)
         self.given = client.array(np.array(GIVEN, np.int32))
         self.deep, self.framed = client.zeros(64, np.int32), client.zeros(64, np.int32)
         self.word, self.counted = client.zeros(1, np.uint32), 0
         client.synchronize(WATCHDOG_S)
+        self.kernels = {name: module[name] for name in module}
+        self.random = np.random.default_rng(depth)
         self.graph = None
         if way == "graph":
-            with self.stream.record() as self.graph:
+            with self.stream.record() as graph:
                 self._launch()
+            self.graph, self.counted = graph, 0
 
     def _launch(self) -> None:
-        module, stream = self.module, self.stream
-        module["recurse"][self.blocks, 64](self.deep, self.given, self.depth, stream=stream)
-        module["count"][1, 1](self.word, stream=stream)
-        module["framed"][self.blocks, 64](self.framed, self.given, stream=stream)
+        order = [("recurse", 0), ("count", 0), ("framed", 0)]
+        if self.way == "disorder":
+            order = [(order[kind][0], copy) for kind, copy in self.random.integers((0, 0), (3, COPIES), (24, 2))]
+        for kind, copy in order:
+            kernel = self.kernels[f"{kind}{copy}"]
+            if kind == "recurse":
+                kernel[self.blocks, 64](self.deep, self.given, self.depth, stream=self.stream)
+            elif kind == "framed":
+                kernel[self.blocks, 64](self.framed, self.given, stream=self.stream)
+            else:
+                kernel[1, 1](self.word, stream=self.stream)
+                self.counted += self.graph is None
 
     def run(self) -> None:
         self.deep.fill(0, stream=self.stream)
@@ -365,17 +380,17 @@ class _Rounds:
                 self._launch()
             else:
                 self.graph.launch()
+                self.counted += 1
             if self.way == "waited":
                 self.stream.synchronize(timeout=WATCHDOG_S)
         self.stream.synchronize(timeout=WATCHDOG_S)
-        self.counted += times
         assert list(self.deep.numpy(stream=self.stream)) == [_recursed(self.depth)] * 64
         assert list(self.framed.numpy(stream=self.stream)) == [_framed()] * 64
         assert int(self.word.numpy(stream=self.stream)[0]) == self.counted
 
 
-# plain: each launch by itself; waited: graphs of one node; backlog: chains; graph: a user's.
-WAYS = ["plain", "waited", "backlog", "graph"]
+# plain: each launch by itself; waited: graphs of one node; backlog: chains; disorder: mixed chains; graph: a user's.
+WAYS = ["plain", "waited", "backlog", "disorder", "graph"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -446,4 +461,4 @@ def test_a_stack_beyond_the_daemons_limit_is_refused(serve_gpu):
     with serve_gpu("--max-stack", "4KiB") as socket, rl.connect(socket=socket, start=False) as client:
         with pytest.raises(rl.LimitReached, match=r"stack of 4097 bytes.*at most 4096 bytes \(--max-stack\)"):
             client.compile(STACKS, name="stacks.cu", stack=4097)
-        assert client.compile(STACKS, name="stacks.cu", stack=4096)["count"].stack_bytes == 4096
+        assert client.compile(STACKS, name="stacks.cu", stack=4096)["count0"].stack_bytes == 4096
