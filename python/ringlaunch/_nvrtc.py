@@ -20,12 +20,30 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_FUNCTIONS = (
+    "nvrtcVersion",
+    "nvrtcGetErrorString",
+    "nvrtcCreateProgram",
+    "nvrtcCompileProgram",
+    "nvrtcGetProgramLogSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetCUBIN",
+    "nvrtcDestroyProgram",
+)
+
+
 class Nvrtc:
     """The library, loaded from `path`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._library = ctypes.CDLL(path)
+        if lacking := [name for name in _FUNCTIONS if not hasattr(self._library, name)]:
+            raise Unsupported(
+                f"{path} is not an NVRTC that can be used: it has no {', no '.join(lacking)}; name the library "
+                "libnvrtc.so (CUDA 12 or later) with $RINGLAUNCH_NVRTC"
+            )
         self._library.nvrtcGetErrorString.restype = ctypes.c_char_p
         major, minor = ctypes.c_int(), ctypes.c_int()
         self._check(self._library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor)), "asking NVRTC its version")
@@ -42,12 +60,14 @@ class Nvrtc:
             spelled = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
             result = self._library.nvrtcCompileProgram(program, len(options), spelled)
             if result != 0:
-                log = self._read(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0")
+                read = self._read(program, "nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0")
+                log = read.decode(errors="replace").strip()
                 said = self._library.nvrtcGetErrorString(result).decode()
-                raise CompileError(
-                    f"compiling {name!r} with NVRTC {self.version} ({' '.join(options)}): {said}\n"
-                    f"{log.decode(errors='replace')}"
+                error = CompileError(
+                    f"compiling {name!r} with NVRTC {self.version} ({' '.join(options)}): {said}\n{log}"
                 )
+                error.log = log
+                raise error
             return self._read(program, "nvrtcGetCUBINSize", "nvrtcGetCUBIN")
         finally:
             self._library.nvrtcDestroyProgram(ctypes.byref(program))

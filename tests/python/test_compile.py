@@ -261,8 +261,28 @@ def test_for_a_gpu_nvrtc_makes_a_cubin_of_the_daemons_architecture(nvrtc):
 
 
 def test_for_a_gpu_an_error_carries_the_compilers_log(nvrtc):
-    with pytest.raises(rl.CompileError, match=r"k\.cu.*undefined_here"):
+    with pytest.raises(rl.CompileError, match=r"k\.cu.*undefined_here") as caught:
         _compile.compile_source("__global__ void f() { undefined_here(); }", "k.cu", (), "cuda", "sm_90")
+
+    assert caught.value.log.startswith("k.cu(1): error")
+    assert "undefined_here" in caught.value.log
+
+
+@pytest.mark.parametrize("driver", ["host", "cuda"])
+@pytest.mark.parametrize("what", ["source", "name", "options"])
+def test_a_nul_is_refused_before_a_compiler_ends_at_it(client, monkeypatch, driver, what):
+    monkeypatch.setattr(client, "_daemon", client.daemon._replace(driver=driver, architecture="sm_90"))
+    given = {"source": SOURCE + "\0 garbage"} if what == "source" else {"source": SOURCE, what: "k\0.cu"}
+    given["options"] = ["-D\0"] if what == "options" else []
+    with pytest.raises(rl.InvalidArgument, match=rf"{what}.*: expected text without NUL characters"):
+        client.compile(given.pop("source"), **given)
+
+
+def test_another_library_is_not_taken_for_nvrtc(monkeypatch):
+    _nvrtc.load.cache_clear()
+    monkeypatch.setenv("RINGLAUNCH_NVRTC", "libc.so.6")
+    with pytest.raises(rl.Unsupported, match=r"libc\.so\.6 is not an NVRTC.*no nvrtcVersion, no nvrtcGetErrorString"):
+        build(driver="cuda")
 
 
 def test_without_nvrtc_the_error_says_what_to_install(monkeypatch):
