@@ -12,12 +12,14 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "daemon/cli/control_client.hpp"
 #include "daemon/cli/driver_choice.hpp"
+#include "daemon/cli/find_nvrtc.hpp"
 #include "daemon/cli/format.hpp"
 #include "daemon/cli/table.hpp"
 #include "daemon/cli/text.hpp"
@@ -150,14 +152,16 @@ std::string limit_text(rlim_t limit) {
     return limit == RLIM_INFINITY ? "unlimited" : format_bytes(limit);
 }
 
+// Nothing of the daemon's own is locked, and NVIDIA's open kernel module pins what CUDA registers without
+// counting it (os_lock_user_pages()).
 Finding check_memlock() {
     rlimit limit{};
     ::getrlimit(RLIMIT_MEMLOCK, &limit);
-    const std::string found = "limit " + limit_text(limit.rlim_cur);
-    if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= (8u << 20))
-        return {Verdict::ok, "memlock", found + ": what a driver pins fits", ""};
-    return {Verdict::warn, "memlock", found + ": a driver that counts what it pins may refuse staging memory",
-            "raise it: ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit"};
+    return {Verdict::ok, "memlock",
+            "limit " + limit_text(limit.rlim_cur) +
+                ": the daemon locks nothing, and what CUDA pins for it (staging memory) is not known to be "
+                "counted",
+            ""};
 }
 
 Finding check_open_files() {
@@ -201,6 +205,11 @@ Finding check_cores() {
             "give it 2 cores or more; with one, serve --spin-us 0"};
 }
 
+std::string environment(const char* name, const char* otherwise) {
+    const char* value = std::getenv(name);
+    return value != nullptr && *value != 0 ? value : otherwise;
+}
+
 // The first line that a program prints; empty where it cannot be run.
 std::string first_line_of(const char* command) {
     std::string line;
@@ -216,13 +225,15 @@ std::string first_line_of(const char* command) {
     return printable(line);
 }
 
+// As python/ringlaunch/_compile.py chooses it.
 Finding check_compiler() {
-    const std::string line = first_line_of("${CXX:-g++} --version 2>/dev/null");
+    const std::string name = environment("RINGLAUNCH_CXX", "g++");
+    const std::string line = first_line_of("\"${RINGLAUNCH_CXX:-g++}\" --version 2>/dev/null");
     if (!line.empty())
         return {Verdict::ok, "C++ compiler", line + ": client.compile() works with the host driver", ""};
     return {Verdict::warn, "C++ compiler",
-            "neither $CXX nor g++ can be run: client.compile() does not work with the host driver",
-            "apt install g++ (ready-made modules load without it)"};
+            printable(name) + " cannot be run: client.compile() does not work with the host driver",
+            "apt install g++, or name a compiler with $RINGLAUNCH_CXX (ready-made modules load without it)"};
 }
 
 Finding check_host_driver() {
@@ -233,14 +244,21 @@ Finding check_host_driver() {
     return {Verdict::missing, "host driver", why, "use --driver null or cuda"};
 }
 
-void check_cuda(std::vector<Finding>& findings, bool required) {
+// What is there of a GPU, and whether the daemon will run kernels on it. Gives the devices' architectures.
+std::vector<std::string> check_cuda(std::vector<Finding>& findings, bool required) {
     const Verdict lacking = required ? Verdict::missing : Verdict::warn;
+    const std::string instead = required ? "" : ": kernels run on the CPU, by the host driver";
+    const driver::CudaProbe probe = driver::probe_cuda(
+        kCudaProbeTimeout, cuda_is_built_in() ? driver::ProbeDepth::open : driver::ProbeDepth::list);
     std::string nodes, bad;
     for (const driver::DeviceNode& node : driver::cuda_device_nodes()) {
         if (node.exists) nodes += (nodes.empty() ? "" : ", ") + node.path;
         if (node.exists && !node.usable) bad += (bad.empty() ? "" : ", ") + node.path;
     }
-    if (nodes.empty())
+    if (nodes.empty() && probe.usable())
+        findings.push_back({Verdict::ok, "CUDA devices",
+                            "no /dev/nvidia*, and the CUDA driver does without (as it does under WSL)", ""});
+    else if (nodes.empty())
         findings.push_back(
             {lacking, "CUDA devices", "no /dev/nvidia*: this machine or container shows no NVIDIA GPU",
              "on a machine with one: load the NVIDIA module; in a container: docker run --gpus all"});
@@ -250,32 +268,78 @@ void check_cuda(std::vector<Finding>& findings, bool required) {
     else
         findings.push_back({Verdict::ok, "CUDA devices", nodes + ": readable and writable", ""});
 
-    const driver::CudaProbe probe = driver::probe_cuda(kCudaProbeTimeout);
     if (!probe.usable()) {
-        findings.push_back({lacking, "CUDA driver",
-                            probe.missing + (required ? "" : ": kernels run on the CPU, by the host driver"),
-                            probe.advice});
-        return;
+        findings.push_back({lacking, "CUDA driver", probe.missing + instead, probe.advice});
+        return {};
     }
     std::string found = "CUDA " + driver::cuda_version_text(probe.driver_version) + ", " +
                         plural(probe.devices.size(), "device") + ":";
+    std::vector<std::string> architectures;
+    std::size_t refused = 0;
     for (std::size_t i = 0; i < probe.devices.size(); ++i) {
         const driver::CudaDeviceFound& device = probe.devices[i];
         found += (i == 0 ? " " : ", ") + std::to_string(i) + " " + device.name + " (" + device.architecture +
                  ", " + format_bytes(device.memory_bytes) + ")";
+        refused += device.refusal.empty() ? 0 : 1;
+        architectures.push_back(device.architecture);
     }
-    if (cuda_is_built_in())
-        findings.push_back({Verdict::ok, "CUDA driver", found + ": kernels run there", ""});
-    else
+    if (!cuda_is_built_in()) {
         findings.push_back({lacking, "CUDA driver",
-                            found + ", but this ringlaunchd was built without the cuda driver",
+                            found + ", but this ringlaunchd was built without the cuda driver" + instead,
                             "build with cuda.h at hand"});
+        return {};
+    }
+    if (refused == 0) {
+        findings.push_back({Verdict::ok, "CUDA driver", found + ": kernels run there", ""});
+        return architectures;
+    }
+    findings.push_back({Verdict::ok, "CUDA driver", found, ""});
+    for (std::size_t i = 0; i < probe.devices.size(); ++i) {
+        const std::string subject = "CUDA device " + std::to_string(i);
+        // The first one's executor is there from the beginning: without it there is no daemon with CUDA.
+        if (const std::string& why = probe.devices[i].refusal; why.empty())
+            findings.push_back({Verdict::ok, subject, "kernels run there", ""});
+        else
+            findings.push_back(
+                {lacking, subject, why + (i == 0 ? instead : ""),
+                 i == 0 ? "nvidia-smi shows how the device is; others serve alone with --devices N"
+                        : "nvidia-smi shows how the device is; clients of others do not need it"});
+    }
+    return architectures;
+}
+
+// NVRTC, where python/ringlaunch/_nvrtc.py looks for it: a client may run in another environment than this.
+Finding check_nvrtc(const std::vector<std::string>& architectures, bool required) {
+    const Nvrtc nvrtc = find_nvrtc();
+    if (!nvrtc.path.empty()) {
+        std::string cannot;
+        for (const std::string& each : architectures)
+            if (!nvrtc.compiles_for(each)) cannot = each;
+        if (cannot.empty())
+            return {Verdict::ok, "NVRTC",
+                    nvrtc.version + " (" + printable(nvrtc.path) +
+                        "): client.compile() works with the cuda driver",
+                    ""};
+        return {required ? Verdict::missing : Verdict::warn, "NVRTC",
+                nvrtc.version + " (" + printable(nvrtc.path) + ") does not compile for " + cannot,
+                "pip install a newer nvidia-cuda-nvrtc, or name one with $RINGLAUNCH_NVRTC"};
+    }
+    const std::string lacking =
+        printable(nvrtc.why_not) + ": client.compile() does not work with the cuda driver";
+    const std::string advice =
+        "pip install nvidia-cuda-nvrtc where the client runs, or name the library with $RINGLAUNCH_NVRTC "
+        "(ready-made modules load without it)";
+    if (architectures.empty() && !required)
+        return {Verdict::ok, "NVRTC", printable(nvrtc.why_not) + ": only compiling for a GPU needs it", ""};
+    return {Verdict::warn, "NVRTC", lacking, advice};
 }
 
 ExitCode examine(const DoctorOptions& options) {
     const Terminal terminal = Terminal::of_stdout();
     std::vector<Finding> findings;
-    check_cuda(findings, options.driver == DriverChoice::cuda);  // forks: before anything else
+    const bool required = options.driver == DriverChoice::cuda;
+    const std::vector<std::string> architectures = check_cuda(findings, required);  // forks: before all else
+    findings.push_back(check_nvrtc(architectures, required));
     std::vector<Finding> first;
     try {
         const SocketPlace place = find_socket(options.ask.socket);
@@ -294,8 +358,7 @@ ExitCode examine(const DoctorOptions& options) {
     first.push_back(check_cores());
     first.push_back(check_compiler());
     Finding host = check_host_driver();
-    if (options.driver == DriverChoice::cuda && host.verdict == Verdict::missing)
-        host.verdict = Verdict::warn;
+    if (required && host.verdict == Verdict::missing) host.verdict = Verdict::warn;
     first.push_back(host);
     findings.insert(findings.begin(), first.begin(), first.end());
 

@@ -54,55 +54,70 @@ std::string why_not_host() {
 #endif
 }
 
-ChosenDriver choose_driver(DriverChoice choice, std::vector<int> devices) {
-    const auto refuse = [](const std::string& text) { throw CommandError(ExitCode::driver_unusable, text); };
+namespace {
+
+[[noreturn]] void refuse(const std::string& text) {
+    throw CommandError(ExitCode::driver_unusable, text);
+}
+
+// Empty where every device that is wanted is among the first `count`.
+std::string why_not_all(const std::vector<int>& devices, std::size_t count) {
+    for (const int device : devices)
+        if (static_cast<std::size_t>(device) >= count)
+            return "there is no device " + std::to_string(device) + ", only 0 to " +
+                   std::to_string(count - 1);
+    return "";
+}
+
+// A driver that pretends its devices.
+ChosenDriver pretending(schema::DriverKind kind, const std::string& reason, const std::vector<int>& devices) {
+    if (const std::string why = why_not_all(devices, driver::kHostDevices); !why.empty())
+        refuse("the " + std::string(driver_name(kind)) + " driver cannot be used: " + why);
+    return {kind, reason, devices.empty() ? std::vector<int>{0} : devices};
+}
+
+}  // namespace
+
+ChosenDriver choose_without_cuda(const std::string& no_cuda, const std::vector<int>& devices) {
+    const std::string no_host = why_not_host();
+    if (!no_host.empty())
+        refuse("no driver can be used: not cuda (" + no_cuda + "), nor host (" + no_host +
+               "); `--driver null` runs nothing");
+    return pretending(schema::DriverKind::Host, "no CUDA here (" + no_cuda + "), so kernels run on the CPU",
+                      devices);
+}
+
+ChosenDriver choose_driver(DriverChoice choice, const std::vector<int>& devices) {
     std::vector<int> all_of_cuda;
-    // Empty where every device that is wanted is among the first `count`.
-    const auto why_not_all = [&devices](std::size_t count) -> std::string {
-        for (const int device : devices)
-            if (static_cast<std::size_t>(device) >= count)
-                return "there is no device " + std::to_string(device) + ", only 0 to " +
-                       std::to_string(count - 1);
-        return "";
-    };
+    // Not whether a device can be opened, which takes long: its executor finds out.
     const auto why_not_cuda = [&]() -> std::string {
         if (!cuda_is_built_in()) return "this ringlaunchd was built without the cuda driver";
-        const driver::CudaProbe probe = driver::probe_cuda(kCudaProbeTimeout);
+        const driver::CudaProbe probe = driver::probe_cuda(kCudaProbeTimeout, driver::ProbeDepth::list);
         if (!probe.usable()) return probe.missing + ": " + probe.advice;
         for (std::size_t i = 0; i < probe.devices.size(); ++i) all_of_cuda.push_back(static_cast<int>(i));
-        return why_not_all(probe.devices.size());
+        return why_not_all(devices, probe.devices.size());
     };
-    const auto chosen = [&](schema::DriverKind kind, const std::string& reason) {
-        if (kind != schema::DriverKind::Cuda) {
-            if (const std::string why = why_not_all(driver::kHostDevices); !why.empty())
-                refuse("the " + std::string(driver_name(kind)) + " driver cannot be used: " + why);
-            if (devices.empty()) devices = {0};
-        }
-        return ChosenDriver{kind, reason, devices.empty() ? all_of_cuda : devices};
+    const auto cuda = [&](const std::string& reason) {
+        return ChosenDriver{schema::DriverKind::Cuda, reason, devices.empty() ? all_of_cuda : devices};
     };
     switch (choice) {
         case DriverChoice::null:
-            return chosen(schema::DriverKind::Null, "asked for: kernels are accepted and not run");
+            return pretending(schema::DriverKind::Null, "asked for: kernels are accepted and not run",
+                              devices);
         case DriverChoice::host:
             if (const std::string why = why_not_host(); !why.empty())
                 refuse("the host driver cannot be used: " + why);
-            return chosen(schema::DriverKind::Host, "asked for");
+            return pretending(schema::DriverKind::Host, "asked for", devices);
         case DriverChoice::cuda:
             if (const std::string why = why_not_cuda(); !why.empty())
                 refuse("the cuda driver cannot be used: " + why +
                        " (`ringlaunchd doctor --driver cuda` says more)");
-            return chosen(schema::DriverKind::Cuda, "asked for");
+            return cuda("asked for");
         case DriverChoice::automatic:
             break;
     }
     const std::string no_cuda = why_not_cuda();
-    if (no_cuda.empty()) return chosen(schema::DriverKind::Cuda, "a CUDA device is usable");
-    const std::string no_host = why_not_host();
-    if (no_host.empty())
-        return chosen(schema::DriverKind::Host, "no CUDA here (" + no_cuda + "), so kernels run on the CPU");
-    refuse("no driver can be used: not cuda (" + no_cuda + "), nor host (" + no_host +
-           "); `--driver null` runs nothing");
-    return {};
+    return no_cuda.empty() ? cuda("the CUDA driver shows a device") : choose_without_cuda(no_cuda, devices);
 }
 
 }  // namespace ringlaunch::cli

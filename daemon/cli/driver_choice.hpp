@@ -29,6 +29,8 @@ struct ChosenDriver {
 // `automatic` takes cuda where it is usable, else host. `devices` empty: all of cuda's, the first of another.
 // Throws CommandError{driver_unusable} that says what is missing. Forks, so call it while the process has one
 // thread.
-ChosenDriver choose_driver(DriverChoice choice, std::vector<int> devices);
+ChosenDriver choose_driver(DriverChoice choice, const std::vector<int>& devices);
+// What `automatic` takes where cuda cannot be used, for the reason `no_cuda`. Does not fork.
+ChosenDriver choose_without_cuda(const std::string& no_cuda, const std::vector<int>& devices);
 
 }  // namespace ringlaunch::cli

@@ -141,6 +141,27 @@ void fill_standard_descriptors() {
     }
 }
 
+// Sets the driver and what depends on it.
+void serve_with(const ChosenDriver& driver, SupervisorOptions& supervisor) {
+    supervisor.driver = driver.kind;
+    supervisor.devices = driver.devices;
+    spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
+    if (driver.kind == schema::DriverKind::Host &&
+        !(supervisor.allow_uids.empty() && supervisor.allow_gids.empty()))
+        spdlog::warn(
+            "the host driver runs its clients' native code as user {}, so it serves that user only: "
+            "--allow-uid "
+            "and --allow-gid change nothing",
+            ::getuid());
+
+    if (supervisor.fault_dumps && driver.kind != schema::DriverKind::Cuda) {
+        spdlog::info("--fault-dumps changes nothing with the {} driver", driver_name(driver.kind));
+        supervisor.fault_dumps = false;
+    }
+    if (supervisor.stack_bytes != 0 && driver.kind != schema::DriverKind::Cuda)
+        spdlog::info("--stack changes nothing with the {} driver", driver_name(driver.kind));
+}
+
 ExitCode serve(ServeOptions options, char* const* argv) {
     fill_standard_descriptors();
     // What is larger than files may be here (ulimit -f) is refused with an error; executors inherit it.
@@ -161,7 +182,8 @@ ExitCode serve(ServeOptions options, char* const* argv) {
     }
     refuse_second_daemon(place);
     // Forks: before any thread.
-    const ChosenDriver driver = choose_driver(options.driver, parse_devices(options.devices));
+    const std::vector<int> devices = parse_devices(options.devices);
+    const ChosenDriver driver = choose_driver(options.driver, devices);
     try {
         if (!check_socket_folder(place, true))
             throw CommandError(ExitCode::refused, "the socket's folder " + socket_folder(place) +
@@ -172,34 +194,27 @@ ExitCode serve(ServeOptions options, char* const* argv) {
     }
     set_up_log(options.log);
     spdlog::info("ringlaunchd {} (protocol {}), pid {}", RINGLAUNCH_VERSION, kProtocolVersion, ::getpid());
-    spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
     if (!not_sealed.empty())
         spdlog::warn(
             "another process of user {} can reach the memory of this daemon's processes while they start: {}",
             ::getuid(), not_sealed);
-    if (driver.kind == schema::DriverKind::Host &&
-        !(supervisor.allow_uids.empty() && supervisor.allow_gids.empty()))
-        spdlog::warn(
-            "the host driver runs its clients' native code as user {}, so it serves that user only: "
-            "--allow-uid "
-            "and --allow-gid change nothing",
-            ::getuid());
-
-    if (supervisor.fault_dumps && driver.kind != schema::DriverKind::Cuda) {
-        spdlog::info("--fault-dumps changes nothing with the {} driver", driver_name(driver.kind));
-        supervisor.fault_dumps = false;
-    }
-    if (supervisor.stack_bytes != 0 && driver.kind != schema::DriverKind::Cuda)
-        spdlog::info("--stack changes nothing with the {} driver", driver_name(driver.kind));
-
     supervisor.socket_path = place.path;
     supervisor.executor_arguments = {"executor", "--log-level", options.log.level};
     if (!options.log.file.empty())
         supervisor.executor_arguments.insert(supervisor.executor_arguments.end(),
                                              {"--log-file", options.log.file});
     supervisor.make_folder = !place.named;
-    supervisor.driver = driver.kind;
-    supervisor.devices = driver.devices;
+    serve_with(driver, supervisor);
+    if (options.driver == DriverChoice::automatic && driver.kind == schema::DriverKind::Cuda)
+        supervisor.on_unusable = [devices](SupervisorOptions& changed, const std::string& why) {
+            try {
+                serve_with(choose_without_cuda(why, devices), changed);
+                return true;
+            } catch (const CommandError& error) {
+                spdlog::error("{}", error.what());
+                return false;
+            }
+        };
     supervisor.spin_ns = static_cast<std::uint64_t>(options.spin_us * 1000);
     supervisor.coalesce = !options.no_coalesce;
     supervisor.kernel_timeout_ms = static_cast<std::uint64_t>(std::ceil(options.kernel_timeout_s * 1000));

@@ -17,22 +17,29 @@ CudaApi load() {
                     std::string("CUDA needs libcuda.so.1, which comes with NVIDIA's driver: ") + ::dlerror() +
                         "; install the driver, or have a daemon serve with --driver host");
     CudaApi api;
+    constexpr std::size_t kNamed = 3;
     std::string missing;
+    std::size_t lacking = 0;
     // Two steps, so that cuda.h's macros name the versioned symbol.
 #define RINGLAUNCH_CUDA_SYMBOL(name) #name
 #define RINGLAUNCH_CUDA_LOAD(name)                                                                         \
     api.name##_ = reinterpret_cast<decltype(api.name##_)>(::dlsym(library, RINGLAUNCH_CUDA_SYMBOL(name))); \
-    if (api.name##_ == nullptr)                                                                            \
+    if (api.name##_ == nullptr && ++lacking <= kNamed)                                                     \
         missing += std::string(missing.empty() ? "" : ", ") + RINGLAUNCH_CUDA_SYMBOL(name);
     RINGLAUNCH_CUDA_FUNCTIONS(RINGLAUNCH_CUDA_LOAD)
 #undef RINGLAUNCH_CUDA_LOAD
 #undef RINGLAUNCH_CUDA_SYMBOL
-    if (!missing.empty())
-        throw Error(
-            Status::unsupported,
-            "libcuda.so.1 is too old, it lacks " + missing +
-                "; update NVIDIA's driver (12.4 or later), or have a daemon serve with --driver host");
-    return api;
+    if (lacking == 0) return api;
+    if (lacking > kNamed) missing += " and " + std::to_string(lacking - kNamed) + " more";
+    int version = 0;
+    const bool told = api.cuDriverGetVersion_ != nullptr && api.cuDriverGetVersion_(&version) == CUDA_SUCCESS;
+    throw Error(Status::unsupported,
+                "libcuda.so.1 " +
+                    (told ? "(for CUDA " + std::to_string(version / 1000) + "." +
+                                std::to_string(version % 1000 / 10) + ") "
+                          : std::string()) +
+                    "lacks functions of CUDA 12.4: " + missing +
+                    "; update NVIDIA's driver to 550 or later, or have a daemon serve with --driver host");
 }
 
 }  // namespace

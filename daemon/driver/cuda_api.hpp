@@ -22,6 +22,8 @@ namespace ringlaunch::driver {
     X(cuDeviceGetCount)                   \
     X(cuDeviceGetName)                    \
     X(cuDeviceGetAttribute)               \
+    X(cuDeviceGetPCIBusId)                \
+    X(cuDeviceTotalMem)                   \
     X(cuDeviceCanAccessPeer)              \
     X(cuDevicePrimaryCtxRetain)           \
     X(cuDevicePrimaryCtxRelease)          \

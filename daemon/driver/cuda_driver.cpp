@@ -19,8 +19,11 @@
 #include "daemon/driver/cuda_stack.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "daemon/driver/cuda_stream.hpp"
+#include "daemon/driver/device_memory.hpp"
 #include "daemon/driver/image_module.hpp"
 #include "schema/error.hpp"
+#include "schema/pages.hpp"
+#include "schema/segment.hpp"
 
 namespace ringlaunch::driver {
 
@@ -66,6 +69,8 @@ class CudaDriver : public Driver {
     void reserve(std::uint64_t base);
     void start_writers(const CudaOptions& options);
     void release() noexcept;
+    std::string why_no_context(CUresult refused) const;
+    void try_staging();
 
     const CudaApi& api_;
     DeviceInfo info_;
@@ -125,7 +130,9 @@ void CudaDriver::open(int ordinal, const CudaOptions& options) {
                         " cannot export memory as file descriptors, which the cuda driver needs "
                         "so that a fault loses nobody's data; serve with --driver host");
 
-    check_cuda(api_.cuDevicePrimaryCtxRetain_(&context_, device_), "cannot make a context on " + info_.name);
+    if (const CUresult made = api_.cuDevicePrimaryCtxRetain_(&context_, device_); made != CUDA_SUCCESS)
+        check_cuda(made, "cannot make a context on " + info_.name + " (" + why_no_context(made) + ")",
+                   Status::unsupported);
     enter();
     stack_.emplace(device_, info_.name, api_);
     try {
@@ -161,6 +168,36 @@ void CudaDriver::open(int ordinal, const CudaOptions& options) {
     completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!completion_fd_) throw Error(Status::driver_error, "cannot make the eventfd of completions");
     if (dumps_) dumps_->wake_with(completion_fd_.get());
+    try_staging();
+}
+
+// What keeps it from having one, and what to do.
+std::string CudaDriver::why_no_context(CUresult refused) const {
+    int mode = CU_COMPUTEMODE_DEFAULT;
+    api_.cuDeviceGetAttribute_(&mode, CU_DEVICE_ATTRIBUTE_COMPUTE_MODE, device_);
+    if (mode == CU_COMPUTEMODE_PROHIBITED)
+        return "its compute mode is Prohibited: nvidia-smi -c DEFAULT changes that";
+    if (mode == CU_COMPUTEMODE_EXCLUSIVE_PROCESS && refused != CUDA_ERROR_OUT_OF_MEMORY)
+        return "its compute mode is Exclusive_Process and another process has it: end that one, or allow "
+               "several with nvidia-smi -c DEFAULT";
+    if (refused != CUDA_ERROR_OUT_OF_MEMORY)
+        return "nvidia-smi shows what it is busy with, and whether it is well";
+    char bus[32] = {};
+    if (api_.cuDeviceGetPCIBusId_(bus, sizeof bus, device_) == CUDA_SUCCESS)
+        if (const auto memory = device_memory(bus))
+            return std::to_string(memory->free_bytes) + " of its " + std::to_string(memory->total_bytes) +
+                   " bytes are free, and a context takes some 500 MiB: nvidia-smi shows whose they are";
+    std::size_t total = 0;
+    api_.cuDeviceTotalMem_(&total, device_);
+    return "others use nearly all of its " + std::to_string(total) +
+           " bytes, and a context takes some 500 MiB: nvidia-smi shows whose they are";
+}
+
+// Whether clients and device will meet in memory: said here rather than at the first client's copy.
+void CudaDriver::try_staging() {
+    const UniqueFd segment = make_memfd("trial", kPageBytes);
+    seal(segment, Sealing::shared, "a trial of staging memory");
+    CudaStaging(*staging_, kStagingBase, segment, kPageBytes);
 }
 
 // None where a fault is to be found by its launch: one record is at work at a time then.

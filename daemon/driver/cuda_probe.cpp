@@ -12,9 +12,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <filesystem>
+#include <memory>
 #include <string_view>
 
+#include "daemon/driver/driver.hpp"
 #include "schema/unique_fd.hpp"
 
 namespace ringlaunch::driver {
@@ -36,10 +39,11 @@ constexpr int kNoDevice = 100;
 constexpr int kSystemDriverMismatch = 803;
 constexpr int kLeastVersion = 12040;  // the first that has all of cuda_api.hpp
 
-// What the child says: lines of "key value". One write at the end, so that a child that dies halfway says
-// nothing.
+// What the child says: lines of "key value". Written in whole steps, so that of a child that dies or hangs it
+// is known which step that was.
 class Report {
   public:
+    explicit Report(int fd) : fd_(fd) {}
     void line(std::string_view key, const std::string& value) {
         text_ += key;
         text_ += ' ';
@@ -50,11 +54,27 @@ class Report {
         line("missing", what);
         line("advice", advice);
     }
-    const std::string& text() const { return text_; }
+    void write() {
+        while (!text_.empty()) {
+            const ssize_t wrote = ::write(fd_, text_.data(), text_.size());
+            if (wrote < 0) ::_exit(1);
+            text_.erase(0, static_cast<std::size_t>(wrote));
+        }
+    }
 
   private:
+    const int fd_;
     std::string text_;
 };
+
+// Whether the executor will find what it needs. Throws Error that says what is missing.
+void try_device(int ordinal) {
+    const std::unique_ptr<Driver> driver = make_driver(DriverKind::Cuda, ordinal, nullptr);
+    const DeviceInfo& device = driver->device();
+    const UniqueFd chunk = driver->make_chunk(device.range_base, device.chunk_bytes);
+    driver->unmap_chunk(device.range_base, device.chunk_bytes);
+    driver->map_chunk(device.range_base, device.chunk_bytes, chunk);
+}
 
 template <class Function>
 Function find(void* library, const char* name) {
@@ -69,7 +89,7 @@ std::string cuda_version_text(int version) {
 
 namespace {
 
-void probe_here(Report& report) {
+void probe_here(Report& report, ProbeDepth depth) {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) {
         const char* why = ::dlerror();
@@ -129,10 +149,10 @@ void probe_here(Report& report) {
         return;
     }
     for (int ordinal = 0; ordinal < count; ++ordinal) {
-        int device = 0, major = 0, minor = 0;
+        int device = ordinal, major = 0, minor = 0;
         char name[256] = "";
         std::size_t memory = 0;
-        if (get_device(&device, ordinal) != 0) continue;
+        get_device(&device, ordinal);
         get_name(name, static_cast<int>(sizeof name) - 1, device);
         get_attribute(&major, kComputeCapabilityMajor, device);
         get_attribute(&minor, kComputeCapabilityMinor, device);
@@ -140,9 +160,26 @@ void probe_here(Report& report) {
         report.line("device", "sm_" + std::to_string(major) + std::to_string(minor) + " " +
                                   std::to_string(memory) + " " + name);
     }
+    if (depth == ProbeDepth::list) return;
+    for (int ordinal = 0; ordinal < count; ++ordinal) {
+        report.line("try", std::to_string(ordinal));
+        report.write();
+        try {
+            try_device(ordinal);
+        } catch (const std::exception& error) {
+            report.line("refusal", std::to_string(ordinal) + " " + error.what());
+        }
+    }
+    report.line("tried", "all");
 }
 
-void parse(std::string_view text, CudaProbe& probe) {
+struct Told {
+    CudaProbe probe;
+    std::size_t trying = SIZE_MAX;  // the device that was being tried when the child ended
+};
+
+void parse(std::string_view text, Told& told) {
+    CudaProbe& probe = told.probe;
     while (!text.empty()) {
         const std::size_t end = std::min(text.find('\n'), text.size());
         const std::string_view line = text.substr(0, end);
@@ -154,20 +191,34 @@ void parse(std::string_view text, CudaProbe& probe) {
         if (key == "advice") probe.advice = value;
         if (key == "library") probe.library_loaded = true;
         if (key == "version") probe.driver_version = std::atoi(value.c_str());
+        if (key == "try") told.trying = static_cast<std::size_t>(std::atoi(value.c_str()));
+        if (key == "tried") told.trying = SIZE_MAX;
+        if (key == "refusal") {
+            const auto ordinal = static_cast<std::size_t>(std::atoi(value.c_str()));
+            if (ordinal < probe.devices.size())
+                probe.devices[ordinal].refusal = value.substr(std::min(value.find(' ') + 1, value.size()));
+        }
         if (key == "device") {
             char architecture[32] = "", name[256] = "";
             unsigned long long memory = 0;
             if (std::sscanf(value.c_str(), "%31s %llu %255[^\n]", architecture, &memory, name) >= 2)
-                probe.devices.push_back({name, architecture, memory});
+                probe.devices.push_back({name, architecture, memory, ""});
         }
     }
 }
 
 }  // namespace
 
-CudaProbe probe_cuda(std::chrono::milliseconds timeout) {
-    CudaProbe probe;
+CudaProbe probe_cuda(std::chrono::milliseconds timeout, ProbeDepth depth) {
+    Told told;
+    CudaProbe& probe = told.probe;
+    // Of a device that was being tried, or of the driver as a whole.
     const auto failed = [&](const std::string& what, const std::string& advice) {
+        if (told.trying < probe.devices.size()) {
+            for (std::size_t i = told.trying; i < probe.devices.size(); ++i)
+                probe.devices[i].refusal = i == told.trying ? what + "; " + advice : "not tried, after that";
+            return probe;
+        }
         probe.missing = what;
         probe.advice = advice;
         return probe;
@@ -179,11 +230,10 @@ CudaProbe probe_cuda(std::chrono::milliseconds timeout) {
     const pid_t child = ::fork();
     if (child < 0) return failed(std::string("cannot fork: ") + std::strerror(errno), "try again");
     if (child == 0) {
-        Report report;
-        probe_here(report);
-        const std::string& text = report.text();
-        const ssize_t wrote = ::write(writer.get(), text.data(), text.size());
-        ::_exit(wrote == static_cast<ssize_t>(text.size()) ? 0 : 1);
+        Report report(writer.get());
+        probe_here(report, depth);
+        report.write();
+        ::_exit(0);
     }
     writer.reset();
 
@@ -217,11 +267,11 @@ CudaProbe probe_cuda(std::chrono::milliseconds timeout) {
         if (std::chrono::steady_clock::now() > patience) break;
         ::poll(nullptr, 0, 5);
     }
+    parse(text, told);
     if (late)
         return failed("the CUDA driver did not answer within " + std::to_string(timeout.count()) + " ms",
                       "look at dmesg and nvidia-smi: the driver may be stuck");
-    parse(text, probe);
-    if (text.empty() && WIFSIGNALED(status))
+    if (WIFSIGNALED(status) && (text.empty() || told.trying != SIZE_MAX))
         return failed(std::string("asking the CUDA driver died with signal ") + ::strsignal(WTERMSIG(status)),
                       "look at dmesg; reinstall the NVIDIA driver");
     if (probe.devices.empty() && probe.missing.empty())

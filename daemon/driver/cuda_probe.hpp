@@ -13,6 +13,7 @@ struct CudaDeviceFound {
     std::string name;
     std::string architecture;  // "sm_90"
     std::uint64_t memory_bytes = 0;
+    std::string refusal;  // why the cuda driver cannot use it; empty: it can, or was not asked
 };
 
 struct CudaProbe {
@@ -26,8 +27,12 @@ struct CudaProbe {
     bool usable() const { return missing.empty() && !devices.empty(); }
 };
 
+enum class ProbeDepth {
+    list,  // which devices there are
+    open,  // and whether each can be used: opens the driver on it, which takes some 0.3 s, and tries memory
+};
 // Forks, so call it while the process has one thread. A child that takes longer is killed.
-CudaProbe probe_cuda(std::chrono::milliseconds timeout);
+CudaProbe probe_cuda(std::chrono::milliseconds timeout, ProbeDepth depth);
 
 // "13.0" of CUDA's 13000.
 std::string cuda_version_text(int version);

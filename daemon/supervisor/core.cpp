@@ -22,6 +22,8 @@ namespace {
 constexpr std::size_t kMaxUngreeted = 64;
 constexpr std::chrono::milliseconds kOverRateRest{20};
 constexpr std::chrono::milliseconds kDrainPoll{5};
+// Of the first executor, where another driver could be taken: one whose device hangs.
+constexpr std::chrono::seconds kFirstPatience{20};
 
 // What a session holds of the daemon's descriptors.
 std::uint64_t descriptors_of(const Session& session) {
@@ -70,6 +72,14 @@ int Core::run() {
                       !options_.allow_uids.empty() || !options_.allow_gids.empty());
     // The executor that most sessions will use is there before the first of them.
     start_first(options_.devices.front(), own_uid_);
+    if (options_.on_unusable) {
+        first_timer_.expires_after(kFirstPatience);
+        first_timer_.async_wait([this](const auto& error) {
+            if (!error && !announced_ && !shutting_down_)
+                take_other_driver("the driver cannot be used: it was not ready after " +
+                                  std::to_string(kFirstPatience.count()) + " s");
+        });
+    }
     listener_->start([this](UniqueFd socket) { accept(std::move(socket)); });
     watch_idle();
     if (max_streams() < options_.limits.max_streams)
@@ -359,6 +369,11 @@ void Core::hello(Client& client, std::uint32_t request, const schema::Hello& hel
         }
         const auto at = clients_.find(alive.get());
         if (at == clients_.end()) return;
+        // Another driver than the one it asked may serve fewer users.
+        if (const auto why = refuse_peer(alive->peer(), own_uid_, options_)) {
+            refuse(*alive, request, Status::permission_denied, *why);
+            return alive->close(*why);
+        }
         try {
             welcome(at->second, request, greeting);
         } catch (const Error& error) {
@@ -499,7 +514,8 @@ void Core::shut_down(int exit) {
     draining_ = true;
     exit_ = exit;
     listener_->stop();
-    for (auto* timer : {&idle_timer_, &reclaim_timer_, &probation_timer_, &drain_timer_}) timer->cancel();
+    for (auto* timer : {&first_timer_, &idle_timer_, &reclaim_timer_, &probation_timer_, &drain_timer_})
+        timer->cancel();
     signals_.cancel();
     for (auto& [pointer, client] : clients_) {
         client.deadline->cancel();

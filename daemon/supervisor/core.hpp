@@ -199,6 +199,7 @@ class Core final : public FaultDomain::Owner {
     void on_stream_stopped(FaultDomain& domain, std::uint64_t stream) override;
     std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) override;
     void on_unusable(FaultDomain& domain, bool driver, const std::string& text) override;
+    bool take_other_driver(const std::string& why);
     void on_left(FaultDomain& domain) override;
     std::uint64_t last_heartbeat_ns(const FaultDomain& domain) override;
     bool nothing_in_doubt(const FaultDomain& domain) override;
@@ -234,7 +235,7 @@ class Core final : public FaultDomain::Owner {
     void maybe_finished();
     bool drained();
 
-    const SupervisorOptions options_;
+    SupervisorOptions options_;  // driver and devices may change until a device is known
     const uid_t own_uid_;
     const Descriptors descriptors_;
     boost::asio::io_context io_{1};
@@ -277,8 +278,8 @@ class Core final : public FaultDomain::Owner {
     std::map<int, Device> devices_;
     bool announced_ = false;  // on_ready was called
 
-    boost::asio::steady_timer idle_timer_{io_}, reclaim_timer_{io_}, probation_timer_{io_}, drain_timer_{io_},
-        watchdog_timer_{io_};
+    boost::asio::steady_timer first_timer_{io_}, idle_timer_{io_}, reclaim_timer_{io_}, probation_timer_{io_},
+        drain_timer_{io_}, watchdog_timer_{io_};
     bool idle_armed_ = false, reclaim_scheduled_ = false, probation_scheduled_ = false,
          watchdog_armed_ = false;
     std::uint64_t reclaim_ms_ = 1;

@@ -585,6 +585,7 @@ void Core::watch_probations() {
 void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text) {
     const std::string told =
         driver ? "the driver cannot be used: " + text : "no executor can be started: " + text;
+    if (!announced_ && !shutting_down_ && take_other_driver(told)) return;
     spdlog::error("{}", told);
     Device& device = devices_.at(domain.device());
     for (auto& waiting : std::exchange(device.waiting, {})) waiting(&told);
@@ -605,6 +606,30 @@ void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text
     leaving_domains_.push_back(std::move(at->second));
     domains_.erase(at);
     if (!leaving_domains_.back()->has_process()) leaving_domains_.back()->leave();
+}
+
+// Who has connected meanwhile goes on waiting, for the other driver's executor.
+bool Core::take_other_driver(const std::string& why) {
+    // Once: the other driver has no other.
+    const auto ask = std::exchange(options_.on_unusable, nullptr);
+    if (!ask || !ask(options_, why)) return false;
+    for (auto& [key, domain] : std::exchange(domains_, {})) {
+        domain->leave();
+        leaving_domains_.push_back(std::move(domain));
+    }
+    std::map<int, Device> before = std::exchange(devices_, {});
+    for (const int device : options_.devices) devices_[device];
+    start_first(options_.devices.front(), own_uid_);
+    for (auto& [ordinal, device] : before) {
+        if (device.waiting.empty()) continue;
+        if (const auto now = devices_.find(ordinal); now != devices_.end()) {
+            now->second.waiting = std::move(device.waiting);
+            start_first(ordinal, own_uid_);
+        } else {
+            for (auto& waiting : device.waiting) waiting(&why);
+        }
+    }
+    return true;
 }
 
 void Core::on_left(FaultDomain& domain) {

@@ -85,6 +85,10 @@ struct SupervisorOptions {
 
     std::string version;             // of this program, for Welcome and errors
     std::function<void()> on_ready;  // called once, when clients are served
+    // Called where the first executor of all cannot be used, with what stands in its way. True: it has put
+    // another `driver` and its `devices` in, which serve those who wait; else, and without it, the daemon
+    // leaves.
+    std::function<bool(SupervisorOptions& options, const std::string& why)> on_unusable;
 
     // How an executor is started: `executor_path executor_arguments... --control-fd N`.
     std::string executor_path = "/proc/self/exe";

@@ -2,25 +2,76 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
+import time
 
 import pytest
+from conftest import ROOT
 
+# What stands in a test's way is put in by -D; without it, a device that the daemon can open.
 SOURCE = r"""
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 extern "C" {
 int cuInit(unsigned) { INIT }
 int cuDriverGetVersion(int* v) { *v = VERSION; return 0; }
 int cuDeviceGetCount(int* n) { *n = DEVICES; return 0; }
 int cuDeviceGet(int* d, int ordinal) { *d = ordinal; return 0; }
 int cuDeviceGetName(char* to, int size, int) { strncpy(to, "Some GPU 9000", size); return 0; }
-int cuDeviceGetAttribute(int* value, int which, int) { *value = which == 75 ? 9 : 0; return 0; }
+int cuDeviceGetAttribute(int* value, int which, int) {
+    *value = which == 75 ? 9 : which == 76 ? 0 : which == 20 ? MODE : which == 103 ? EXPORTS : 1024;
+    return 0;
+}
 int cuDeviceTotalMem_v2(size_t* bytes, int) { *bytes = (size_t)80 << 30; return 0; }
-int cuGetErrorName(int code, const char** name) { *name = code == 100 ? "CUDA_ERROR_NO_DEVICE" : "ODD"; return 0; }
+int cuDeviceGetPCIBusId(char* to, int size, int) { strncpy(to, "0000:01:00.0", size); return 0; }
+int cuGetErrorName(int code, const char** name) {
+    *name = code == 100 ? "CUDA_ERROR_NO_DEVICE" : code == 2 ? "CUDA_ERROR_OUT_OF_MEMORY"
+        : code == 46 ? "CUDA_ERROR_DEVICE_UNAVAILABLE" : "ODD";
+    return 0;
+}
+#ifdef WHOLE
+int cuGetErrorString(int, const char** text) { *text = "as the driver says it"; return 0; }
+int cuDevicePrimaryCtxRetain(void** context, int device) { *context = (void*)(intptr_t)(device + 1); CONTEXT }
+int cuCtxGetStreamPriorityRange(int* low, int* high) { *low = 0; *high = -5; return 0; }
+int cuMemGetAllocationGranularity(size_t* bytes, const void*, int) { *bytes = 2 << 20; return 0; }
+int cuMemAddressReserve(uint64_t* at, size_t, size_t, uint64_t wanted, uint64_t) { *at = wanted RESERVED; return 0; }
+int cuMemCreate(uint64_t* handle, size_t, const void*, uint64_t) { *handle = 1; CREATE }
+int cuMemGetInfo_v2(size_t* free, size_t* total) { *free = 1 << 20; *total = (size_t)80 << 30; return 0; }
+int cuMemExportToShareableHandle(int* fd, uint64_t, int, uint64_t) { *fd = memfd_create("chunk", 0); return 0; }
+int cuMemHostRegister_v2(void*, size_t, unsigned) { REGISTER }
+int cuMemHostGetDevicePointer_v2(uint64_t* at, void* host, unsigned) { *at = (uint64_t)host; return 0; }
+int cuStreamCreateWithPriority(void** stream, unsigned, int) { *stream = (void*)16; return 0; }
+#endif
 }
 """
+# The rest of what the daemon looks for: does nothing, under all the names that cuda.h may give it.
+LISTED = re.findall(r"X\((cu\w+)\)", (ROOT / "daemon" / "driver" / "cuda_api.hpp").read_text())
+REST = "".join(
+    f'extern "C" int {name}{version}(...) {{ return 0; }}\n'
+    for name in LISTED
+    for version in ("", "_v2", "_v3", "WithFlags")
+    if f" {name}{version}(" not in SOURCE
+)
+NVML = r"""
+#include <string.h>
+struct Memory { unsigned long long total, free, used; };
+extern "C" {
+int nvmlInit_v2() { return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char* bus, void** device) {
+    *device = (void*)8; return strcmp(bus, "0000:01:00.0");
+}
+int nvmlDeviceGetMemoryInfo(void*, Memory* memory) { *memory = {85000000000, 70000000, 84930000000}; return 0; }
+}
+"""
+WELL = {"INIT": "return 0;", "VERSION": "13000", "DEVICES": "2", "MODE": "0", "EXPORTS": "1", "CONTEXT": "return 0;"}
+WELL |= {"RESERVED": "", "CREATE": "return 0;", "REGISTER": "return 0;"}
+BUSY, FULL = "return 46;", "return 2;"
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to make the library with"),
@@ -28,22 +79,58 @@ pytestmark = [
 ]
 
 
+def make_library(cli, name: str, source: str, flags=()) -> None:
+    path = cli.folder / "library.cpp"
+    path.write_text(source)
+    subprocess.run(["g++", "-w", "-shared", "-fPIC", *flags, path, "-o", cli.folder / name], check=True, timeout=60)
+
+
+def make_cuda(cli, whole: bool = True, **wrong: str) -> dict:
+    """A libcuda.so.1; the environment in which it is found."""
+    flags = [f"-D{name}={value}" for name, value in (WELL | wrong).items()]
+    make_library(cli, "libcuda.so.1", SOURCE + (REST if whole else ""), [*flags, *(["-DWHOLE"] if whole else [])])
+    return {"LD_LIBRARY_PATH": str(cli.folder)}
+
+
+def findings(cli, env: dict, driver: str = "cuda") -> dict[str, dict]:
+    result = cli.run("doctor", "--driver", driver, "--json", env=env)
+    return {finding["subject"]: finding for finding in json.loads(result.stdout)["findings"]}
+
+
 @pytest.fixture
 def doctor(cli):
+    """What it says of the driver, where no device is opened."""
+
     def run(init: str, devices: int = 2, version: int = 13000, driver: str = "cuda") -> dict:
-        source = cli.folder / "cuda.cpp"
-        source.write_text(SOURCE)
-        flags = ["-shared", "-fPIC", f"-DINIT={init}", f"-DDEVICES={devices}", f"-DVERSION={version}"]
-        subprocess.run(["g++", *flags, source, "-o", cli.folder / "libcuda.so.1"], check=True, timeout=60)
-        result = cli.run("doctor", "--driver", driver, "--json", env={"LD_LIBRARY_PATH": str(cli.folder)})
-        return next(f for f in json.loads(result.stdout)["findings"] if f["subject"] == "CUDA driver")
+        env = make_cuda(cli, INIT=init, DEVICES=str(devices), VERSION=str(version))
+        return findings(cli, env, driver)["CUDA driver"]
 
     return run
 
 
-def test_a_usable_driver_is_told_with_its_devices(doctor):
-    found = doctor("return 0;")["found"]
-    assert "CUDA 13.0, 2 devices: 0 Some GPU 9000 (sm_90, 80 GiB), 1 Some GPU 9000 (sm_90, 80 GiB)" in found
+@pytest.fixture
+def built_in(cli):
+    """Skips where the daemon has no cuda driver that could open a device."""
+    if "built without" in findings(cli, make_cuda(cli))["CUDA driver"]["found"]:
+        pytest.skip("this ringlaunchd was built without cuda.h")
+
+
+def test_a_usable_driver_is_told_with_its_devices(cli, built_in):
+    told = findings(cli, make_cuda(cli))
+    assert told["CUDA driver"]["verdict"] == "ok"
+    said = "CUDA 13.0, 2 devices: 0 Some GPU 9000 (sm_90, 80 GiB), 1 Some GPU 9000 (sm_90, 80 GiB): kernels run there"
+    assert told["CUDA driver"]["found"] == said
+    # Nor is anything said to be missing that it does without.
+    assert told["CUDA devices"]["verdict"] == "ok"
+    assert "WSL" in told["CUDA devices"]["found"]
+
+
+def test_a_daemon_built_without_cuda_runs_kernels_on_the_cpu(cli):
+    told = findings(cli, make_cuda(cli), "auto")["CUDA driver"]
+    if "built without" not in told["found"]:
+        pytest.skip("this ringlaunchd has the cuda driver")
+    assert told["verdict"] == "warn"
+    assert "kernels run on the CPU" in told["found"]
 
 
 def test_a_driver_without_a_device_names_its_own_error(doctor):
@@ -74,6 +161,150 @@ def test_a_driver_that_kills_whoever_asks_kills_only_the_probe(doctor):
     finding = doctor("abort();")
     assert finding["verdict"] == "missing"
     assert "died with signal" in finding["found"]
+
+
+UNUSABLE = {
+    "busy": ({"CONTEXT": BUSY, "MODE": "3"}, r"Exclusive_Process and another process has it.*nvidia-smi -c DEFAULT"),
+    "prohibited": ({"CONTEXT": BUSY, "MODE": "2"}, r"compute mode is Prohibited.*nvidia-smi -c DEFAULT"),
+    "unwell": ({"CONTEXT": BUSY}, r"cannot make a context.*CUDA_ERROR_DEVICE_UNAVAILABLE: as the driver says it"),
+    "full": ({"CONTEXT": FULL}, r"others use nearly all of its 85899345920 bytes.*CUDA_ERROR_OUT_OF_MEMORY"),
+    "no export": ({"EXPORTS": "0"}, r"Some GPU 9000 cannot export memory as file descriptors"),
+    "other addresses": ({"RESERVED": "+ 4096"}, r"buffers could not keep their addresses across a restart"),
+    "no staging": ({"REGISTER": BUSY}, r"cannot register 4096 bytes of a staging segment.*_UNAVAILABLE"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_what_keeps_the_device_from_being_opened_is_told(cli, built_in, case):
+    wrong, said = UNUSABLE[case]
+    env = make_cuda(cli, **wrong)
+    told = findings(cli, env)
+    assert told["CUDA driver"]["verdict"] == "ok"
+    assert "kernels run" not in told["CUDA driver"]["found"]
+    for device in ("CUDA device 0", "CUDA device 1"):
+        assert told[device]["verdict"] == "missing"
+        assert re.search(said, told[device]["found"])
+    told = findings(cli, env, "auto")
+    assert told["CUDA device 0"]["verdict"] == "warn"
+    assert told["CUDA device 0"]["found"].endswith("kernels run on the CPU, by the host driver")
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_serve_takes_the_cpu_where_the_device_cannot_be_opened_and_says_why(cli, built_in, case):
+    wrong, said = UNUSABLE[case]
+    env = make_cuda(cli, **wrong)
+    cli.serve(env=env)
+    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "host"
+    assert re.search(rf"driver host: no CUDA here \(the driver cannot be used: .*{said}", cli.log())
+    assert cli.run("stop").returncode == 0
+    refused = cli.run("serve", "--driver", "cuda", env=env)
+    assert refused.returncode == 8
+    assert re.search(said, refused.stderr)
+
+
+def test_a_full_device_is_told_with_the_sizes_where_nvidia_says_them(cli, built_in):
+    make_library(cli, "libnvidia-ml.so.1", NVML)
+    told = findings(cli, make_cuda(cli, CONTEXT=FULL))["CUDA device 0"]
+    assert "70000000 of its 85000000000 bytes are free, and a context takes some 500 MiB" in told["found"]
+
+
+def test_a_device_that_has_room_for_a_context_only_is_told_with_the_sizes(cli, built_in):
+    env = make_cuda(cli, CREATE=FULL)
+    told = findings(cli, env)["CUDA device 0"]
+    assert told["verdict"] == "missing"
+    assert "cannot allocate 2097152 bytes on Some GPU 9000: 1048576 of 85899345920 bytes are free" in told["found"]
+    # Memory comes and goes: the daemon serves.
+    cli.serve(env=env)
+    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "cuda"
+
+
+def test_functions_that_are_missing_are_told_by_the_first_few(cli, built_in):
+    env = make_cuda(cli, whole=False)
+    told = findings(cli, env)["CUDA device 0"]["found"]
+    few = r"libcuda\.so\.1 \(for CUDA 13\.0\) lacks functions of CUDA 12\.4: cu\w+, cu\w+, cu\w+ and \d+ more"
+    assert re.search(few, told)
+    assert len(told) < 300
+    cli.serve(env=env)
+    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "host"
+
+
+def test_one_device_of_two_that_cannot_be_opened_is_named(cli, built_in):
+    env = make_cuda(cli, CONTEXT="return device == 1 ? 46 : 0;")
+    told = findings(cli, env)
+    assert told["CUDA device 0"]["verdict"] == "ok"
+    assert told["CUDA device 1"]["verdict"] == "missing"
+    cli.serve(env=env)
+    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "cuda"
+
+
+def test_a_context_that_kills_who_makes_it_leaves_the_daemon_on_the_cpu(cli, built_in):
+    env = make_cuda(cli, CONTEXT="abort();")
+    told = findings(cli, env)
+    assert "died with signal" in told["CUDA device 0"]["found"]
+    assert "not tried" in told["CUDA device 1"]["found"]
+    cli.serve(env=env)
+    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "host"
+    assert "no executor can be started" in cli.log()
+
+
+def test_a_context_that_never_comes_is_given_up_by_doctor_and_by_the_daemon(cli, built_in):
+    env = make_cuda(cli, CONTEXT="for (;;) sleep(1);")
+    with open(cli.folder / "daemon.log", "ab") as log:
+        cli.daemons.append(subprocess.Popen([cli.binary, "serve"], env=cli.env | env, stderr=log))
+    begin = time.monotonic()
+    told = findings(cli, env)
+    assert "did not answer within 20000 ms" in told["CUDA device 0"]["found"]
+    end = begin + 50
+    while "driver host: no CUDA here" not in cli.log() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert "it was not ready after 20 s" in cli.log()
+    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "host"
+    assert time.monotonic() < end
+
+
+def test_clients_that_came_before_the_device_was_known_are_served_by_the_cpu(cli, built_in):
+    """The context comes late and is refused: whoever has connected meanwhile notices nothing of it."""
+    pytest.importorskip("ringlaunch")
+    env = make_cuda(cli, CONTEXT="usleep(1500000); return 46;")
+    socket = cli.socket
+    with open(cli.folder / "daemon.log", "ab") as log:
+        daemon = subprocess.Popen([cli.binary, "serve"], env=cli.env | env, stderr=log)
+    cli.daemons.append(daemon)
+    end = time.monotonic() + 30
+    while not socket.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    program = (
+        "import sys, ringlaunch as rl\n"
+        "with rl.connect(socket=sys.argv[1], start=False, timeout=30) as client:\n"
+        "    client.zeros(4).numpy(); print(client.daemon.driver)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(socket)], env=cli.env, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "host\n", done.stderr + cli.log()
+
+
+def test_a_daemon_that_a_client_starts_goes_on_with_the_cpu(cli, built_in):
+    pytest.importorskip("ringlaunch")
+    program = "import ringlaunch as rl\nwith rl.connect() as client: print(client.daemon.driver)"
+    env = cli.env | make_cuda(cli, CONTEXT=BUSY) | {"RINGLAUNCHD": str(cli.binary)}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "host\n", done.stderr
+    assert "driver host: no CUDA here" in (cli.folder / "daemon.log").read_text()
+
+
+def test_an_nvrtc_that_does_not_know_the_device_is_told(cli, built_in):
+    source = r"""
+    extern "C" int nvrtcVersion(int* major, int* minor) { *major = 11; *minor = 0; return 0; }
+    extern "C" int nvrtcGetNumSupportedArchs(int* count) { *count = 2; return 0; }
+    extern "C" int nvrtcGetSupportedArchs(int* list) { list[0] = 75; list[1] = LAST; return 0; }
+    """
+    for last, verdict in (("80", "missing"), ("90", "ok")):
+        env = make_cuda(cli)
+        make_library(cli, "libnvrtc.so.13", source, [f"-DLAST={last}"])
+        finding = findings(cli, env | {"RINGLAUNCH_NVRTC": str(cli.folder / "libnvrtc.so.13")})["NVRTC"]
+        assert finding["verdict"] == verdict
+        assert ("does not compile for sm_90" in finding["found"]) == (verdict == "missing")
 
 
 def test_serve_takes_no_device_that_is_not_there(cli, doctor):

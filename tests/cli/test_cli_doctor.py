@@ -2,6 +2,8 @@
 
 import json
 import os
+import resource
+import shutil
 import subprocess
 
 import pytest
@@ -31,6 +33,7 @@ def test_every_subject_has_a_verdict_and_the_worst_is_the_exit_code(cli):
         "host driver",
         "CUDA devices",
         "CUDA driver",
+        "NVRTC",
     ]
     worst = max((finding["verdict"] for finding in report["findings"]), key=list(EXIT_BY_VERDICT).index)
     assert report["verdict"] == worst
@@ -61,10 +64,79 @@ def test_a_gpu_that_must_be_there_and_is_not_is_missing(cli):
 
 
 def test_a_machine_without_a_compiler_is_warned(cli):
-    result = cli.run("doctor", "--json", env={"CXX": "/nonexistent/c++"})
+    result = cli.run("doctor", "--json", env={"RINGLAUNCH_CXX": "/nonexistent/c++"})
     compiler = findings(result)["C++ compiler"]
     assert compiler["verdict"] == "warn"
-    assert "client.compile()" in compiler["found"]
+    assert "/nonexistent/c++ cannot be run: client.compile()" in compiler["found"]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_the_compiler_is_the_one_that_compile_takes(cli):
+    """Which does not look at $CXX."""
+    compiler = findings(cli.run("doctor", "--json", env={"CXX": "/nonexistent/c++"}))["C++ compiler"]
+    assert compiler["verdict"] == "ok"
+
+
+@pytest.mark.parametrize("limit", ["64", "unlimited"])
+def test_the_limit_of_locked_memory_is_told_and_nothing_is_claimed_to_need_it(cli, limit):
+    if limit == "unlimited" and resource.getrlimit(resource.RLIMIT_MEMLOCK)[1] != resource.RLIM_INFINITY:
+        pytest.skip("this user may not raise it")
+    result = subprocess.run(
+        ["sh", "-c", f'ulimit -l {limit}; exec "$0" doctor --json', cli.binary],
+        env=cli.env,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    memlock = findings(result)["memlock"]
+    assert memlock["verdict"] == "ok"
+    assert memlock["found"].startswith("limit unlimited" if limit == "unlimited" else "limit 64 KiB")
+
+
+NVRTC = """
+extern "C" int nvrtcVersion(int* major, int* minor) { *major = 13; *minor = 7; return 0; }
+extern "C" int nvrtcGetNumSupportedArchs(int* count) { *count = 2; return 0; }
+extern "C" int nvrtcGetSupportedArchs(int* list) { list[0] = 75; list[1] = 80; return 0; }
+"""
+
+
+@pytest.fixture
+def nvrtc_finding(cli):
+    """What it says with $RINGLAUNCH_NVRTC a library of this source."""
+
+    def run(source: str) -> dict:
+        path = cli.folder / "libodd.so"
+        (cli.folder / "odd.cpp").write_text(source)
+        subprocess.run(["g++", "-shared", "-fPIC", cli.folder / "odd.cpp", "-o", path], check=True, timeout=60)
+        return findings(cli.run("doctor", "--json", env={"RINGLAUNCH_NVRTC": str(path)}))["NVRTC"]
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to make the library with")
+class TestNvrtc:
+    def test_the_one_that_is_named_is_told_with_its_version(self, cli, nvrtc_finding):
+        found = nvrtc_finding(NVRTC)["found"]
+        assert found == f"13.7 ({cli.folder / 'libodd.so'}): client.compile() works with the cuda driver"
+
+    def test_another_library_is_not_taken_for_it(self, cli, nvrtc_finding):
+        assert "libodd.so is not NVRTC: it has no nvrtcVersion" in nvrtc_finding("int nothing;")["found"]
+
+    def test_one_that_is_not_there_is_told_with_where_it_was_looked_for(self, cli):
+        result = cli.run("doctor", "--json", "--driver", "cuda", env={"RINGLAUNCH_NVRTC": "/nonexistent/nvrtc.so"})
+        finding = findings(result)["NVRTC"]
+        assert finding["verdict"] == "warn"
+        assert "no NVRTC at /nonexistent/nvrtc.so: client.compile() does not work with the cuda" in finding["found"]
+        assert "pip install nvidia-cuda-nvrtc" in finding["advice"]
+
+    def test_the_one_in_the_active_environment_is_found(self, cli):
+        folder = cli.folder / "lib" / "python3.99" / "site-packages" / "nvidia" / "cu13" / "lib"
+        folder.mkdir(parents=True)
+        (cli.folder / "nvrtc.cpp").write_text(NVRTC)
+        command = ["g++", "-shared", "-fPIC", cli.folder / "nvrtc.cpp", "-o", folder / "libnvrtc.so.13"]
+        subprocess.run(command, check=True, timeout=60)
+        finding = findings(cli.run("doctor", "--json", env={"VIRTUAL_ENV": str(cli.folder)}))["NVRTC"]
+        assert finding["found"].startswith(f"13.7 ({folder / 'libnvrtc.so.13'})")
 
 
 def test_too_little_address_space_for_the_host_driver_is_missing(cli):
