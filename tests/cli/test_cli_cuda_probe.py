@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
+ROOT = Path(__file__).resolve().parents[2]
 # What stands in a test's way is put in by -D; without it, a device that the daemon can open.
 SOURCE = r"""
 #include <stdint.h>
