@@ -447,15 +447,6 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
 
     command
         ->add_option(
-            "--graph-threads", supervisor.graph_threads,
-            "Threads that write launch graphs for a backlog of many kernels on a GPU that follow in no "
-            "order which comes again, which makes it faster by half; they spin while there is one, and "
-            "sleep else. By itself: 2 where the daemon may use six processors or more, else 0")
-        ->check(CLI::Range(0, 4))
-        ->group(kDispatch);
-
-    command
-        ->add_option(
             "--kernel-timeout", options->kernel_timeout_s,
             "How long a record may be at work before its executor is ended and restarted; 0: for ever. A "
             "client may ask for less. A launch costs more with it")

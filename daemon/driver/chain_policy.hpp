@@ -9,11 +9,6 @@
 // same order, and a backlog without an order that comes again gains nothing from chains (nor from pairs: 24
 // kernels at random took 1.94 with a graph for each two of them, and 1.26 without, in one run).
 //
-// Unless other threads write the chains (graph_writers.hpp). 24 kernels at random, one run of a slow
-// hour: 1.97 with a graph of one node each, 1.61 in chains of 32 that the launching thread writes
-// itself, 1.20 in chains that two threads write and upload; one thread 1.45, three and four no less than two:
-// setting a node's parameters takes 0.45 on one thread and 0.95 on each of two at once, for CUDA's own lock.
-//
 // The longest chain that the backlog fills is taken, and what is left is looked at in the same way; no launch
 // waits for others to come, and no chain runs with nodes switched off (one of those costs 0.3: a shorter
 // chain is as good).

@@ -1,6 +1,5 @@
 #include "daemon/driver/cuda.hpp"
 
-#include <sched.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -67,7 +66,6 @@ class CudaDriver : public Driver {
     void map(std::uint64_t address, std::uint64_t bytes, CUmemGenericAllocationHandle handle);
     void open(int ordinal, const CudaOptions& options);
     void reserve(std::uint64_t base);
-    void start_writers(const CudaOptions& options);
     void release() noexcept;
     std::string why_no_context(CUresult refused) const;
     void try_staging();
@@ -82,9 +80,7 @@ class CudaDriver : public Driver {
     std::optional<CudaPeers> peers_;
     std::optional<AddressRange> staging_;
     UniqueFd completion_fd_;
-    std::vector<CUstream> uploads_;  // of the writers
-    std::optional<GraphWriters> writers_;
-    std::optional<GraphBudget> graphs_;
+    GraphBudget graphs_{kGraphBytes};
     GraphBudget explicit_graphs_{kExplicitGraphBytes};
     FaultPage* const fault_;
     std::optional<FaultDumps> dumps_;
@@ -164,7 +160,6 @@ void CudaDriver::open(int ordinal, const CudaOptions& options) {
     info_.highest_priority = -highest;
     check_cuda(api_.cuStreamCreateWithPriority_(&control_, CU_STREAM_NON_BLOCKING, 0),
                "cannot make a CUDA stream");
-    start_writers(options);
     completion_fd_.reset(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!completion_fd_) throw Error(Status::driver_error, "cannot make the eventfd of completions");
     if (dumps_) dumps_->wake_with(completion_fd_.get());
@@ -200,29 +195,6 @@ void CudaDriver::try_staging() {
     CudaStaging(*staging_, kStagingBase, segment, kPageBytes);
 }
 
-// None where a fault is to be found by its launch: one record is at work at a time then.
-void CudaDriver::start_writers(const CudaOptions& options) {
-    cpu_set_t usable;
-    const int processors = ::sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : 1;
-    std::size_t threads =
-        options.graph_threads < 0
-            ? GraphWriters::as_rule(static_cast<std::size_t>(processors))
-            : std::min(static_cast<std::size_t>(options.graph_threads), GraphWriters::kMost);
-    if (options.fault_dumps) threads = 0;
-    uploads_.reserve(threads);
-    for (std::size_t i = 0; i < threads; ++i) {
-        CUstream stream = nullptr;
-        check_cuda(api_.cuStreamCreateWithPriority_(&stream, CU_STREAM_NON_BLOCKING, 0),
-                   "cannot make a CUDA stream");
-        uploads_.push_back(stream);
-    }
-    // Where a thread cannot enter the context, what it is given fails, and is given up.
-    if (threads != 0)
-        writers_.emplace(threads,
-                         [context = context_](std::size_t) { static_cast<void>(enter_context(context)); });
-    graphs_.emplace(kGraphBytes, writers_ ? &*writers_ : nullptr);
-}
-
 void CudaDriver::reserve(std::uint64_t base) {
     CUdeviceptr reserved = 0;
     check_cuda(api_.cuMemAddressReserve_(&reserved, kCudaRangeBytes, 0, base, 0),
@@ -251,10 +223,8 @@ CudaDriver::~CudaDriver() {
 
 // A lost device refuses all of this; the process ends then, and takes everything with it.
 void CudaDriver::release() noexcept {
-    writers_.reset();
     if (context_ == nullptr || enter_context(context_) != CUDA_SUCCESS) return;
     if (control_ != nullptr) api_.cuStreamDestroy_(control_);
-    for (CUstream stream : uploads_) api_.cuStreamDestroy_(stream);
     if (ranges_)
         for (const auto& [device, table] : ranges_->reserved()) {
             for (const auto& [address, bytes] : table.chunks()) api_.cuMemUnmap_(address, bytes);
@@ -366,7 +336,7 @@ void CudaDriver::give_stack(std::uint64_t bytes) {
 
 std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
-    return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), *graphs_, uploads_,
+    return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), graphs_,
                                         dumps_ ? &dumps_->journals() : nullptr);
 }
 

@@ -40,17 +40,6 @@ bool CudaGraphs::retarget(Graph& graph, std::span<const Launch> launches) noexce
     return true;
 }
 
-// Of a node that gets another kernel the device's side is made anew, 1.1 us, by whoever brings it there: the
-// launch, if nobody did before. CUDA orders a graph's uploads and launches, whatever streams they are in.
-bool CudaGraphs::write(Graph& graph, std::span<const Launch> launches, std::size_t thread) noexcept {
-    for (std::size_t i = 0; i < launches.size(); ++i) {
-        const NodeParams node(launches[i]);
-        if (api_.cuGraphExecKernelNodeSetParams_(graph.exec, graph.nodes[i], &node.params) != CUDA_SUCCESS)
-            return false;
-    }
-    return thread >= uploads_.size() || api_.cuGraphUpload_(graph.exec, uploads_[thread]) == CUDA_SUCCESS;
-}
-
 // A graph that runs lives on until it has ended, says CUDA.
 void CudaGraphs::destroy(Graph& graph) noexcept {
     if (graph.exec != nullptr) api_.cuGraphExecDestroy_(graph.exec);

@@ -6,8 +6,8 @@
 // millisecond), and 114 KiB of the device's memory with 2 KiB more for each node.
 //
 // A graph runs one launch at a time and takes no two threads at once, so they belong to a stream and to the
-// dispatch thread, which lends them to those that write (graph_writers.hpp) and waits for that. What an
-// update changes is seen by the graph's next launch only: it may be rewritten while it runs.
+// dispatch thread. What an update changes is seen by the graph's next launch only: it may be rewritten while
+// it runs.
 #pragma once
 
 #include <cstdint>
@@ -31,9 +31,7 @@ class CudaGraphs {
         NodeContents contents;
     };
 
-    // `uploads`: a stream of each thread that writes graphs; they live longer.
-    explicit CudaGraphs(CUstream stream, std::span<const CUstream> uploads = {})
-        : api_(cuda_api()), stream_(stream), uploads_(uploads) {}
+    explicit CudaGraphs(CUstream stream) : api_(cuda_api()), stream_(stream) {}
 
     // A graph's node cannot be told of launch attributes once it is made, and a cluster is one.
     static bool fits(const Launch& launch) noexcept {
@@ -44,14 +42,12 @@ class CudaGraphs {
     bool make(Graph& graph, std::span<const Launch> launches) noexcept;
     static constexpr bool busy(const Graph&) noexcept { return false; }
     bool retarget(Graph& graph, std::span<const Launch> launches) noexcept;
-    bool write(Graph& graph, std::span<const Launch> launches, std::size_t thread) noexcept;
     bool launch(Graph& graph) noexcept { return api_.cuGraphLaunch_(graph.exec, stream_) == CUDA_SUCCESS; }
     void destroy(Graph& graph) noexcept;
 
   private:
     const CudaApi& api_;
     const CUstream stream_;
-    const std::span<const CUstream> uploads_;
 };
 
 }  // namespace ringlaunch::driver

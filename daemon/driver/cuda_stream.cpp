@@ -67,8 +67,7 @@ std::byte* CudaStream::map_page() {
 }
 
 CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers,
-                       int completion_fd, GraphBudget& budget, std::span<const CUstream> uploads,
-                       LaunchJournals* journals)
+                       int completion_fd, GraphBudget& budget, LaunchJournals* journals)
     : api_(cuda_api()),
       context_(context),
       peers_(peers),
@@ -94,7 +93,7 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const Cuda
         api_.cuStreamDestroy_(stream_);
         check_cuda(made, "cannot make a CUDA event");
     }
-    if (config.coalesce) graphs_.emplace(CudaGraphs(stream_, uploads), budget);
+    if (config.coalesce) graphs_.emplace(CudaGraphs(stream_), budget);
     // sync: COMPLETED (pairs with clients that wait): nothing of this stream has been issued yet.
     completed_->store(config.position, std::memory_order_release);
 }

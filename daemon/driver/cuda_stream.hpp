@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <span>
 
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/cuda_graphs.hpp"
@@ -34,10 +33,10 @@ class RegisteredMemory {
 
 class CudaStream : public Stream {
   public:
-    // Control thread, with the context current. `completion_fd`: the driver's eventfd. `peers`, `budget` and
-    // `uploads` (see CudaGraphs) live longer. `journals`: where launches are noted; null: nowhere.
+    // Control thread, with the context current. `completion_fd`: the driver's eventfd. `peers` and `budget`
+    // live longer. `journals`: where launches are noted; null: nowhere.
     CudaStream(const StreamConfig& config, CUcontext context, const CudaPeers& peers, int completion_fd,
-               GraphBudget& budget, std::span<const CUstream> uploads, LaunchJournals* journals);
+               GraphBudget& budget, LaunchJournals* journals);
     ~CudaStream() override;
 
     bool drain(std::uint64_t timeout_ns) noexcept override;

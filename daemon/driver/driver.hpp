@@ -283,7 +283,6 @@ class Driver {
 struct CudaOptions {
     bool fault_dumps = false;       // a fault leaves on the fault page which launch it was
     std::uint64_t stack_bytes = 0;  // of each thread, beyond what a kernel's code says; 0: CUDA's own
-    int graph_threads = -1;         // that write mixed chains; negative: by the processors there are
     bool direct_peers = true;       // false: copies from and to other devices go through the host, as they do
                                     // between devices that cannot reach each other
 };

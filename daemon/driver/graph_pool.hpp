@@ -2,11 +2,9 @@
 //
 // A kernel that comes again gets a graph of one node, a sequence of kernels that comes again a chain
 // (chain_policy.hpp). Both are made at need, under a budget that all streams of a device share, and given new
-// parameters for each launch; the least used are thrown out. A long backlog without an order that comes again
-// goes into mixed chains, whose nodes get other kernels, too, where there are threads that write them
-// (graph_writers.hpp). What a graph does not take (a launch that no node can express, what was met a few
-// times only, a graph that still runs, no memory) is the caller's to launch plainly, and is told the right
-// error there.
+// parameters for each launch; the least used are thrown out. What a graph does not take (a launch that no
+// node can express, what was met a few times only, a graph that still runs, no memory) is the caller's to
+// launch plainly, and is told the right error there.
 //
 // Dispatch thread, but for construction and destruction.
 #pragma once
@@ -24,18 +22,14 @@
 
 #include "daemon/driver/chain_policy.hpp"
 #include "daemon/driver/driver.hpp"
-#include "daemon/driver/graph_writers.hpp"
 
 namespace ringlaunch::driver {
 
-// What the graphs of all streams of a device share: how much of its memory they may take, which sequences
-// of kernels were met, and the threads that write mixed chains, if any. The dispatch thread takes memory, the
-// control thread gives back with a stream.
+// What the graphs of all streams of a device share: how much of its memory they may take, and which sequences
+// of kernels were met. The dispatch thread takes memory, the control thread gives back with a stream.
 class GraphBudget {
   public:
-    // `writers` lives longer; null: none.
-    explicit GraphBudget(std::uint64_t bytes, GraphWriters* writers = nullptr)
-        : left_(static_cast<std::int64_t>(bytes)), writers_(writers) {}
+    explicit GraphBudget(std::uint64_t bytes) : left_(static_cast<std::int64_t>(bytes)) {}
     // relaxed: a number, nothing is read on the strength of it.
     bool take(std::uint64_t bytes) noexcept {
         if (left_.fetch_sub(static_cast<std::int64_t>(bytes), std::memory_order_relaxed) >=
@@ -50,11 +44,9 @@ class GraphBudget {
     std::int64_t left() const noexcept { return left_.load(std::memory_order_relaxed); }
     // Dispatch thread.
     Sightings& sightings() noexcept { return sightings_; }
-    GraphWriters* writers() noexcept { return writers_; }
 
   private:
     std::atomic<std::int64_t> left_;
-    GraphWriters* writers_;
     Sightings sightings_;
 };
 
@@ -74,9 +66,6 @@ concept LaunchGraphs = requires(G graphs, typename G::Graph& graph, const Launch
     // The next launch of it is of these: as many as it has nodes, and each of its node's kernel. False: it
     // has to be destroyed.
     { graphs.retarget(graph, launches) } -> std::same_as<bool>;
-    // The same where nodes get other kernels as well. By the writing thread of that number, or,
-    // GraphWriters:: kMost, by this one; several write at once, each another graph.
-    { graphs.write(graph, launches, std::size_t{}) } -> std::same_as<bool>;
     // False: nothing was launched.
     { graphs.launch(graph) } -> std::same_as<bool>;
     // What runs of it ends all the same.
@@ -91,7 +80,6 @@ class GraphPool {
     ~GraphPool() {
         for (auto& [kernel, single] : singles_) destroy(single.graph);
         for (auto& [key, chain] : chains_) destroy(chain);
-        for (Mixed& mixed : mixed_) destroy(mixed.graph);
     }
     GraphPool(const GraphPool&) = delete;
     GraphPool& operator=(const GraphPool&) = delete;
@@ -122,12 +110,6 @@ class GraphPool {
     static constexpr std::size_t kMostChains = 256;
     // So often is a chain launched again while it may still run until it gets another copy.
     static constexpr std::uint64_t kUsesBeforeCopy = 64;
-    // Mixed chains: their length, how many there are, after how many looks at a backlog of that length that
-    // found no chain, and how often writing one may fail before it is given up.
-    static constexpr std::size_t kMixedLength = 32;
-    static constexpr std::size_t kMostMixed = 8;
-    static constexpr std::uint32_t kLooksBeforeMixed = 64;
-    static constexpr std::uint32_t kMostMixedFailures = 3;
 
   private:
     struct Owned {
@@ -147,10 +129,6 @@ class GraphPool {
         std::vector<Owned> copies;
     };
     using Chains = std::unordered_map<std::uint64_t, Chain>;
-    struct Mixed {
-        std::vector<const Kernel*> kernels;
-        Owned graph;
-    };
 
     bool make(Owned& owned, std::span<const Launch> launches) noexcept;
     bool retarget(Owned& owned, std::span<const Launch> launches) noexcept;
@@ -163,13 +141,6 @@ class GraphPool {
     bool launch_new(std::uint64_t key, std::span<const Launch> launches) noexcept;
     Owned* new_copy(Chain& chain, std::span<const Launch> launches) noexcept;
     Owned* written_copy(Chain& chain, std::span<const Launch> launches) noexcept;
-    std::size_t launch_mixed(std::span<const Launch> launches) noexcept;
-    bool launch_new_mixed(std::span<const Launch> launches) noexcept;
-    static bool write(void* graphs, void* graph, std::span<const Launch> launches,
-                      std::size_t thread) noexcept {
-        return static_cast<Graphs*>(graphs)->write(*static_cast<typename Graphs::Graph*>(graph), launches,
-                                                   thread);
-    }
     template <class Map>
     void throw_out_least_used(Map& map) noexcept;
     template <class Goes>
@@ -191,10 +162,6 @@ class GraphPool {
     std::size_t made_ = 0;           // graphs among singles_
     std::unordered_map<const Kernel*, Single> singles_;
     Chains chains_;  // by SequenceKey
-    std::vector<Mixed> mixed_;
-    std::size_t next_mixed_ = 0;
-    std::uint32_t looks_in_vain_ = 0;  // at what a mixed chain would take
-    std::uint32_t mixed_failures_ = 0;
     MakingAllowance making_;
 };
 
@@ -321,7 +288,6 @@ std::size_t GraphPool<Graphs>::launch_chain(std::span<const Launch> launches) no
             if (length != longest && launch_new(keys[length], launches.first(length))) taken = length;
             return taken != 0;
         });
-        if (taken == 0) taken = launch_mixed(launches.first(fitting));
     }
     making_.earn(taken);
     return taken;
@@ -403,60 +369,6 @@ auto GraphPool<Graphs>::written_copy(Chain& chain, std::span<const Launch> launc
     return nullptr;
 }
 
-// As many of the first of these as the threads have written: each a chain.
-template <LaunchGraphs Graphs>
-std::size_t GraphPool<Graphs>::launch_mixed(std::span<const Launch> launches) noexcept {
-    GraphWriters* const writers = budget_.writers();
-    if (writers == nullptr || launches.size() < kMixedLength || mixed_failures_ >= kMostMixedFailures)
-        return 0;
-    if (looks_in_vain_ < kLooksBeforeMixed) {
-        ++looks_in_vain_;
-        return 0;
-    }
-    if (mixed_.size() < kMostMixed && launch_new_mixed(launches.first(kMixedLength))) return kMixedLength;
-    const std::size_t chains = std::min({launches.size() / kMixedLength, writers->threads(), mixed_.size()});
-    for (std::size_t i = 0; i < chains; ++i)
-        if (graphs_.busy(mixed_[(next_mixed_ + i) % mixed_.size()].graph.graph)) return 0;
-    if (chains == 0 || !writers->awake()) return 0;
-    const auto part = [&](std::size_t i) { return launches.subspan(i * kMixedLength, kMixedLength); };
-    const auto chain = [&](std::size_t i) -> Mixed& { return mixed_[(next_mixed_ + i) % mixed_.size()]; };
-    for (std::size_t i = 0; i < chains; ++i) {
-        std::ranges::transform(part(i), chain(i).kernels.begin(), &Launch::kernel);
-        writers->give(i, {&write, &graphs_, &chain(i).graph.graph, part(i)});
-    }
-    std::size_t taken = 0;
-    bool well = true;
-    for (std::size_t i = 0; i < chains; ++i) {
-        // All are waited for, whatever became of the first.
-        if (!writers->finish(i)) {
-            destroy(chain(i).graph);
-            ++mixed_failures_;
-            well = false;
-        }
-        well = well && graphs_.launch(chain(i).graph.graph);
-        if (well) taken += kMixedLength;
-    }
-    next_mixed_ = (next_mixed_ + chains) % mixed_.size();
-    std::erase_if(mixed_, [](const Mixed& mixed) { return mixed.graph.nodes == 0; });
-    if (next_mixed_ >= mixed_.size()) next_mixed_ = 0;
-    return taken;
-}
-
-template <LaunchGraphs Graphs>
-bool GraphPool<Graphs>::launch_new_mixed(std::span<const Launch> launches) noexcept {
-    if (!making_.covers(launches.size())) return false;
-    Mixed mixed;
-    try {
-        mixed_.reserve(kMostMixed);
-        for (const Launch& launch : launches) mixed.kernels.push_back(launch.kernel);
-    } catch (const std::bad_alloc&) {
-        return false;
-    }
-    if (!make(mixed.graph, launches)) return false;
-    mixed_.push_back(std::move(mixed));  // there is room
-    return graphs_.launch(mixed_.back().graph.graph);
-}
-
 template <LaunchGraphs Graphs>
 template <class Goes>
 void GraphPool<Graphs>::forget_those(const Goes& goes) noexcept {
@@ -469,12 +381,6 @@ void GraphPool<Graphs>::forget_those(const Goes& goes) noexcept {
         const auto& kernels = at->second.kernels;
         at = std::any_of(kernels.begin(), kernels.end(), goes) ? erase(at) : std::next(at);
     }
-    std::erase_if(mixed_, [&](Mixed& mixed) {
-        const bool gone = std::any_of(mixed.kernels.begin(), mixed.kernels.end(), goes);
-        if (gone) destroy(mixed.graph);
-        return gone;
-    });
-    next_mixed_ = 0;
 }
 
 }  // namespace ringlaunch::driver

@@ -129,9 +129,6 @@ class HostStream final : public Stream {
         bool make(Graph& graph, std::span<const Launch> launches) noexcept;
         bool busy(const Graph& graph) const noexcept;
         bool retarget(Graph& graph, std::span<const Launch> launches) noexcept;
-        bool write(Graph& graph, std::span<const Launch> launches, std::size_t) noexcept {
-            return retarget(graph, launches);
-        }
         bool launch(const Graph& graph) noexcept;
         void destroy(Graph& graph) noexcept { graph.reset(); }
 

@@ -126,9 +126,6 @@ class NullStream final : public Stream {
             graph->write(launches);
             return true;
         }
-        static bool write(Graph& graph, std::span<const Launch> launches, std::size_t) noexcept {
-            return retarget(graph, launches);
-        }
         bool launch(const Graph& graph) noexcept {
             position_ = graph->end();
             return true;

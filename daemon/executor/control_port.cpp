@@ -234,9 +234,7 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     }
     std::unique_ptr<driver::Driver> made =
         driver::make_driver(request.driver(), request.device(), page,
-                            {.fault_dumps = request.fault_dumps(),
-                             .stack_bytes = request.stack_bytes(),
-                             .graph_threads = request.coalesce() ? request.graph_threads() : 0});
+                            {.fault_dumps = request.fault_dumps(), .stack_bytes = request.stack_bytes()});
     const driver::DeviceInfo& device = made->device();
     auto memory = std::make_unique<MemoryMap>(device);
 

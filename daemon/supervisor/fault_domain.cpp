@@ -96,8 +96,7 @@ void FaultDomain::spawn() {
         wire.request =
             internal::CreateConfigure(wire.builder, options_.driver, key_.device, epoch_, options_.spin_ns,
                                       options_.max_in_flight, options_.max_batch, options_.coalesce,
-                                      options_.close_timeout_ms, options_.fault_dumps, options_.stack_bytes,
-                                      options_.graph_threads)
+                                      options_.close_timeout_ms, options_.fault_dumps, options_.stack_bytes)
                 .Union();
         wire.fds = {fault_fd_.get()};
         return true;

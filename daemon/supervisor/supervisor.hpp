@@ -66,7 +66,6 @@ struct SupervisorOptions {
     bool coalesce = true;
     bool fault_dumps = false;       // the device writes down who faulted (cuda)
     std::uint64_t stack_bytes = 0;  // of each thread on a device, beyond a kernel's own (cuda); 0: CUDA's
-    int graph_threads = -1;         // that write mixed chains (cuda); negative: by the processors there are
 
     std::uint64_t exit_when_idle_ms = 0;         // not 0: leave when there was no session for so long
     std::uint64_t handshake_timeout_ms = 5'000;  // until Hello

@@ -3,9 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <array>
-#include <chrono>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -42,9 +39,6 @@ struct Log {
     std::vector<std::size_t> lengths;
     std::set<const MemoryGraph*> alive;
     std::size_t made = 0, retargeted = 0;
-    // By whom graphs were written, the last is who gave it; and in how many of 100 cases that fails.
-    std::array<std::size_t, GraphWriters::kMost + 1> written{};
-    unsigned failing_writes = 0;
     std::function<bool()> fails = [] { return false; };
     std::function<bool(const MemoryGraph&)> busy = [](const MemoryGraph&) { return false; };
 };
@@ -72,13 +66,6 @@ class LoggedGraphs {
         if (log_->fails()) return false;
         graph->write(launches);
         ++log_->retargeted;
-        return true;
-    }
-    // By several threads at once.
-    bool write(Graph& graph, std::span<const Launch> launches, std::size_t thread) noexcept {
-        if (launches[0].position * 2654435761u % 100 < log_->failing_writes) return false;
-        graph->write(launches);
-        ++log_->written.at(thread);
         return true;
     }
     bool launch(Graph& graph) noexcept {
@@ -368,139 +355,6 @@ TEST_F(GraphPoolTest, AnythingAtRandomKeepsOrderAndBudget) {
         ASSERT_EQ(log.ran.size(), position) << "seed " << seed;
         for (std::uint64_t i = 0; i < position; ++i) ASSERT_EQ(log.ran[i], i) << "seed " << seed;
     }
-}
-
-// ---- mixed chains
-
-class MixedChains : public GraphPoolTest {
-  protected:
-    std::vector<Launch> unordered(std::size_t length) {
-        std::vector<Launch> launches;
-        for (std::size_t i = 0; i < length; ++i) launches.push_back(launch_of(random() % 24));
-        return launches;
-    }
-    std::size_t written() const {
-        std::size_t all = 0;
-        for (const auto& count : log.written) all += count;
-        return all;
-    }
-    // Until so many more mixed chains have been taken: the writers are asleep now and then, and what comes
-    // meanwhile goes another way.
-    void issue_until(Pool& pool, std::size_t more) {
-        const std::size_t enough = written() + more;
-        const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-        while (written() < enough && std::chrono::steady_clock::now() < end) issue(pool, unordered(64));
-        ASSERT_GE(written(), enough) << "mixed chains";
-    }
-    void warm_up(Pool& pool) { issue_until(pool, 1); }
-    void expect_all_in_order() const {
-        ASSERT_EQ(log.ran.size(), position);
-        for (std::uint64_t i = 0; i < position; ++i) ASSERT_EQ(log.ran[i], i);
-    }
-
-    std::mt19937 random{7};
-    GraphWriters writers{2, [](std::size_t) {}};
-    GraphBudget shared{kPlenty, &writers};
-};
-
-TEST_F(MixedChains, TakeABacklogWithoutAnOrder) {
-    Pool pool(LoggedGraphs(log), shared);
-    warm_up(pool);
-    issue_until(pool, 200);
-    expect_all_in_order();
-    EXPECT_GE(std::ranges::count(log.lengths, Pool::kMixedLength), 200);
-    EXPECT_LE(log.alive.size(), Pool::kMostMixed + 24 + Pool::kMostChains);
-}
-
-TEST_F(MixedChains, AreForABacklogThatIsLongEnough) {
-    Pool pool(LoggedGraphs(log), shared);
-    warm_up(pool);
-    const std::size_t before = written();
-    for (int i = 0; i < 100; ++i) issue(pool, unordered(Pool::kMixedLength - 1));
-    EXPECT_EQ(written(), before);
-    expect_all_in_order();
-}
-
-TEST_F(MixedChains, AreNotThereWithoutThreadsThatWriteThem) {
-    Pool pool(LoggedGraphs(log), budget);
-    for (int i = 0; i < 500; ++i) issue(pool, unordered(64));
-    EXPECT_EQ(written(), 0u);
-    expect_all_in_order();
-}
-
-TEST_F(MixedChains, ThatRunAreLeftAlone) {
-    Pool pool(LoggedGraphs(log), shared);
-    warm_up(pool);
-    log.busy = [](const MemoryGraph& graph) { return graph.nodes().size() == Pool::kMixedLength; };
-    const std::size_t before = written();
-    for (int i = 0; i < 100; ++i) issue(pool, unordered(64));
-    EXPECT_EQ(written(), before);
-    expect_all_in_order();
-}
-
-TEST_F(MixedChains, AreGivenUpWhereWritingThemFails) {
-    Pool pool(LoggedGraphs(log), shared);
-    warm_up(pool);
-    log.failing_writes = 100;
-    for (int i = 0; i < 200; ++i) issue(pool, unordered(64));
-    const std::size_t before = written();
-    log.failing_writes = 0;
-    for (int i = 0; i < 200; ++i) issue(pool, unordered(64));
-    EXPECT_EQ(written(), before);
-    expect_all_in_order();
-}
-
-TEST_F(MixedChains, AtRandomKeepOrderAndBudget) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-    for (unsigned seed = 0, with = 0; with < 5; ++seed) {
-        ASSERT_LT(std::chrono::steady_clock::now(), end) << "seeds with mixed chains: " << with;
-        random.seed(seed);
-        const auto below = [&](unsigned bound) { return static_cast<unsigned>(random() % bound); };
-        log = {};
-        position = 0;
-        const std::int64_t bytes = 500 + below(10'000);
-        GraphBudget few(static_cast<std::uint64_t>(bytes), &writers);
-        {
-            Pool pool(LoggedGraphs(log), few);
-            log.failing_writes = below(2) * below(10);
-            const unsigned failing = below(2) * below(5), running = below(2) * below(20);
-            log.fails = [&] { return below(100) < failing; };
-            log.busy = [&, seed](const MemoryGraph& graph) {
-                return (graph.position() * 2654435761u + seed) % 100 < running;
-            };
-            while (position < 30'000) {
-                std::vector<Launch> backlog = unordered(below(200));
-                if (below(20) == 0)
-                    for (Launch& launch : backlog)
-                        if (below(100) == 0) launch.param_bytes = sizeof params;
-                issue(pool, backlog);
-                if (below(300) == 0) pool.forget(module);
-                ASSERT_GE(few.left(), 0) << "seed " << seed;
-            }
-        }
-        if (written() > 10) ++with;
-        ASSERT_EQ(few.left(), bytes) << "seed " << seed;
-        ASSERT_TRUE(log.alive.empty()) << "seed " << seed;
-        expect_all_in_order();
-    }
-}
-
-TEST_F(MixedChains, KnowNoModuleThatIsForgotten) {
-    Pool pool(LoggedGraphs(log), shared);
-    warm_up(pool);
-    for (int i = 0; i < 20; ++i) {
-        std::vector<Launch> backlog = unordered(64);
-        backlog[random() % 64].kernel = other.kernels()[0];
-        issue(pool, backlog);
-    }
-    pool.forget(other);
-    for (const MemoryGraph* graph : log.alive)
-        for (const MemoryGraph::Node& node : graph->nodes()) EXPECT_EQ(node.launch.kernel->owner(), &module);
-    for (int i = 0; i < 50; ++i) issue(pool, unordered(64));
-    expect_all_in_order();
-    pool.forget(module);
-    EXPECT_TRUE(log.alive.empty());
-    EXPECT_EQ(shared.left(), kPlenty);
 }
 
 }  // namespace
