@@ -7,7 +7,10 @@
 // more (which the device's own time hides), another kernel 1.25 more: as much as launching it by itself. So a
 // chain keeps its kernels and is known by them, in order: what programs do again and again they do in the
 // same order, and a backlog without an order that comes again gains nothing from chains (nor from pairs: 24
-// kernels at random took 1.94 with a graph for each two of them, and 1.26 without, in one run).
+// kernels at random took 1.94 with a graph for each two of them, and 1.26 without, in one run). Other threads
+// that write the nodes do not help either: they wait for CUDA's lock (setting a node's parameters takes 0.45
+// on one thread, 0.95 on each of two). Two of them, for chains of 32, took the same 24 kernels from 1.97 to
+// 1.20 in a program of its own in a slow hour, and from 1.4 to 1.6 to 1.9 in the daemon.
 //
 // The longest chain that the backlog fills is taken, and what is left is looked at in the same way; no launch
 // waits for others to come, and no chain runs with nodes switched off (one of those costs 0.3: a shorter

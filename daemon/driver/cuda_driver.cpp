@@ -53,6 +53,7 @@ class CudaDriver : public Driver {
     void give_stack(std::uint64_t bytes) override;
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
     std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override;
+    bool changes_stall() const noexcept override { return true; }
     int completion_fd() const override { return completion_fd_.get(); }
     std::optional<std::string> failure() noexcept override;
 

@@ -273,6 +273,10 @@ class Driver {
     // graph of this driver does not take, and Error{out_of_memory} where there is no room for another.
     virtual std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) = 0;
 
+    // Do loading and unloading a module and letting go of streams and staging wait for all that the device
+    // has, and every launch with them?
+    virtual bool changes_stall() const noexcept { return false; }
+
     // An eventfd that notify_at() signals; the dispatcher sleeps on it.
     virtual int completion_fd() const = 0;
     // Dispatch thread, about once a turn: has the device failed for good? The text names what is known.

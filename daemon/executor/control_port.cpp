@@ -150,22 +150,29 @@ bool ControlPort::serve_one(End& end) {
         return false;
     }
     const auto& request = *fb::GetRoot<ToExecutor>(message.bytes.data());
-    try {
+    answering(request.id(), [&] {
         if (!whole)
             throw Error(
                 Status::limit_reached,
                 "the executor has no descriptors left to receive those of this request; raise its limit "
                 "(ulimit -n)");
         handle(request, message.fds);
-    } catch (const Error& error) {
-        answer_error(request.id(), error.status(), error.what());
-    } catch (const std::bad_alloc&) {
-        answer_error(request.id(), Status::out_of_memory, "the executor has no memory left for this request");
-    } catch (const std::exception& error) {
-        answer_error(request.id(), Status::internal_error, error.what());
-    }
+    });
     end = End::quit;
     return !quit_;
+}
+
+template <class Handle>
+void ControlPort::answering(std::uint32_t id, const Handle& handle) {
+    try {
+        handle();
+    } catch (const Error& error) {
+        answer_error(id, error.status(), error.what());
+    } catch (const std::bad_alloc&) {
+        answer_error(id, Status::out_of_memory, "the executor has no memory left for this request");
+    } catch (const std::exception& error) {
+        answer_error(id, Status::internal_error, error.what());
+    }
 }
 
 // ---- requests
@@ -401,15 +408,41 @@ void ControlPort::handle_module(const ToExecutor& message, std::vector<UniqueFd>
     answer_ok(message.id());
 }
 
+struct ControlPort::WantedModule {
+    std::uint64_t key;
+    std::string name;
+    UniqueFd image;
+    std::uint64_t bytes;
+    std::vector<driver::Signature> signatures;
+    std::uint32_t max_registers;
+    std::uint64_t stack_bytes;
+};
+
 void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& request,
                               std::vector<UniqueFd>& fds) {
+    const auto wanted = std::make_shared<WantedModule>(WantedModule{
+        request.module_key(), text_of(request.name()), take_fd(fds, 0, "the image"), request.bytes(),
+        signatures_of(request), request.max_registers(), request.stack_bytes()});
+    registry().when_little_is_on_the_device(
+        [this, id, wanted] { answering(id, [&] { load_now(id, *wanted); }); },
+        [this, id, wanted] {
+            answer_error(id, Status::timed_out,
+                         "cannot load " + driver::module_text(wanted->name) +
+                             " beside kernels that go on and on: CUDA loads nothing until the device is "
+                             "through with what it has, and would let nobody launch meanwhile; it was tried "
+                             "for " +
+                             std::to_string(Lull::kGiveUpNs / 1'000'000'000) +
+                             " s. Load before they begin, or have the daemon keep sessions apart (serve "
+                             "--isolate session)");
+        });
+}
+
+void ControlPort::load_now(std::uint32_t id, const WantedModule& wanted) {
     Registry& held = registry();
-    const UniqueFd image = take_fd(fds, 0, "the image");
-    const std::vector<driver::Signature> signatures = signatures_of(request);
-    const std::uint64_t key = request.module_key();
-    const std::string called = driver::module_text(text_of(request.name()));
-    const KernelCache::Loaded& module = held.load_module(key, text_of(request.name()), image, request.bytes(),
-                                                         {signatures, request.max_registers()});
+    const std::uint64_t key = wanted.key;
+    const std::string called = driver::module_text(wanted.name);
+    const KernelCache::Loaded& module = held.load_module(key, wanted.name, wanted.image, wanted.bytes,
+                                                         {wanted.signatures, wanted.max_registers});
     const auto builder = std::make_shared<fb::FlatBufferBuilder>();
     std::vector<fb::Offset<schema::KernelInfo>> kernels;
     for (const auto& entry : module.kernels) kernels.push_back(describe(*builder, entry->kernel->layout()));
@@ -425,7 +458,7 @@ void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& requ
                             " bytes; load it in parts"));
     // No session has its kernels before this is answered, or nothing is issued until then.
     try {
-        held.give_stack(request.stack_bytes(), kStackPatienceNs,
+        held.give_stack(wanted.stack_bytes, kStackPatienceNs,
                         [this, id, builder, layout, refusal](Status status, const std::string& why) {
                             if (status != Status::ok) return answer_error(id, status, refusal(why));
                             send(*builder,

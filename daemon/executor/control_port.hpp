@@ -47,6 +47,11 @@ class ControlPort {
     void handle_memory(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void configure(std::uint32_t id, const internal::Configure& request, std::vector<UniqueFd>& fds);
     void load_module(std::uint32_t id, const internal::LoadModule& request, std::vector<UniqueFd>& fds);
+    struct WantedModule;
+    void load_now(std::uint32_t id, const WantedModule& wanted);
+    // What `handle` throws is the answer.
+    template <class Handle>
+    void answering(std::uint32_t id, const Handle& handle);
     void pass_notices();
     Registry& registry();
 

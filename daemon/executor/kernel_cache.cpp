@@ -30,6 +30,12 @@ const KernelEntry& KernelCache::Loaded::configure(std::size_t index,
     return *entry;
 }
 
+KernelCache::Loaded KernelCache::take(std::uint64_t key) {
+    Loaded taken = std::move(get(key));
+    loaded_.erase(key);
+    return taken;
+}
+
 KernelCache::Loaded& KernelCache::get(std::uint64_t key) {
     const auto found = loaded_.find(key);
     if (found == loaded_.end())

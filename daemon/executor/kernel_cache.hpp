@@ -31,7 +31,8 @@ class KernelCache {
     Loaded& add(std::uint64_t key, const std::string& name, std::unique_ptr<driver::Module> module);
     // Throws Error{not_found}.
     Loaded& get(std::uint64_t key);
-    void erase(std::uint64_t key) { loaded_.erase(key); }
+    // Throws Error{not_found}.
+    Loaded take(std::uint64_t key);
     bool contains(std::uint64_t key) const { return loaded_.contains(key); }
     std::size_t size() const { return loaded_.size(); }
 

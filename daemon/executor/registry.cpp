@@ -29,7 +29,16 @@ std::string quoted(const char* what, std::uint64_t id) {
 
 Registry::Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread,
                    const DispatcherConfig& config, std::uint64_t stuck_ns)
-    : driver_(driver), memory_(memory), thread_(thread), config_(config), stuck_ns_(stuck_ns) {}
+    : driver_(driver),
+      memory_(memory),
+      thread_(thread),
+      config_(config),
+      stuck_ns_(stuck_ns),
+      lull_([this] { return quiet(); },
+            [this] {
+                round_ = next_barrier_++;
+                thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, round_); });
+            }) {}
 
 Registry::~Registry() {
     thread_.stop();
@@ -72,7 +81,10 @@ void Registry::detach_session(std::uint64_t id) {
                     "cannot detach " + quoted("session", id) + ": memory of it is still being unmapped");
     thread_.unwatch(gone.doorbell.get());
     // No stream, so nothing of it is in flight.
-    for (const auto& [staging, placed] : gone.staging) disown_staging(placed);
+    for (auto& [staging, placed] : gone.staging) {
+        disown_staging(placed);
+        let_go_of_staging(std::move(placed));
+    }
     for (const auto& [address, bytes] : gone.chunks) {
         memory_.device.set_owner(0, address, bytes);
         let_go_of_chunk(address);
@@ -96,6 +108,11 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
                                                   ": this device has " +
                                                   std::to_string(device.lowest_priority) + " to " +
                                                   std::to_string(device.highest_priority));
+    if (streams_let_go_ >= kMostLetGo)
+        throw Error(Status::limit_reached,
+                    "cannot open " + quoted("stream", setup.id) + ": " + std::to_string(streams_let_go_) +
+                        " that were closed are still there, until the device is through with what it has; "
+                        "try again then");
     setup.max_in_flight = config_.max_in_flight;
     setup.coalesce &= config_.coalesce;
     auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
@@ -141,7 +158,11 @@ void Registry::close_stream(std::uint64_t id, Answer answer) {
              const auto found = streams_.find(id);
              thread_.call([&](Dispatcher& dispatcher) { dispatcher.remove(*found->second.port); });
              --found->second.session->streams;
+             found->second.graphs.clear();
+             auto gone = std::make_shared<Stream>(std::move(found->second));
              streams_.erase(found);
+             ++streams_let_go_;
+             let_go(std::move(gone), [this] { --streams_let_go_; });
          },
          std::move(answer), now_ns() + stuck_ns_,
          "the device is still at work for " + quoted("stream", id) + " after " +
@@ -175,14 +196,14 @@ void Registry::unload_module(std::uint64_t key, Answer answer) {
         {[this, key] {
              thread_.call([&](Dispatcher& dispatcher) { dispatcher.forget(*modules_.get(key).module); });
              break_off_graphs(key);
-             modules_.erase(key);
+             let_go(std::make_shared<KernelCache::Loaded>(modules_.take(key)));
          },
          std::move(answer)});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, barrier); });
 }
 
 void Registry::discard_module(std::uint64_t key) {
-    if (modules_.get(key).bindings == 0) modules_.erase(key);
+    if (modules_.get(key).bindings == 0) let_go(std::make_shared<KernelCache::Loaded>(modules_.take(key)));
 }
 
 void Registry::give_stack(std::uint64_t bytes, std::uint64_t patience_ns, Answer answer) {
@@ -415,6 +436,9 @@ void Registry::map_staging(std::uint64_t session_id, std::uint64_t id, std::uint
         throw Error(Status::invalid_argument, "a staging segment of " + std::to_string(bytes) + " bytes at " +
                                                   std::to_string(address) +
                                                   " is not within the range of staging memory");
+    const auto behind = leaving_staging_.lower_bound(address + taken);
+    if (behind != leaving_staging_.begin() && std::prev(behind)->first + std::prev(behind)->second > address)
+        lull_.run_all();  // of a session that has gone: its addresses are another's now
     std::unique_ptr<driver::Staging> fresh = driver_.map_staging(address, segment, bytes);
     change_staging(owner, [&](IdTable<driver::Staging>& table) { table.set(id, fresh.get()); });
     owner.staging.emplace(id, PlacedStaging{address, std::move(fresh)});
@@ -428,20 +452,47 @@ void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer 
     change_staging(owner, [&](IdTable<driver::Staging>& table) { table.erase(id); });
     disown_staging(found->second);
     note_gone(owner);
-    // Shared, because a std::function is copied; gone when the barrier's entry is.
-    auto kept = std::make_shared<std::unique_ptr<driver::Staging>>(std::move(found->second.mapped));
+    // Shared, because a std::function is copied.
+    auto kept = std::make_shared<PlacedStaging>(std::move(found->second));
     owner.staging.erase(found);
     ++owner.barriers;
-    const std::uint64_t barrier = expect_barrier({[&owner, kept] {
-                                                      --owner.barriers;
-                                                      kept->reset();
-                                                  },
-                                                  std::move(answer)});
+    // Answered once its addresses are free.
+    const std::uint64_t barrier =
+        expect_barrier({[this, &owner, kept, answer = std::move(answer)] {
+                            --owner.barriers;
+                            let_go_of_staging(std::move(*kept), [answer] { answer(Status::ok, ""); });
+                        },
+                        [](Status, const std::string&) {}});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
+}
+
+void Registry::let_go_of_staging(PlacedStaging placed, std::function<void()> then) {
+    const std::uint64_t address = placed.address;
+    leaving_staging_[address] = memory_.staging.rounded(placed.mapped->size());
+    let_go(std::shared_ptr<driver::Staging>(std::move(placed.mapped)),
+           [this, address, then = std::move(then)] {
+               leaving_staging_.erase(address);
+               if (then) then();
+           });
 }
 
 // ---- what takes its time
 // -------------------------------------------------------------------------------------------
+
+void Registry::when_little_is_on_the_device(std::function<void()> run, std::function<void()> give_up) {
+    if (!driver_.changes_stall()) return run();
+    lull_.put_off({std::move(run), std::move(give_up)}, now_ns());
+}
+
+void Registry::let_go(std::shared_ptr<void> what, std::function<void()> then) {
+    // Shared by nobody but the task, which goes when it has run.
+    when_little_is_on_the_device(
+        [kept = std::make_shared<std::shared_ptr<void>>(std::move(what)), then = std::move(then)] {
+            kept->reset();
+            if (then) then();
+        },
+        nullptr);
+}
 
 std::uint64_t Registry::expect_barrier(Pending pending) {
     const std::uint64_t id = next_barrier_++;
@@ -450,6 +501,7 @@ std::uint64_t Registry::expect_barrier(Pending pending) {
 }
 
 void Registry::barrier_reached(std::uint64_t barrier) {
+    if (barrier == round_) return lull_.round_over(now_ns());
     const auto found = pending_.find(barrier);
     if (found == pending_.end()) return;
     Pending done = std::move(found->second);
@@ -478,7 +530,10 @@ int Registry::tick(std::uint64_t now) {
         pending.answer(Status::timed_out, pending.late);
         at = pending.give_up ? pending_.erase(at) : std::next(at);
     }
-    return next == kNever ? -1 : static_cast<int>(std::min<std::uint64_t>(next / kNsPerMs + 1, 1'000'000));
+    const int own =
+        next == kNever ? -1 : static_cast<int>(std::min<std::uint64_t>(next / kNsPerMs + 1, 1'000'000));
+    const int lull = lull_.tick(now);
+    return own < 0 || lull < 0 ? std::max(own, lull) : std::min(own, lull);
 }
 
 bool Registry::quiet() {

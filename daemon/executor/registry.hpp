@@ -6,6 +6,10 @@
 // was given, and only then is it destroyed and the request answered. Only a stream that closes has a
 // deadline: where the device does not come through with its work in time, that is answered (the supervisor
 // ends the executor for it), and the stream is kept until it does.
+//
+// What would make everybody wait for the device waits for a lull (lull.hpp): a module that is loaded, or
+// whose turn it is to be destroyed, streams and staging that are. A stream or module has gone for whoever
+// asked by then; the addresses of staging are taken until it has.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +25,7 @@
 #include "daemon/driver/driver.hpp"
 #include "daemon/executor/dispatch_thread.hpp"
 #include "daemon/executor/kernel_cache.hpp"
+#include "daemon/executor/lull.hpp"
 #include "daemon/executor/memory_map.hpp"
 #include "daemon/executor/session_view.hpp"
 #include "daemon/executor/stream_port.hpp"
@@ -36,6 +41,10 @@ class Registry {
     Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& thread,
              const DispatcherConfig& config, std::uint64_t stuck_ns);
     ~Registry();  // ends the dispatch thread
+
+    // For what keeps launches waiting (Driver::changes_stall): `run` is called now or later, or else, after a
+    // while in which the device came to no end, `give_up`.
+    void when_little_is_on_the_device(std::function<void()> run, std::function<void()> give_up);
 
     // All of these throw Error (or std::system_error) that says what was wrong with what.
     void attach_session(std::uint64_t session, UniqueFd doorbell);
@@ -140,8 +149,11 @@ class Registry {
     Session& session(std::uint64_t id);
     Stream& stream(std::uint64_t id);
     std::uint64_t expect_barrier(Pending pending);
+    // Destroys it, now or later.
+    void let_go(std::shared_ptr<void> what, std::function<void()> then = nullptr);
     void check_chunk(std::uint64_t address, std::uint64_t bytes) const;
     void disown_staging(const PlacedStaging& placed) noexcept;
+    void let_go_of_staging(PlacedStaging placed, std::function<void()> then = nullptr);
     // A chunk is mapped once, for its owner and for all loans in it.
     void hold_chunk(std::uint64_t address, std::uint64_t bytes, const UniqueFd& chunk);
     void let_go_of_chunk(std::uint64_t address);
@@ -174,7 +186,13 @@ class Registry {
         std::uint64_t bytes = 0;
         std::size_t holders = 0;
     };
-    std::unordered_map<std::uint64_t, MappedChunk> mapped_;  // by address
+    std::unordered_map<std::uint64_t, MappedChunk> mapped_;   // by address
+    std::map<std::uint64_t, std::uint64_t> leaving_staging_;  // address -> bytes
+    Lull lull_;                                               // holds what waits to be destroyed
+    std::uint64_t round_ = 0;                                 // the barrier of the lull's round
+    std::size_t streams_let_go_ = 0;                          // that are still there
+    // Beyond that no stream is opened.
+    static constexpr std::size_t kMostLetGo = 256;
     OwnerTag next_tag_ = 1;
     std::uint64_t next_barrier_ = 1;
 };

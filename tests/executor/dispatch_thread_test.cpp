@@ -498,5 +498,118 @@ TEST(Stack, GivenBesideALiveStreamLosesNoWakeUp) {
     EXPECT_TRUE(rig.close(client.id));
 }
 
+TEST(DispatchThread, AStreamThatIsClosedStallsNobodyWhoseKernelsRun) {
+    ScriptedDriver driver;
+    driver.completes_at_once = false;
+    driver.stalls = true;
+    MemoryMap memory(driver.device());
+    DispatchThread::Config config;
+    DispatchThread thread(config, driver, memory, {});  // not started: changes run here
+    Registry registry(driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000'000);
+    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
+    ClientStream busy(1, make_id(0)), idle(1, make_id(1));
+    const auto work = [&] {
+        thread.call([&](Dispatcher& dispatcher) {
+            while (dispatcher.do_work())
+                ;
+        });
+        for (const Notice& notice : thread.take_notices()) registry.barrier_reached(notice.id);
+    };
+    const auto open = [&](ClientStream& stream) {
+        registry.open_stream(1, stream.setup(), stream.ring_fd, stream.status_fd, stream.wake_fd.duplicate());
+    };
+    int answers = 0;
+    const auto close = [&](ClientStream& stream) {
+        registry.close_stream(stream.id, [&](Status status, const std::string& text) {
+            EXPECT_EQ(status, Status::ok) << text;
+            ++answers;
+        });
+        work();
+    };
+    open(busy);
+    StreamPort* port = nullptr;
+    thread.call([&](Dispatcher& dispatcher) { port = dispatcher.find(busy.id); });
+    ASSERT_NE(port, nullptr);
+    memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+    schema::FillRecord fill{};
+    fill.mutate_kind(schema::RecordKind::Fill);
+    fill.mutate_width(1);
+    fill.mutate_bytes(8);
+    fill.mutate_device(driver.device().range_base);
+    busy.put(fill);
+    work();
+    ASSERT_EQ(busy.issued(), 1u);
+
+    open(idle);
+    EXPECT_EQ(driver.streams, 2);
+    close(idle);
+    EXPECT_EQ(answers, 1) << "it has gone for its client";
+    EXPECT_EQ(driver.streams, 2) << "but the driver's is there as long as the other one works";
+    open(idle);  // and in no one's way
+    EXPECT_EQ(driver.streams, 3);
+    bool loaded = false, given_up = false;
+    registry.when_little_is_on_the_device([&] { loaded = true; }, [&] { given_up = true; });
+    EXPECT_FALSE(loaded);
+    EXPECT_EQ(registry.tick(~std::uint64_t{0}), -1);
+    EXPECT_TRUE(given_up);
+
+    static_cast<ScriptedStream&>(*port->driver_stream).run_all();
+    work();
+    work();
+    EXPECT_EQ(driver.streams, 2);
+    registry.when_little_is_on_the_device([&] { loaded = true; }, [] {});
+    EXPECT_TRUE(loaded) << "nothing is on the device";
+    close(idle);
+    close(busy);
+    EXPECT_EQ(answers, 3);
+    EXPECT_EQ(driver.streams, 0);
+    registry.detach_session(1);
+}
+
+TEST(DispatchThread, StreamsThatAreClosedBesideAKernelWithoutAnEndAreBounded) {
+    ScriptedDriver driver;
+    driver.completes_at_once = false;
+    driver.stalls = true;
+    MemoryMap memory(driver.device());
+    DispatchThread::Config config;
+    DispatchThread thread(config, driver, memory, {});
+    Registry registry(driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000'000);
+    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
+    const auto work = [&] {
+        thread.call([&](Dispatcher& dispatcher) {
+            while (dispatcher.do_work())
+                ;
+        });
+        for (const Notice& notice : thread.take_notices()) registry.barrier_reached(notice.id);
+    };
+    ClientStream busy(1, make_id(0));
+    registry.open_stream(1, busy.setup(), busy.ring_fd, busy.status_fd, busy.wake_fd.duplicate());
+    memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+    schema::FillRecord fill{};
+    fill.mutate_kind(schema::RecordKind::Fill);
+    fill.mutate_width(1);
+    fill.mutate_bytes(8);
+    fill.mutate_device(driver.device().range_base);
+    busy.put(fill);
+    work();
+    std::string refused;
+    int opened = 0;
+    for (; refused.empty() && opened < 1000; ++opened) {
+        ClientStream another(1, make_id(1));
+        try {
+            registry.open_stream(1, another.setup(), another.ring_fd, another.status_fd,
+                                 another.wake_fd.duplicate());
+        } catch (const Error& error) {
+            EXPECT_EQ(error.status(), Status::limit_reached);
+            refused = error.what();
+            break;
+        }
+        registry.close_stream(another.id, [](Status, const std::string&) {});
+        work();
+    }
+    EXPECT_EQ(opened, 256);
+    EXPECT_NE(refused.find("256 that were closed are still there"), std::string::npos) << refused;
+}
+
 }  // namespace
 }  // namespace ringlaunch::executor::test

@@ -147,6 +147,10 @@ class ScriptedDriver final : public driver::Driver {
     std::uint64_t stack = 1024, stack_room = 1u << 20;
     bool refuse_stack = false;
     int stack_changes = 0;
+    bool changes_stall() const noexcept override { return stalls; }
+
+    bool stalls = false;
+    std::atomic<int> streams{0};
     bool no_graphs = false;
     Status refuse_updates_with = Status::ok;
 
@@ -168,7 +172,10 @@ class ScriptedDriver final : public driver::Driver {
 class ScriptedStream final : public driver::Stream {
   public:
     ScriptedStream(const driver::StreamConfig& config, ScriptedDriver& driver)
-        : config_(config), driver_(driver) {}
+        : config_(config), driver_(driver) {
+        ++driver_.streams;
+    }
+    ~ScriptedStream() override { --driver_.streams; }
 
     const char* why() const noexcept override { return driver_.refuse_text; }
     Status launch(const driver::Launch& launch) noexcept override {
