@@ -9,6 +9,7 @@ import pytest
 from gpu_support import WATCHDOG_S, WORK, A
 
 import ringlaunch as rl
+from ringlaunch import _compile
 
 LONG_US = 4_000_000
 
@@ -110,10 +111,12 @@ def test_a_load_waits_for_a_long_kernel_and_nobody_else_does(serve_gpu):
         concurrent.futures.ThreadPoolExecutor() as threads,
     ):
         neighbour = Neighbour(socket)
+        image = _compile.compile_source(MORE, "more.cu", (), "cuda", third._daemon.architecture)
         with Busy(socket) as busy:
-            loading = threads.submit(third.compile, WORK + "// another image\n" * 3 + MORE, name="more.cu")
-            for _ in range(5):
+            loading = threads.submit(third.load, image)
+            for _ in range(100):
                 neighbour.works()
+            assert not loading.done()
             assert busy.runs, "the neighbour was kept waiting for the long kernel"
         more = loading.result(WATCHDOG_S)["more"]
         out = third.zeros(1, np.uint32)
@@ -124,6 +127,7 @@ def test_a_load_waits_for_a_long_kernel_and_nobody_else_does(serve_gpu):
 
 
 MORE = """
+#include <ringlaunch/kernel.h>
 extern "C" __global__ void more(unsigned* out, unsigned value) { *out = value; }
 RINGLAUNCH_EXPORT(more)
 """
