@@ -189,7 +189,18 @@ bool is_of_cupy(PyTypeObject* type) {
            is_of_c(in_type(type, "dtype"));
 }
 
-TensorType look_at(PyTypeObject* type) {
+// Of a type that the exchange API reads; `owner`: the one that has it. What the two say of the object
+// decides.
+bool is_of_torch(PyObject* object, const TensorType& type, PyTypeObject* owner) {
+    PyObject* cdata = in_type(owner, "_cdata");
+    if (in_type(type.type, "_cdata") != cdata || !has_torch_tensor(object, cdata)) return false;
+    TensorView one, other;
+    return !read_by_api(object, type, one) || (read_torch(object, other) && one.address == other.address &&
+                                               one.element == other.element && one.device == other.device);
+}
+
+TensorType look_at(PyObject* object) {
+    PyTypeObject* const type = Py_TYPE(object);
     TensorType made;
     made.type = type;
     made.reading = Reading::none;
@@ -210,6 +221,7 @@ TensorType look_at(PyTypeObject* type) {
             if (made.signed_8 == nullptr || made.unsigned_8 == nullptr || made.dtype == nullptr)
                 made.reading = Reading::method;
         }
+        made.of_torch = made.reading == Reading::exchange && is_of_torch(object, made, owner);
         break;
     }
     if (made.reading == Reading::none) {
@@ -276,7 +288,7 @@ const TensorType& tensor_type(PyTypeObject* type) noexcept {
     return no_type;
 }
 
-bool read_exchange(PyObject* object, const TensorType& type, TensorView& out) noexcept {
+bool read_by_api(PyObject* object, const TensorType& type, TensorView& out) noexcept {
     DlTensor tensor;
     if (type.api->borrow(object, &tensor) != 0) [[unlikely]] {
         PyErr_Clear();
@@ -339,7 +351,7 @@ bool Asked::ask_one(PyObject* object) {
         return true;
     Reading reading = tensor_type(type).reading;
     if (reading == Reading::unknown) {
-        TensorType made = look_at(type);
+        TensorType made = look_at(object);
         reading = made.reading;
         TensorType& place = types[next_type++ % kTypes];
         Own old_signed(place.signed_8), old_unsigned(place.unsigned_8);

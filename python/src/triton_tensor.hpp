@@ -2,7 +2,8 @@
 //
 // Five ways, by the object's type, which is looked at once:
 // - exchange: the C functions that tensor libraries offer one another (DLPack's exchange API, of torch and
-//   others). No Python code runs.
+//   others); of torch's own tensors, where that can be had, what is quicker (torch_tensor.hpp). No Python
+//   code runs.
 // - method: `data_ptr()` and `dtype`, which is all that Triton itself asks for. They may be Python code.
 // - interface: `__cuda_array_interface__`, likewise.
 // - attributes: of CuPy's own arrays, what that interface is made of, for a sixth of the time: `data.ptr` and
@@ -18,15 +19,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "torch_tensor.hpp"
+
 namespace ringlaunch::python::triton {
-
-struct TensorView {
-    std::uint64_t address = 0;
-    std::uint8_t element = 0;  // as of BufferObject; 0: one that Triton does not know
-    int device = kUnknown;     // number of its CUDA device
-
-    static constexpr int kUnknown = -1;  // only the driver can say whether a kernel may use the address
-};
 
 enum class Reading : std::uint8_t { unknown, exchange, method, interface, attributes, none };
 
@@ -38,6 +33,7 @@ struct TensorType {
     unsigned int version = 0;
     Reading reading = Reading::unknown;
     const ExchangeApi* api = nullptr;
+    bool of_torch = false;  // read_torch() reads them
     // dtypes of the library that DLPack does not tell from others of 8 bits, and what answers an object's
     // own; null: it has no such.
     PyObject *signed_8 = nullptr, *unsigned_8 = nullptr;  // strong
@@ -56,7 +52,10 @@ const TensorType& tensor_type(PyTypeObject* type) noexcept;
 
 // Reads an object whose reading is `exchange`. False: it has no element that DLPack knows, or no memory of
 // its own; no Python error is set.
-bool read_exchange(PyObject* object, const TensorType& type, TensorView& out) noexcept;
+bool read_by_api(PyObject* object, const TensorType& type, TensorView& out) noexcept;
+inline bool read_exchange(PyObject* object, const TensorType& type, TensorView& out) noexcept {
+    return type.of_torch ? read_torch(object, out) : read_by_api(object, type, out);
+}
 
 // The same where the reading is `attributes`. False, too, for an element type that was not asked about yet.
 bool read_attributes(PyObject* object, TensorView& out) noexcept;

@@ -529,3 +529,68 @@ def test_what_is_no_plain_descriptor_has_no_key(torch, wrapped):
         made(shape=[1] * 6, strides=[1] * 6, block_shape=[1] * 6),
     ):
         assert kernel._key((other, 0), {}) is None
+
+
+def with_other_functions(torch, borrow):
+    """A type of torch's tensors whose exchange API asks `borrow` what a tensor is."""
+    import ctypes
+
+    class Api(ctypes.Structure):
+        _fields_ = [("version", ctypes.c_uint32 * 2), ("pointers", ctypes.c_void_p * 4), ("borrow", ctypes.c_void_p)]
+        _fields_ += [("stream", ctypes.c_void_p)]
+
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
+    api = Api.from_buffer_copy(
+        Api.from_address(pointer(torch.Tensor.__dlpack_c_exchange_api__, b"dlpack_exchange_api"))
+    )
+    function = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_void_p)
+    theirs = function(api.borrow)
+    ours = function(lambda tensor, out: borrow(theirs, tensor, out))
+    api.borrow = ctypes.cast(ours, ctypes.c_void_p)
+    made = type("Tensor", (torch.Tensor,), {"__module__": "torch", "__c_dlpack_exchange_api__": ctypes.addressof(api)})
+    made.__dlpack_c_exchange_api__ = None
+    made.kept = api, ours
+    return made
+
+
+def test_torchs_tensors_are_read_by_its_own_functions_where_these_say_the_same(torch, wrapped):
+    import ctypes
+
+    asked = []
+
+    def borrow(theirs, tensor, out):
+        asked.append(tensor)
+        return theirs(tensor, out)
+
+    def borrow_another(theirs, tensor, out):
+        answer = borrow(theirs, tensor, out)
+        ctypes.c_uint64.from_address(out).value += 64  # its address
+        return answer
+
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):
+        pytest.skip("this torch has its tensors elsewhere")
+    kernel, tensors = wrapped["plain"], [torch.zeros(8), torch.zeros(8, dtype=torch.int8), torch.zeros(9)[1:]]
+    kind = with_other_functions(torch, borrow)
+    for i, tensor in enumerate(tensors):
+        assert read(kernel, tensor.as_subclass(kind), 0) == read(kernel, tensor, 0)
+        assert len(asked) == 1, i  # when its type was looked at
+    other = with_other_functions(torch, borrow_another)
+    for tensor in tensors:
+        before = len(asked)
+        assert read(kernel, tensor.as_subclass(other), 0)[1] == tensor.data_ptr() + 64
+        assert len(asked) > before
+
+
+def test_what_a_tensor_is_now_counts(torch, wrapped):
+    kernel, tensor = wrapped["plain"], torch.zeros(8)
+    for change in (
+        lambda: tensor.resize_(1 << 16),
+        lambda: setattr(tensor, "data", torch.zeros(8, dtype=torch.float16)),
+        lambda: tensor.set_(torch.zeros(8, dtype=torch.float16)[3:]),
+        lambda: tensor.untyped_storage().resize_(0),
+    ):
+        change()
+        key, address, *_ = read(kernel, tensor, 0)
+        assert address == tensor.data_ptr()
+        assert key == read(kernel, Tensor(address, str(tensor.dtype).removeprefix("torch.")), 0)[0]
