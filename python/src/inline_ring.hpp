@@ -37,9 +37,10 @@ class LaunchRing {
     // `lines`: a power of two, enough for the longest entry twice.
     explicit LaunchRing(std::size_t lines)
         : lines_(lines),
+          line_mask_(lines - 1),
+          held_mask_(4 * lines - 1),
           memory_(static_cast<std::byte*>(::operator new (lines* kLineBytes, std::align_val_t{kLineBytes}))),
           marks_(std::make_unique<Mark[]>(lines)),
-          most_held_(4 * lines),
           held_(std::make_unique<void*[]>(4 * lines)) {}
 
     static constexpr std::size_t lines_of(std::size_t param_bytes) noexcept {
@@ -53,9 +54,10 @@ class LaunchRing {
     Entry* reserve(InlineKernel& kernel, const Dim3& grid, std::size_t param_bytes,
                    std::size_t holds) noexcept {
         const std::size_t needed = lines_of(param_bytes);
-        const std::size_t to_end = lines_ - tail_ % lines_;
+        const std::size_t to_end = lines_ - (tail_ & line_mask_);
         const std::size_t taken = needed <= to_end ? needed : to_end + needed;
-        if (tail_ + taken - reclaimed_ > lines_ || held_end_ + holds - held_begin_ > most_held_) [[unlikely]]
+        if (tail_ + taken - reclaimed_ > lines_ || held_end_ + holds - held_begin_ > held_mask_ + 1)
+            [[unlikely]]
             return nullptr;
         if (needed > to_end) [[unlikely]] {
             *new (at(tail_)) Entry = {nullptr, {}, static_cast<std::uint16_t>(to_end), 0};
@@ -67,10 +69,10 @@ class LaunchRing {
         return entry;
     }
     // For the entry that was reserved last.
-    void hold(void* object) noexcept { held_[held_end_++ % most_held_] = object; }
+    void hold(void* object) noexcept { held_[held_end_++ & held_mask_] = object; }
     void publish(const Entry& entry) noexcept {
         tail_ += entry.lines;
-        marks_[marks_end_++ % lines_] = {tail_, held_end_};
+        marks_[marks_end_++ & line_mask_] = {tail_, held_end_};
         // sync: PUBLISHED (pairs with take()): the entry is whole.
         published_.store(tail_, std::memory_order_release);
         // What the consumer read a lap ago is its processor's still: fetched now, no store waits for it.
@@ -83,12 +85,13 @@ class LaunchRing {
     // Calls `let_go` for what issued entries hold. `let_go` may come back here, by any way.
     template <class LetGo>
     void reclaim(const LetGo& let_go) {
-        while (marks_begin_ != marks_end_ && marks_[marks_begin_ % lines_].end <= issued()) {
-            if (held_begin_ != marks_[marks_begin_ % lines_].held) {
-                let_go(held_[held_begin_++ % most_held_]);
+        const std::uint64_t issued = this->issued();
+        while (marks_begin_ != marks_end_ && marks_[marks_begin_ & line_mask_].end <= issued) {
+            if (held_begin_ != marks_[marks_begin_ & line_mask_].held) {
+                let_go(held_[held_begin_++ & held_mask_]);
                 continue;
             }
-            reclaimed_ = marks_[marks_begin_++ % lines_].end;
+            reclaimed_ = marks_[marks_begin_++ & line_mask_].end;
         }
     }
 
@@ -132,7 +135,7 @@ class LaunchRing {
         std::uint64_t end, held;
     };
     Entry* at(std::uint64_t position) const noexcept {
-        return reinterpret_cast<Entry*>(memory_.get() + position % lines_ * kLineBytes);
+        return reinterpret_cast<Entry*>(memory_.get() + (position & line_mask_) * kLineBytes);
     }
     static void fetch_to_write(const void* line) noexcept {
 #if defined(__x86_64__)
@@ -142,10 +145,10 @@ class LaunchRing {
 #endif
     }
 
-    const std::size_t lines_;
+    // Powers of two: a division costs more than all else that a launch does here.
+    const std::size_t lines_, line_mask_, held_mask_;
     const std::unique_ptr<std::byte[], Free> memory_;
     const std::unique_ptr<Mark[]> marks_;
-    const std::size_t most_held_;
     const std::unique_ptr<void*[]> held_;
     // The producer's.
     alignas(2 * kLineBytes) std::uint64_t tail_ = 0;  // ahead of published_ by filling

@@ -131,7 +131,7 @@ Variant& variant_of(PyObject* object) {
 struct Entry {
     std::uint64_t hash = 0;
     std::vector<std::uint64_t> key;
-    std::vector<Op> ops;
+    Packing packing;
     std::vector<TensorMaps> maps;
     std::vector<Ref> held;  // what the key names by its address
     Ref variant;
@@ -145,7 +145,7 @@ class Table {
         for (std::size_t i = hash & mask_;; i = (i + 1) & mask_) {
             Entry* entry = slots_[i];
             if (entry == nullptr) return nullptr;
-            if (entry->hash == hash && key.equals(entry->key.data(), entry->key.size())) return entry;
+            if (entry->hash == hash && key.equals(entry->key)) return entry;
         }
     }
     void add(std::unique_ptr<Entry> entry) {
@@ -202,6 +202,9 @@ struct Names {
     Ref tuple;
     std::vector<std::int16_t> to;
     bool options = false;  // some are for others than parameters
+    // With so many by position before them they are the parameters behind those, in order, to the last.
+    std::size_t behind = kNowhere;
+    static constexpr std::size_t kNowhere = ~std::size_t{0};
 };
 
 // A global that the kernel's code has read: Triton refuses a call once its value is another.
@@ -499,6 +502,12 @@ bool same_name(PyObject* name, PyObject* known) {
         if (to < 0 || to >= kFirstOption) made.options = true;
         made.to.push_back(to);
     }
+    if (!made.to.empty() && made.to.size() <= core.params.size()) {
+        std::size_t next = core.params.size() - made.to.size();
+        for (const std::int16_t to : made.to)
+            if (to >= 0 && static_cast<std::size_t>(to) == next) ++next;
+        if (next == core.params.size()) made.behind = next - made.to.size();
+    }
     made.tuple = Ref::borrowed(tuple);
     into = std::move(made);
     return &into;
@@ -516,13 +525,19 @@ struct Bound {
     PyObject* stream = nullptr;  // borrowed; null: none was named
 };
 
+// Are the keywords the rest of the parameters, as they come?
+inline bool is_in_order(Core& core, PyObject* names, std::size_t given) {
+    const Names& cached = names_place(core, names);
+    return cached.behind == given && cached.tuple.get() == names;
+}
+
 // False: the call does not fit the signature, or is one that only Triton's own code knows.
 inline bool bind(Core& core, PyObject* const* args, Py_ssize_t count, PyObject* names, Bound& out) {
     if (static_cast<std::size_t>(count) > core.positional) [[unlikely]]
         return false;
     const std::size_t given = static_cast<std::size_t>(count);
     const std::size_t total = core.params.size();
-    if (given == total && names == nullptr) {
+    if (names == nullptr ? given == total : is_in_order(core, names, given)) {
         out.values = args;
         return true;
     }
@@ -572,7 +587,7 @@ inline bool encode(const Core& core, const Bound& bound, PyObject* const* keywor
     for (std::size_t i = key.usual(bound.values, flags, 0, total); i < total;
          i = key.usual(bound.values, flags, i + 1, total))
         if (!((flags[i] & kConstexpr) != 0 ? key.constexpr_leaf(bound.values[i])
-                                           : key.runtime(bound.values[i], flags[i])))
+                                           : key.parameter(bound.values[i], flags[i])))
             return false;
     if (bound.names != nullptr && bound.names->options) {
         for (std::size_t i = 0; i < bound.names->to.size(); ++i) {
@@ -741,10 +756,16 @@ bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& ou
         if (PyDict_SetItem(arguments.get(), core.params[i].name.get(), bound.values[i]) != 0) return false;
     Ref answered(PyObject_CallOneArg(function, arguments.get()));
     if (!answered || !read_grid(answered.get(), out)) return false;
-    changed = static_cast<std::size_t>(PyDict_GET_SIZE(arguments.get())) != core.params.size();
-    for (std::size_t i = 0; i < core.params.size(); ++i)
-        changed |= PyDict_GetItemWithError(arguments.get(), core.params[i].name.get()) != bound.values[i];
-    return PyErr_Occurred() == nullptr;
+    // Who leaves it alone leaves the order alone, too.
+    PyObject *name = nullptr, *value = nullptr;
+    Py_ssize_t at = 0;
+    std::size_t same = 0;
+    while (PyDict_Next(arguments.get(), &at, &name, &value) != 0 && same < core.params.size() &&
+           name == core.params[same].name.get() && value == bound.values[same])
+        ++same;
+    changed = same != core.params.size() ||
+              static_cast<std::size_t>(PyDict_GET_SIZE(arguments.get())) != core.params.size();
+    return true;
 }
 
 [[gnu::noinline]] PyObject* foreign_buffer(PyObject* kernel, const Key& key) {
@@ -762,9 +783,9 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
 // The launch of a variant that was found, but for the usual case. The buffers' lives are checked again after
 // each wait, with the whole key.
 [[gnu::noinline]] PyObject* launch_carefully(Core& core, PyObject* kernel, PyObject* variant_object,
-                                             const std::vector<Op> ops, Bound& bound,
-                                             PyObject* const* keywords, PyObject* names, PyObject* stream,
-                                             Dim3 grid, std::uint64_t hash) {
+                                             const Packing packing, Bound& bound, PyObject* const* keywords,
+                                             PyObject* names, PyObject* stream, Dim3 grid,
+                                             std::uint64_t hash) {
     Ref kept = Ref::borrowed(variant_object);
     Variant& variant = variant_of(variant_object);
     Ref compiled = Ref::borrowed(variant.compiled.get());
@@ -788,7 +809,7 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
         if (!encode(core, bound, keywords, settings, key)) return PyErr_Occurred() == nullptr && changed();
         if (key.foreign() != nullptr) return foreign_buffer(kernel, key) != nullptr;
         if (key.hash() != hash) return changed();
-        if (!pack(variant.takes, ops, key.leaves(), params)) return false;
+        if (!pack(variant.takes, packing, key.leaves(), params)) return false;
         put_scratch(variant, scratch, params);
         return true;
     };
@@ -821,22 +842,19 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
     return true;
 }
 
-// What has to live until a launch is issued: the variant, and all arguments but numbers and constants.
-// Borrowed.
-std::size_t held_by_launch(const Core& core, const Bound& bound, PyObject* variant, PyObject* scratch,
-                           PyObject** out) noexcept {
-    std::size_t count = 0, described = 0;
+// What has to live until a launch is issued beside the arguments: the variant, scratch memory, and of
+// descriptors, which may be given another tensor meanwhile, those that they have. Borrowed.
+std::size_t held_by_launch(const Core& core, const Key& key, const Bound& bound, PyObject* variant,
+                           PyObject* scratch, PyObject** out) noexcept {
+    std::size_t count = 0;
     out[count++] = variant;
     if (scratch != nullptr) out[count++] = scratch;
-    for (std::size_t i = 0; i < core.params.size(); ++i) {
-        PyObject* const value = bound.values[i];
-        if ((core.flags[i] & kConstexpr) == 0 && !PyLong_CheckExact(value) && !PyFloat_CheckExact(value) &&
-            value != Py_None)
-            out[count++] = value;
-        if (is_descriptor(value) &&
-            described++ < kMaxDescriptors)  // which may be given another tensor meanwhile
-            if (const DescriptorParts parts(value); parts.rank() != 0) out[count++] = parts.base();
-    }
+    if (key.descriptor_count() == 0) [[likely]]
+        return count;
+    std::size_t described = 0;
+    for (std::size_t i = 0; i < core.params.size(); ++i)
+        if (is_descriptor(bound.values[i]) && described++ < kMaxDescriptors)
+            if (const DescriptorParts parts(bound.values[i]); parts.rank() != 0) out[count++] = parts.base();
     return count;
 }
 
@@ -850,7 +868,7 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         return Py_NewRef(variant.compiled.get());
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     // Before what may run Python code: the entry may go then.
-    if (!pack(variant.takes, entry.ops, key.leaves(), params)) return nullptr;
+    if (!pack(variant.takes, entry.packing, key.leaves(), params)) return nullptr;
     for (TensorMaps& map : entry.maps)
         if (const int result = map.put(key.leaves(), params); result != 0) [[unlikely]] {
             set_named_error("DriverError",
@@ -872,14 +890,16 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
     Dim3 blocks = grid;
     if (variant.ctas != 1 && !with_clusters(variant, blocks)) return nullptr;
     if (in_region()) {
-        std::array<PyObject*, kMaxParams + kMaxDescriptors + 2> holds;
-        const std::size_t count = held_by_launch(core, bound, kept.get(), scratch.get(), holds.data());
+        std::array<PyObject*, kMaxDescriptors + 2> more;
+        const std::size_t count = held_by_launch(core, key, bound, kept.get(), scratch.get(), more.data());
         if (!launch_in_region({*variant.here,
                                variant.takes.kernel,
                                blocks,
                                {params, variant.takes.padded_bytes},
+                               std::bit_cast<std::uint64_t>(key.session()),
                                to,
-                               {holds.data(), count}}))
+                               key.given(),
+                               {more.data(), count}}))
             return nullptr;
     } else if (!issue_region() || !launch_inline(*variant.here, variant.takes.kernel, blocks, params, to)) {
         return nullptr;
@@ -972,10 +992,9 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         else
             return slowly(&key, asked, nullptr);
     }
-    const std::uint64_t hash = key.hash();
     Entry* entry = core.last;
-    if (entry == nullptr || entry->hash != hash || !key.equals(entry->key.data(), entry->key.size())) {
-        entry = core.table.find(key, hash);
+    if (entry == nullptr || !key.equals(entry->key)) {
+        entry = core.table.find(key, key.hash());
         if (entry == nullptr) [[unlikely]]
             return slowly(&key, asked, nullptr);
         core.last = entry;
@@ -1000,7 +1019,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr && grid.x <= kMaxGridX / variant.ctas)
         [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
-        if (!pack(variant.takes, entry->ops, key.leaves(), params)) return nullptr;
+        if (!pack(variant.takes, entry->packing, key.leaves(), params)) return nullptr;
         if (detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
                                              variant.shared_bytes, {params, variant.state->param_bytes}))
             [[likely]] {
@@ -1010,8 +1029,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
     Ref kept = Ref::borrowed(kernel);
     Ref kept_stream = Ref::borrowed(stream);
-    return launch_carefully(core, kernel, entry->variant.get(), entry->ops, bound, args + count, names,
-                            stream, grid, hash);
+    return launch_carefully(core, kernel, entry->variant.get(), entry->packing, bound, args + count, names,
+                            stream, grid, entry->hash);
 }
 
 // ---- TritonGrid ----
@@ -1211,7 +1230,8 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
     Variant& taker = variant_of(variant);
     pending->key->set_session(taker.owner());
     auto entry = std::make_unique<Entry>();
-    if (leaves.size() > taker.takes.params.size() || !plan(taker.takes, *pending->key, leaves, entry->ops) ||
+    if (leaves.size() > taker.takes.params.size() ||
+        !plan(taker.takes, *pending->key, leaves, entry->packing) ||
         pending->key->descriptor_count() != taker.maps.size())
         Py_RETURN_FALSE;
     for (std::size_t i = 0; i < taker.maps.size(); ++i) {

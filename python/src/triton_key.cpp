@@ -22,17 +22,11 @@ bool is_one_of(const std::vector<PyTypeObject*>& types, PyTypeObject* type) noex
     return std::find(types.begin(), types.end(), type) != types.end();
 }
 
-std::uint64_t word_at(const std::uint8_t* bytes) noexcept {
-    std::uint64_t word;
-    std::memcpy(&word, bytes, sizeof word);
-    return word;
-}
-
 }  // namespace
 
 std::uint64_t Key::hash() const noexcept {
     std::uint64_t hash = mix(settings_, std::bit_cast<std::uint64_t>(session_));
-    for (std::uint32_t i = 0; i < tag_count_; i += 8) hash = mix(hash, word_at(tags_.data() + i));
+    for (std::uint32_t i = 0; i < tag_count_; i += 8) hash = mix(hash, tags_at(i));
     for (std::uint32_t i = 0; i < word_count_; ++i) hash = mix(hash, words_[i]);
     return hash;
 }
@@ -42,20 +36,8 @@ void Key::keep(std::vector<std::uint64_t>& out) const {
     out.push_back(settings_);
     out.push_back(std::bit_cast<std::uint64_t>(session_));
     out.push_back(std::uint64_t{tag_count_} << 32 | word_count_);
-    for (std::uint32_t i = 0; i < tag_count_; i += 8) out.push_back(word_at(tags_.data() + i));
+    for (std::uint32_t i = 0; i < tag_count_; i += 8) out.push_back(tags_at(i));
     out.insert(out.end(), words_.begin(), words_.begin() + word_count_);
-}
-
-bool Key::equals(const std::uint64_t* kept, std::size_t words) const noexcept {
-    if (words != 3 + tag_words() + word_count_ || kept[0] != settings_ ||
-        kept[1] != std::bit_cast<std::uint64_t>(session_) ||
-        kept[2] != (std::uint64_t{tag_count_} << 32 | word_count_))
-        return false;
-    kept += 3;
-    std::uint64_t different = 0;
-    for (std::uint32_t i = 0; i < tag_count_; i += 8) different |= word_at(tags_.data() + i) ^ *kept++;
-    for (std::uint32_t i = 0; i < word_count_; ++i) different |= words_[i] ^ *kept++;
-    return different == 0;
 }
 
 bool Key::large_integer(PyObject* arg, std::uint8_t flags) {

@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "handles.hpp"
@@ -111,6 +112,7 @@ class Key {
         session_ = nullptr;
         foreign_ = nullptr;
         tag_count_ = word_count_ = leaf_count_ = held_count_ = check_count_ = descriptor_count_ = 0;
+        given_count_ = 0;
         device_ = TensorView::kUnknown;
         with_tensors_ = true;
         unasked_ = has_tensors_ = false;
@@ -119,11 +121,16 @@ class Key {
     // It has no key because objects among the arguments have to be asked first.
     bool unasked() const noexcept { return unasked_; }
 
-    // Takes the arguments from `from` on while they are of the usual kinds (integers, floats, buffers, and
-    // integers as constants). Answers the first that is not: one for runtime() or constexpr_leaf().
+    // Takes the arguments from `from` on while they are of the usual kinds (integers, floats, buffers,
+    // tensors of the usual type on one device, and integers as constants). Answers the first that is not: one
+    // for parameter() or constexpr_leaf().
     std::size_t usual(PyObject* const* args, const std::uint8_t* flags, std::size_t from,
                       std::size_t total) noexcept;
     // False: it has no key, and goes the slow way. A Python error may be set.
+    bool parameter(PyObject* arg, std::uint8_t flags) {
+        given_[given_count_++] = arg;
+        return runtime(arg, flags);
+    }
     bool runtime(PyObject* arg, std::uint8_t flags);
     bool constant(PyObject* arg);
     bool option(std::uint8_t number, PyObject* value) {
@@ -139,7 +146,7 @@ class Key {
     }
     std::uint64_t hash() const noexcept;
     // The words of a key that was kept (see keep()).
-    bool equals(const std::uint64_t* kept, std::size_t words) const noexcept;
+    bool equals(const std::vector<std::uint64_t>& kept) const noexcept;
     void keep(std::vector<std::uint64_t>& out) const;
 
     // Of the first buffer among the arguments; null: there was none.
@@ -164,6 +171,9 @@ class Key {
     LeafKind kind(std::size_t i) const noexcept { return static_cast<LeafKind>(kinds_[i]); }
     std::size_t descriptor_count() const noexcept { return descriptor_count_; }
     const Descriptor& descriptor(std::size_t i) const noexcept { return descriptors_[i]; }
+    // The arguments that a launch in this program needs until it is issued: all but numbers, constants and
+    // buffers.
+    std::span<PyObject* const> given() const noexcept { return {given_.data(), given_count_}; }
     std::size_t held_count() const noexcept { return held_count_; }
     PyObject* held(std::size_t i) const noexcept { return held_[i]; }
 
@@ -241,12 +251,17 @@ class Key {
     bool string(PyObject* arg);
     bool constant_slowly(PyObject* arg);
     std::size_t tag_words() const noexcept { return (tag_count_ + 7) / 8; }
+    std::uint64_t tags_at(std::uint32_t i) const noexcept {
+        std::uint64_t word;
+        std::memcpy(&word, tags_.data() + i, sizeof word);
+        return word;
+    }
 
     const Session* session_ = nullptr;
     PyObject* foreign_ = nullptr;
     std::uint64_t settings_ = 0;
     std::uint32_t tag_count_ = 0, word_count_ = 0, leaf_count_ = 0, held_count_ = 0;
-    std::uint32_t check_count_ = 0, descriptor_count_ = 0;
+    std::uint32_t check_count_ = 0, descriptor_count_ = 0, given_count_ = 0;
     int depth_ = 0;
     int device_ = TensorView::kUnknown;
     bool with_tensors_ = false, unasked_ = false, has_tensors_ = false;
@@ -257,9 +272,22 @@ class Key {
     std::array<std::uint64_t, kMaxLeaves> leaves_;
     std::array<std::uint8_t, kMaxLeaves> kinds_;
     std::array<PyObject*, kMaxHeld> held_;
+    std::array<PyObject*, kMaxParams> given_;
     std::array<std::uint16_t, kMaxLeaves> checks_;
     std::array<Descriptor, kMaxDescriptors> descriptors_;
 };
+
+inline bool Key::equals(const std::vector<std::uint64_t>& kept) const noexcept {
+    if (kept.size() != 3 + tag_words() + word_count_ || kept[0] != settings_ ||
+        kept[1] != std::bit_cast<std::uint64_t>(session_) ||
+        kept[2] != (std::uint64_t{tag_count_} << 32 | word_count_))
+        return false;
+    const std::uint64_t* word = kept.data() + 3;
+    std::uint64_t different = 0;
+    for (std::uint32_t i = 0; i < tag_count_; i += 8) different |= tags_at(i) ^ *word++;
+    for (std::uint32_t i = 0; i < word_count_; ++i) different |= words_[i] ^ *word++;
+    return different == 0;
+}
 
 inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {
     if (session_ == nullptr) session_ = buffer->live_session;
@@ -282,39 +310,48 @@ inline bool Key::tensor(const TensorView& view, std::uint8_t flags) noexcept {
 
 inline std::size_t Key::usual(PyObject* const* args, const std::uint8_t* flags, std::size_t from,
                               std::size_t total) noexcept {
-    // Each takes one of these at most, so the places are looked at once. All counts stay in registers.
+    // Each is one tag, one leaf, and one word at most, so the places are looked at once. All counts stay in
+    // registers.
     const std::size_t count = total - from;
     if (tag_count_ + count > kMaxTags || word_count_ + count > kMaxWords || leaf_count_ + count > kMaxLeaves)
         [[unlikely]]
         return from;
-    std::uint8_t* tag = tags_.data() + tag_count_;
+    args += from;
+    flags += from;
+    std::uint8_t* const tags = tags_.data() + tag_count_;
+    std::uint64_t* const leaves = leaves_.data() + leaf_count_;
+    std::uint8_t* const kinds = kinds_.data() + leaf_count_;
     std::uint64_t* word = words_.data() + word_count_;
-    std::uint64_t* leaf = leaves_.data() + leaf_count_;
-    std::uint8_t* kind = kinds_.data() + leaf_count_;
+    PyObject** given = given_.data() + given_count_;
     const Session* session = session_;
-    std::size_t i = from;
-    for (; i < total; ++i) {
+    int device = device_;
+    std::size_t i = 0;
+    const auto take = [&](std::uint8_t tag, LeafKind kind, std::uint64_t bits) {
+        tags[i] = tag;
+        kinds[i] = static_cast<std::uint8_t>(kind);
+        leaves[i] = bits;
+    };
+    for (; i < count; ++i) {
         PyObject* const arg = args[i];
         const std::uint8_t flag = flags[i];
-        std::uint8_t now = 0;
-        LeafKind is{};
-        std::uint64_t bits = 0;
         if (PyLong_CheckExact(arg)) {
             std::int64_t value = 0;
             if (!small_int(arg, value)) break;
-            bits = static_cast<std::uint64_t>(value);
-            if ((flag & (kConstexpr | kReal)) == 0) [[likely]] {
-                now = integer_tag(value, flag);
-                is = integer_kind(value, flag);
+            const auto bits = static_cast<std::uint64_t>(value);
+            if (flag == 0) [[likely]] {
+                static_assert(PyLong_SHIFT < 32);  // so it is narrow
+                const std::uint8_t aligned = (bits & 15) == 0 ? 1 : 0;
+                take(value == 1 ? static_cast<std::uint8_t>(Tag::one)
+                                : static_cast<std::uint8_t>(static_cast<std::uint8_t>(Tag::int32) + aligned),
+                     LeafKind::int32, bits);
             } else if ((flag & kConstexpr) != 0) {
                 *word++ = bits;
-                now = static_cast<std::uint8_t>(Tag::int_value);
-                is = LeafKind::constant;
-                bits = 0;
+                take(static_cast<std::uint8_t>(Tag::int_value), LeafKind::constant, 0);
+            } else if ((flag & kReal) != 0) {
+                take(static_cast<std::uint8_t>(Tag::real), LeafKind::real,
+                     std::bit_cast<std::uint64_t>(static_cast<double>(value)));
             } else {
-                now = static_cast<std::uint8_t>(Tag::real);
-                is = LeafKind::real;
-                bits = std::bit_cast<std::uint64_t>(static_cast<double>(value));
+                take(integer_tag(value, flag), integer_kind(value, flag), bits);
             }
         } else if ((flag & kConstexpr) != 0) {
             break;
@@ -323,25 +360,30 @@ inline std::size_t Key::usual(PyObject* const* args, const std::uint8_t* flags, 
             if (session == nullptr) session = buffer->live_session;
             if (buffer->live_session != session || session == nullptr || buffer->element == 0) [[unlikely]]
                 break;
-            now = memory_tag(buffer->element, buffer->address, flag);
-            is = LeafKind::buffer;
-            bits = buffer->address;
+            take(memory_tag(buffer->element, buffer->address, flag), LeafKind::buffer, buffer->address);
+        } else if (with_tensors_ && usual_tensor.is_of(Py_TYPE(arg))) {
+            TensorView view;
+            if (!read_exchange(arg, usual_tensor, view) || view.device < 0 ||
+                (device >= 0 && view.device != device)) [[unlikely]]
+                break;
+            device = view.device;
+            *given++ = arg;
+            take(memory_tag(view.element, view.address, flag), LeafKind::tensor, view.address);
         } else if (PyFloat_CheckExact(arg)) {
-            now = static_cast<std::uint8_t>(Tag::real);
-            is = LeafKind::real;
-            bits = std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg));
+            take(static_cast<std::uint8_t>(Tag::real), LeafKind::real,
+                 std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg)));
         } else {
             break;
         }
-        *tag++ = now;
-        *kind++ = static_cast<std::uint8_t>(is);
-        *leaf++ = bits;
     }
     session_ = session;
-    tag_count_ = static_cast<std::uint32_t>(tag - tags_.data());
+    device_ = device;
+    has_tensors_ |= device >= 0;
+    given_count_ = static_cast<std::uint32_t>(given - given_.data());
     word_count_ = static_cast<std::uint32_t>(word - words_.data());
-    leaf_count_ = static_cast<std::uint32_t>(leaf - leaves_.data());
-    return i;
+    tag_count_ += static_cast<std::uint32_t>(i);
+    leaf_count_ += static_cast<std::uint32_t>(i);
+    return from + i;
 }
 
 inline bool Key::runtime(PyObject* arg, std::uint8_t flags) {

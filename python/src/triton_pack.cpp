@@ -1,6 +1,7 @@
 // The arguments of a Triton kernel as its compiled code takes them.
 #include "triton_pack.hpp"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -151,8 +152,8 @@ bool refuse_buffer(const std::string& kernel, const std::string& param, const Se
     return false;
 }
 
-bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& leaves,
-          std::vector<Op>& out) {
+bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& leaves, Packing& packing) {
+    std::vector<Op>& out = packing.ops;
     out.clear();
     std::uint32_t words = 0;  // that an operation before has begun
     for (std::size_t i = 0; i < leaves.size(); ++i) {
@@ -198,21 +199,40 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
                        static_cast<std::uint16_t>(word), static_cast<std::uint16_t>(i)});
         words = word + 1;
     }
+    std::vector<bool> written(takes.padded_bytes / 8);
+    for (const Op& op : out) written[op.word] = true;
+    const auto zero = std::find(written.begin(), written.end(), false);
+    packing.first_zero = static_cast<std::uint16_t>(zero - written.begin());
+    packing.zero_pieces = static_cast<std::uint16_t>((8 * (written.end() - zero) + Packing::kPieceBytes - 1) /
+                                                     Packing::kPieceBytes);
     return true;
 }
 
-bool pack(const Takes& takes, const std::vector<Op>& ops, const std::uint64_t* leaves, std::byte* out) {
-    // The words behind the last argument (scratch pointers that are null, the padding of the last slot) are
-    // zero. Whole words are stored, because whole words are what the ring's copy loads.
-    std::memset(out, 0, takes.padded_bytes);
-    for (const Op& op : ops) {
+bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out) {
+    // Whole words are stored, because whole words are what the ring's copy loads.
+    std::byte* zero = out + 8 * packing.first_zero;
+    for (std::uint32_t i = packing.zero_pieces; i != 0; --i) {
+        std::memset(zero, 0, Packing::kPieceBytes);
+        zero += Packing::kPieceBytes;
+        asm("" : "+r"(zero));  // a call of memset for all of them would take as long as the rest of this
+    }
+    for (const Op& op : packing.ops) {
+        std::byte* const at = out + 8 * op.word;
         const std::uint64_t leaf = leaves[op.leaf];
         std::uint64_t bits = leaf;
+        // Most fill their word.
+        if (op.move == Move::word) {
+            std::memcpy(at, &bits, sizeof bits);
+            continue;
+        }
+        if (op.move == Move::pair) {
+            bits = (bits & 0xffffffff) | leaves[op.param] << 32;
+            std::memcpy(at, &bits, sizeof bits);
+            continue;
+        }
         switch (op.move) {
             case Move::word:
-                break;
             case Move::pair:
-                bits = (bits & 0xffffffff) | leaves[op.param] << 32;
                 break;
             case Move::narrow:
                 bits = bits << op.above >> op.above;
@@ -233,7 +253,6 @@ bool pack(const Takes& takes, const std::vector<Op>& ops, const std::uint64_t* l
             }
         }
         bits <<= op.shift;
-        std::byte* at = out + 8 * op.word;
         if (!op.first) {
             std::uint64_t before;
             std::memcpy(&before, at, sizeof before);

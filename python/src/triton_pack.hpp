@@ -26,7 +26,7 @@ struct Takes {
 };
 
 enum class Move : std::uint8_t {
-    word,     // 8 bytes as they are
+    word,     // 8 bytes as they are, of a word that has no others
     pair,     // the low halves of two, which are all
     narrow,   // the low bytes; the key says that they are all
     checked,  // the low bytes, if they are all
@@ -45,12 +45,21 @@ struct Op {
     std::uint16_t param;  // for messages; of a pair, the leaf of the upper half
 };
 
+struct Packing {
+    std::vector<Op> ops;
+    // Words that no argument has stand from here on (scratch pointers that are null, the padding of the last
+    // slot): so many pieces are zeroed before.
+    std::uint16_t first_zero = 0, zero_pieces = 0;
+    static constexpr std::size_t kPieceBytes = 32;
+};
+
 // How leaves of these kinds are passed. `leaves`: which of the key's is each parameter. False: some argument
 // is of a kind that its parameter cannot take; the slow way says so.
-bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& leaves, std::vector<Op>& out);
+bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& leaves, Packing& out);
 
-// Packs into `out` (takes.padded_bytes long), all of which is written. False: a Python error is set.
-bool pack(const Takes& takes, const std::vector<Op>& ops, const std::uint64_t* leaves, std::byte* out);
+// Packs into `out` (takes.padded_bytes long, and a piece more), all of which is written. False: a Python
+// error is set.
+bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out);
 
 // The same from Python objects, one a parameter, in two steps: what may run Python code, then the buffers,
 // which another thread may have freed meanwhile. False: a Python error is set.

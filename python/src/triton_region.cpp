@@ -23,8 +23,8 @@ struct Lane {
 
     const std::unique_ptr<StreamIssuer> issuer;
     LaunchWorker worker;
-    unsigned long owner = 0;  // the thread that is in the region
-    bool aimed = false;       // launches in `context` on `stream` are as `by_itself` says
+    pthread_t owner{};   // the thread that is in the region
+    bool aimed = false;  // launches in `context` on `stream` are as `by_itself` says
     bool by_itself = false;
     std::uint64_t context = 0, stream = 0;
     std::uint64_t handed_over = 0;  // launches, for tests
@@ -122,7 +122,7 @@ bool aim(std::uint64_t context, std::uint64_t stream) {
 }  // namespace
 
 bool in_region_of_this_thread() noexcept {
-    return lane->owner == PyThread_get_thread_ident();
+    return lane->owner == ::pthread_self();
 }
 
 void tidy_region() {
@@ -137,15 +137,14 @@ bool launch_in_region(const RegionLaunch& launch) {
         if (!in_region() || (lane->aimed && lane->by_itself && lane->stream == launch.stream)) [[unlikely]]
             return launch_inline(launch.kernel, launch.name, launch.grid, launch.params.data(),
                                  launch.stream);
-        if (!lane->aimed || lane->stream != launch.stream || lane->context != launch.kernel.context())
-            [[unlikely]] {
-            if (!aim(launch.kernel.context(), launch.stream)) return false;
+        if (!lane->aimed || lane->stream != launch.stream || lane->context != launch.context) [[unlikely]] {
+            if (!aim(launch.context, launch.stream)) return false;
             continue;
         }
         if (!check_failure()) [[unlikely]]
             return false;
         entry = lane->worker.ring().reserve(launch.kernel, launch.grid, launch.params.size(),
-                                            launch.holds.size());
+                                            launch.arguments.size() + launch.more.size());
         if (entry != nullptr) [[likely]]
             break;
         PyThreadState* const state = PyEval_SaveThread();
@@ -154,7 +153,8 @@ bool launch_in_region(const RegionLaunch& launch) {
         reclaim();
     }
     std::memcpy(entry->params(), launch.params.data(), launch.params.size());
-    for (PyObject* object : launch.holds) lane->worker.ring().hold(Py_NewRef(object));
+    for (PyObject* object : launch.arguments) lane->worker.ring().hold(Py_NewRef(object));
+    for (PyObject* object : launch.more) lane->worker.ring().hold(Py_NewRef(object));
     lane->worker.publish(*entry);
     ++lane->handed_over;
     return true;
@@ -183,7 +183,7 @@ void forget_in_region(InlineKernel& kernel) {
 PyObject* region_enter(PyObject*, PyObject*) {
     if (lane == nullptr && !make_lane()) return nullptr;
     if (region_depth == 0) {
-        lane->owner = PyThread_get_thread_ident();
+        lane->owner = ::pthread_self();
         lane->aimed = false;
         if (!stopped) lane->worker.begin();
     } else if (!in_region()) {

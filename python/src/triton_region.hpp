@@ -35,8 +35,8 @@ struct RegionLaunch {
     const std::string& name;
     const Dim3& grid;  // with clusters
     std::span<const std::byte> params;
-    std::uint64_t stream;
-    std::span<PyObject* const> holds;  // until it is issued; borrowed
+    std::uint64_t context, stream;
+    std::span<PyObject*const> arguments, more;  // that it needs until it is issued; borrowed
 };
 // Hands a launch over, or makes it where a region cannot. May run Python code. False: a Python error is set,
 // perhaps of a launch before.

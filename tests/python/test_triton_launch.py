@@ -144,6 +144,57 @@ def test_the_function_of_a_grid_may_change_the_arguments(client, kernel, x):
         assert int.from_bytes(packed[:8], "little") == other.address
 
 
+def test_the_function_of_a_grid_may_change_their_order_and_add_some(client, kernel, x):
+    stream = client.stream()
+
+    def turned(meta):
+        meta["x"] = meta.pop("x")
+        return (1,)
+
+    def added(meta):
+        meta["more"] = 1
+        return (1,)
+
+    for grid in (turned, added, turned):
+        before = stream.status.published
+        kernel[grid](x, 128, stream=stream)
+        shape, packed = launch_record(_core._ring_bytes(stream, before, 1))
+        assert shape[0] == 1 and int.from_bytes(packed[:8], "little") == x.address
+
+
+def test_keywords_are_bound_by_their_names(client, kernel, x):
+    """Whatever their order, and however many stand before them. Tuples of names that are equal in one function are one
+    object."""
+    stream = client.default_stream
+
+    def packed_by(call, *args):
+        before = stream.status.published
+        call(*args)
+        return launch_record(_core._ring_bytes(stream, before, 1))[1]
+
+    def refused(call, text):
+        with pytest.raises(TypeError, match=text):
+            call()
+
+    expected = packed_by(lambda: kernel[(1,)](x, 128, 3.0, 32))
+    assert expected != packed_by(lambda: kernel[(1,)](x, 128))
+    names = {"by": 3.0, "BLOCK": 32}
+    for _ in range(3):
+        found = [
+            packed_by(lambda: kernel[(1,)](x, 128, by=3.0, BLOCK=32)),
+            packed_by(lambda: kernel[(1,)](x, 128, BLOCK=32, by=3.0)),
+            packed_by(lambda: kernel[(1,)](x, n=128, by=3.0, BLOCK=32)),
+            packed_by(lambda: kernel[(1,)](x, BLOCK=32, by=3.0, n=128)),
+            packed_by(lambda: kernel[(1,)](BLOCK=32, by=3.0, n=128, x=x)),
+            packed_by(lambda: kernel[(1,)](x, 128, by=3.0, BLOCK=32, stream=stream)),
+        ]
+        assert found == [expected] * len(found)
+        for given, text in (((x,), "missing"), ((x, 128, 3.0), "multiple values"), ((x, 128, 3.0, 32), "multiple")):
+            refused(lambda given=given: kernel[(1,)](*given, by=3.0, BLOCK=32), text)
+            refused(lambda given=given: kernel[(1,)](*given, **names), text)
+        assert packed_by(lambda: kernel[(1,)](x, 128, **names)) == expected
+
+
 @pytest.mark.parametrize(
     ("args", "keywords", "text"),
     [
