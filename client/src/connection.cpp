@@ -233,8 +233,8 @@ void Connection::take_in(std::unique_lock<std::mutex>&) {
             if (got == Transfer::closed) {
                 // One that has too many at its door says so, and lives.
                 lose(farewell_status_ == Status::rate_limited ? farewell_status_ : Status::daemon_lost,
-                     "the daemon at " + peer_ + " is gone: it hung up" +
-                         (farewell_.empty() ? "" : ": " + farewell_));
+                     "the daemon at " + peer_ +
+                         (farewell_.empty() ? " is gone: it hung up" : " hung up: " + farewell_));
             } else if (got == Transfer::malformed) {
                 lose(Status::malformed_message,
                      "the daemon at " + peer_ + " sent a message that is too long");

@@ -42,6 +42,7 @@ struct ServeOptions {
     bool is_private = false;
     double exit_when_idle_s = 0;
     double kernel_timeout_s = 0;
+    double restart_patience_s = static_cast<double>(supervisor::RestartPolicy{}.patience_ms) / 1000;
     LogOptions log;
     int ready_fd = -1;
     SupervisorOptions supervisor;
@@ -218,6 +219,7 @@ ExitCode serve(ServeOptions options, char* const* argv) {
     supervisor.spin_ns = static_cast<std::uint64_t>(options.spin_us * 1000);
     supervisor.coalesce = !options.no_coalesce;
     supervisor.kernel_timeout_ms = static_cast<std::uint64_t>(std::ceil(options.kernel_timeout_s * 1000));
+    supervisor.restart.patience_ms = static_cast<std::uint64_t>(options.restart_patience_s * 1000);
     supervisor.exit_when_idle_ms = static_cast<std::uint64_t>(options.exit_when_idle_s * 1000);
     if (options.is_private && supervisor.exit_when_idle_ms == 0)
         supervisor.exit_when_idle_ms = kPrivateIdleMs;
@@ -331,7 +333,7 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
         ->capture_default_str();
 }
 
-void add_restart(CLI::App& command, supervisor::RestartPolicy& restart) {
+void add_restart(CLI::App& command, supervisor::RestartPolicy& restart, double& patience_s) {
     const char* kGroup = "Restarts of an executor";
     command
         .add_option("--alone-at", restart.own_executor_at,
@@ -358,6 +360,15 @@ void add_restart(CLI::App& command, supervisor::RestartPolicy& restart) {
                     "An executor that lived so long starts over without a delay")
         ->group(kGroup)
         ->type_name("MS")
+        ->capture_default_str();
+    command
+        .add_option(
+            "--restart-patience", patience_s,
+            "How long sessions are kept, with their memory, while the next executor cannot be started: "
+            "where another program has all of the device's memory, it may do later")
+        ->group(kGroup)
+        ->type_name("SECONDS")
+        ->check(number_within(0, 4e6))
         ->capture_default_str();
 }
 
@@ -472,7 +483,7 @@ void add_serve(CLI::App& app, Action& action, char* const* argv) {
         ->transform(bytes_at_least(kLeastStack, true))
         ->group(kDispatch);
 
-    add_restart(*command, supervisor.restart);
+    add_restart(*command, supervisor.restart, options->restart_patience_s);
 
     const char* kLife = "Life";
     command->add_flag("--private", options->is_private, "Leave when the last client has: --exit-when-idle 2")

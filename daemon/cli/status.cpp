@@ -23,6 +23,7 @@ nlohmann::json to_json(const schema::DaemonStatus& status, const schema::Welcome
                                  {"state", text(executor->state())},
                                  {"restarts", executor->restarts()},
                                  {"last_death", text(executor->last_death())},
+                                 {"failure", text(executor->failure())},
                                  {"uptime_ms", executor->uptime_ms()}});
     nlohmann::json devices = nlohmann::json::array();
     if (status.devices() != nullptr)
@@ -87,6 +88,12 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
             state == "ready" ? Colour::none : Colour::yellow);
     }
     std::printf("\n%s", table.render(terminal).c_str());
+    for (const schema::ExecutorStatus* executor : *status.executors())
+        if (const std::string failure = text(executor->failure()); !failure.empty())
+            std::printf(
+                "\nThe executor of %s on device %d cannot be started again: %s\n"
+                "Its sessions wait and keep what they have.\n",
+                text(executor->domain()).c_str(), executor->device(), failure.c_str());
 }
 
 ExitCode show_status(const AskOptions& options) {

@@ -206,11 +206,14 @@ class Core final : public FaultDomain::Owner {
     static bool stopped_by_restart(const Stream& stream);
     void restore_session(FaultDomain& domain, Session& session);
     void restore_stream(FaultDomain& domain, Session& session, Stream& stream);
+    std::optional<std::uint64_t> on_failed_start(FaultDomain& domain, const std::vector<Session*>& sessions);
+    void forget_leaving_chunks(Session& session);
     void decide_stream(Session& session, Stream& stream, const Death& death);
     void warn(Session& session, std::uint64_t delay_ms);
     void go_on_probation(FaultDomain& domain);
     void watch_probations();
-    void release_stream(Session& session, Stream& stream);
+    void release_stream(Session& session, Stream& stream);  // where it is held
+    static bool make_release(Call::Wire& wire, const Session& session, std::uint64_t stream);
     std::vector<Session*> sessions_in(const FaultDomain& domain);
 
     // ---- suspects.cpp: deaths of which nobody is known to be the culprit

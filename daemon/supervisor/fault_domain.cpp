@@ -70,6 +70,7 @@ void FaultDomain::spawn() {
     restore_complete_ = false;
     restoring_ = 0;
     ping_sent_ns_ = 0;
+    cannot_start_.clear();
     epoch_ = owner_.next_epoch();
     started_ns_ = now_ns();
     try {
@@ -110,7 +111,9 @@ void FaultDomain::spawn() {
             return;
         }
         const std::string text =
-            reply.error.empty() ? "the executor's first answer is not Ready" : reply.error;
+            "the driver cannot be used: " +
+            (reply.error.empty() ? "the executor's first answer is not Ready" : reply.error);
+        if (was_ready_) return cannot_start(text);
         state_ = State::leaving;
         process_->kill();
         owner_.on_unusable(*this, true, text);
@@ -149,7 +152,10 @@ void FaultDomain::finish_restore() {
     if (restoring_ == 0 && state_ == State::restoring) {
         timer_.cancel();
         state_ = State::ready;
+        was_ready_ = true;
         failed_starts_ = 0;
+        failing_since_ns_ = 0;
+        last_failure_.clear();
         owner_.on_ready(*this);
         pump();
     }
@@ -306,6 +312,22 @@ void FaultDomain::kill(const std::string& why, std::uint64_t stream) {
     process_->kill();
 }
 
+void FaultDomain::cannot_start(const std::string& why) {
+    if (!process_ || own_kill_.done || state_ == State::leaving) return;
+    own_kill_ = {true, why, 0};
+    cannot_start_ = why;
+    process_->kill();
+}
+
+std::string FaultDomain::tries() const {
+    return std::to_string(failed_starts_) + (failed_starts_ == 1 ? " try in " : " tries in ") +
+           std::to_string((now_ns() - failing_since_ns_) / (1000 * kNsPerMs)) + " s";
+}
+
+std::string FaultDomain::failure() const {
+    return failed_starts_ == 0 ? "" : tries() + "; the last one: " + last_failure_;
+}
+
 void FaultDomain::end_late(const std::string& why, std::uint64_t stream) {
     if (own_kill_.done) return;
     kill(why, stream);
@@ -370,13 +392,38 @@ void FaultDomain::leave() {
 }
 
 void FaultDomain::failed_start(const std::string& text) {
-    ++failed_starts_;
-    spdlog::error("{}: {} (try {} of {})", name(), text, failed_starts_, options_.restart.max_failed_starts);
-    if (failed_starts_ >= options_.restart.max_failed_starts) {
-        state_ = State::resting;
-        return owner_.on_unusable(*this, false, text);
+    if (failed_starts_++ == 0) failing_since_ns_ = now_ns();
+    last_failure_ = text;
+    std::uint64_t delay_ms =
+        doubled(options_.restart.first_delay_ms, failed_starts_ - 1, options_.restart.max_delay_ms);
+    if (!was_ready_) {
+        spdlog::error("{}: {} (try {} of {})", name(), text, failed_starts_,
+                      options_.restart.max_failed_starts);
+        if (failed_starts_ >= options_.restart.max_failed_starts) {
+            state_ = State::resting;
+            return owner_.on_unusable(*this, false, "no executor can be started: " + text);
+        }
+        return schedule(delay_ms);
     }
-    schedule(doubled(options_.restart.first_delay_ms, failed_starts_ - 1, options_.restart.max_delay_ms));
+    const std::uint64_t waited_ms = (now_ns() - failing_since_ns_) / kNsPerMs;
+    if (waited_ms >= options_.restart.patience_ms) {
+        state_ = State::resting;
+        return owner_.on_unusable(
+            *this, false,
+            "the executor of " + name() + " ended and could not be started again, in " + tries() +
+                "; the last one: " + text +
+                ". Its sessions have been given up, with their memory; the daemon goes on. See what holds "
+                "the "
+                "device (`ringlaunchd doctor`), connect again, and where that may last longer serve with a "
+                "longer --restart-patience");
+    }
+    // The last try is made when the patience is over.
+    const std::uint64_t left_ms = options_.restart.patience_ms - waited_ms;
+    delay_ms = std::min(std::max<std::uint64_t>(delay_ms, 1), left_ms);
+    spdlog::error(
+        "{}: {} ({}; its sessions wait and keep what they have; the next try is in {} ms, the last in {} s)",
+        name(), text, tries(), delay_ms, left_ms / 1000);
+    schedule(delay_ms);
 }
 
 void FaultDomain::on_exit(const ExitInfo& exit) {
@@ -391,9 +438,13 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     state_ = State::resting;
     const FaultReport fault = read_fault_page(*fault_page_.as<driver::FaultPage>());
     Death death = explain_death(exit, fault, own_kill_);
-    last_death_ = death.text;
-    ++restarts_;
-    spdlog::warn("executor {} of {} {}", pid, name(), death.text);
+    death.before_ready = died_in != State::ready;
+    // A try that failed while its sessions wait is no restart.
+    if (!death.before_ready || !was_ready_) {
+        last_death_ = death.text;
+        ++restarts_;
+    }
+    if (cannot_start_.empty()) spdlog::warn("executor {} of {} {}", pid, name(), death.text);
 
     loaded.clear();
     urgent_.clear();
@@ -413,7 +464,6 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     }
     // What the death means comes first; then what was asked is answered or asked again, which may ask for
     // more.
-    const bool was_up = died_in == State::ready || died_in == State::restoring;
     const std::optional<std::uint64_t> delay = owner_.on_death(*this, death, blamed);
 
     std::vector<Call> settled;
@@ -423,6 +473,15 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
             again.push_back(std::move(call));
         else if (call.on_death != Call::OnDeath::drop)
             settled.push_back(std::move(call));
+    }
+    // Nothing is left of what was to be let go of: nobody waits for the next executor with that.
+    for (auto at = waiting_.begin(); death.before_ready && at != waiting_.end();) {
+        if (at->on_death == Call::OnDeath::settled) {
+            settled.push_back(std::move(*at));
+            at = waiting_.erase(at);
+        } else {
+            ++at;
+        }
     }
     // Asked before those that still wait.
     for (auto at = again.rbegin(); at != again.rend(); ++at) waiting_.push_front(std::move(*at));
@@ -438,8 +497,9 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     }
     if (state_ != State::resting || process_) return;
     if (!delay) return;  // nobody needs the next one yet
-    if (was_up) return schedule(*delay);
-    failed_start("an executor " + death.text + " before it was ready");
+    if (!death.before_ready) return schedule(*delay);
+    failed_start(cannot_start_.empty() ? "an executor " + death.text + " before it was ready"
+                                       : cannot_start_);
 }
 
 }  // namespace ringlaunch::supervisor

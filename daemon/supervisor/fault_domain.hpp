@@ -82,7 +82,7 @@ class FaultDomain {
         // the next one in ms, or nothing where none is wanted.
         virtual std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death,
                                                       std::uint64_t blamed) = 0;
-        // It will not start (`driver`: the driver said no): its sessions are let go.
+        // There will be no executor (`driver`: the driver said no): its sessions are let go, and told `text`.
         virtual void on_unusable(FaultDomain& domain, bool driver, const std::string& text) = 0;
         virtual void on_left(FaultDomain& domain) = 0;
         // Has everything that was issued completed, but for what closed streams left behind?
@@ -121,6 +121,13 @@ class FaultDomain {
     void forget_calls(std::uint64_t session);
     bool has_process() const { return process_ != nullptr; }
 
+    // The next executor serves sessions that `before` served: it is waited for as if it had been ready.
+    void take_over_from(const FaultDomain& before) { was_ready_ = before.was_ready_; }
+    // Ends this life, in which not everything could be set up; the next one may do better.
+    void cannot_start(const std::string& why);
+    // How often and why the next executor could not be started so far; empty: it was, or is under way.
+    std::string failure() const;
+
     // Ends this life: `stream` is to blame (0: nobody is).
     void kill(const std::string& why, std::uint64_t stream);
     // The same for work that takes too long.
@@ -149,6 +156,7 @@ class FaultDomain {
     void on_exit(const ExitInfo& exit);
     void schedule(std::uint64_t delay_ms);
     void failed_start(const std::string& text);
+    std::string tries() const;  // "3 tries in 12 s"
     void ping();
     void wait_start();
     void watch_drain(const OwnKill& reason, std::uint64_t deadline_ns);
@@ -171,8 +179,12 @@ class FaultDomain {
     std::uint64_t ping_sent_ns_ = 0;  // not 0: unanswered since
     std::uint32_t epoch_ = 0;
     std::uint32_t restarts_ = 0;
-    std::uint32_t failed_starts_ = 0;
-    bool delayed_ = false;  // the timer will start it
+    bool was_ready_ = false;  // this executor or one before it: its sessions may have something to lose
+    std::uint32_t failed_starts_ = 0;     // in a row, and ...
+    std::uint64_t failing_since_ns_ = 0;  // ... when the first of them was
+    std::string last_failure_;            // why the last of them did
+    std::string cannot_start_;            // why this life is being ended before it was ready
+    bool delayed_ = false;                // the timer will start it
     std::uint64_t started_ns_ = 0;
     std::string last_death_;
     std::uint32_t next_id_ = 1;

@@ -64,9 +64,10 @@ void Core::get_status(Client& client, std::uint32_t request) {
             const auto name = builder.CreateString(domain_name(key));
             const auto death = builder.CreateString(domain->last_death().substr(0, 256));
             const auto state = builder.CreateString(state_name(domain->state()));
+            const auto failure = builder.CreateString(domain->failure().substr(0, 512));
             executors.push_back(schema::CreateExecutorStatus(
                 builder, domain->pid(), domain->epoch(), name, domain->restarts(), death, state,
-                domain->has_process() ? ms_since(domain->started_ns()) : 0, key.device));
+                domain->has_process() ? ms_since(domain->started_ns()) : 0, key.device, failure));
         }
         std::vector<flatbuffers::Offset<schema::DeviceStatus>> devices;
         for (const auto& [ordinal, each] : devices_) {

@@ -80,6 +80,7 @@ bool Core::nothing_in_doubt(const FaultDomain& domain) {
 
 std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) {
     const std::vector<Session*> sessions = sessions_in(domain);
+    if (death.before_ready) return on_failed_start(domain, sessions);
     // A page written by a process that ran other people's kernels: believed only where it names a stream of
     // its own.
     Session* culprit_session = nullptr;
@@ -131,12 +132,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
     for (Session* session : sessions) {
         session->attached = false;
-        // What an executor would not let go of went with it; what it was still asked for is answered by its
-        // death.
-        std::erase_if(session->chunks, [&](const auto& entry) {
-            if (entry.second.leaving) give_back_chunk(session->device, entry.first, entry.second.bytes);
-            return entry.second.leaving;
-        });
+        forget_leaving_chunks(*session);
     }
 
     // Whose work was in flight and nobody else's did it, as far as anybody can know.
@@ -197,6 +193,38 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     if (!is_first(domain.key()) && sessions_in(domain).empty()) return std::nullopt;
     if (delay != 0) spdlog::warn("the next executor of {} starts in {} ms", domain.name(), delay);
     return delay;
+}
+
+// What an executor would not let go of went with it; what it was still asked for is answered by its death.
+void Core::forget_leaving_chunks(Session& session) {
+    std::erase_if(session.chunks, [&](const auto& entry) {
+        if (entry.second.leaving) give_back_chunk(session.device, entry.first, entry.second.bytes);
+        return entry.second.leaving;
+    });
+}
+
+// It ran nothing: what the death before it meant for each stream stands.
+std::optional<std::uint64_t> Core::on_failed_start(FaultDomain& domain,
+                                                   const std::vector<Session*>& sessions) {
+    std::vector<std::uint64_t> ended, closed;
+    for (Session* session : sessions) {
+        session->attached = false;
+        forget_leaving_chunks(*session);
+        if (session->ending != Session::Ending::no) ended.push_back(session->id);
+        for (const auto& [id, stream] : session->streams) {
+            if (stream->phase == Stream::Phase::closing) closed.push_back(id);
+            if (!std::exchange(stream->served, false)) continue;
+            stream->page.end();
+            wake(stream->wake);
+        }
+    }
+    for (const std::uint64_t id : closed)
+        if (const auto at = stream_sessions_.find(id); at != stream_sessions_.end())
+            erase_stream(*find(at->second), id);
+    for (const std::uint64_t id : ended) erase_session(id);
+    if (domain.state() == FaultDomain::State::leaving) return std::nullopt;
+    if (!is_first(domain.key()) && sessions_in(domain).empty()) return std::nullopt;
+    return 0;
 }
 
 void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
@@ -369,7 +397,7 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
             if (reply.status == Status::ok)
                 at->second->loaded.insert(key);
             else
-                at->second->kill("a module could not be loaded again: " + reply.error, 0);
+                at->second->cannot_start("a module could not be loaded again: " + reply.error);
         };
         domain.restore_call(std::move(call));
     }
@@ -389,7 +417,7 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
         call.done = [this, where = domain.key(), id = session.id](Reply& reply) {
             if (reply.status == Status::ok) return;
             if (const auto at = domains_.find(where); at != domains_.end())
-                at->second->kill("session " + id_text(id) + " could not be restored: " + reply.error, 0);
+                at->second->cannot_start("session " + id_text(id) + " could not be restored: " + reply.error);
         };
         domain.restore_call(std::move(call));
     };
@@ -454,17 +482,6 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
         if (stream->phase == Stream::Phase::open) restore_stream(domain, session, *stream);
     for (const auto& [id, graph] : session.graphs)
         if (graph.made) restore_graph(domain, session, id);
-    // All of them stand before any begins: one may wait for an event of another.
-    for (const auto& [id, stream] : session.streams)
-        if (stream->phase == Stream::Phase::open)
-            restore([id = id](Call::Wire& wire, Session& in) {
-                const auto at = in.streams.find(id);
-                if (at == in.streams.end() || at->second->hold || at->second->stop != Status::ok)
-                    return false;
-                wire.kind = internal::ExecutorRequest::ReleaseStream;
-                wire.request = internal::CreateReleaseStream(wire.builder, id).Union();
-                return true;
-            });
 }
 
 void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream) {
@@ -485,8 +502,8 @@ void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream)
         const auto entry = found->streams.find(stream_id);
         if (entry == found->streams.end()) return;
         if (reply.status != Status::ok)
-            return at->second->kill("stream " + id_text(stream_id) + " could not be restored: " + reply.error,
-                                    0);
+            return at->second->cannot_start("stream " + id_text(stream_id) +
+                                            " could not be restored: " + reply.error);
         Stream& restored = *entry->second;
         restored.page.seal();
         restored.served = true;
@@ -499,6 +516,19 @@ void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream)
 void Core::on_ready(FaultDomain& domain) {
     spdlog::info("executor {} of {} is ready after {} ms", domain.pid(), domain.name(),
                  (now_ns() - domain.started_ns()) / kNsPerMs);
+    // Only now that all of them stand: one may wait for an event of another, and an executor that could not
+    // be set up has run nothing.
+    for (Session* session : sessions_in(domain))
+        for (const auto& [id, stream] : session->streams)
+            if (stream->served && stream->phase == Stream::Phase::open && !stream->hold) {
+                Call release;
+                release.session = session->id;
+                release.make = [this, of = session->id, id = id](Call::Wire& wire) {
+                    Session* found = find(of);
+                    return found != nullptr && make_release(wire, *found, id);
+                };
+                domain.restore_call(std::move(release));
+            }
     go_on_probation(domain);
 }
 
@@ -509,13 +539,15 @@ void Core::release_stream(Session& session, Stream& stream) {
     stream.hold = false;
     call(
         session, Call::OnDeath::drop,
-        [id = stream.id](Call::Wire& wire, Session& in) {
-            if (!in.streams.contains(id)) return false;
-            wire.kind = internal::ExecutorRequest::ReleaseStream;
-            wire.request = internal::CreateReleaseStream(wire.builder, id).Union();
-            return true;
-        },
-        nullptr);
+        [id = stream.id](Call::Wire& wire, Session& in) { return make_release(wire, in, id); }, nullptr);
+}
+
+bool Core::make_release(Call::Wire& wire, const Session& session, std::uint64_t id) {
+    const auto at = session.streams.find(id);
+    if (at == session.streams.end() || at->second->stop != Status::ok) return false;
+    wire.kind = internal::ExecutorRequest::ReleaseStream;
+    wire.request = internal::CreateReleaseStream(wire.builder, id).Union();
+    return true;
 }
 
 void Core::go_on_probation(FaultDomain& domain) {
@@ -583,18 +615,16 @@ void Core::watch_probations() {
 // ---- executors that will not start, or have left
 
 void Core::on_unusable(FaultDomain& domain, bool driver, const std::string& text) {
-    const std::string told =
-        driver ? "the driver cannot be used: " + text : "no executor can be started: " + text;
-    if (!announced_ && !shutting_down_ && take_other_driver(told)) return;
-    spdlog::error("{}", told);
+    if (!announced_ && !shutting_down_ && take_other_driver(text)) return;
+    spdlog::error("{}", text);
     Device& device = devices_.at(domain.device());
-    for (auto& waiting : std::exchange(device.waiting, {})) waiting(&told);
+    for (auto& waiting : std::exchange(device.waiting, {})) waiting(&text);
     // Nobody has been served yet.
     if (!announced_) return shut_down(driver ? kExitDriverUnusable : kExitFailure);
     for (Session* session : sessions_in(domain)) {
         if (!session->connection) continue;
-        refuse(*session->connection, 0, Status::executor_lost, told);
-        session->connection->close(told);
+        refuse(*session->connection, 0, Status::executor_lost, text);
+        session->connection->close(text);
     }
     for (Session* session : sessions_in(domain)) {
         session->placed = false;

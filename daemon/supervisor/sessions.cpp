@@ -178,6 +178,7 @@ void Core::move_alone(Session& session, const std::string& why) {
     session.domain = place(options_.isolate, session.uid, session.id, true, session.device);
     auto& domain = domains_[session.domain];
     domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
+    domain->take_over_from(*before);
     // Once the death has been dealt with, what this session asked for goes along.
     boost::asio::post(io_, [this, id, from] {
         const auto old = domains_.find(from);

@@ -169,6 +169,11 @@ bool Core::make_open_stream(Call::Wire& wire, Session& session, Stream& stream, 
 
 void Core::close_stream(Session& session, std::uint32_t request, std::uint64_t stream) {
     stream_of(session, stream, "close");
+    // Where no executor is up there is nothing to be let go of.
+    if (const FaultDomain* domain = existing_domain(session); domain == nullptr || !domain->has_process()) {
+        erase_stream(session, stream);
+        return answer_done(*session.connection, request);
+    }
     request_opened(session);
     ask_close_stream(session, stream, request);
 }

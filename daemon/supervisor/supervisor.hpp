@@ -42,7 +42,9 @@ struct RestartPolicy {
     std::uint64_t first_delay_ms = 50;  // doubles with each death
     std::uint64_t max_delay_ms = 10'000;
     std::uint64_t calm_ms = 10'000;       // a shared executor that lived so long starts over without a delay
-    std::uint32_t max_failed_starts = 5;  // in a row, before it was ready: then its sessions are let go
+    std::uint32_t max_failed_starts = 5;  // of an executor that was never ready: then its sessions are let go
+    // Of one that was: how long its sessions are kept while the next one cannot be started or set up.
+    std::uint64_t patience_ms = 300'000;
     std::uint64_t start_timeout_ms = 60'000;
     std::uint64_t suspicion_ms = 60'000;  // without a death of which a session is suspected: all is forgotten
     std::uint64_t probation_ms = 2'000;   // how long other streams may be held for a suspect's rerun

@@ -70,7 +70,7 @@ class RingFull(Error, BlockingIOError):
 
 
 class DaemonLost(Error, ConnectionError):
-    """There is no daemon, its life ended, or it is about to leave."""
+    """There is no daemon, its life ended, it is about to leave, or it gave this session up; the text says which."""
 
 
 class VersionMismatch(Error, ConnectionError):

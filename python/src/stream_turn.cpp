@@ -85,6 +85,9 @@ PyObject* set_stream_error(const StreamObject* stream, Status status, const std:
         const StreamStatus now = stream->stream.status();
         if (now.status != Status::ok) return set_error(now.status, now.text);
     }
+    // An event that is waited for knows nothing of why the daemon hung up.
+    if (status == Status::daemon_lost)
+        return set_error(status, doing + ": " + stream->state->client->life_text());
     const std::string own = status == Status::timed_out ? "" : stream->stream.last_error();
     return set_error(status, own.empty() ? doing + ": " + std::string(status_text(status)) : own);
 }

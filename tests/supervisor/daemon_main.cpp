@@ -2,16 +2,20 @@
 // itself as.
 #include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <map>
 #include <string>
 
+#include "daemon/driver/address_range.hpp"
+#include "daemon/driver/memory.hpp"
 #include "daemon/executor/executor.hpp"
 #include "daemon/supervisor/sealed_program.hpp"
 #include "daemon/supervisor/supervisor.hpp"
@@ -63,6 +67,9 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"warn_at", [&] { u32(options.restart.warn_at); }},
         {"suspicion_ms", [&] { u64(options.restart.suspicion_ms); }},
         {"max_delay_ms", [&] { u64(options.restart.max_delay_ms); }},
+        {"patience_ms", [&] { u64(options.restart.patience_ms); }},
+        // While this file is there no executor can be set up: see block().
+        {"blocked_by", [&] { ::setenv("RINGLAUNCH_TEST_BLOCKED_BY", value.c_str(), 1); }},
         {"first_delay_ms", [&] { u64(options.restart.first_delay_ms); }},
         {"exit_when_idle_ms", [&] { u64(options.exit_when_idle_ms); }},
         {"handshake_timeout_ms", [&] { u64(options.handshake_timeout_ms); }},
@@ -92,6 +99,21 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
     return true;
 }
 
+// Takes from an executor what it needs, as long as a file is there: the addresses of its driver, so that it
+// cannot be configured, or descriptors, so that its sessions cannot be restored.
+void block() {
+    const char* path = std::getenv("RINGLAUNCH_TEST_BLOCKED_BY");
+    std::ifstream file(path == nullptr ? "" : path);
+    std::string what;
+    if (!(file >> what)) return;
+    if (what == "addresses") {
+        ringlaunch::driver::reserve_addresses(ringlaunch::driver::kHostRangeBase, 4096, MAP_FIXED_NOREPLACE);
+    } else if (what == "descriptors") {
+        const rlimit limit{16, 16};
+        ::setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -100,8 +122,10 @@ int main(int argc, char** argv) {
     logger->set_level(spdlog::level::from_str(
         std::getenv("RINGLAUNCH_TEST_LOG") ? std::getenv("RINGLAUNCH_TEST_LOG") : "off"));
     spdlog::set_default_logger(logger);
-    if (argc == 4 && std::strcmp(argv[1], "executor") == 0 && std::strcmp(argv[2], "--control-fd") == 0)
+    if (argc == 4 && std::strcmp(argv[1], "executor") == 0 && std::strcmp(argv[2], "--control-fd") == 0) {
+        block();
         return ringlaunch::executor::run_executor(std::atoi(argv[3]));
+    }
     if (argc < 3 || std::strcmp(argv[1], "serve") != 0) {
         std::fprintf(stderr, "usage: %s serve SOCKET [name=value...]\n", argv[0]);
         return 2;

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <optional>
 
-#include "tests/supervisor/harness.hpp"
+#include "tests/supervisor/work.hpp"
 
 namespace ringlaunch::test {
 namespace {
@@ -25,45 +25,6 @@ Status why(const Answer& epoch) {
 std::string text(const Answer& epoch) {
     return epoch->answer_as_StreamEpoch()->error()->str();
 }
-
-// A session on the host driver with kernels, a gate, a log and a stream to look at things with.
-struct Work {
-    explicit Work(const Daemon& daemon) : client(daemon.socket()) {
-        client.load_file(TEST_KERNELS);
-        staging = client.add_staging(4096);
-        gate = client.alloc(64);
-        log = client.alloc(4096);
-        count = client.alloc(64);
-        side = client.open_stream(OnRestart::Rerun, 256, "side");
-    }
-    unsigned look(std::uint64_t address) {
-        EXPECT_TRUE(client.read(*side, staging, address, sizeof(unsigned)));
-        unsigned value;
-        std::memcpy(&value, staging.bytes.data(), sizeof value);
-        return value;
-    }
-    void put(std::uint64_t address, unsigned value) {
-        std::memcpy(staging.bytes.data(), &value, sizeof value);
-        EXPECT_TRUE(client.write(*side, staging, address, sizeof value));
-    }
-    std::uint64_t append(TestStream& stream, unsigned value) {
-        return stream.launch(client.kernel("append"), pack(log.address, count.address, value));
-    }
-    std::uint64_t hold(TestStream& stream) {
-        return stream.launch(client.kernel("hold"), pack(gate.address));
-    }
-    std::uint64_t run(TestStream& stream, const std::string& kernel) {
-        return stream.launch(client.kernel(kernel), {});
-    }
-    std::uint64_t crash(TestStream& stream) {
-        return stream.launch(client.kernel("crash"), pack(std::uint64_t{0}));
-    }
-
-    SessionClient client;
-    SessionClient::Staging staging;
-    SessionClient::Memory gate, log, count;
-    std::unique_ptr<TestStream> side;
-};
 
 TEST(Restart, AfterAKillEveryIdleStreamGoesOnAndEveryByteIsThere) {
     const Daemon daemon({"driver=host"});
@@ -307,18 +268,6 @@ Seen see(const Daemon& daemon, const SessionClient& client) {
             return {session->executor_pid(), session->deaths_caused(), session->isolated()};
     ADD_FAILURE() << "no such session";
     return {};
-}
-
-// The stream's page as it is once no restart is under way.
-bool settles(SessionClient& client, TestStream& stream, const std::function<bool()>& condition,
-             unsigned* epochs = nullptr) {
-    return eventually([&] {
-        while (stream.state() == StreamState::Ended) {
-            if (!client.next_epoch(stream)) return false;
-            if (epochs != nullptr) ++*epochs;
-        }
-        return condition();
-    });
 }
 
 TEST(Restart, ADeathWithoutAWordIsToldWithTheOnlyKernelThatWasInFlight) {
@@ -654,15 +603,15 @@ TEST(Restart, TheNextExecutorGivesModulesTheirStack) {
     ASSERT_TRUE(restart());
     RawClient operators(daemon.socket());
     operators.hello(kProtocolVersion, true);
-    std::string death;
+    std::string failure;
     EXPECT_TRUE(eventually([&] {
         const Answer status = operators.ask(
             schema::Request::GetStatus,
             [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); });
         const auto* executors = status->answer_as_DaemonStatus()->executors();
-        death = executors->size() == 1 ? executors->Get(0)->last_death()->str() : "";
-        return death.find("so one of 4194304 cannot be had") != death.npos;
-    })) << death;
+        failure = executors->size() == 1 ? executors->Get(0)->failure()->str() : "";
+        return failure.find("so one of 4194304 cannot be had") != failure.npos;
+    })) << failure;
     ASSERT_EQ(::prlimit(daemon.pid(), RLIMIT_STACK, &before, nullptr), 0);
     EXPECT_TRUE(eventually([&] { return client.try_alloc(64).status() == Status::ok; }));
 }

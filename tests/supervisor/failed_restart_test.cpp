@@ -1,0 +1,221 @@
+// Executors that died and cannot be replaced at once: what everybody has is kept until they can.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <sstream>
+
+#include "tests/supervisor/work.hpp"
+
+namespace ringlaunch::test {
+namespace {
+
+using schema::OnRestart;
+using schema::StreamState;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+// A daemon whose next executors may be kept from starting.
+struct Blockable {
+    explicit Blockable(std::vector<std::string> options = {}) : daemon(with(std::move(options), folder)) {}
+    static std::vector<std::string> with(std::vector<std::string> options, const Folder& folder) {
+        options.insert(options.end(), {"driver=host", "first_delay_ms=10", "max_delay_ms=40",
+                                       "blocked_by=" + folder.file("blocked"), "log=" + folder.file("log")});
+        return options;
+    }
+    void block(const std::string& what) const { std::ofstream(folder.file("blocked")) << what; }
+    void unblock() const { ::unlink(folder.file("blocked").c_str()); }
+    std::string log() const {
+        std::ostringstream text;
+        text << std::ifstream(folder.file("log")).rdbuf();
+        return text.str();
+    }
+    // What `status` says of the one executor: its failure, its restarts.
+    std::pair<std::string, unsigned> failure() const {
+        RawClient operators(daemon.socket());
+        operators.hello(kProtocolVersion, true);
+        const Answer answer = operators.ask(
+            schema::Request::GetStatus,
+            [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); });
+        const auto& executors = *answer->answer_as_DaemonStatus()->executors();
+        EXPECT_EQ(executors.size(), 1u);
+        return {executors.size() == 0 ? "" : executors.Get(0)->failure()->str(),
+                executors.size() == 0 ? 0 : executors.Get(0)->restarts()};
+    }
+    bool has_failed(unsigned times) const {
+        return eventually([&] {
+            const std::string text = failure().first;
+            return !text.empty() && std::stoul(text) >= times;
+        });
+    }
+    unsigned sessions() const {
+        RawClient operators(daemon.socket());
+        operators.hello(kProtocolVersion, true);
+        return operators
+            .ask(schema::Request::GetSessions,
+                 [](flatbuffers::FlatBufferBuilder& builder) {
+                     return schema::CreateGetSessions(builder).Union();
+                 })
+            ->answer_as_Sessions()
+            ->total();
+    }
+
+    Folder folder;
+    Daemon daemon;
+};
+
+std::uint32_t send_alloc(SessionClient& client, std::uint64_t bytes) {
+    return client.send(schema::Request::AllocBuffer, [bytes](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateAllocBuffer(builder, bytes).Union();
+    });
+}
+
+void nobody_loses_anything_while_no_executor_can_be_started(const std::string& missing) {
+    SCOPED_TRACE(missing);
+    const Blockable blockable;
+    Work work(blockable.daemon);
+    Work other(blockable.daemon);
+    auto leaver = std::make_unique<Work>(blockable.daemon);
+    const auto idle = work.client.open_stream();
+    const auto going = work.client.open_stream();
+    const auto again = work.client.open_stream(OnRestart::Rerun);
+    const auto closed = work.client.open_stream();
+    const auto stops = other.client.open_stream(OnRestart::Stop);
+    for (unsigned i = 0; i < 20; ++i) ASSERT_TRUE(idle->reaches(work.append(*idle, i)));
+    const std::uint64_t again_end = work.hold(*again);
+    const std::uint64_t stops_begin = stops->completed();
+    const std::uint64_t stops_end = other.hold(*stops);
+    ASSERT_TRUE(eventually([&] { return again->issued() >= again_end && stops->issued() >= stops_end; }));
+
+    blockable.block(missing);
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(blockable.has_failed(4));
+    EXPECT_THAT(
+        blockable.failure().first,
+        AllOf(HasSubstr(" tries in "), HasSubstr(missing == "addresses" ? "the driver cannot be used: "
+                                                                        : " could not be restored: ")));
+    EXPECT_EQ(blockable.failure().second, 1u) << "a try is no restart";
+    EXPECT_THAT(blockable.log(), HasSubstr("its sessions wait and keep what they have; the next try is in"));
+    // Meanwhile: launches stand in their rings, small memory is there, large memory waits; who closes or
+    // leaves need not wait; who comes is served like the others.
+    work.append(*going, 100);
+    work.append(*going, 101);
+    EXPECT_NE(work.client.alloc(64).address, 0u);
+    const std::uint32_t large = send_alloc(work.client, 32u << 20);
+    work.client.close_stream(closed->id);
+    leaver.reset();
+    EXPECT_TRUE(eventually([&] { return blockable.sessions() == 2; }));
+    RawClient late(blockable.daemon.socket());
+    EXPECT_EQ(late.hello().status(), Status::ok);
+    const std::uint32_t opening =
+        late.send(schema::Request::OpenStream, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateOpenStream(builder, 64).Union();
+        });
+    ASSERT_TRUE(blockable.has_failed(8));
+    EXPECT_EQ(blockable.sessions(), 3u);
+    EXPECT_FALSE(work.client.kept_answer(large));
+
+    blockable.unblock();
+    EXPECT_EQ(work.client.answer(large).status(), Status::ok);
+    EXPECT_EQ(late.answer(opening).status(), Status::ok);
+    EXPECT_THAT(blockable.failure().first, IsEmpty());
+    // What the death meant for each stream is what it means now.
+    ASSERT_TRUE(settles(other.client, *stops, [&] { return stops->state() == StreamState::Stopped; }));
+    EXPECT_EQ(static_cast<Status>(stops->status().error_status), Status::executor_killed)
+        << stops->status().error_text;
+    EXPECT_THAT(stops->status().error_text, HasSubstr("completed up to " + std::to_string(stops_begin) +
+                                                      ", in doubt up to " + std::to_string(stops_end)));
+    ASSERT_TRUE(settles(work.client, *work.side, [&] { return work.side->state() == StreamState::Running; }));
+    ASSERT_TRUE(settles(work.client, *going, [&] { return going->state() == StreamState::Running; }));
+    work.put(work.gate.address, 1);
+    EXPECT_TRUE(settles(work.client, *again, [&] { return again->completed() >= again_end; }));
+    EXPECT_TRUE(
+        settles(work.client, *going, [&] { return going->completed() == going->producer.position(); }));
+    EXPECT_EQ(work.look(work.count.address), 22u);
+    for (unsigned i = 0; i < 20; ++i) EXPECT_EQ(work.look(work.log.address + 4 * i), i);
+    EXPECT_EQ(work.look(work.log.address + 4 * 20), 100u);
+    EXPECT_EQ(work.look(work.log.address + 4 * 21), 101u);
+    // Nobody is blamed for the tries.
+    ASSERT_TRUE(
+        settles(other.client, *other.side, [&] { return other.side->state() == StreamState::Running; }));
+    other.put(other.gate.address, 1);
+    EXPECT_EQ(other.client.resume(stops->id, true).status(), Status::ok);
+    EXPECT_TRUE(stops->reaches(stops_end));
+    EXPECT_FALSE(work.client.kept(schema::Answer::SessionWarning));
+}
+
+TEST(FailedRestart, WhereItCannotBeConfiguredForAWhileNobodyLosesAnything) {
+    nobody_loses_anything_while_no_executor_can_be_started("addresses");
+}
+
+TEST(FailedRestart, WhereItsSessionsCannotBeRestoredForAWhileNobodyLosesAnything) {
+    nobody_loses_anything_while_no_executor_can_be_started("descriptors");
+}
+
+TEST(FailedRestart, IsGivenUpAfterItsBoundWithATextThatSaysSoAndTheDaemonGoesOn) {
+    const Blockable blockable({"patience_ms=300"});
+    SessionClient client(blockable.daemon.socket());
+    const auto stream = client.open_stream();
+    client.alloc(4096);
+    blockable.block("addresses");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    std::string told;
+    while (const auto message = client.receive())
+        if (!message->text().empty()) told = message->text();
+    EXPECT_THAT(told, AllOf(HasSubstr("could not be started again, in "), HasSubstr(" tries in 0 s"),
+                            HasSubstr("the driver cannot be used: cannot reserve the address range"),
+                            HasSubstr("given up, with their memory; the daemon goes on"),
+                            HasSubstr("--restart-patience"), Not(HasSubstr("gone"))));
+    EXPECT_TRUE(client.hung_up());
+    EXPECT_TRUE(eventually([&] { return blockable.sessions() == 0; }));
+    // Who comes now has nothing to lose and is not kept waiting.
+    SessionClient unlucky(blockable.daemon.socket());
+    unlucky.send(schema::Request::OpenStream, [](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateOpenStream(builder, 64).Union();
+    });
+    EXPECT_TRUE(unlucky.hung_up());
+    blockable.unblock();
+    SessionClient next(blockable.daemon.socket());
+    EXPECT_NE(next.alloc(4096).address, 0u);
+}
+
+TEST(FailedRestart, TheDaemonLeavesWhenAskedWhileItTries) {
+    Blockable blockable({"max_delay_ms=10000"});
+    SessionClient client(blockable.daemon.socket());
+    const auto stream = client.open_stream();
+    blockable.block("addresses");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(blockable.has_failed(2));
+    blockable.daemon.kill(SIGTERM);
+    EXPECT_EQ(blockable.daemon.wait(), 0);
+}
+
+// The one that was moved, too: its new executor was never ready, and it has something to lose.
+TEST(FailedRestart, ASessionThatWasGivenAnExecutorOfItsOwnKeepsWhatItHas) {
+    const Blockable blockable({"own_executor_at=2"});
+    Work bully(blockable.daemon);
+    bully.put(bully.log.address, 77);
+    for (unsigned death = 1; death <= 2; ++death) {
+        const auto bad = bully.client.open_stream();
+        if (death == 2) blockable.block("addresses");
+        bad->launch(bully.client.kernel("crash"), pack(std::uint64_t{0}));
+        if (death == 1) {
+            ASSERT_TRUE(settles(bully.client, *bad, [&] { return bad->state() == StreamState::Stopped; }));
+            ASSERT_TRUE(settles(bully.client, *bully.side, [] { return true; }));
+        }
+    }
+    EXPECT_TRUE(eventually([&] {
+        const std::string text = blockable.log();
+        return text.find("session 0: the driver cannot be used") != std::string::npos;
+    })) << blockable.log();
+    blockable.unblock();
+    ASSERT_TRUE(settles(bully.client, *bully.side, [] { return true; }));
+    EXPECT_EQ(bully.look(bully.log.address), 77u);
+}
+
+}  // namespace
+}  // namespace ringlaunch::test
