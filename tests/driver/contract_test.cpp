@@ -648,8 +648,6 @@ TEST_P(DriverContract, AConfiguredKernelIsMadeOnceAndRunsInOrderWithItsPlainSelf
     LaunchAttributes programmatic;
     programmatic.programmatic = true;
     Kernel* const plain = kernel("append");
-    if (GetParam().kind == DriverKind::Cuda)
-        GTEST_SKIP() << "append does not wait for the launch ahead of it";
     Kernel& made = module->configure(*plain, programmatic);
     EXPECT_EQ(&module->configure(*plain, programmatic), &made);
     EXPECT_NE(&made, plain);

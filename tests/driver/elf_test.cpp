@@ -80,6 +80,19 @@ TEST(ReadImage, ReadsLongParametersOfACubin) {
     EXPECT_FALSE(named(image, "plain").signature);
 }
 
+// Its images are compressed, and the CUDA driver's to choose from: only what it is can be said without one.
+TEST(ReadImage, ReadsWhatAFatBinaryIs) {
+    for (const char* name : {"/fat_cubins.fatbin", "/fat_ptx.fatbin"}) {
+        std::vector<std::byte> bytes = read_file(std::string(TEST_DATA) + name);
+        const Image image = read_image(bytes);
+        EXPECT_EQ(image.kind, ImageKind::fat_binary);
+        EXPECT_THAT(image.found, HasSubstr("fat binary"));
+        EXPECT_THAT(image.kernels, IsEmpty());
+        bytes.resize(bytes.size() - 8);
+        EXPECT_THROW(read_image(bytes), Error) << name << " cut short";
+    }
+}
+
 TEST(ReadImage, ReadsAHostObject) {
     const Image image = read_image(read_file(TEST_KERNELS));
     EXPECT_EQ(image.kind, ImageKind::host_object);

@@ -8,8 +8,12 @@ struct Long {
     unsigned words[1000];
 };
 
-// log[(*count)++] = value; one thread. The order in which launches ran is what the log says.
+// log[(*count)++] = value; one thread. The order in which launches ran is what the log says. Launched
+// programmatically, it waits for the launch ahead of it.
 extern "C" __global__ void append(unsigned* log, unsigned* count, unsigned value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
     log[*count] = value;
     *count += 1;
 }

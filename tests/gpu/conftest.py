@@ -9,14 +9,10 @@ import tempfile
 import time
 
 import pytest
-from gpu_support import WATCHDOG_S
+from gpu_support import WATCHDOG_S, daemon_program
 
 import ringlaunch as rl
-from ringlaunch import _client, _nvrtc
-
-
-def daemon_program() -> str:
-    return os.environ.get("RINGLAUNCHD") or _client._daemon_path() or "ringlaunchd"
+from ringlaunch import _nvrtc
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+from ringlaunch import _client
+
 ROOT = Path(__file__).resolve().parents[2]
 WATCHDOG_S = 60
 
@@ -27,6 +29,10 @@ extern "C" __global__ void pause(int us) {
 RINGLAUNCH_EXPORT(pause)
 """
 MASK, A = 0xFFFFFFFF, 1664525  # of the steps
+
+
+def daemon_program() -> str:
+    return os.environ.get("RINGLAUNCHD") or _client._daemon_path() or "ringlaunchd"
 
 
 def stopped(stream, busy=()):
