@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the daemon with the cuda driver under compute-sanitizer's memcheck, with a small client that launches, copies,
-# fills and waits; fails on any error that the tool reports. 77: compute-sanitizer is not here.
+# fills and waits; fails on any error that the tool reports. Then a second daemon with a kernel that writes where no
+# memory is: fails unless the tool reports that. 77: compute-sanitizer is not here.
 #
 #   RINGLAUNCHD=... PYTHONPATH=... bash bench/memcheck.sh    # DRIVER=host tries the script
 set -uo pipefail
@@ -20,20 +21,38 @@ finish() {
 }
 trap finish EXIT
 
+# watched NAME: the Python program on standard input as a client of a daemon under the tool. Sets `client` and `served`,
+# their exit codes, `seen` and `wrong`, how many processes the tool watched and in how many it found errors.
+#
 # Its errors go to the logs of its processes; those of the daemon to its own. Results of CUDA's calls are not reported:
 # the driver lists a kernel's parameters by cuFuncGetParamInfo until that answers CUDA_ERROR_INVALID_VALUE, which is no
 # error, and what it does not expect it reports itself.
-"$sanitizer" --tool memcheck --report-api-errors no --target-processes all \
-  --log-file "$folder/memcheck.%p.log" --error-exitcode 86 \
-  "${RINGLAUNCHD:-ringlaunchd}" serve --driver "${DRIVER:-cuda}" --socket "$folder/daemon.sock" >"$folder/daemon.log" 2>&1 &
-daemon=$!
-for _ in $(seq 600); do
-  [ -S "$folder/daemon.sock" ] && break
-  kill -0 "$daemon" 2>/dev/null || break
-  sleep 0.1
-done
+watched() {
+  local name=$1 socket=$folder/$1.sock
+  "$sanitizer" --tool memcheck --report-api-errors no --target-processes all \
+    --log-file "$folder/$name.%p.log" --error-exitcode 86 \
+    "${RINGLAUNCHD:-ringlaunchd}" serve --driver "${DRIVER:-cuda}" --socket "$socket" >"$folder/$name.daemon" 2>&1 &
+  daemon=$!
+  for _ in $(seq 600); do
+    [ -S "$socket" ] && break
+    kill -0 "$daemon" 2>/dev/null || break
+    sleep 0.1
+  done
+  python3 - "$socket"
+  client=$?
+  timeout 60 "${RINGLAUNCHD:-ringlaunchd}" stop --socket "$socket" >/dev/null
+  wait "$daemon"
+  served=$?
+  daemon=0
+  seen=$(cat "$folder/$name".*.log 2>/dev/null | grep -c 'ERROR SUMMARY')
+  wrong=$(cat "$folder/$name".*.log 2>/dev/null | grep 'ERROR SUMMARY' | grep -vc 'ERROR SUMMARY: 0 errors')
+}
+tell() {
+  echo "client: exit code $client; daemon under compute-sanitizer: $served. The daemon said:"
+  tail -n 40 "$folder/$1.daemon"
+}
 
-python3 - "$folder/daemon.sock" <<'PYTHON'
+watched well <<'PYTHON'
 import sys
 
 import numpy as np
@@ -79,18 +98,9 @@ with rl.connect(socket=sys.argv[1], start=False, timeout=120) as client:
             stream.close()
     print(f"the client's results are right, on {client.daemon.device_name}")
 PYTHON
-client=$?
-timeout 60 "${RINGLAUNCHD:-ringlaunchd}" stop --socket "$folder/daemon.sock" >/dev/null
-wait "$daemon"
-served=$?
-daemon=0
-
-grep -hv '^ *$' "$folder"/memcheck.*.log 2>/dev/null
-seen=$(cat "$folder"/memcheck.*.log 2>/dev/null | grep -c 'ERROR SUMMARY')
-wrong=$(cat "$folder"/memcheck.*.log 2>/dev/null | grep 'ERROR SUMMARY' | grep -vc 'ERROR SUMMARY: 0 errors')
+grep -hv '^ *$' "$folder"/well.*.log 2>/dev/null
 if [ "$client" != 0 ] || [ "$served" != 0 ]; then
-  echo "client: exit code $client; daemon under compute-sanitizer: $served. The daemon said:"
-  tail -n 40 "$folder/daemon.log"
+  tell well
   exit 1
 fi
 if [ "$seen" = 0 ]; then
@@ -98,4 +108,37 @@ if [ "$seen" = 0 ]; then
   exit 1
 fi
 [ "$wrong" = 0 ] || exit 1
-echo "memcheck: $seen processes, no errors"
+processes=$seen
+
+# Far beyond the buffer: what lies directly behind it is memory of the daemon's, of the same chunk.
+watched wild <<'PYTHON'
+import sys
+
+import ringlaunch as rl
+
+SOURCE = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void beyond(unsigned* words, long long by) { words[by] = 1; }
+RINGLAUNCH_EXPORT(beyond)
+"""
+with rl.connect(socket=sys.argv[1], start=False, timeout=120) as client:
+    stream = client.stream()
+    client.compile(SOURCE)["beyond"][1, 1](client.zeros(1, "uint32"), 1 << 34, stream=stream)
+    try:
+        stream.synchronize(timeout=120)
+    except rl.StreamStopped:
+        print("a write beyond all memory stopped its stream")
+        sys.exit(0)
+    sys.exit("a write beyond all memory stopped nothing")
+PYTHON
+if [ "$client" != 0 ]; then
+  tell wild
+  exit 1
+fi
+if [ "$wrong" = 0 ]; then
+  echo "compute-sanitizer ($seen processes) reported nothing of a write beyond all memory: it does not see the kernels"
+  grep -hv '^ *$' "$folder"/wild.*.log 2>/dev/null
+  exit 1
+fi
+grep -h -m 1 'Invalid' "$folder"/wild.*.log
+echo "memcheck: $processes processes, no errors; a write beyond all memory is reported"
