@@ -191,6 +191,7 @@ int main(int argc, char** argv) {
             "awake: from one launch to the next without a pause; the dispatcher sleeps after 50 us without "
             "work (serve "
             "--spin-us)");
+        report.target("connect to first launch done, p50, ms", quantile(first_launch_ms, 0.5), 5);
         report.note(
             "connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs "
             "already");

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <cstring>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <vector>
@@ -159,8 +160,9 @@ int measure(const std::string& driver, int rounds, std::size_t bytes, const std:
     if (!gpu) {
         report.note("without plain CUDA beside it: this is not the cuda driver");
     } else {
-        for (const std::size_t i : {std::size_t{0}, std::size_t{1}}) {
-            const std::string how = i == 0 ? "each waited for" : "in a row";
+        const char* const hows[] = {"each waited for", "in a row", "one after a pause"};
+        for (std::size_t i = 0; i < std::size(hows); ++i) {
+            const std::string how = hows[i];
             report.target("to the device, " + how + ", x cuMemcpyAsync",
                           quantile(ways[i].there_gbs, 0.5) / quantile(ways[i + beside].there_gbs, 0.5), 0.95,
                           false);
