@@ -13,7 +13,8 @@
 #                  on another machine `apt-get download PACKAGE...`, then `dpkg -x` each into FOLDER
 #   --out FOLDER   where tables, figures and pictures go (default: bench/results/NAME)
 #   --name NAME    what to call this machine (default: from the GPU's name)
-# What each step printed stands in build/gpu/logs. The exit code is 0 only if no step failed.
+# What each step printed stands in build/gpu/logs; tables, figures, the logs of tests, summary.txt and machine.txt (with
+# what `ringlaunchd doctor` says) are kept in --out. The exit code is 0 only if no step failed.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD build=$PWD/build/gpu logs=$PWD/build/gpu/logs
@@ -22,11 +23,14 @@ host_tests="ctest pytest"
 gpu_tests="driver_tests gpu_tests same_results memcheck faultmatrix faultmatrix_dumps"
 host_bench="enqueue round_trip throughput fairness footprint python_call"
 launch_bench="gpu_launch gpu_python gpu_idle gpu_load gpu_clients gpu_params gpu_grids"
-gpu_bench="$launch_bench gpu_copies gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton triton_inline triton_autograd"
+gpu_bench="$launch_bench gpu_copies gpu_overlap gpu_peer gpu_modules gpu_graph graph_replay gpu_throughput gpu_footprint gpu_fairness gpu_shares triton triton_inline triton_autograd"
 all="$host_tests $gpu_tests $host_bench $gpu_bench"
 
 deps="" out="" name="" only="$all" building=1
 while [ $# -gt 0 ]; do
+  case "$1" in
+    --only | --deps | --out | --name) [ -n "${2:-}" ] || { echo "$1 needs a value; see --help" >&2; exit 2; } ;;
+  esac
   case "$1" in
     --only) only=${2//,/ }; shift 2 ;;
     --no-build) building=0; shift ;;
@@ -34,7 +38,7 @@ while [ $# -gt 0 ]; do
     --out) out=$2; shift 2 ;;
     --name) name=$2; shift 2 ;;
     --list) echo "$all" | tr ' ' '\n'; exit 0 ;;
-    -h|--help) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,20s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "unknown option $1; see --help" >&2; exit 2 ;;
   esac
 done
@@ -54,8 +58,17 @@ if [ -z "$name" ]; then
   name=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 | tr 'A-Z ' 'a-z-')
   [ -n "$name" ] || { echo "nvidia-smi shows no GPU here; name the machine with --name to go on without" >&2; exit 1; }
 fi
+# What stands in the way is said before anything is written.
+if [ -n "$deps" ] && [ ! -d "$deps/usr" ]; then
+  echo "--deps $deps: there is no folder $deps/usr" >&2
+  exit 2
+fi
+if [ $building = 0 ] && [ ! -x "$build/bin/ringlaunchd" ]; then
+  echo "there is no earlier build in build/gpu; run without --no-build" >&2
+  exit 2
+fi
 out=${out:-bench/results/$name}
-mkdir -p "$out" "$logs"
+mkdir -p "$out" "$logs" || exit 1
 out=$(cd "$out" && pwd)
 summary=()
 failed=0
@@ -85,8 +98,14 @@ step() {
   return "$code"
 }
 
-# The same for a step that was asked for.
-maybe() { case "$wanted" in *" $1 "*) step "$@" ;; esac; }
+# The same for a step that was asked for, whose log is kept.
+maybe() {
+  case "$wanted" in *" $1 "*) ;; *) return ;; esac
+  local code=0
+  step "$@" || code=$?
+  cp "$logs/$1.log" "$out/$1.log"
+  return "$code"
+}
 
 # bench NAME LIMIT_S COMMAND...: one that prints a table, which is kept, and writes figures with --csv.
 bench() {
@@ -104,6 +123,7 @@ report() {
     echo "$name"
     [ ${#summary[@]} -eq 0 ] || printf '%s\n' "${summary[@]}"
   } | without_paths | tee "$logs/summary.txt"
+  cp "$logs/summary.txt" "$out/summary.txt"
   exit "$failed"
 }
 trap 'failed=1; report' INT TERM
@@ -115,7 +135,6 @@ if [ -n "$deps" ]; then
   prefix=(-DCMAKE_PREFIX_PATH="$deps/usr")
 fi
 
-{ nvidia-smi; nvcc --version; g++ --version | head -n 1; python3 --version; uname -srm; nproc; } 2>&1 | without_paths >"$out/machine.txt"
 # Only what the steps need, so that a machine lent for minutes is not spent on compiling.
 targets=(ringlaunchd _core)
 for title in $host_bench $gpu_bench; do
@@ -128,11 +147,13 @@ if [ $building = 1 ]; then
   step configure 120 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_UNITY_BUILD=ON \
     -DRINGLAUNCH_BENCH=ON -DRINGLAUNCH_PYTHON=ON "${prefix[@]}" || report
   step build 900 cmake --build "$build" --target "${targets[@]}" || report
-elif [ ! -x "$build/bin/ringlaunchd" ]; then
-  echo "there is no earlier build in build/gpu; run without --no-build" >&2
-  exit 2
 fi
 export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python
+{
+  nvidia-smi; nvcc --version; g++ --version | head -n 1; python3 --version; uname -srm; nproc
+  git log -1 --format='commit %h %s'
+  echo && timeout 60 "$RINGLAUNCHD" doctor
+} 2>&1 | without_paths >"$out/machine.txt"
 
 maybe gpu_tests 600 python3 -m pytest -v -s -rs tests/gpu
 maybe driver_tests 300 "$build/tests/driver/driver_test"
@@ -145,6 +166,7 @@ bench gpu_clients 120 "$build/bench/bench_gpu_clients"
 bench gpu_params 120 "$build/bench/bench_gpu_growth" --over parameters
 bench gpu_grids 120 "$build/bench/bench_gpu_growth" --over blocks
 bench gpu_copies 200 "$build/bench/bench_gpu_copies"
+bench gpu_overlap 120 "$build/bench/bench_gpu_overlap"
 bench gpu_peer 200 "$build/bench/bench_gpu_peer"
 bench gpu_modules 200 "$build/bench/bench_gpu_modules"
 bench gpu_graph 200 "$build/bench/bench_gpu_graph"
