@@ -263,26 +263,58 @@ def test_a_context_that_never_comes_is_given_up_by_doctor_and_by_the_daemon(cli,
     assert time.monotonic() < end
 
 
-def test_clients_that_came_before_the_device_was_known_are_served_by_the_cpu(cli, built_in):
-    """The context comes late and is refused: whoever has connected meanwhile notices nothing of it."""
-    pytest.importorskip("ringlaunch")
-    env = make_cuda(cli, CONTEXT="usleep(1500000); return 46;")
-    socket = cli.socket
+LATE = "usleep(1500000); return 46;"
+
+
+def serve_late(cli, *arguments: str) -> None:
+    """A daemon whose device turns out to be of no use only after a while; returns before that."""
     with open(cli.folder / "daemon.log", "ab") as log:
-        daemon = subprocess.Popen([cli.binary, "serve"], env=cli.env | env, stderr=log)
-    cli.daemons.append(daemon)
+        env = cli.env | make_cuda(cli, CONTEXT=LATE)
+        cli.daemons.append(subprocess.Popen([cli.binary, "serve", *arguments], env=env, stderr=log))
     end = time.monotonic() + 30
-    while not socket.exists() and time.monotonic() < end:
+    while not cli.socket.exists() and time.monotonic() < end:
         time.sleep(0.01)
-    program = (
-        "import sys, ringlaunch as rl\n"
-        "with rl.connect(socket=sys.argv[1], start=False, timeout=30) as client:\n"
-        "    client.zeros(4).numpy(); print(client.daemon.driver)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(socket)], env=cli.env, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout == "host\n", done.stderr + cli.log()
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_clients_that_came_before_the_device_was_known_are_served_by_the_cpu(cli, built_in, device):
+    """Whoever has connected meanwhile notices nothing of it, on whichever device that the host driver has, too."""
+    rl = pytest.importorskip("ringlaunch")
+    serve_late(cli, "--devices", "0,1")
+    with rl.connect(socket=cli.socket, device=device, start=False, timeout=30) as client:
+        assert "no CUDA here" in cli.log()
+        assert client.daemon.driver == "host"
+        assert client.device == device
+        assert not client.zeros(4).numpy().any()
+
+
+def test_a_client_of_a_device_that_is_not_there_any_more_is_told_why(cli, built_in):
+    rl = pytest.importorskip("ringlaunch")
+    serve_late(cli)
+    with pytest.raises(rl.Error, match=r"cannot make a context"):
+        rl.connect(socket=cli.socket, device=1, start=False, timeout=30)
+    with rl.connect(socket=cli.socket, start=False, timeout=30) as client:
+        assert client.daemon.driver == "host"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_another_user_whom_the_gpu_would_have_served_is_not_served_by_the_cpu(cli, built_in):
+    """The host driver runs native code as the daemon's user."""
+    rl = pytest.importorskip("ringlaunch")
+    cli.folder.chmod(0o755)
+    serve_late(cli, "--allow-uid", "65534")
+    other = os.fork()
+    if other == 0:
+        code = 2
+        try:
+            os.setuid(65534)
+            rl.connect(socket=cli.socket, start=False, daemon_uid=0, timeout=30)
+            code = 1
+        except rl.PermissionDenied as error:
+            code = 0 if "host driver" in str(error) and "no CUDA here" in cli.log() else 3
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]) == 0
 
 
 def test_a_daemon_that_a_client_starts_goes_on_with_the_cpu(cli, built_in):
