@@ -13,6 +13,7 @@
 #include "client/src/load.hpp"
 #include "client/src/loans.hpp"
 #include "client/src/waiter.hpp"
+#include "schema/tensor_layout.hpp"
 
 namespace ringlaunch {
 
@@ -111,6 +112,36 @@ PinnedMemory Client::alloc_pinned(std::size_t bytes) {
     memory.size_ = bytes;
     memory.state_ = std::move(state);
     return memory;
+}
+
+TensorMap Client::tensor_map(const Buffer& buffer, std::uint64_t offset, const TensorLayout& layout) {
+    const char* const doing = "cannot make a tensor map";
+    detail::ClientState& client = open_client(state_, doing);
+    const detail::BufferState* of = detail::Access::state(buffer);
+    if (of == nullptr) throw Error(Status::invalid_argument, std::string(doing) + ": the buffer is empty");
+    if (of->client.get() != &client)
+        throw Error(Status::invalid_argument,
+                    std::string(doing) + ": the buffer is another client's; ask that one");
+    if (layout.rank == 0 || layout.rank > TensorLayout::kMaxRank)
+        throw Error(Status::invalid_argument, std::string(doing) + ": the rank is " +
+                                                  std::to_string(layout.rank) + ", it has to be 1 to 5");
+    if (offset > of->bytes)
+        throw Error(Status::invalid_argument, std::string(doing) + ": it begins at offset " +
+                                                  std::to_string(offset) + " of a buffer of " +
+                                                  std::to_string(of->bytes) + " bytes");
+    const detail::Reply reply = client.connection->ask(
+        {schema::Request::EncodeTensorMap, schema::Answer::TensorMapEncoded, 0, doing},
+        [&](flatbuffers::FlatBufferBuilder& builder) {
+            const auto written = write_layout(builder, layout);
+            return schema::CreateEncodeTensorMap(builder, of->id, of->address + offset, written);
+        });
+    const auto& bytes = *reply.view().answer_as_TensorMapEncoded()->map();
+    TensorMap map{};
+    if (bytes.size() != map.size())
+        throw Error(Status::malformed_message,
+                    std::string(doing) + ": the daemon's has " + std::to_string(bytes.size()) + " bytes");
+    std::memcpy(map.data(), bytes.data(), map.size());
+    return map;
 }
 
 void Client::borrow(const Buffer& buffer) {

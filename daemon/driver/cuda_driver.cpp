@@ -18,8 +18,10 @@
 #include "daemon/driver/cuda_stack.hpp"
 #include "daemon/driver/cuda_staging.hpp"
 #include "daemon/driver/cuda_stream.hpp"
+#include "daemon/driver/cuda_tensor_map.hpp"
 #include "daemon/driver/device_memory.hpp"
 #include "daemon/driver/image_module.hpp"
+#include "daemon/driver/tensor_map.hpp"
 #include "schema/error.hpp"
 #include "schema/pages.hpp"
 #include "schema/segment.hpp"
@@ -52,6 +54,8 @@ class CudaDriver : public Driver {
     bool has_stack(std::uint64_t bytes) override;
     void give_stack(std::uint64_t bytes) override;
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override;
+    TensorMap make_tensor_map(std::uint64_t address, std::uint64_t bytes,
+                              const TensorLayout& layout) override;
     std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override;
     bool changes_stall() const noexcept override { return true; }
     int completion_fd() const override { return completion_fd_.get(); }
@@ -339,6 +343,16 @@ std::unique_ptr<Stream> CudaDriver::open_stream(const StreamConfig& config) {
     enter();
     return std::make_unique<CudaStream>(config, context_, *peers_, completion_fd_.get(), graphs_,
                                         dumps_ ? &dumps_->journals() : nullptr);
+}
+
+TensorMap CudaDriver::make_tensor_map(std::uint64_t address, std::uint64_t bytes,
+                                      const TensorLayout& layout) {
+    enter();
+    check_tensor(address, bytes, layout);
+    TensorMap map;
+    check_cuda(encode_tensor_map(address, layout, true, map),
+               "cannot make a tensor map " + describe_tensor(address, layout), Status::invalid_argument);
+    return map;
 }
 
 std::unique_ptr<Graph> CudaDriver::make_graph(std::span<const GraphNode> nodes) {

@@ -23,6 +23,7 @@
 #include "record_generated.h"
 #include "schema/pages.hpp"
 #include "schema/status.hpp"
+#include "schema/tensor_map.hpp"
 #include "schema/unique_fd.hpp"
 
 namespace ringlaunch::driver {
@@ -269,6 +270,12 @@ class Driver {
     // nothing is in flight and nothing is issued; has_stack() said no. Throws Error, and all is as before.
     virtual void give_stack(std::uint64_t) {}
     virtual std::unique_ptr<Stream> open_stream(const StreamConfig& config) = 0;
+    // The map of a tensor at `address`, from where on `bytes` may be read. Throws Error{invalid_argument}
+    // that names the argument which cannot be. cuda: what CUDA makes of it. null: the arguments themselves,
+    // in the form of NullTensorMap (daemon/driver/tensor_map.hpp). host throws Error{unsupported}: a CPU
+    // reads none.
+    virtual TensorMap make_tensor_map(std::uint64_t address, std::uint64_t bytes,
+                                      const TensorLayout& layout) = 0;
     // Parameters are copied. Copies are of the kind CopyOnDevice. Throws Error{unsupported} that names what a
     // graph of this driver does not take, and Error{out_of_memory} where there is no room for another.
     virtual std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) = 0;

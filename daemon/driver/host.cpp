@@ -179,6 +179,11 @@ class HostDriver final : public Driver {
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<HostStream>(config, completion_.get(), abandoned_, graphs_);
     }
+    TensorMap make_tensor_map(std::uint64_t, std::uint64_t, const TensorLayout&) override {
+        throw Error(Status::unsupported,
+                    "cannot make a tensor map on the host driver: a CPU reads tensors without one; have a "
+                    "daemon serve with --driver cuda (or null, which runs nothing)");
+    }
     std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override {
         return std::make_unique<HostGraph>(nodes);
     }

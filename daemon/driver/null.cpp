@@ -13,6 +13,7 @@
 #include "daemon/driver/image_module.hpp"
 #include "daemon/driver/memory.hpp"
 #include "daemon/driver/memory_graph.hpp"
+#include "daemon/driver/tensor_map.hpp"
 #include "schema/error.hpp"
 
 namespace ringlaunch::driver {
@@ -184,6 +185,11 @@ class NullDriver final : public Driver {
     }
     std::unique_ptr<Stream> open_stream(const StreamConfig& config) override {
         return std::make_unique<NullStream>(config, completion_.get(), graphs_);
+    }
+    TensorMap make_tensor_map(std::uint64_t address, std::uint64_t bytes,
+                              const TensorLayout& layout) override {
+        check_tensor(address, bytes, layout);
+        return null_tensor_map(address, layout);
     }
     std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) override {
         return std::make_unique<HostGraph>(nodes);

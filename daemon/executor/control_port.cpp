@@ -13,6 +13,7 @@
 #include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
 #include "schema/error.hpp"
+#include "schema/tensor_layout.hpp"
 #include "schema/version.hpp"
 #include "schema/wakeup.hpp"
 
@@ -209,6 +210,8 @@ void ControlPort::handle(const ToExecutor& message, std::vector<UniqueFd>& fds) 
         case ExecutorRequest::LendMemory:
         case ExecutorRequest::ReturnMemory:
             return handle_memory(message, fds);
+        case ExecutorRequest::MakeTensorMap:
+            return make_tensor_map(message.id(), *message.request_as_MakeTensorMap());
         case ExecutorRequest::HoldIssue:
             registry().hold_issue();
             return answer_ok(message.id());
@@ -511,6 +514,17 @@ void ControlPort::handle_memory(const ToExecutor& message, std::vector<UniqueFd>
         }
     }
     answer_ok(message.id());
+}
+
+void ControlPort::make_tensor_map(std::uint32_t id, const internal::MakeTensorMap& request) {
+    (void)registry();  // it is configured
+    const TensorMap map =
+        driver_->make_tensor_map(request.address(), request.bytes(), read_layout(*request.layout()));
+    fb::FlatBufferBuilder builder;
+    const auto bytes = builder.CreateVector(reinterpret_cast<const std::uint8_t*>(map.data()), map.size());
+    const auto made = internal::CreateTensorMapMade(builder, bytes);
+    send(builder,
+         internal::CreateFromExecutor(builder, id, 0, 0, ExecutorAnswer::TensorMapMade, made.Union()));
 }
 
 // ---- answers

@@ -44,6 +44,7 @@ class ControlPort {
     void handle_stream(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void handle_graph(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void handle_module(const ToExecutor& message, std::vector<UniqueFd>& fds);
+    void make_tensor_map(std::uint32_t id, const internal::MakeTensorMap& request);
     void handle_memory(const ToExecutor& message, std::vector<UniqueFd>& fds);
     void configure(std::uint32_t id, const internal::Configure& request, std::vector<UniqueFd>& fds);
     void load_module(std::uint32_t id, const internal::LoadModule& request, std::vector<UniqueFd>& fds);

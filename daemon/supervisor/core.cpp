@@ -290,6 +290,8 @@ void Core::dispatch(Client& client, const schema::ClientMessage& request, Messag
                               std::move(message.fds[0]));
         case Request::DropGraph:
             return drop_graph(session_of(client), id, *request.request_as_DropGraph());
+        case Request::EncodeTensorMap:
+            return encode_tensor_map(session_of(client), id, *request.request_as_EncodeTensorMap());
         case Request::GetStatus:
             return get_status(client, id);
         case Request::GetStats:

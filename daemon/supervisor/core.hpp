@@ -167,6 +167,9 @@ class Core final : public FaultDomain::Owner {
     void forget_graphs_of(Session& session, std::uint64_t stream);
     void restore_graph(FaultDomain& domain, const Session& session, std::uint64_t id);
 
+    // ---- tensor_maps.cpp
+    void encode_tensor_map(Session& session, std::uint32_t request, const schema::EncodeTensorMap& encode);
+
     // ---- loans.cpp: what sessions of one user lend each other
     void share(Session& session, std::uint32_t request, const schema::Share& share);
     void borrow(Session& session, std::uint32_t request, const schema::Borrow& borrow);

@@ -162,6 +162,15 @@ class Buffer(_core.BufferHandle):
         """Bytes. (int)"""
         return self.size * self._dtype.itemsize
 
+    def stride(self) -> tuple[int, ...]:
+        """Elements from one to the next in each dimension, as of a tensor of torch.
+
+        Returns
+        -------
+        tuple of int
+        """
+        return tuple(math.prod(self._shape[i + 1 :]) for i in range(len(self._shape)))
+
     def __len__(self) -> int:
         if not self._shape:
             raise ParamTypeError("len() of a buffer without dimensions")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     Dim = int | tuple[int, ...] | list[int]
-    Declaration = Sequence[str | tuple[str, str]]
+    Declaration = Sequence["str | tuple[str, str] | Param"]
 
 _BYTES = {
     "pointer": 8,
@@ -59,7 +59,8 @@ class Param(NamedTuple):
 
 
 def layout(declared: Declaration) -> list[Param]:
-    """The parameters of a declaration at CUDA's natural offsets.
+    """The parameters of a declaration at CUDA's natural offsets; a `Param` is taken as it is. (Where all of them are at
+    0, with a size of 0 for all but structs, the daemon takes them from the image.)
 
     Examples
     --------
@@ -75,6 +76,9 @@ def layout(declared: Declaration) -> list[Param]:
                 name = ""
             case (str(name), str(kind)):
                 text("name of a parameter", name)
+            case Param():
+                params.append(item)
+                continue
             case _:
                 raise refused("a parameter", "its type as 'int32', or ('n', 'int32')", item)
         if (struct := _STRUCT.fullmatch(kind)) is not None:

@@ -30,8 +30,10 @@ from triton.compiler import ASTSource, CompiledKernel, make_backend
 from triton.compiler import compile as triton_compile
 from triton.runtime import autotuner, jit
 from triton.runtime.errors import OutOfResources
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ringlaunch import _core, _triton_tensor
+from ringlaunch import _core, _triton_descriptor, _triton_tensor
+from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
 from ringlaunch._hints import check, find
@@ -46,7 +48,7 @@ from ringlaunch._triton_load import (
     refuse_foreign,
 )
 from ringlaunch._triton_mode import check_mode, is_tensor, mode_of
-from ringlaunch._triton_save import save, save_wrapped
+from ringlaunch._triton_save import save, save_wrapped, tensor_maps
 from ringlaunch._triton_tune import TunedKernel, tune
 from ringlaunch.errors import Unsupported
 
@@ -67,6 +69,7 @@ _core.triton_watch(knobs.runtime.__dict__)
 _core.triton_watch(knobs.compilation.__dict__)
 _core.triton_watch(os.environ._data)  # type: ignore[attr-defined]
 _triton_tensor.take_names(type_canonicalisation_dict)
+_core.triton_descriptor(TensorDescriptor)
 
 
 # ---- what Triton looks at besides the arguments ----
@@ -97,6 +100,23 @@ def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...]]:
         else:
             slow = slow or chain is not None
     return number, bool(slow), tuple(lists)
+
+
+# ---- tensor descriptors ----
+
+
+def as_triton_describes(value: Any) -> Any:
+    """The argument itself, or Triton's tensor descriptor for one of ringlaunch's."""
+    if isinstance(value, tuple):
+        return _triton_tensor.with_parts(value, as_triton_describes)
+    if type(value) is not _triton_descriptor.TensorDescriptor:
+        return value
+    parts = {name: part for name, part in vars(value).items() if name in TensorDescriptor.__dataclass_fields__}
+    if not isinstance(value.base, Buffer):
+        return TensorDescriptor(**parts)
+    made = object.__new__(TensorDescriptor)  # Triton's own checks know tensors of torch alone
+    vars(made).update(parts)
+    return made
 
 
 # ---- the client, and what it compiles for ----
@@ -277,6 +297,8 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         device, _, binder = self._target(client)
         if self._hints:
             self._check_hints(args, kwargs)
+        args = tuple(map(as_triton_describes, args))
+        kwargs = {name: as_triton_describes(value) for name, value in kwargs.items()}
         bound, specialization, options = binder(*args, **kwargs)
         if getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None:
             _, stages = knobs.runtime.add_stages_inspection_hook()
@@ -322,7 +344,8 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         kinds = tuple(signature.items())
         held = self._variants_held.get((client._handle, compiled.hash, kinds))
         if held is None:
-            held = self._make_variant(client, compiled, signature, bound, seconds)
+            maps = tensor_maps(compiled.metadata)
+            held = self._make_variant(client, compiled, signature, bound, seconds, maps)
             self._variants_held[client._handle, compiled.hash, kinds] = held
         self._by_key[by_key] = held
         return bound, held

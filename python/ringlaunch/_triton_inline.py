@@ -19,12 +19,12 @@ from triton.compiler import CompiledKernel
 from triton.runtime import _allocation, driver, jit
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from ringlaunch import _core, _triton_descriptor
+from ringlaunch import _core
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._region import guard_driver
 from ringlaunch._stream import Stream
-from ringlaunch._triton import settings_of, triton_run
+from ringlaunch._triton import as_triton_describes, settings_of, triton_run
 from ringlaunch._triton_cache import Variant
 from ringlaunch._triton_load import WARP, flatten, leaves, type_of
 from ringlaunch._triton_save import tensor_map
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
 # A launch with more has an attribute that only Triton's launcher knows.
 _USUAL_SHARED_BYTES = 228 << 10
-
-_core.triton_descriptor(TensorDescriptor)
 
 streams_of: Any = None  # the driver of Triton whose streams the C++ side knows
 
@@ -200,10 +198,7 @@ def _map(described: Iterator[dict[str, Any]]) -> tuple[int, int, int, tuple[int,
 
 
 def _as_triton_takes(value: Any) -> Any:
-    if type(value) is _triton_descriptor.TensorDescriptor:
-        given = vars(value).items()
-        return TensorDescriptor(**{name: part for name, part in given if name in TensorDescriptor.__dataclass_fields__})
-    return as_triton_takes(value)
+    return as_triton_takes(as_triton_describes(value))
 
 
 def _enter_context() -> None:

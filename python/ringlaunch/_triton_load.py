@@ -10,6 +10,7 @@ import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from ringlaunch import _core
@@ -17,12 +18,16 @@ from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client, _open_clients
 from ringlaunch._mode import chosen
+from ringlaunch._module import Param
 from ringlaunch._stream import Stream, default_stream
 from ringlaunch._triton_cache import KernelCache, Variant
 from ringlaunch.errors import Closed, InvalidArgument, LimitReached, ParamTypeError, Unsupported
 
 if TYPE_CHECKING:
     from ringlaunch._module import Kernel
+    from ringlaunch._triton_file import TensorMap
+
+Declaration = list[tuple[str, str]]
 
 _TYPES = {
     "u1": "bool",
@@ -41,6 +46,8 @@ _TYPES = {
     "f32": "float32",
     "fp64": "float64",
 }
+DESCRIBED = "tensordesc"  # begins the type of a tensor descriptor, in Triton's words
+_MAP, _MAP_BYTES = "tensormap", 128
 WARP = 32
 _UNLOAD_S = 2.0  # in which the daemon lets go of a module that nothing uses any more
 _CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION, _REAL, _WIDE = 1, 2, 4, 8, 16, 32  # of triton_key.hpp
@@ -95,11 +102,19 @@ def owner(handle: _core.ClientHandle) -> Client:
 
 
 def leaves(values: Iterator[Any]) -> Iterator[Any]:
+    """The arguments of a call, those in tuples one by one; of a tensor descriptor the tensor."""
     for value in values:
         if isinstance(value, tuple):
             yield from leaves(iter(value))
+        elif is_descriptor(value):
+            yield value.base
         else:
             yield value
+
+
+def is_descriptor(value: Any) -> bool:
+    """Of Triton's type, of ringlaunch's, or of one derived from them."""
+    return hasattr(value, "block_shape") and hasattr(value, "base")
 
 
 # ---- compiled kernels in the daemon ----
@@ -121,12 +136,37 @@ def flatten(kind: Any, value: Any, name: str) -> Iterator[tuple[str, str, Any]]:
 def type_of(kernel: str, name: str, kind: str) -> str:
     if kind.startswith("*"):
         return "pointer"
-    if kind not in _TYPES:
+    if kind.startswith(DESCRIBED):
         raise Unsupported(
-            f"kernel {kernel!r}, parameter {name!r}: a {kind} cannot be given to a kernel in the daemon; tensor "
-            "descriptors that the kernel makes itself (tl.make_tensor_descriptor) can"
+            f"kernel {kernel!r}, parameter {name!r}: a {kind} as this was compiled cannot be given to a kernel: tensor "
+            "descriptors are taken by kernels for sm_90 and later, read in tiles, not in the form of im2col or of "
+            "padded fp4; those that the kernel makes itself (tl.make_tensor_descriptor) are, too"
         )
+    if kind not in _TYPES:
+        raise Unsupported(f"kernel {kernel!r}, parameter {name!r}: a {kind} cannot be given to a kernel in the daemon")
     return _TYPES[kind]
+
+
+def declare(kernel: str, passed: Iterable[tuple[str, str]], maps: Iterable[TensorMap]) -> Declaration:
+    """Names and types of what a launch passes, of names and Triton's types: a tensor descriptor as its map, its shape
+    and its strides. `maps`: how the hardware is to read each; none: in a way that only Triton's launcher knows."""
+    left = iter(maps)
+    declared: Declaration = []
+    for name, kind in passed:
+        if kind.startswith(DESCRIBED) and (found := next(left, None)) is not None:
+            rank = len(found[3])
+            declared.append((name, _MAP))
+            declared += [(f"{name}.shape[{i}]", "int32") for i in range(rank)]
+            declared += [(f"{name}.strides[{i}]", "int64") for i in range(rank)]
+        else:
+            declared.append((name, type_of(kernel, name, kind)))
+    return declared
+
+
+def _param(name: str, kind: str) -> Param:
+    """Where the image has it: ptxas puts a map at a multiple of 64 in the device's constant memory, and so the first
+    one behind 48 bytes of nothing on sm_90."""
+    return Param(name, "bytes", 0, _MAP_BYTES) if kind == _MAP else Param(name, kind, 0, 0)
 
 
 def _load(client: Client, compiled: Any, declaration: list[tuple[str, str]], name: str) -> Kernel:
@@ -141,7 +181,8 @@ def _load(client: Client, compiled: Any, declaration: list[tuple[str, str]], nam
     image, entry = compiled.asm["cubin"], metadata.name
 
     def load() -> Kernel:
-        return client.load(image, signatures={entry: declaration + scratch}, name=name).kernel(entry)
+        params = [_param(*each) for each in declaration + scratch]
+        return client.load(image, signatures={entry: params}, name=name).kernel(entry)
 
     try:
         kernel = load()
@@ -231,13 +272,20 @@ class CallPath(_core.TritonKernel):
             loaded.pop(key, None)
 
     def _make_variant(
-        self, client: Client, compiled: Any, signature: dict[str, Any], bound: dict[str, Any], seconds: float
+        self,
+        client: Client,
+        compiled: Any,
+        signature: dict[str, Any],
+        bound: dict[str, Any],
+        seconds: float,
+        maps: tuple[TensorMap, ...],
     ) -> Variant:
+        """`maps`: how the hardware is to read each tensor descriptor; see declare()."""
         for old in [old for old in list(self._variants_held.values()) if old._core.closed]:
             self._release(old)
         metadata = compiled.metadata
         passed = [each for name, kind in signature.items() for each in flatten(kind, bound[name], name)]
-        declaration = [(name, type_of(self.__name__, name, kind)) for name, kind, _ in passed]
+        declaration = declare(self.__name__, ((name, kind) for name, kind, _ in passed), maps)
         if metadata.profile_scratch_size:
             raise Unsupported(f"kernel {self.__name__!r}: a kernel with instrumentation cannot run in the daemon")
         kernel = _load(client, compiled, declaration, self.__name__)
@@ -257,6 +305,7 @@ class CallPath(_core.TritonKernel):
             metadata.num_ctas,
             metadata.global_scratch_size * metadata.num_ctas,
             len(declaration),
+            tuple((*each, True) for each in maps),
         )
         return Variant(core, client, dict(signature), seconds)
 
@@ -272,10 +321,24 @@ class CallPath(_core.TritonKernel):
 
     def _passed(self, variant: Variant, bound: dict[str, Any]) -> tuple[Any, ...]:
         """What a launch passes, of the arguments by parameter."""
-        passed = [each for name, kind in variant.signature.items() for each in flatten(kind, bound[name], name)]
-        for name, kind, value in passed:
-            refuse_foreign(self.__name__, name, kind, value)
-        return tuple(value for _, _, value in passed)
+        passed: list[Any] = []
+        for parameter, of in variant.signature.items():
+            for name, kind, value in flatten(of, bound[parameter], parameter):
+                if kind.startswith(DESCRIBED):
+                    passed += self._passed_descriptor(name, value)
+                else:
+                    refuse_foreign(self.__name__, name, kind, value)
+                    passed.append(value)
+        return tuple(passed)
+
+    def _passed_descriptor(self, name: str, value: Any) -> list[Any]:
+        """What stands for its map (see _core.TritonKernel._launch), and its shape and strides."""
+        refuse_foreign(self.__name__, name, "*", value.base)
+        if not isinstance(value.base, Buffer):
+            raise refused(f"kernel {self.__name__!r}, parameter {name!r}", "a descriptor of a Buffer", value.base)
+        shape, strides = tuple(map(index, value.shape)), tuple(map(index, value.strides))
+        tf32 = bool(getattr(value, "round_f32_to_tf32", False))
+        return [(value.base, value.padding == "nan", tf32, shape, strides), *shape, *strides]
 
 
 def call_param(param: Any, options: Iterable[str]) -> tuple[Any, ...]:
@@ -318,7 +381,7 @@ def leaf_numbers(kernel: CallPath, bound: dict[str, Any], signature: dict[str, A
                 walk(kind[i] if isinstance(kind, tuple) else "constexpr", part)
             return
         passed = 1
-        if isinstance(kind, str) and kind.startswith("tensordesc"):  # its map, its shape, its strides
+        if isinstance(kind, str) and kind.startswith(DESCRIBED):  # its map, its shape, its strides
             passed += 2 * len(value.shape)
         if kind != "constexpr":
             numbers.extend(range(count, count + passed))

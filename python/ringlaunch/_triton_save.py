@@ -183,6 +183,12 @@ def _tensor_maps(kernel: JITFunction, signature: dict[str, Any], metadata: Any) 
     return tuple(each for each in maps if each is not None)
 
 
+def tensor_maps(metadata: Any) -> tuple[TensorMap, ...]:
+    """Those of a compiled kernel's parameters; none where one is read in a way that only Triton's launcher knows."""
+    maps = [tensor_map(meta) for meta in getattr(metadata, "tensordesc_meta", None) or ()]
+    return () if None in maps else tuple(each for each in maps if each is not None)
+
+
 def tensor_map(meta: dict[str, Any]) -> TensorMap | None:
     """How the hardware is to read a tensor, as Triton's launcher tells it; None: in another way."""
     if meta["fp4_padded"] or meta.get("is_im2col", False):

@@ -231,7 +231,8 @@ class SavedKernel(CallPath):
         number = self._choose(self._for_device(client), bound, options)
         held = self._variants_held.get((client._handle, number))
         if held is None:
-            held = self._make_variant(client, self._image(number), self.saved[number].signature, bound, 0.0)
+            saved = self.saved[number]
+            held = self._make_variant(client, self._image(number), saved.signature, bound, 0.0, saved.tensor_maps)
             self._variants_held[client._handle, number] = held
         return bound, held
 
@@ -516,6 +517,7 @@ def _call_slowly(
     stream = None if "stream" in kernel._names else kwargs.pop("stream", None)
     if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
         return _call_inline(kernel, grid, args, kwargs, stream, pending, changed)
+    _triton_saved_inline.know_descriptors()
     client = client_of(kernel, iter((*args, *kwargs.values())), stream)
     with kernel._lock:
         bound, variant = kernel._variant(client, args, kwargs)

@@ -16,7 +16,7 @@ from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._hints import ELEMENTS
 from ringlaunch._stream import Stream
-from ringlaunch._triton_load import leaves, type_of
+from ringlaunch._triton_load import declare, leaves
 from ringlaunch.errors import ParamTypeError, Unsupported
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def enter(kernel: str) -> int:
         ) from None
     if "ringlaunch._triton" not in sys.modules:
         _triton_tensor.take_names(ELEMENTS)
-    if (of_triton := sys.modules.get("triton.tools.tensor_descriptor")) is not None:
-        _core.triton_descriptor(of_triton.TensorDescriptor)
+    know_descriptors()
     if _core.triton_inline_context() == 0:
         if (torch := _gpu_torch()) is not None:
             torch.cuda.set_device(torch.cuda.current_device())
@@ -52,6 +51,12 @@ def enter(kernel: str) -> int:
         )
     _know_streams()
     return context
+
+
+def know_descriptors() -> None:
+    """Tells the C++ side of Triton's own, where they are; ringlaunch's it knows."""
+    if (of_triton := sys.modules.get("triton.tools.tensor_descriptor")) is not None:
+        _core.triton_descriptor(of_triton.TensorDescriptor)
 
 
 def _gpu_torch() -> Any:
@@ -92,17 +97,8 @@ def load_variant(kernel: SavedKernel, number: int, context: int) -> _core.Triton
     """Loads a variant of the file into the current context."""
     image = kernel._image(number)
     saved, metadata = kernel.saved[number], image.metadata
-    maps = iter(saved.tensor_maps)
-    declared: list[tuple[str, str]] = []
-    for name, of in saved.signature.items():
-        for path, kind in _flat(of, name):
-            if kind.startswith("tensordesc") and (found_map := next(maps, None)) is not None:
-                rank = len(found_map[3])
-                declared.append((path, "tensormap"))
-                declared += [(f"{path}.shape[{i}]", "int32") for i in range(rank)]
-                declared += [(f"{path}.strides[{i}]", "int64") for i in range(rank)]
-            else:
-                declared.append((path, type_of(kernel.__name__, path, kind)))
+    passed = [each for name, of in saved.signature.items() for each in _flat(of, name)]
+    declared = declare(kernel.__name__, passed, saved.tensor_maps)
     threads = metadata.num_warps * 32
     key = (context, image.hash, saved.entry)
     if (found := _functions.get(key)) is None:

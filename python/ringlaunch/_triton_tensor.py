@@ -3,6 +3,7 @@ Triton itself does not know."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ringlaunch import _core
@@ -48,13 +49,18 @@ class Pointer:
         return self._address
 
 
+def with_parts(value: tuple[Any, ...], of: Callable[[Any], Any]) -> tuple[Any, ...]:
+    """The tuple with what stands for its parts; itself, where they are as they were."""
+    parts = [of(part) for part in value]
+    if all(part is old for part, old in zip(parts, value)):
+        return value
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+
+
 def as_triton_takes(value: Any) -> Any:
     """The argument itself, or what stands for it: with its parts, if it is a tuple."""
     if isinstance(value, tuple):
-        parts = [as_triton_takes(part) for part in value]
-        if all(part is old for part, old in zip(parts, value)):
-            return value
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return with_parts(value, as_triton_takes)
     if not hasattr(type(value), "__cuda_array_interface__") or hasattr(value, "data_ptr"):
         return value
     return Pointer(value.__cuda_array_interface__)

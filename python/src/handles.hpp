@@ -13,6 +13,8 @@
 #include <ringlaunch/ringlaunch.hpp>
 #include <vector>
 
+#include "triton_maps.hpp"
+
 namespace ringlaunch::python {
 
 // One connection, shared by all the handles that came from it. Its address is the handles' answer to "the
@@ -25,6 +27,7 @@ struct Session {
     std::vector<ringlaunch::Stream>
         draining;  // closed with work in flight, which synchronize() still waits for
     std::map<const std::byte*, const ringlaunch::PinnedMemory*> pinned;  // by where it begins
+    triton::KeptMaps maps;                                               // of tensors, that its daemon made
 
     struct PinnedRange {
         ringlaunch::PinnedMemory memory;

@@ -44,7 +44,7 @@ std::unique_ptr<StreamIssuer> make_issuer() {
     return nullptr;
 }
 
-int encode_tensor_map(const TensorMapKind&, const std::uint64_t*, std::byte*) noexcept {
+int encode_tensor_map(const triton::TensorMapKind&, const std::uint64_t*, TensorMap&) noexcept {
     return 801;  // CUDA_ERROR_NOT_SUPPORTED
 }
 

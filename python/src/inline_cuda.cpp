@@ -15,6 +15,7 @@
 
 #include "daemon/driver/cuda_api.hpp"
 #include "daemon/driver/cuda_kernel.hpp"
+#include "daemon/driver/cuda_tensor_map.hpp"
 #include "inline_kernel.hpp"
 
 namespace ringlaunch::python {
@@ -381,35 +382,8 @@ std::unique_ptr<InlineKernel> make_inline_kernel(const InlineShape& shape) {
     return std::make_unique<CudaInlineKernel>(shape);
 }
 
-int encode_tensor_map(const TensorMapKind& kind, const std::uint64_t* of, std::byte* out) noexcept {
-    static_assert(sizeof(CUtensorMap) == kTensorMapBytes);
-    // CUDA has the innermost first, and strides in bytes, without the innermost.
-    const std::uint32_t rank = kind.rank;
-    cuuint64_t shape[5]{}, strides[5]{};
-    cuuint32_t block[5]{}, steps[5] = {1, 1, 1, 1, 1};
-    for (std::uint32_t i = 0; i < rank; ++i) {
-        shape[rank - i - 1] = of[1 + i];
-        block[rank - i - 1] = kind.block[i];
-        if (i + 1 < rank)
-            strides[rank - i - 2] = static_cast<std::uint64_t>(kind.element_bytes) * of[1 + rank + i];
-    }
-    auto* map = reinterpret_cast<CUtensorMap*>(out);
-    const CUresult result = loaded->cuTensorMapEncodeTiled_(
-        map,
-        kind.tf32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32 : static_cast<CUtensorMapDataType>(kind.element_type),
-        rank, reinterpret_cast<void*>(of[0]), shape, strides, block, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-        static_cast<CUtensorMapSwizzle>(kind.swizzle), CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-        kind.nan ? CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA : CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    if (result != CUDA_SUCCESS || !kind.small_mended) return result;
-    constexpr int kLastMistaken = 13010;
-    constexpr std::uint64_t kSmallBytes = 128 << 10;
-    int version = 0;
-    if (loaded->cuDriverGetVersion_(&version) != CUDA_SUCCESS || version > kLastMistaken) return result;
-    std::uint64_t extent = 1;
-    for (std::uint32_t i = 0; i < rank; ++i)
-        extent += (shape[i] - 1) * (i == 0 ? static_cast<std::uint64_t>(kind.element_bytes) : strides[i - 1]);
-    if (extent < kSmallBytes) map->opaque[1] &= ~(std::uint64_t{1} << 21);
-    return result;
+int encode_tensor_map(const triton::TensorMapKind& kind, const std::uint64_t* of, TensorMap& out) noexcept {
+    return driver::encode_tensor_map(of[0], layout_of(kind, of), kind.small_mended, out);
 }
 
 std::string inline_error_text(int result) {

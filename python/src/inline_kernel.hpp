@@ -14,6 +14,7 @@
 
 #include "inline_seats.hpp"
 #include "inline_worker.hpp"
+#include "triton_maps.hpp"
 
 namespace ringlaunch::driver {
 class Kernel;
@@ -114,20 +115,8 @@ class StreamIssuer : public Issuer {
 };
 std::unique_ptr<StreamIssuer> make_issuer();
 
-// How a kernel reads a tensor through a map of it (CUtensorMap), but for where the tensor is and how large.
-struct TensorMapKind {
-    std::uint32_t rank = 0;
-    int swizzle = 0, element_bytes = 0, element_type = 0;  // as CUDA numbers them
-    std::uint32_t block[5] = {};                           // outermost first
-    bool nan = false;                                      // is read outside of the tensor
-    bool tf32 = false;                                     // elements are rounded to that
-    bool small_mended = false;  // a mistake of drivers up to 13.1 in maps of small tensors is mended
-};
-inline constexpr std::size_t kTensorMapBytes = 128;
-
-// `of`: address, shape and strides in elements, outermost first. `out`: aligned to 64 bytes. Answers a
-// CUresult.
-int encode_tensor_map(const TensorMapKind& kind, const std::uint64_t* of, std::byte* out) noexcept;
+// The map of a tensor in this program (triton_maps.hpp). Answers a CUresult.
+int encode_tensor_map(const triton::TensorMapKind& kind, const std::uint64_t* of, TensorMap& out) noexcept;
 
 // "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"
 std::string inline_error_text(int result);

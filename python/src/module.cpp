@@ -529,6 +529,9 @@ class ClientHandle {
         check_client(status, "synchronizing");
     }
 
+    // Maps of tensors that the daemon was asked for, and those that are kept of them.
+    py::tuple tensor_maps() const { return py::make_tuple(session_->maps.asked, session_->maps.size()); }
+
     // Closed streams whose work is in flight. One that stops has no owner who could resume it: it is let go
     // of.
     void synchronize_closed(const py::object& timeout) const {
@@ -660,6 +663,7 @@ PYBIND11_MODULE(_core, module) {
         .def("pinned", &ClientHandle::pinned, py::arg("bytes"))
         .def("device_address", &ClientHandle::device_address, py::arg("array"))
         .def("synchronize", &ClientHandle::synchronize, py::arg("timeout"))
+        .def("tensor_maps", &ClientHandle::tensor_maps)
         .def("synchronize_closed", &ClientHandle::synchronize_closed, py::arg("timeout"))
         .def("daemon", &ClientHandle::daemon)
         .def("warning", &ClientHandle::warning)

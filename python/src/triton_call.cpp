@@ -270,6 +270,9 @@ KernelBase* as_kernel(PyObject* object) {
 StreamObject* as_stream(PyObject* object) {
     return reinterpret_cast<StreamObject*>(object);
 }
+PyObject* as_object(const BufferObject* buffer) {
+    return reinterpret_cast<PyObject*>(const_cast<BufferObject*>(buffer));
+}
 
 // ---- grids ----
 
@@ -439,6 +442,29 @@ std::uint64_t scratch_needed(const Variant& variant, const Dim3& grid) noexcept 
     if (!number) return {};
     address = PyLong_AsUnsignedLongLong(number.get());
     return PyErr_Occurred() != nullptr ? Ref() : std::move(made);
+}
+
+// A tensor's map that a launch into the daemon takes: what it is of, and where it goes.
+struct TakenMap {
+    const BufferObject* buffer = nullptr;  // while the call's arguments are as they were
+    MapKey key;
+    std::uint32_t offset = 0;
+    TensorMap map;
+
+    // False: a Python error is set. The interpreter lock may be let go of.
+    bool find_or_ask(const Variant& variant) {
+        if (buffer->live_session != variant.session.get())
+            return refuse_buffer(variant.takes.kernel, "", variant.session.get(), as_object(buffer));
+        return triton::find_or_ask(buffer, key, "kernel '" + variant.takes.kernel + "': ", map);
+    }
+    void put(std::byte* params) const { std::memcpy(params + offset, map.data(), map.size()); }
+};
+
+// All that the client keeps, of a call that was found. False: some have to be asked for.
+inline bool put_kept_maps(Entry& entry, const Variant& variant, const Key& key, std::byte* params) {
+    for (std::size_t i = 0; i < entry.maps.size(); ++i)
+        if (!entry.maps[i].put_kept(variant.session->maps, key, i, params)) return false;
+    return true;
 }
 
 bool check_stream(const std::string& kernel, PyObject* stream, const Session* session) {
@@ -716,6 +742,9 @@ bool is_all_tritons(const Core& core, PyObject* const* args, Py_ssize_t count, P
         if (PyLong_Check(args[i]) || PyFloat_Check(args[i]) || PyUnicode_Check(args[i]) || args[i] == Py_None)
             continue;
         if (PyTuple_Check(args[i]) || is_buffer(args[i])) return false;  // of a tuple it is not known
+        if (is_descriptor(args[i]))
+            if (const DescriptorParts parts(args[i]); parts.rank() != 0 && is_buffer(parts.base()))
+                return false;  // whose address may be somebody else's in this program
         const Reading reading = tensor_type(Py_TYPE(args[i])).reading;
         if (reading == Reading::unknown || reading == Reading::interface || reading == Reading::attributes)
             return false;  // Triton takes no such
@@ -776,6 +805,10 @@ bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& ou
 // Tuples within tuples: no deeper than a key has them.
 void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
     if (is_buffer(value)) out.push_back(reinterpret_cast<const BufferObject*>(value)->buffer);
+    if (is_descriptor(value)) {
+        if (const DescriptorParts parts(value); parts.rank() != 0) add_buffers(parts.base(), out);
+        return;
+    }
     if (!PyTuple_Check(value)) return;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) add_buffers(PyTuple_GET_ITEM(value, i), out);
 }
@@ -783,12 +816,21 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
 // The launch of a variant that was found, but for the usual case. The buffers' lives are checked again after
 // each wait, with the whole key.
 [[gnu::noinline]] PyObject* launch_carefully(Core& core, PyObject* kernel, PyObject* variant_object,
-                                             const Packing packing, Bound& bound, PyObject* const* keywords,
+                                             const Packing packing, const std::vector<TensorMaps> maps,
+                                             const Key& as_found, Bound& bound, PyObject* const* keywords,
                                              PyObject* names, PyObject* stream, Dim3 grid,
                                              std::uint64_t hash) {
     Ref kept = Ref::borrowed(variant_object);
     Variant& variant = variant_of(variant_object);
     Ref compiled = Ref::borrowed(variant.compiled.get());
+    std::vector<TakenMap> taken(maps.size());
+    std::vector<Ref> described;  // whose maps are asked for, meanwhile
+    for (std::size_t i = 0; i < maps.size(); ++i) {
+        taken[i] = {as_found.descriptor(i).buffer, maps[i].wanted(as_found, i), maps[i].offset(), {}};
+        described.push_back(Ref::borrowed(as_object(taken[i].buffer)));
+    }
+    for (TakenMap& each : taken)
+        if (!each.find_or_ask(variant)) return nullptr;
     Ref scratch;
     if (variant.scratch_bytes != 0 &&
         !(scratch = find_scratch(core, kernel, variant_object, stream, scratch_needed(variant, grid))))
@@ -810,6 +852,10 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
         if (key.foreign() != nullptr) return foreign_buffer(kernel, key) != nullptr;
         if (key.hash() != hash) return changed();
         if (!pack(variant.takes, packing, key.leaves(), params)) return false;
+        for (std::size_t i = 0; i < taken.size(); ++i) {
+            if (maps[i].wanted(key, i) != taken[i].key) return changed();
+            taken[i].put(params);
+        }
         put_scratch(variant, scratch, params);
         return true;
     };
@@ -1020,7 +1066,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
         if (!pack(variant.takes, entry->packing, key.leaves(), params)) return nullptr;
-        if (detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
+        if (put_kept_maps(*entry, variant, key, params) &&
+            detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
                                              variant.shared_bytes, {params, variant.state->param_bytes}))
             [[likely]] {
             ++variant.hits;
@@ -1029,8 +1076,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
     Ref kept = Ref::borrowed(kernel);
     Ref kept_stream = Ref::borrowed(stream);
-    return launch_carefully(core, kernel, entry->variant.get(), entry->packing, bound, args + count, names,
-                            stream, grid, entry->hash);
+    return launch_carefully(core, kernel, entry->variant.get(), entry->packing, entry->maps, key, bound,
+                            args + count, names, stream, grid, entry->hash);
 }
 
 // ---- TritonGrid ----
@@ -1291,8 +1338,53 @@ PyObject* kernel_default(PyObject* self, PyObject* stream) {
     Py_RETURN_NONE;
 }
 
+// The maps among the objects of a launch: (buffer, nan, tf32, (side, ...), (stride, ...)), all of plain
+// integers. False: a Python error is set.
+bool read_maps(const Variant& variant, const std::vector<PyObject*>& objects, std::vector<TakenMap>& out) {
+    for (std::size_t i = 0; i < objects.size(); ++i) {
+        const Param& param = variant.takes.params[i];
+        if (param.type != ParamType::bytes) continue;
+        PyObject *buffer = nullptr, *shape = nullptr, *strides = nullptr;
+        int nan = 0, tf32 = 0;
+        if (objects[i] == nullptr || !PyTuple_Check(objects[i]))
+            return PyErr_Format(PyExc_TypeError, "expected what a tensor descriptor has") != nullptr;
+        if (!PyArg_ParseTuple(objects[i], "OppO!O!", &buffer, &nan, &tf32, &PyTuple_Type, &shape,
+                              &PyTuple_Type, &strides))
+            return false;
+        if (!is_buffer(buffer) ||
+            reinterpret_cast<const BufferObject*>(buffer)->live_session != variant.session.get())
+            return is_buffer(buffer)
+                       ? refuse_buffer(variant.takes.kernel, param.name, variant.session.get(), buffer)
+                       : PyErr_Format(PyExc_TypeError, "expected a Buffer") != nullptr;
+        TensorMapKind kind = variant.maps[out.size()];
+        const Py_ssize_t rank = PyTuple_GET_SIZE(shape);
+        if (rank == 0 || rank > static_cast<Py_ssize_t>(kMaxRank) || rank != PyTuple_GET_SIZE(strides))
+            return PyErr_Format(PyExc_ValueError, "a tensor of %zd dimensions", rank) != nullptr;
+        kind.rank = static_cast<std::uint32_t>(rank);
+        kind.nan = nan != 0;
+        kind.tf32 = tf32 != 0;
+        const auto* memory = reinterpret_cast<const BufferObject*>(buffer);
+        std::array<std::uint64_t, 1 + 2 * kMaxRank> of{memory->address};
+        for (std::size_t side = 0; side < kind.rank; ++side) {
+            long long size = 0, stride = 0;
+            if (!read_side(shape, side, size) || !read_side(strides, side, stride))
+                return set_named_error("OutOfRange", "kernel '" + variant.takes.kernel + "', parameter '" +
+                                                         param.name +
+                                                         "': expected sides and strides of 64 bits, found " +
+                                                         short_repr(objects[i])) != nullptr;
+            of[1 + side] = static_cast<std::uint64_t>(size);
+            of[1 + kind.rank + side] = static_cast<std::uint64_t>(stride);
+        }
+        out.push_back({memory,
+                       {memory->address, memory->buffer.size() - memory->offset, layout_of(kind, of.data())},
+                       param.offset,
+                       {}});
+    }
+    return true;
+}
+
 // _launch(variant, grid, stream or None, args): one launch with these Python objects, one a parameter that is
-// given.
+// given; for a tensor's map what read_maps() takes.
 PyObject* kernel_launch(PyObject* self, PyObject* args) {
     PyObject *variant_object = nullptr, *grid_given = nullptr, *stream = nullptr, *values = nullptr;
     if (!PyArg_ParseTuple(args, "OOOO!", &variant_object, &grid_given, &stream, &PyTuple_Type, &values) ||
@@ -1313,7 +1405,11 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     for (std::size_t i = 0; i < count; ++i) objects[i] = PyTuple_GET_ITEM(values, static_cast<Py_ssize_t>(i));
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     const Session* session = variant.session.get();
-    if (!pack_objects(variant.takes, session, objects.data(), params)) return nullptr;
+    std::vector<TakenMap> taken;
+    if (!read_maps(variant, objects, taken) || !pack_objects(variant.takes, session, objects.data(), params))
+        return nullptr;
+    for (TakenMap& each : taken)
+        if (!each.find_or_ask(variant)) return nullptr;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0) Py_RETURN_NONE;
     Ref scratch;
     if (variant.scratch_bytes != 0 && !(scratch = find_scratch(*as_kernel(self)->core, self, variant_object,
@@ -1322,9 +1418,20 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     put_scratch(variant, scratch, params);
     if (!with_clusters(variant, grid)) return nullptr;
     const Launch launch{variant, as_stream(stream), grid, params};
-    const auto again = [&] { return repack_objects(variant.takes, session, objects.data(), params); };
-    if (!enqueue_patiently(launch, again, [&] { return buffers_among(objects.data(), count); }))
-        return nullptr;
+    const auto again = [&] {
+        for (const TakenMap& each : taken) {
+            if (each.buffer->live_session != session)
+                return refuse_buffer(variant.takes.kernel, "", session, as_object(each.buffer));
+            each.put(params);
+        }
+        return repack_objects(variant.takes, session, objects.data(), params);
+    };
+    const auto buffers = [&] {
+        std::vector<ringlaunch::Buffer> found = buffers_among(objects.data(), count);
+        for (const TakenMap& each : taken) found.push_back(each.buffer->buffer);
+        return found;
+    };
+    if (!enqueue_patiently(launch, again, buffers)) return nullptr;
     ++variant.hits;
     Py_RETURN_NONE;
 }
@@ -1483,13 +1590,32 @@ PyType_Spec kernel_spec = {"ringlaunch._core.TritonKernel", sizeof(KernelBase), 
 
 // ---- TritonVariant ----
 
-// TritonVariant(kernel, compiled, names, threads, shared, ctas, scratch_bytes, scratch_param)
+// How tensors are read: for each (swizzle, bytes of an element, its type, block, whether small ones are
+// mended). Null: there are none. False: a Python error is set.
+bool read_kinds(PyObject* maps, std::vector<TensorMapKind>& out) {
+    for (Py_ssize_t i = 0; maps != nullptr && i < PyTuple_GET_SIZE(maps); ++i) {
+        TensorMapKind& kind = out.emplace_back();
+        PyObject* block = nullptr;
+        int mended = 0;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(maps, i), "iiiO!p", &kind.swizzle, &kind.element_bytes,
+                              &kind.element_type, &PyTuple_Type, &block, &mended))
+            return false;
+        kind.small_mended = mended != 0;
+        for (std::size_t side = 0; side < kMaxRank; ++side)
+            if (long long value = 0; read_side(block, side, value))
+                kind.block[side] = static_cast<std::uint32_t>(value);
+    }
+    return true;
+}
+
+// TritonVariant(kernel, compiled, names, threads, shared, ctas, scratch_bytes, scratch_param[, maps]).
+// `maps`: for each parameter that is a tensor's map, as read_kinds() takes it.
 PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
-    PyObject *kernel = nullptr, *compiled = nullptr, *names = nullptr;
+    PyObject *kernel = nullptr, *compiled = nullptr, *names = nullptr, *maps = nullptr;
     unsigned int threads = 0, shared = 0, ctas = 0, scratch_param = 0;
     unsigned long long scratch_bytes = 0;
-    if (!PyArg_ParseTuple(args, "O!OO!IIIKI", kernel_type, &kernel, &compiled, &PyTuple_Type, &names,
-                          &threads, &shared, &ctas, &scratch_bytes, &scratch_param))
+    if (!PyArg_ParseTuple(args, "O!OO!IIIKI|O!", kernel_type, &kernel, &compiled, &PyTuple_Type, &names,
+                          &threads, &shared, &ctas, &scratch_bytes, &scratch_param, &PyTuple_Type, &maps))
         return nullptr;
     const KernelView view = view_kernel(kernel);
     auto made = std::make_unique<Variant>();
@@ -1507,10 +1633,18 @@ PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
         if (name == nullptr) return nullptr;
         made->takes.params[static_cast<std::size_t>(i)].name = name;
     }
-    for (const Param& param : made->takes.params)
-        if (param.type == ParamType::bytes || param.type == ParamType::unknown)
+    if (!read_kinds(maps, made->maps)) return nullptr;
+    std::size_t described = 0;
+    for (const Param& param : made->takes.params) {
+        const bool is_map = param.type == ParamType::bytes && param.size == sizeof(TensorMap);
+        if ((param.type == ParamType::bytes && !is_map) || param.type == ParamType::unknown)
             return set_named_error("Unsupported", "kernel '" + made->takes.kernel +
                                                       "': a parameter of type " + type_word(param.type));
+        described += is_map ? 1 : 0;
+    }
+    if (described != made->maps.size())
+        return PyErr_Format(PyExc_ValueError, "%zu tensor maps for %zu parameters", made->maps.size(),
+                            described);
     made->block = {threads, 1, 1};
     made->shared_bytes = shared;
     made->ctas = ctas;
@@ -1527,8 +1661,7 @@ PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
 // triton_inline_variant(compiled, function, ((name, type), ...), threads, shared, ctas, cooperative,
 // programmatic, scratch_bytes[, maps]): a TritonVariant that is launched in this program, in the current
 // context. None: the function takes something else than these and two scratch pointers. `maps`: for each
-// parameter of type "tensormap" (swizzle, bytes of an element, its type, block, whether small ones are
-// mended).
+// parameter of type "tensormap", as read_kinds() takes it.
 PyObject* make_inline_variant(PyObject*, PyObject* args) {
     PyObject *compiled = nullptr, *declared = nullptr;
     unsigned long long function = 0, scratch_bytes = 0;
@@ -1548,18 +1681,7 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
         param.name = name;
         param.type = std::strcmp(type, "tensormap") == 0 ? ParamType::bytes : type_of_word(type);
     }
-    for (Py_ssize_t i = 0; maps != nullptr && i < PyTuple_GET_SIZE(maps); ++i) {
-        TensorMapKind& kind = made->maps.emplace_back();
-        PyObject* block = nullptr;
-        int mended = 0;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(maps, i), "iiiO!p", &kind.swizzle, &kind.element_bytes,
-                              &kind.element_type, &PyTuple_Type, &block, &mended))
-            return nullptr;
-        kind.small_mended = mended != 0;
-        for (std::size_t side = 0; side < kMaxRank; ++side)
-            if (long long value = 0; read_side(block, side, value))
-                kind.block[side] = static_cast<std::uint32_t>(value);
-    }
+    if (!read_kinds(maps, made->maps)) return nullptr;
     for (const char* name : {"global_scratch", "profile_scratch"}) {
         Param& param = made->takes.params.emplace_back();
         param.name = name;
@@ -1586,7 +1708,7 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
         Param& param = made->takes.params[i];
         param.offset = places[i].offset;
         param.size = places[i].size;
-        if (param.size != (param.type == ParamType::bytes ? kTensorMapBytes : param_type_bytes(param.type)))
+        if (param.size != (param.type == ParamType::bytes ? sizeof(TensorMap) : param_type_bytes(param.type)))
             Py_RETURN_NONE;
     }
     const std::uint32_t bytes = packed_bytes(made->takes.params);

@@ -79,23 +79,50 @@ TensorMaps::TensorMaps(const TensorMapKind& kind, const Descriptor& descriptor, 
     kind_.tf32 = (descriptor.how & Descriptor::kTf32) != 0;
 }
 
+bool TensorMaps::look(const std::uint64_t* of, std::uint64_t room) noexcept {
+    const std::size_t bytes = sizeof(std::uint64_t) * (1 + 2 * kind_.rank);
+    const auto is_of = [&](const Kept& kept) {
+        return kept.room == room && std::memcmp(kept.of.data(), of, bytes) == 0;
+    };
+    if (is_of(kept_[last_])) [[likely]]
+        return true;
+    for (last_ = 0; last_ < kKept && !is_of(kept_[last_]);) ++last_;
+    if (last_ != kKept) return true;
+    last_ = next_++ % kKept;
+    kept_[last_].of.fill(0);
+    return false;
+}
+
 int TensorMaps::put(const std::uint64_t* leaves, std::byte* params) {
     const std::uint64_t* of = leaves + leaf_;
-    const std::size_t bytes = sizeof(std::uint64_t) * (1 + 2 * kind_.rank);
-    const auto is_of = [&](std::size_t i) { return std::memcmp(kept_[i].of.data(), of, bytes) == 0; };
-    if (!is_of(last_)) {
-        for (last_ = 0; last_ < kKept && !is_of(last_);) ++last_;
-        if (last_ == kKept) {
-            last_ = next_++ % kKept;
-            Kept& place = kept_[last_];
-            place.of.fill(0);
-            const int result = encode_tensor_map(kind_, of, place.map.data());
-            if (result != 0) return result;
-            std::memcpy(place.of.data(), of, bytes);
-        }
+    if (!look(of, 0)) {
+        Kept& place = kept_[last_];
+        const int result = encode_tensor_map(kind_, of, place.map);
+        if (result != 0) return result;
+        std::memcpy(place.of.data(), of, sizeof(std::uint64_t) * (1 + 2 * kind_.rank));
     }
-    std::memcpy(params + offset_, kept_[last_].map.data(), kTensorMapBytes);
+    std::memcpy(params + offset_, kept_[last_].map.data(), sizeof(TensorMap));
     return 0;
+}
+
+MapKey TensorMaps::wanted(const Key& key, std::size_t number) const noexcept {
+    const std::uint64_t* of = key.leaves() + leaf_;
+    return {of[0], key.descriptor(number).room, layout_of(kind_, of)};
+}
+
+bool TensorMaps::put_kept(const KeptMaps& maps, const Key& key, std::size_t number, std::byte* params) {
+    const std::uint64_t* of = key.leaves() + leaf_;
+    const std::uint64_t room = key.descriptor(number).room;
+    if (!look(of, room)) {
+        const TensorMap* map = maps.find(wanted(key, number));
+        if (map == nullptr) return false;
+        Kept& place = kept_[last_];
+        place.map = *map;
+        place.room = room;
+        std::memcpy(place.of.data(), of, sizeof(std::uint64_t) * (1 + 2 * kind_.rank));
+    }
+    std::memcpy(params + offset_, kept_[last_].map.data(), sizeof(TensorMap));
+    return true;
 }
 
 PyObject* set_descriptor(PyObject*, PyObject* type) {

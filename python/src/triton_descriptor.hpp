@@ -12,6 +12,7 @@
 
 #include "inline_kernel.hpp"
 #include "triton_key.hpp"
+#include "triton_maps.hpp"
 
 namespace ringlaunch::python::triton {
 
@@ -47,16 +48,24 @@ class DescriptorParts {
 class TensorMaps {
   public:
     TensorMaps(const TensorMapKind& kind, const Descriptor& descriptor, std::uint32_t offset);
-    // Puts the map of the tensor that the call has into `params`. Answers a CUresult.
+    // Puts the map of the tensor of this program that the call has into `params`. Answers a CUresult.
     int put(const std::uint64_t* leaves, std::byte* params);
+    // The same of a buffer, if its client keeps the map. False: the daemon has to be asked.
+    bool put_kept(const KeptMaps& maps, const Key& key, std::size_t number, std::byte* params);
+    // What it would be asked for. `number`: of the descriptor in the key.
+    MapKey wanted(const Key& key, std::size_t number) const noexcept;
+    std::uint32_t offset() const noexcept { return offset_; }
 
   private:
     static constexpr std::size_t kKept = 8;
     static constexpr std::size_t kWords = 1 + 2 * kMaxRank;
     struct Kept {
-        alignas(64) std::array<std::byte, kTensorMapBytes> map;
+        TensorMap map;
         std::array<std::uint64_t, kWords> of{};  // address, shape and strides; no tensor is at 0
+        std::uint64_t room = 0;
     };
+    // The place of what was made of this; else one for it, and false.
+    bool look(const std::uint64_t* of, std::uint64_t room) noexcept;
     TensorMapKind kind_;
     std::uint16_t leaf_;
     std::uint32_t offset_;

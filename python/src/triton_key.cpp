@@ -68,7 +68,7 @@ bool Key::runtime_slowly(PyObject* arg, std::uint8_t flags) {
                large_integer(arg, flags);
     }
     if (PyTuple_Check(arg)) return tuple(arg, false);
-    if (with_tensors_ && is_descriptor(arg)) return descriptor(arg);
+    if (is_descriptor(arg)) return descriptor(arg);
     if (Py_TYPE(arg) == constant_types.constexpr_type || is_one_of(constant_types.functions, Py_TYPE(arg)))
         return constexpr_leaf(arg);
     return with_tensors_ && unusual_tensor(arg, flags);
@@ -109,31 +109,48 @@ bool Key::sides(PyObject* list, std::size_t rank, bool strides) {
     return true;
 }
 
+// A tensor of this program that a descriptor is of.
+bool Key::described_tensor(PyObject* base, TensorView& out) {
+    const TensorType& type = tensor_type(Py_TYPE(base));
+    if (type.reading == Reading::exchange && read_exchange(base, type, out)) return true;
+    const TensorView* said =
+        type.reading == Reading::method && asked_ != nullptr ? asked_->find(base) : nullptr;
+    if (said != nullptr) {
+        out = *said;
+        return true;
+    }
+    unasked_ = asked_ == nullptr && (type.reading == Reading::unknown || type.reading == Reading::method);
+    return false;
+}
+
 // Triton's key has the types of elements and block. What else makes its bytes is in this one, but for the
 // tensor's address, shape and strides, which are given to each launch.
 bool Key::descriptor(PyObject* arg) {
     const DescriptorParts parts(arg);
     const std::size_t rank = parts.rank();
     if (rank == 0 || rank > kMaxRank || descriptor_count_ == kMaxDescriptors) return false;
-    const TensorType& type = tensor_type(Py_TYPE(parts.base()));
     TensorView view;
-    bool known = type.reading == Reading::exchange && read_exchange(parts.base(), type, view);
-    if (const TensorView* said =
-            type.reading == Reading::method && asked_ != nullptr ? asked_->find(parts.base()) : nullptr;
-        said != nullptr) {
-        view = *said;
-        known = true;
-    }
-    if (!known) {
-        unasked_ = asked_ == nullptr && (type.reading == Reading::unknown || type.reading == Reading::method);
+    const BufferObject* memory = nullptr;
+    if (is_buffer(parts.base())) {
+        memory = reinterpret_cast<const BufferObject*>(parts.base());
+        own(memory);
+        view.address = memory->address;
+        view.element = memory->element;
+        if (view.element == 0) return false;
+    } else if (!with_tensors_ || !described_tensor(parts.base(), view)) {
         return false;
     }
     Descriptor& made = descriptors_[descriptor_count_++];
     made = {static_cast<std::uint16_t>(leaf_count_), static_cast<std::uint8_t>(rank), parts.how()};
-    has_tensors_ = true;
-    if (view.device != TensorView::kUnknown && device_ == TensorView::kUnknown) device_ = view.device;
-    if (view.device == TensorView::kUnknown && check_count_ != kMaxLeaves)
-        checks_[check_count_++] = made.leaf;
+    if (memory != nullptr) {
+        made.buffer = memory;
+        made.room = memory->buffer.size() - memory->offset;
+    } else {
+        has_tensors_ = true;
+        if (view.device != TensorView::kUnknown && device_ == TensorView::kUnknown) device_ = view.device;
+        if (view.device == TensorView::kUnknown && check_count_ != kMaxLeaves)
+            checks_[check_count_++] = made.leaf;
+    }
     if (!put(Tag::descriptor) || !put(made.rank) || !put(view.element) || !put(made.how) ||
         !leaf(LeafKind::descriptor, view.address))
         return false;

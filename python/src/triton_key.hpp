@@ -100,6 +100,8 @@ struct Descriptor {
     std::uint16_t leaf = 0;  // its first
     std::uint8_t rank = 0;
     std::uint8_t how = 0;                     // of these
+    const BufferObject* buffer = nullptr;     // borrowed from the call; null: of this program
+    std::uint64_t room = 0;                   // of the buffer from the tensor's address on
     static constexpr std::uint8_t kNan = 1;   // what is read outside of it
     static constexpr std::uint8_t kTf32 = 2;  // rounded to it
 };
@@ -237,6 +239,7 @@ class Key {
         return put(memory_tag(element, address, flags)) && leaf(kind, address);
     }
     bool buffer(const BufferObject* buffer, std::uint8_t flags);
+    void own(const BufferObject* buffer) noexcept;
     bool tensor(const TensorView& view, std::uint8_t flags) noexcept;
     bool read_tensor(PyObject* arg, const TensorType& type, std::uint8_t flags) noexcept {
         TensorView view;
@@ -244,6 +247,7 @@ class Key {
     }
     bool unusual_tensor(PyObject* arg, std::uint8_t flags);
     bool descriptor(PyObject* arg);
+    bool described_tensor(PyObject* base, TensorView& out);
     bool sides(PyObject* list, std::size_t rank, bool strides);
     bool large_integer(PyObject* arg, std::uint8_t flags);
     bool runtime_slowly(PyObject* arg, std::uint8_t flags);
@@ -289,11 +293,16 @@ inline bool Key::equals(const std::vector<std::uint64_t>& kept) const noexcept {
     return different == 0;
 }
 
-inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {
+// Its client is the call's.
+inline void Key::own(const BufferObject* buffer) noexcept {
     if (session_ == nullptr) session_ = buffer->live_session;
     if (buffer->live_session != session_ || session_ == nullptr) [[unlikely]] {
         if (foreign_ == nullptr) foreign_ = reinterpret_cast<PyObject*>(const_cast<BufferObject*>(buffer));
     }
+}
+
+inline bool Key::buffer(const BufferObject* buffer, std::uint8_t flags) {
+    own(buffer);
     if (buffer->element == 0) [[unlikely]]
         return false;
     return memory(buffer->element, buffer->address, LeafKind::buffer, flags);

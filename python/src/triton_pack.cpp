@@ -280,7 +280,8 @@ bool pack_objects(const Takes& takes, const Session* session, PyObject* const* a
         const Param& param = takes.params[i];
         PyObject* arg = args[i];
         std::uint64_t bits = 0;
-        if (arg == nullptr) continue;  // a pointer of the launcher's own
+        if (arg == nullptr) continue;                  // a pointer of the launcher's own
+        if (param.type == ParamType::bytes) continue;  // the caller's
         if (param.type == ParamType::pointer) {
             if (is_buffer(arg)) continue;
             if (!address_object(takes, i, arg, bits)) return false;

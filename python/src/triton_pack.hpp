@@ -62,7 +62,8 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
 bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out);
 
 // The same from Python objects, one a parameter, in two steps: what may run Python code, then the buffers,
-// which another thread may have freed meanwhile. False: a Python error is set.
+// which another thread may have freed meanwhile. Tensors' maps are the caller's to put there. False: a Python
+// error is set.
 bool pack_objects(const Takes& takes, const Session* session, PyObject* const* args, std::byte* out);
 bool repack_objects(const Takes& takes, const Session* session, PyObject* const* args, std::byte* out);
 

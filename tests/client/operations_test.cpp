@@ -804,6 +804,58 @@ TEST(Null, a_module_has_the_stack_that_it_asks_for_up_to_the_limit) {
     }
 }
 
+TEST(Null, a_tensor_map_is_of_a_buffer_of_the_client) {
+    Daemon daemon("null");
+    Client client = daemon.connect(), other = daemon.connect();
+    TensorLayout layout;
+    layout.element_type = 9;  // bfloat16
+    layout.rank = 3;
+    layout.sides = {64, 10, 5};
+    layout.strides = {128, 1280};
+    layout.box = {64, 8, 1};
+    layout.swizzle = 3;
+    layout.promotion = 2;
+    layout.fill = 1;
+    const Buffer memory = client.alloc(8192), others = other.alloc(8192);
+    const TensorMap map = client.tensor_map(memory, 512, layout);
+    // As the null driver writes it: what it was asked.
+    const auto number = [&](std::size_t at, std::size_t bytes) {
+        std::uint64_t value = 0;
+        std::memcpy(&value, map.data() + at, bytes);
+        return value;
+    };
+    EXPECT_EQ(std::memcmp(map.data(), "RLNULMAP", 8), 0);
+    EXPECT_EQ(number(8, 8), memory.address() + 512);
+    for (std::size_t i = 0; i < 5; ++i) {
+        EXPECT_EQ(number(16 + 8 * i, 8), layout.sides[i]) << i;
+        EXPECT_EQ(number(88 + 2 * i, 2), layout.box[i]) << i;
+        EXPECT_EQ(number(98 + i, 1), i < 3 ? 1u : 0u) << i;
+    }
+    for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(number(56 + 8 * i, 8), layout.strides[i]) << i;
+    EXPECT_EQ(number(103, 6), 0x01'02'03'00'09'03u) << "rank, type, interleave, swizzle, promotion, fill";
+
+    const auto refused = [&](Client& asked, const Buffer& of, std::uint64_t offset, Status status,
+                             const std::string& text) {
+        try {
+            static_cast<void>(asked.tensor_map(of, offset, layout));
+            ADD_FAILURE() << "no Error was thrown for " << text;
+        } catch (const Error& error) {
+            EXPECT_EQ(error.status(), status) << error.what();
+            EXPECT_THAT(error.what(), AllOf(HasSubstr("cannot make a tensor map"), HasSubstr(text)));
+        }
+    };
+    refused(client, others, 0, Status::invalid_argument, "another client's");
+    refused(client, {}, 0, Status::invalid_argument, "the buffer is empty");
+    refused(client, memory, 8193, Status::invalid_argument, "offset 8193 of a buffer of 8192 bytes");
+    refused(client, memory, 8192, Status::invalid_argument, "does not lie in buffer");
+    refused(client, memory, 2048, Status::invalid_argument, "larger than the 6144 bytes");
+    layout.rank = 6;
+    refused(client, memory, 0, Status::invalid_argument, "the rank is ");
+    layout.rank = 3;
+    client.close();
+    refused(client, memory, 0, Status::closed, "");
+}
+
 TEST(Null, a_round_trip_may_be_asked_for_again_and_again) {
     Daemon daemon("null");
     Client client = daemon.connect();

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include <deque>
+#include <functional>
 #include <numeric>
 #include <optional>
 #include <random>
@@ -917,6 +918,101 @@ TEST_P(DriverContract, ManyGraphsAndLongOnesRunOnStreamsOfTheirOwn) {
     if (!runs()) return;
     EXPECT_EQ(rig->read<unsigned>(one, at(0), 1), std::vector<unsigned>{10000});
     EXPECT_EQ(rig->read<unsigned>(two, at(65536), 1), std::vector<unsigned>{500});
+}
+
+// 64 x 32 float32, read by 16 x 32.
+TensorLayout tile() {
+    TensorLayout layout;
+    layout.element_type = 7;
+    layout.rank = 2;
+    layout.sides = {32, 64};
+    layout.strides = {128};
+    layout.box = {32, 16};
+    layout.promotion = 2;
+    return layout;
+}
+
+TEST_P(DriverContract, MakesMapsOfTensorsOfWhatTheyAreMade) {
+    const auto make = [&](std::uint64_t address, const TensorLayout& layout) {
+        return rig->driver->make_tensor_map(address, 64 << 10, layout);
+    };
+    if (GetParam().kind == DriverKind::Host) {
+        EXPECT_THAT(refusal(Status::unsupported, [&] { make(at(0), tile()); }), HasSubstr("a CPU"));
+        return;
+    }
+    const TensorMap map = make(at(0), tile());
+    EXPECT_EQ(make(at(0), tile()), map);
+    EXPECT_NE(make(at(16), tile()), map);
+    const std::vector<std::function<void(TensorLayout&)>> changes = {
+        [](TensorLayout& layout) { layout.element_type = 2; },
+        [](TensorLayout& layout) { layout.rank = 1; },
+        [](TensorLayout& layout) { layout.sides[1] = 63; },
+        [](TensorLayout& layout) { layout.strides[0] = 256; },
+        [](TensorLayout& layout) { layout.box[1] = 8; },
+        [](TensorLayout& layout) { layout.steps[1] = 2; },
+        [](TensorLayout& layout) { layout.swizzle = 3; },
+        [](TensorLayout& layout) { layout.promotion = 0; },
+        [](TensorLayout& layout) { layout.fill = 1; },
+    };
+    for (std::size_t i = 0; i < changes.size(); ++i) {
+        TensorLayout changed = tile();
+        changes[i](changed);
+        EXPECT_NE(make(at(0), changed), map) << "change " << i;
+    }
+}
+
+TEST_P(DriverContract, MapsOfTensorsThatCannotBeAreRefusedByWhatIsWrong) {
+    if (GetParam().kind == DriverKind::Host) GTEST_SKIP() << "it makes none";
+    const auto refused = [&](const std::function<void(TensorLayout&)>& change, std::uint64_t address,
+                             std::uint64_t bytes = 1 << 20, Status status = Status::invalid_argument) {
+        TensorLayout layout = tile();
+        change(layout);
+        return refusal(status, [&] { rig->driver->make_tensor_map(address, bytes, layout); });
+    };
+    const auto with = [&](const std::function<void(TensorLayout&)>& change) {
+        return refused(change, at(0));
+    };
+    const auto nothing = [](TensorLayout&) {};
+    EXPECT_EQ(refused(nothing, at(0), 8192), "") << "all of it lies in there";
+    EXPECT_THAT(refused(nothing, at(0), 8191), HasSubstr("larger than the 8191 bytes"));
+    EXPECT_THAT(refused(nothing, at(8)), HasSubstr("the address is "));
+    EXPECT_THAT(with([](auto& layout) { layout.rank = 0; }), HasSubstr("the rank is 0"));
+    EXPECT_THAT(with([](auto& layout) { layout.rank = 6; }), HasSubstr("the rank is 6"));
+    EXPECT_THAT(with([](auto& layout) { layout.sides[0] = 0; }), HasSubstr("side is 0 in dimension 0"));
+    EXPECT_THAT(with([](auto& layout) { layout.sides[1] = (1ull << 32) + 1; }), HasSubstr("1 to 2^32"));
+    EXPECT_THAT(with([](auto& layout) {
+                    layout.sides[1] = 1ull << 32;
+                    layout.strides[0] = ~0ull - 15;
+                }),
+                HasSubstr("larger than"))
+        << "where a multiplication would run over";
+    EXPECT_THAT(with([](auto& layout) { layout.strides[0] = 136; }),
+                HasSubstr("the stride in bytes is 136 in dimension 1"));
+    EXPECT_THAT(with([](auto& layout) {
+                    layout.sides[1] = 1;
+                    layout.strides[0] = 1ull << 40;
+                }),
+                HasSubstr("below 2^40"));
+    EXPECT_THAT(with([](auto& layout) { layout.box[1] = 0; }),
+                HasSubstr("the box's side is 0 in dimension 1"));
+    EXPECT_THAT(with([](auto& layout) { layout.box[1] = 257; }), HasSubstr("the box's side is 257"));
+    EXPECT_THAT(with([](auto& layout) { layout.box[0] = 3; }), HasSubstr("is 12 bytes"));
+    EXPECT_THAT(with([](auto& layout) { layout.steps[1] = 9; }), HasSubstr("the step is 9 in dimension 1"));
+    EXPECT_THAT(with([](auto& layout) { layout.interleave = 3; }), HasSubstr("interleave 3"));
+    EXPECT_THAT(with([](auto& layout) { layout.interleave = 1; }),
+                HasSubstr("with interleave it has to be 3"));
+    EXPECT_THAT(with([](auto& layout) { layout.swizzle = 99; }), HasSubstr("swizzle 99"));
+    EXPECT_THAT(with([](auto& layout) { layout.swizzle = 1; }),
+                HasSubstr("with swizzle 1 it has to be at most 32"));
+    EXPECT_THAT(with([](auto& layout) { layout.promotion = 4; }), HasSubstr("L2 promotion 4"));
+    EXPECT_THAT(with([](auto& layout) { layout.fill = 2; }), HasSubstr("fill 2"));
+    EXPECT_THAT(with([](auto& layout) {
+                    layout.element_type = 2;
+                    layout.fill = 1;
+                }),
+                HasSubstr("NaN, which uint32 does not have"));
+    EXPECT_THAT(refused([](auto& layout) { layout.element_type = 13; }, at(0), 1 << 20, Status::unsupported),
+                HasSubstr("element type 13"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Drivers, DriverContract,

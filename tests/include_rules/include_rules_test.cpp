@@ -112,8 +112,9 @@ const std::vector<Layer>& layers() {
 // belongs to a daemon, nothing.
 bool is_shared_with_inline(const Include& include) {
     static const std::vector<std::string> shared = {
-        "daemon/driver/chain_policy.hpp", "daemon/driver/cuda_api.hpp",   "daemon/driver/cuda_graphs.hpp",
-        "daemon/driver/cuda_kernel.hpp",  "daemon/driver/graph_pool.hpp",
+        "daemon/driver/chain_policy.hpp",    "daemon/driver/cuda_api.hpp",
+        "daemon/driver/cuda_graphs.hpp",     "daemon/driver/cuda_kernel.hpp",
+        "daemon/driver/cuda_tensor_map.hpp", "daemon/driver/graph_pool.hpp",
     };
     return begins(include.file, "python/src/inline_") &&
            std::find(shared.begin(), shared.end(), include.what) != shared.end();

@@ -289,15 +289,6 @@ def test_memory_of_this_process_is_refused(client, kernel):
             kernel[(1,)](Tensor(), 16, stream=client.default_stream)
 
 
-def test_a_tensor_descriptor_of_the_host_is_refused(client, x):
-    descriptors = pytest.importorskip("triton.tools.tensor_descriptor")
-    kernel = rl.wrap(numbers_only)
-    described = descriptors.TensorDescriptor(x, [8, 16], [16, 1], [8, 16])
-    for _ in range(2):
-        with pytest.raises(rl.Unsupported, match="tensor descriptors that the kernel makes itself"):
-            kernel[(1,)](described, x)
-
-
 def test_the_host_driver_is_refused(host, kernel):
     with host.connect() as client, pytest.raises(rl.Unsupported, match="compiled for x86-64"):
         kernel[(1,)](client.zeros(16), 16)

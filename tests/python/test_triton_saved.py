@@ -735,7 +735,11 @@ def test_tensor_descriptors_that_no_file_can_hold_are_refused(metas):
 @pytest.mark.parametrize(
     ("given", "error", "text"),
     [
-        ((3, [8], [1], [8]), rl.ParamTypeError, "TensorDescriptor: expected a tensor of this program, found 3"),
+        (
+            (3, [8], [1], [8]),
+            rl.ParamTypeError,
+            "TensorDescriptor: expected a Buffer or a tensor of this program, found 3",
+        ),
         (
             (Tensor(16), [8, 8], [1], [8, 8]),
             rl.InvalidArgument,

@@ -13,6 +13,7 @@
 #include <random>
 
 #include "schema/status.hpp"
+#include "schema/tensor_layout.hpp"
 #include "tests/cli/daemon_process.hpp"
 #include "tests/system/neighbour.hpp"
 
@@ -74,6 +75,11 @@ std::vector<Bytes> right_messages() {
         [&](FlatBufferBuilder& builder) { return schema::CreateDropStaging(builder, 7, after(builder)); });
     add(Request::DropGraph,
         [&](FlatBufferBuilder& builder) { return schema::CreateDropGraph(builder, 7, after(builder)); });
+    add(Request::EncodeTensorMap, [](FlatBufferBuilder& builder) {
+        const auto layout = write_layout(
+            builder, {.element_type = 7, .rank = 2, .sides = {32, 64}, .strides = {128}, .box = {32, 16}});
+        return schema::CreateEncodeTensorMap(builder, 7, 4096, layout);
+    });
     add(Request::GetStatus, [](FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder); });
     add(Request::GetStats, [](FlatBufferBuilder& builder) { return schema::CreateGetStats(builder, 1); });
     add(Request::GetSessions,

@@ -35,6 +35,7 @@
 #include <ringlaunch/error.hpp>
 #include <ringlaunch/hot_path.hpp>
 #include <ringlaunch/status.hpp>
+#include <ringlaunch/tensor_map.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -656,6 +657,12 @@ class Client {
     // first use; done before, they ask nobody. Throws Error that says what stands between the two.
     void borrow(const Buffer& buffer);
     void borrow(const Event& event);
+    // The map of a tensor that begins `offset` bytes into a buffer of this client, and lies in it: asks the
+    // daemon, whose CUDA makes it, so that a kernel can be given it as a parameter (ParamType::bytes). It
+    // stays right as long as the memory is the client's, also when the executor was restarted. Throws
+    // Error{invalid_argument} that names what cannot be. The null driver answers what it was asked, for tests
+    // (daemon/driver/tensor_map.hpp); the host driver has no such maps.
+    TensorMap tensor_map(const Buffer& buffer, std::uint64_t offset, const TensorLayout& layout);
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;  // all streams of this client
     const DaemonInfo& daemon() const;
     // What the daemon last warned this session of (it kills executors again and again); empty: nothing.
