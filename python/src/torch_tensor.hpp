@@ -3,8 +3,8 @@
 // takes the interpreter lock that the caller has.
 //
 // They want the at::Tensor, which stands right behind the head of the Python object: its `_cdata` says what
-// that at::Tensor holds, so one object tells whether it does. A torch that has it elsewhere, as older ones, or
-// none of the functions, is read by the exchange API.
+// that at::Tensor holds, so one object tells whether it does. A torch that has it elsewhere, as older ones,
+// or none of the functions, is read by the exchange API.
 #pragma once
 
 #include <Python.h>
