@@ -320,7 +320,8 @@ void ControlPort::handle_stream(const ToExecutor& message, std::vector<UniqueFd>
             break;
         }
         case ExecutorRequest::ReleaseStream:
-            held.release_stream(message.request_as_ReleaseStream()->stream());
+            held.release_stream(message.request_as_ReleaseStream()->stream(),
+                                message.request_as_ReleaseStream()->single_until());
             break;
         case ExecutorRequest::ResumeStream: {
             const auto& request = *message.request_as_ResumeStream();

@@ -84,7 +84,8 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
     if (!stream.consumer.peek()) return worked;
     const bool gathering = gathers(stream);
     const std::uint32_t budget =
-        gathering ? 0 : std::min(room(stream), stream.setup.watched ? 1 : config_.max_batch);
+        gathering ? 0
+                  : std::min(room(stream), stream.setup.watched || stream.single() ? 1 : config_.max_batch);
     if (budget == 0) {
         stream.limited = true;
         all_limited_ |= !gathering && own_room(stream) != 0;

@@ -79,7 +79,7 @@ class Dispatcher {
     // The stream must have nothing in flight, and nobody who waits for it (close() and its barrier saw to
     // that).
     void remove(StreamPort& stream);
-    void release(StreamPort& stream) noexcept;
+    void release(StreamPort& stream, std::uint64_t single_until = 0) noexcept;
     // Goes on at `position`. Throws Error{invalid_argument} for a stream that is not stopped or held, or a
     // position that cannot be.
     void resume(StreamPort& stream, std::uint64_t position);

@@ -57,8 +57,10 @@ void Dispatcher::remove(StreamPort& stream) {
     closed_[stream.setup.id] = closed;
 }
 
-void Dispatcher::release(StreamPort& stream) noexcept {
-    if (stream.phase == Phase::held) stream.phase = Phase::running;
+void Dispatcher::release(StreamPort& stream, std::uint64_t single_until) noexcept {
+    if (stream.phase != Phase::held) return;
+    stream.phase = Phase::running;
+    stream.single_until = single_until;
 }
 
 void Dispatcher::resume(StreamPort& stream, std::uint64_t position) {

@@ -66,7 +66,8 @@ void Dispatcher::settle(StreamPort& stream) noexcept {
     // schema/wakeup.hpp).
     const bool sleeper = stream.header->wait_position.load(std::memory_order_relaxed) != 0;
     const bool due = !stream.more || stream.setup.watched || stream.force_complete || sleeper ||
-                     stream.limited || stream.records_since_complete >= kRecordsPerCompletion ||
+                     stream.limited || stream.handed <= stream.single_until ||
+                     stream.records_since_complete >= kRecordsPerCompletion ||
                      stream.handed - stream.asked >= stream.setup.ring_slots / 4;
     if (!due) return;
     const Status status = stream.driver_stream->complete(stream.handed);
@@ -96,6 +97,7 @@ std::uint32_t granted(std::uint32_t free, std::uint32_t most, std::uint32_t out)
 // How many records may be taken by the stream's own bound.
 std::uint32_t Dispatcher::own_room(const StreamPort& stream) const noexcept {
     const std::uint32_t out = stream.in_flight();
+    if (stream.single()) return out == 0 ? 1 : 0;
     const std::uint32_t most = std::min(config_.max_in_flight, stream.setup.max_in_flight);
     return most > out ? granted(most - out, most, out) : 0;
 }

@@ -121,9 +121,9 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
     ++owner.streams;
 }
 
-void Registry::release_stream(std::uint64_t id) {
+void Registry::release_stream(std::uint64_t id, std::uint64_t single_until) {
     Stream& held = stream(id);
-    thread_.call([&](Dispatcher& dispatcher) { dispatcher.release(*held.port); });
+    thread_.call([&](Dispatcher& dispatcher) { dispatcher.release(*held.port, single_until); });
 }
 
 void Registry::resume_stream(std::uint64_t id, std::uint64_t position, bool skip) {

@@ -51,7 +51,7 @@ class Registry {
     void detach_session(std::uint64_t session);
     void open_stream(std::uint64_t session, StreamSetup setup, const UniqueFd& ring, const UniqueFd& status,
                      UniqueFd wake);
-    void release_stream(std::uint64_t stream);
+    void release_stream(std::uint64_t stream, std::uint64_t single_until);
     void resume_stream(std::uint64_t stream, std::uint64_t position, bool skip);
     void close_stream(std::uint64_t stream, Answer answer);
     void hold_issue();

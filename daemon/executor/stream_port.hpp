@@ -60,6 +60,7 @@ class StreamPort {
     }
     bool idle() const noexcept { return issued_records == retired_records; }
     bool waiting() const noexcept { return wait.end != 0; }
+    bool single() const noexcept { return completed_seen < single_until; }
     // Remembers that the records up to `end` went to the driver.
     void note_issued(std::uint64_t end) noexcept {
         handed = end;
@@ -92,11 +93,12 @@ class StreamPort {
     std::uint64_t completed_seen = 0;  // `completed`, as of the last turn
     std::uint64_t asked = 0;           // the highest position given to the driver's complete()
     std::uint32_t records_since_complete = 0;
-    bool force_complete = false;  // a record of this turn wants its completion visible at once
-    bool limited = false;         // there is a record, but no room in flight for it, or it is gathered
-    bool deep = false;            // has so much in flight that what comes is gathered meanwhile
-    bool driver_full = false;     // the driver said ring_full
-    bool more = false;            // the ring had another record when the turn ended
+    bool force_complete = false;     // a record of this turn wants its completion visible at once
+    bool limited = false;            // there is a record, but no room in flight for it, or it is gathered
+    bool deep = false;               // has so much in flight that what comes is gathered meanwhile
+    bool driver_full = false;        // the driver said ring_full
+    std::uint64_t single_until = 0;  // up to here one record at a time is in flight
+    bool more = false;               // the ring had another record when the turn ended
 
     // The records in flight: their ends, oldest first.
     std::vector<std::uint64_t> ends;

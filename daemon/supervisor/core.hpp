@@ -225,8 +225,8 @@ class Core final : public FaultDomain::Owner {
     std::vector<Session*> suspect(FaultDomain& domain, const Death& death);
     // Gives one of them an executor of its own where it is time for that.
     void try_suspect(FaultDomain& domain, const std::vector<Session*>& suspects);
-    std::uint64_t kernel_in_flight(const Session& session,
-                                   const Stream& stream) const;  // 0: none, or unknown
+    // `late`: nothing of the stream has completed for the time that its session gives a record.
+    RecordsInFlight in_flight(const Session& session, const Stream& stream, bool late = false) const;
     std::string describe_suspicion(const Session& session, const Stream& stream, const Death& death) const;
 
     // ---- watchdog.cpp: records that take too long

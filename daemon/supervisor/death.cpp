@@ -73,6 +73,7 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
     if (own_kill.done) {
         death.by_daemon = true;
         death.stream = own_kill.stream;
+        if (own_kill.records) death.put_down_to(own_kill.stream, *own_kill.records);
         death.cause = own_kill.abandoned     ? DeathCause::abandoned_work
                       : own_kill.stream != 0 ? DeathCause::culprit_known
                                              : DeathCause::unknown;

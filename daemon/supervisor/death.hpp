@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "daemon/driver/fault.hpp"
+#include "daemon/supervisor/in_flight.hpp"
 #include "daemon/supervisor/recovery.hpp"
 
 namespace ringlaunch::supervisor {
@@ -23,6 +25,7 @@ struct OwnKill {
     std::uint64_t stream = 0;  // whose work made it necessary; 0: not known
     bool late = false;         // streams' work did, though perhaps nobody knows which stream's
     bool abandoned = false;    // that work did not fault: nobody waits for it any more, and it does not end
+    std::optional<RecordsInFlight> records = std::nullopt;  // of `stream`, where that is known
 };
 
 struct Death {
@@ -30,6 +33,7 @@ struct Death {
     std::uint64_t stream = 0;  // the culprit's, 0: not known
     std::uint64_t position = 0;
     std::uint64_t kernel = 0;
+    std::optional<RecordsInFlight> records;  // the culprit's, where no driver named one
     // Launches of other streams that faulted with it. Where no culprit is known: the only ones that it can
     // have been; none: it can have been any.
     std::vector<driver::FaultedLaunch> also;
@@ -40,6 +44,12 @@ struct Death {
     std::vector<std::uint64_t> suspects;  // streams of which one may have done it, where nobody is known to
     std::string text;                     // "caught SIGSEGV at address 0x0", "was killed by SIGKILL"
 
+    void put_down_to(std::uint64_t culprit, const RecordsInFlight& work) {
+        stream = culprit;
+        position = work.first;
+        kernel = work.one() ? work.kernel : 0;
+        records = work;
+    }
     // May work in flight have ended it?
     bool of_its_work() const {
         return (cause == DeathCause::unknown || cause == DeathCause::killed) && !outside_streams &&

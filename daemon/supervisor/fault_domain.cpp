@@ -328,10 +328,12 @@ std::string FaultDomain::failure() const {
     return failed_starts_ == 0 ? "" : tries() + "; the last one: " + last_failure_;
 }
 
-void FaultDomain::end_late(const std::string& why, std::uint64_t stream) {
+void FaultDomain::end_late(const std::string& why, std::uint64_t stream,
+                           const std::optional<RecordsInFlight>& records) {
     if (own_kill_.done) return;
     kill(why, stream);
     own_kill_.late = own_kill_.done;
+    own_kill_.records = records;
 }
 
 void FaultDomain::end_abandoned(const std::string& why, std::uint64_t stream) {

@@ -131,7 +131,8 @@ class FaultDomain {
     // Ends this life: `stream` is to blame (0: nobody is).
     void kill(const std::string& why, std::uint64_t stream);
     // The same for work that takes too long.
-    void end_late(const std::string& why, std::uint64_t stream);
+    void end_late(const std::string& why, std::uint64_t stream,
+                  const std::optional<RecordsInFlight>& records);
     // Ends this life for work that closed stream `stream` left behind and that does not end. The others' work
     // in flight completes first, for a bounded time, and nothing more is issued: so they have nothing in
     // doubt.

@@ -116,9 +116,7 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         convicts_probationer(death.cause, 1, in_doubt[0]->id == domain.probationer,
                              in_doubt[0]->times_alone)) {
         culprit_session = find(in_doubt[0]->session);
-        death.stream = domain.probationer;
-        death.position = in_doubt[0]->page.completed();
-        death.kernel = kernel_in_flight(*culprit_session, *in_doubt[0]);
+        death.put_down_to(domain.probationer, in_flight(*culprit_session, *in_doubt[0]));
         if (death.cause == DeathCause::killed) death.text += " each time that this record ran alone";
         death.cause = DeathCause::culprit_known;
         suspects.clear();
@@ -255,6 +253,9 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     stream.next_issued = decision.position;
     stream.doubt_completed = at.completed;
     stream.doubt_issued = at.suspect ? std::max(at.issued, stream.suspect_until) : at.issued;
+    if (decision.fate != Fate::stop && at.rerun && at.in_doubt() && !at.stopped_by_restart)
+        spdlog::info("session {} ({}): stream {} ({}) is run again from {} to {}", id_text(session.id),
+                     session.program, id_text(stream.id), stream.name, at.completed, at.issued);
     stream.hold = false;
     const bool was_suspect = stream.suspect;
     stream.suspect = false;
@@ -292,8 +293,12 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     const std::string kernel = kernel_name(session, launch->kernel);
                     stream.stop_kernel = launch->kernel;
                     if (known) stream.stop_position = launch->position;
+                    const RecordsInFlight* records = death.records ? &*death.records : nullptr;
+                    const std::string found =
+                        records == nullptr ? "work"
+                                           : name_records(*records, kernel_name(session, records->kernel));
                     stream.stop_text = launch->kernel == 0 && kernel.empty()
-                                           ? "work of " + where + " ended the executor: it " + death.text
+                                           ? found + " of " + where + " ended the executor: it " + death.text
                                            : "kernel " + (kernel.empty() ? id_text(launch->kernel) : kernel) +
                                                  ", record at position " +
                                                  std::to_string(stream.stop_position) + " of " + where +
@@ -321,7 +326,9 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                                            " or a later one, may be what faulted: the executor " + death.text;
                         break;
                     }
-                    stream.stop_kernel = kernel_in_flight(session, stream);
+                    const RecordsInFlight records = in_flight(session, stream);
+                    stream.stop_position = records.first;
+                    stream.stop_kernel = records.one() ? records.kernel : 0;
                     stream.stop_text = where + ": " + describe_suspicion(session, stream, death);
                     break;
             }
@@ -546,7 +553,9 @@ bool Core::make_release(Call::Wire& wire, const Session& session, std::uint64_t 
     const auto at = session.streams.find(id);
     if (at == session.streams.end() || at->second->stop != Status::ok) return false;
     wire.kind = internal::ExecutorRequest::ReleaseStream;
-    wire.request = internal::CreateReleaseStream(wire.builder, id).Union();
+    // A suspect's records one at a time: so that, if it ends the executor again, its record is known.
+    const std::uint64_t single_until = at->second->suspect ? at->second->suspect_until : 0;
+    wire.request = internal::CreateReleaseStream(wire.builder, id, single_until).Union();
     return true;
 }
 

@@ -74,35 +74,30 @@ void Core::try_suspect(FaultDomain& domain, const std::vector<Session*>& suspect
     domains_.at(chosen->domain)->start();
 }
 
-// The kernel of the first record that has not completed; 0: that is no launch, or nobody knows which one ran.
-// The host driver completes each by itself, so that it is the first; another tells of several at once, and it
-// can have been any, unless there is only one.
-std::uint64_t Core::kernel_in_flight(const Session& session, const Stream& stream) const {
-    if (!stream.page) return 0;
-    RingConsumer<> records(stream.ring_mapping.as<const Slot>(kRingHeaderBytes), stream.slots,
-                           stream.page.completed());
-    RecordCopy copy;
-    while (records.position() < stream.page.issued() && records.peek() && records.copy(copy) == Status::ok) {
-        const schema::RecordKind kind = copy.as<schema::PaddingRecord>().kind();
-        if (kind == schema::RecordKind::Padding) {
-            records.advance(copy.slots);
-            continue;
-        }
-        const bool only = records.position() + copy.slots >= stream.page.issued();
-        if (!is_launch(kind) || (options_.driver != schema::DriverKind::Host && !only)) return 0;
-        const std::uint64_t kernel = kernel_id(copy);
-        return kernel_name(session, kernel).empty() ? 0 : kernel;  // its client may have written over it
-    }
-    return 0;
+// A session with a kernel timeout has each of its records complete by itself, as all have with the host
+// driver. Where there are fault dumps the page lags behind, by less than a timeout.
+RecordsInFlight Core::in_flight(const Session& session, const Stream& stream, bool late) const {
+    if (!stream.page) return {};
+    const bool one_by_one = options_.driver == schema::DriverKind::Host ||
+                            (session.kernel_timeout_ms != 0 && (late || !options_.fault_dumps));
+    RecordsInFlight found =
+        records_in_flight(stream.ring_mapping.as<const Slot>(kRingHeaderBytes), stream.slots,
+                          stream.page.completed(), stream.page.issued(), one_by_one);
+    if (kernel_name(session, found.kernel).empty()) found.kernel = 0;  // its client may have written over it
+    return found;
 }
 
 std::string Core::describe_suspicion(const Session& session, const Stream& stream, const Death& death) const {
-    const std::uint64_t kernel = kernel_in_flight(session, stream);
-    std::string text = kernel == 0 ? "work" : "kernel " + kernel_name(session, kernel);
-    text += ", record at position " + std::to_string(stream.page.completed()) + ", was ";
+    const RecordsInFlight records = in_flight(session, stream);
+    std::string text =
+        name_records(records, kernel_name(session, records.kernel)) + (records.one() ? ", was " : " was ");
     std::vector<std::uint64_t> others = death.suspects;
     std::erase(others, stream.id);
-    text += others.empty() ? "all that was in flight when the executor " : "in flight when the executor ";
+    if (records.one())
+        text += others.empty() ? "all that was in flight when the executor " : "in flight when the executor ";
+    else
+        text += others.empty() ? "at work, and nothing else was in flight, when the executor "
+                               : "at work when the executor ";
     text += death.text;
     if (death.cause == DeathCause::killed) text += " (by a kernel itself, or from outside)";
     for (std::size_t i = 0; i < std::min(others.size(), kSuspectsListed); ++i) {

@@ -82,7 +82,10 @@ void Core::look_at_kernels(FaultDomain& domain) {
                       std::to_string(named.stream->watched_completed) + " did not complete within " +
                       std::to_string(named.session->kernel_timeout_ms) + " ms (kernel timeout)";
     if (!single) why += ", nor did that of " + std::to_string(late.size() - 1) + " others";
-    domain.end_late(why, single ? named.stream->id : 0);
+    if (single)
+        domain.end_late(why, named.stream->id, in_flight(*named.session, *named.stream, true));
+    else
+        domain.end_late(why, 0, std::nullopt);
 }
 
 }  // namespace ringlaunch::supervisor

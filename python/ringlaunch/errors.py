@@ -130,7 +130,12 @@ class RecordRefused(StreamStopped):
 
 
 class KernelFault(StreamStopped):
-    """The stream halted because its own kernel killed the executor; the text names kernel and record."""
+    """The stream halted because its own work ended the executor.
+
+    The text names the record, and the kernel where the record is a launch (of a graph, which is one record, or a copy
+    the record alone). Where it cannot be known which of several records it was it says so, and names the first and the
+    last of them.
+    """
 
 
 class CompileError(Error, RuntimeError):

@@ -542,7 +542,7 @@ class Result:
     fault: str
     run: int
     culprit: str = ""  # which error it got
-    named: str = ""  # "kernel trap", "its stream", "suspects: culprit, stop"
+    named: str = ""  # "kernel trap, its record", "suspects: culprit, stop"
     exactly: str = ""  # "yes": and its record, on a GPU with exception and program counter; "no"
     stop: str = ""  # "stopped (neighbour_faulted), went on" or "went on"
     rerun: str = ""
@@ -626,8 +626,6 @@ def _run(fault: Fault, driver: str, number: int, target_s: float, dumps: bool) -
             result.named = exactly
         elif seen.status == "kernel_faulted" and fault.kernel in seen.text:
             result.named = f"kernel {fault.kernel}"
-        elif seen.status == "kernel_faulted" and "(culprit)" in seen.text:
-            result.named = "its stream"  # of a kernel that never ends the daemon sees no more
         elif seen.status == "suspect":
             result.named = f"suspects: {', '.join(['culprit', *suspects])}"
         elif fault.kernel:
@@ -641,7 +639,8 @@ def _run(fault: Fault, driver: str, number: int, target_s: float, dumps: bool) -
             stop.problems.append(f"stopped without need: {stop.stops[0]}")
         reasons = ", ".join(dict.fromkeys(error.status for error in stop.stops))
         result.stop = f"stopped ({reasons}), resumed" if stop.stops else "went on"
-        result.rerun = "stopped" if rerun.stops else "went on" if not fault.restarts else "rerun"
+        rerun_said = re.search(r"stream \S+ \(rerun\) is run again from \d+ to \d+", daemon.log())
+        result.rerun = "stopped" if rerun.stops else "rerun" if rerun_said else "went on"
         result.exact = not (stop.problems or rerun.problems or idle.problems)
         result.problems += seen.problems
         for name, problems in (("stop", stop.problems), ("rerun", rerun.problems), ("idle", idle.problems)):
@@ -743,10 +742,23 @@ def _write_json(path: Path, title: str, results: Sequence[Result], skipped: dict
 
 
 def _read_json(path: Path) -> tuple[str, list[Result], dict[str, str]]:
-    kept = json.loads(path.read_text())
-    names = {field.name for field in dataclasses.fields(Result)}
-    runs = [Result(**{name: run[name] for name in names}) for run in kept["runs"]]
-    return kept["title"], runs, kept["skipped"]
+    try:
+        kept = json.loads(path.read_text())
+        names = {field.name for field in dataclasses.fields(Result)}
+        runs = [Result(**{name: run[name] for name in names}) for run in kept["runs"]]
+        return kept["title"], runs, kept["skipped"]
+    except OSError as error:
+        raise OSError(f"--from {path} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--from {path} is no file that --json of this version wrote ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, found {text!r}")
+    return int(text)
 
 
 def _write_png(path: Path, title: str, results: Sequence[Result], target_s: float) -> bool:
@@ -801,7 +813,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m ringlaunch.faultmatrix", description=__doc__.split("\n")[0])
     parser.add_argument("--driver", default="auto", choices=("auto", "cuda", "host"), help="(default: %(default)s)")
     parser.add_argument("--fault-dumps", action="store_true", help="serve with this option: a GPU's faults are named")
-    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="runs of each fault (default: %(default)s)")
+    parser.add_argument(
+        "--repeat", type=_at_least_one, default=3, metavar="N", help="runs of each fault (default: %(default)s)"
+    )
     parser.add_argument(
         "--fault", action="append", metavar="NAME", choices=[fault.name for fault in FAULTS], help="only this one"
     )

@@ -851,6 +851,25 @@ TEST_F(DispatcherTest, AHeldStreamTakesNothingUntilItIsReleased) {
     EXPECT_EQ(client.completed(), 2u);
 }
 
+TEST_F(DispatcherTest, AStreamIsReleasedWithOneRecordAtATimeUpToAPlace) {
+    driver.completes_at_once = false;
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client, [](StreamSetup& setup) { setup.hold = true; });
+    for (int i = 0; i < 6; ++i) client.put_launch(kEmpty, {});
+    dispatcher.release(port, 3);
+    for (std::uint64_t i = 1; i <= 3; ++i) {
+        work();
+        EXPECT_EQ(client.issued(), i) << "the next one only when this one has completed";
+        device(port).run_to(i);
+    }
+    work();
+    EXPECT_EQ(client.completed(), 3u);
+    EXPECT_EQ(client.issued(), 6u);
+    device(port).run_all();
+    work();
+    EXPECT_EQ(client.completed(), 6u);
+}
+
 TEST_F(DispatcherTest, AStreamThatComesStoppedOutOfARestartKeepsWhatIsInDoubtUntilItIsResumed) {
     ClientStream client(kSession, make_id(0), 256, 6), waiter(kSession, make_id(1));
     client.page->completed = 2;  // A; B = 6

@@ -5,6 +5,8 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
+
 from ringlaunch import _client
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +31,7 @@ extern "C" __global__ void pause(int us) {
 RINGLAUNCH_EXPORT(pause)
 """
 MASK, A = 0xFFFFFFFF, 1664525  # of the steps
+CELLS = 1024  # of a chain: more than can be in doubt
 
 
 def daemon_program() -> str:
@@ -63,3 +66,31 @@ def kill_executor(client) -> None:
     while _children(client.daemon.pid) in ([], dying):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+class Chain:
+    """A `rerun` stream that is never idle, and knows what its cells must hold."""
+
+    def __init__(self, client, source=WORK):
+        self.client = client
+        kernels = client.compile(source, name="kernels.cu")
+        self.chain, self.pause = kernels["chain"], kernels["pause"]
+        self.cells = client.zeros(CELLS, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        self.stream = client.stream(name="innocent", on_restart="rerun")
+        self.expected = np.zeros(CELLS, np.uint32)
+        self.launches = 0
+
+    def launch(self, count):
+        for _ in range(count):
+            if self.launches % 64 == 0:
+                self.pause[1, 1](500, stream=self.stream)
+            at, to = self.launches % CELLS, (self.launches + 1) % CELLS
+            self.chain[1, 1](self.cells, at, to, A, self.launches, stream=self.stream)
+            self.expected[to] = (int(self.expected[at]) * A + self.launches) & MASK
+            self.launches += 1
+
+    def check(self):
+        self.stream.synchronize(WATCHDOG_S)
+        assert self.stream.status.running, self.stream.status.text
+        assert np.array_equal(self.cells.numpy(stream=self.stream, timeout=WATCHDOG_S), self.expected)

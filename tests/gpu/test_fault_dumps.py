@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from gpu_support import MASK, WATCHDOG_S, WORK, A, stopped
+from gpu_support import WATCHDOG_S, WORK, Chain, stopped
 
 import ringlaunch as rl
 
@@ -32,41 +32,12 @@ extern "C" __global__ void asserts(unsigned* own, int how, unsigned tag) {
 RINGLAUNCH_EXPORT(asserts)
 """
 )
-CELLS = 1024
 EXCEPTIONS = {
     "wild": "CUDA_EXCEPTION_14, Warp Illegal Address",
     "misaligned": "CUDA_EXCEPTION_6, Warp Misaligned Address",
     "trap": "an exception without a name",
     "asserts": "CUDA_EXCEPTION_12, Warp Assert",
 }
-
-
-class Chain:
-    """A `rerun` stream that is never idle, and knows what its cells must hold."""
-
-    def __init__(self, client):
-        self.client = client
-        kernels = client.compile(KERNELS, name="kernels.cu")
-        self.chain, self.pause = kernels["chain"], kernels["pause"]
-        self.cells = client.zeros(CELLS, np.uint32)
-        client.synchronize(WATCHDOG_S)
-        self.stream = client.stream(name="innocent", on_restart="rerun")
-        self.expected = np.zeros(CELLS, np.uint32)
-        self.launches = 0
-
-    def launch(self, count):
-        for _ in range(count):
-            if self.launches % 64 == 0:
-                self.pause[1, 1](500, stream=self.stream)
-            at, to = self.launches % CELLS, (self.launches + 1) % CELLS
-            self.chain[1, 1](self.cells, at, to, A, self.launches, stream=self.stream)
-            self.expected[to] = (int(self.expected[at]) * A + self.launches) & MASK
-            self.launches += 1
-
-    def check(self):
-        self.stream.synchronize(WATCHDOG_S)
-        assert self.stream.status.running, self.stream.status.text
-        assert np.array_equal(self.cells.numpy(stream=self.stream, timeout=WATCHDOG_S), self.expected)
 
 
 @pytest.mark.parametrize("kernel", EXCEPTIONS)
@@ -78,7 +49,7 @@ def test_a_fault_is_named_exactly_beside_busy_neighbours(serve_gpu, kernel):
         rl.connect(socket=socket, start=False) as idle,
         rl.connect(socket=socket, start=False) as culprit,
     ):
-        innocent = [Chain(one), Chain(other)]
+        innocent = [Chain(one, KERNELS), Chain(other, KERNELS)]
         kept = idle.array(np.arange(1 << 18, dtype=np.uint32))
         idle.synchronize(WATCHDOG_S)
         kernels = culprit.compile(KERNELS, name="kernels.cu")
@@ -152,7 +123,7 @@ def test_a_rerun_of_the_same_fault_is_told_from_its_neighbours_again_and_again(s
         serve_gpu("--fault-dumps", "--restart-delay", "1") as socket,
         rl.connect(socket=socket, start=False) as peer,
     ):
-        innocent = Chain(peer)
+        innocent = Chain(peer, KERNELS)
         for kernel in ("wild", "trap", "wild"):
             with rl.connect(socket=socket, start=False) as culprit:
                 bad = culprit.compile(KERNELS, name="kernels.cu")[kernel]

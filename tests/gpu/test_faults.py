@@ -1,10 +1,11 @@
 """A faulting kernel on a GPU costs its client an error, and nobody a byte."""
 
+import re
 import time
 
 import numpy as np
 import pytest
-from gpu_support import WATCHDOG_S
+from gpu_support import WATCHDOG_S, Chain, stopped
 
 import ringlaunch as rl
 
@@ -96,6 +97,12 @@ def test_a_fault_in_a_backlog_lies_in_what_its_stream_has_in_doubt(gpu_socket, c
         status = stream.status
         print(f"the fault at {position} is in [{status.completed}, {status.issued}): {stopped.value}")
         assert status.completed <= position < status.issued
+        # None of them is accused.
+        said = re.search(r"one of the records at positions (\d+) to (\d+) \(the first is of kernel", status.text)
+        assert said, status.text
+        assert int(said[1]) == status.error_position == status.completed
+        assert int(said[1]) <= position <= int(said[2]) < status.issued
+        assert status.error_kernel == ""
         assert status.issued - status.completed <= 256
         # All before it ran, in order, whatever was known of it.
         assert int(count.numpy(client.stream())[0]) == 2000 + 700
@@ -115,8 +122,12 @@ def test_an_endless_kernel_is_ended_when_its_time_is_over_and_the_neighbour_goes
         culprit.synchronize()
         stream = culprit.stream()
         endless[1, 1](never, stream=stream)
-        with pytest.raises(rl.KernelFault, match="kernel timeout"):
+        position = stream.status.published - 1
+        endless[1, 1](never, stream=stream)
+        with pytest.raises(rl.KernelFault, match="kernel timeout") as caught:
             stream.synchronize(timeout=WATCHDOG_S)
+        assert f"kernel endless, record at position {position} of stream" in str(caught.value)
+        assert (stream.status.error_kernel, stream.status.error_position) == ("endless", position)
         stream.resume()
         step[1, 1](word, 3, 7)
         assert int(word.numpy()[0]) == 22
@@ -186,3 +197,87 @@ def test_with_an_executor_for_each_session_a_fault_leaves_the_other_executor_alo
         peer.synchronize(timeout=WATCHDOG_S)
         assert peer.default_stream.status.epoch == epoch
         assert int(word.numpy()[0]) == launches
+
+
+def test_a_launch_that_was_all_that_was_in_flight_is_named(serve_gpu):
+    with serve_gpu() as socket, rl.connect(socket=socket, start=False) as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        count = client.zeros(1, np.uint32)
+        stream = client.stream()
+        for _ in range(3):
+            kernels["count_or_fault"][1, 1](count, 0, stream=stream)
+        client.synchronize(WATCHDOG_S)
+        stream.synchronize(WATCHDOG_S)
+        position = stream.status.published
+        kernels["wild"][1, 1](1, stream=stream)
+        status = stopped(stream)
+        print(status.text)
+        # Nobody can tell a fault of the device from that of its only launch: a suspect, and no KernelFault.
+        assert status.status == "suspect"
+        assert f"kernel wild, record at position {position}, was all that was in flight" in status.text
+        assert (status.error_kernel, status.error_position) == ("wild", position)
+        stream.resume()
+
+
+CHAIN_OR_FAULT = """
+#include <ringlaunch/kernel.h>
+extern "C" __global__ void chain_or_fault(unsigned* cells, unsigned at, int fault) {
+    if (fault) *reinterpret_cast<volatile int*>(8) = 1; else cells[at + 1] = cells[at] * 3 + at;
+}
+RINGLAUNCH_EXPORT(chain_or_fault)
+"""
+
+
+@pytest.mark.parametrize("coalesce", [True, False])
+def test_a_rerun_of_a_backlog_finds_the_record_that_faults(serve_gpu, coalesce):
+    """One launch of 1000 faults: CUDA does not say which, a rerun of one record at a time does."""
+    launches, fault = 1000, 700
+    with (
+        serve_gpu("--restart-delay", "1") as socket,
+        rl.connect(socket=socket, start=False, coalesce=coalesce) as client,
+    ):
+        kernel = client.compile(CHAIN_OR_FAULT, name="chain.cu")["chain_or_fault"]
+        cells = client.zeros(launches + 1, np.uint32)
+        client.synchronize(WATCHDOG_S)
+        stream = client.stream(on_restart="rerun")
+        for i in range(launches):
+            if i == fault:
+                position = stream.status.published
+            kernel[1, 1](cells, i, int(i == fault), stream=stream)
+        with pytest.raises(rl.KernelFault) as caught:
+            stream.synchronize(WATCHDOG_S)
+        print(caught.value)
+        status = stream.status
+        assert (status.error_kernel, status.error_position) == ("chain_or_fault", position)
+        assert f"kernel chain_or_fault, record at position {position} of stream" in str(caught.value)
+        expected = np.zeros(launches + 1, np.uint32)
+        for i in range(fault):
+            expected[i + 1] = (int(expected[i]) * 3 + i) & 0xFFFFFFFF
+        assert np.array_equal(cells.numpy(stream=client.stream(), timeout=WATCHDOG_S), expected)
+        stream.resume()
+
+
+def test_the_results_of_rerun_peers_are_right_after_five_faults_in_one_daemon(serve_gpu):
+    """All share an executor to the end, so that each fault leaves work of both peers in doubt."""
+    with (
+        serve_gpu("--restart-delay", "1", "--alone-at", "100") as socket,
+        rl.connect(socket=socket, start=False) as one,
+        rl.connect(socket=socket, start=False) as other,
+    ):
+        peers = [Chain(one), Chain(other)]
+        epochs = [peer.stream.status.epoch for peer in peers]
+        for fault in ("wild", "trap", "wild", "trap", "wild"):
+            with rl.connect(socket=socket, start=False) as culprit:
+                bad = culprit.compile(KERNELS, name="kernels.cu")[fault]
+                culprit.synchronize(WATCHDOG_S)
+                stream = culprit.stream(name="culprit")
+                for peer in peers:
+                    peer.launch(200)
+                bad[1, 1](1, stream=stream)
+                assert stopped(stream, peers).status == "suspect"
+                stream.close()
+            for peer in peers:
+                peer.launch(200)
+                peer.check()
+        for peer, epoch in zip(peers, epochs, strict=True):
+            assert peer.stream.status.epoch >= epoch + 5

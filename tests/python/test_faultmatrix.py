@@ -43,14 +43,18 @@ def test_every_fault_of_the_host_leaves_its_neighbours_what_they_have(tmp_path):
         assert run["problems"] == [], name
         assert run["exact"], name
         if run["culprit"] == "KernelFault (kernel_faulted)":
-            exact = name != "endless kernel"
-            assert run["named"].startswith("kernel " if exact else "its stream"), name
-            assert run["exactly"] == ("yes" if exact else "no"), name
+            assert run["named"].startswith("kernel "), name
+            assert run["exactly"] == "yes", name
     assert runs["segfault"]["culprit"] == "KernelFault (kernel_faulted)"
     assert runs["segfault"]["named"] == "kernel write_to, its record"
     assert runs["SIGKILL of the executor"]["exactly"] == ""
     assert runs["segfault"]["restarts"] == 1
     assert runs["out of memory"]["restarts"] == 0
+    for run in runs.values():
+        assert run["rerun"] in ("rerun", "went on")
+        assert run["rerun"] == "went on" or run["restarts"] > 0
+    # A pause that it launches between its bursts is mostly at work.
+    assert any(run["rerun"] == "rerun" for run in runs.values())
     # With nothing in doubt at that moment it goes on.
     assert runs["SIGKILL of the executor"]["stop"] in ("stopped (executor_killed), resumed", "went on")
     assert len(table.read_text().splitlines()) == 2 + len(runs)
@@ -89,6 +93,22 @@ def test_an_idle_victim_sees_bytes_that_changed(daemon):
     idle.buffers[1][500:501].fill(idle.data[1][500] ^ np.uint8(1))
     idle.check()
     assert idle.problems == ["100000 bytes are not what they were"]
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_a_count_of_runs_that_runs_nothing_is_refused(count):
+    done = matrix("--repeat", count)
+    assert done.returncode == 2
+    assert f"--repeat: expected an integer of at least 1, found '{count}'" in done.stderr
+
+
+def test_a_file_of_runs_that_cannot_be_read_is_named(tmp_path):
+    other = tmp_path / "other.json"
+    other.write_text('{"runs": [{}]}')
+    for path, why in ((tmp_path / "nope", "cannot be read: No such file"), (other, "is no file that --json")):
+        done = matrix("--from", str(path))
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"--from {path} {why}")
 
 
 def test_what_it_is_not_asked_in_its_own_words_is_refused():

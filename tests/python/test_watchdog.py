@@ -30,8 +30,13 @@ def test_an_endless_kernel_is_ended_and_named_and_nobody_else_stops(own_host):
         client.synchronize()
         stream = client.stream(name="slow")
         endless[1, 1](never, stream=stream)
-        with pytest.raises(rl.KernelFault, match=r"did not complete within 300 ms \(kernel timeout\)"):
+        for _ in range(3):
+            endless[1, 1](never, stream=stream)
+        stream.record()
+        with pytest.raises(rl.KernelFault, match=r"did not complete within 300 ms \(kernel timeout\)") as caught:
             stream.synchronize(timeout=WATCHDOG_S)
+        assert "kernel endless, record at position 0 of stream" in str(caught.value)
+        assert (stream.status.error_kernel, stream.status.error_position) == ("endless", 0)
         increment[1, 1](kept)
         assert list(kept.numpy()) == [1, *range(1, 1000)]
         stream.resume()

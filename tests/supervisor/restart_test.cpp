@@ -201,6 +201,31 @@ TEST(Restart, WithoutACulpritSuspectsAreRerunAloneUntilItIsFound) {
     EXPECT_EQ(innocent->state(), StreamState::Running) << innocent->status().error_text;
 }
 
+TEST(Restart, ASuspectIsRerunOneRecordAtATimeAndThenGoesOnAsBefore) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    Work work(daemon);
+    const auto stream = work.client.open_stream(OnRestart::Rerun);
+    const std::uint64_t held = work.hold(*stream);
+    for (unsigned i = 0; i < 20; ++i) work.append(*stream, i);
+    const std::uint64_t end = stream->producer.position();
+    ASSERT_TRUE(eventually([&] { return stream->issued() >= end; }));
+    ASSERT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(work.client.next_epoch(*stream));
+    ASSERT_TRUE(work.client.next_epoch(*work.side));
+    ASSERT_TRUE(eventually([&] { return stream->issued() >= held; }));
+    EXPECT_EQ(work.look(work.gate.address), 0u);  // time for what should not be issued
+    EXPECT_EQ(stream->issued(), held) << "what stands behind waits for it";
+    work.put(work.gate.address, 1);
+    EXPECT_TRUE(stream->reaches(end));
+    EXPECT_EQ(work.look(work.count.address), 20u);
+    work.put(work.gate.address, 0);
+    work.hold(*stream);
+    const std::uint64_t behind = work.append(*stream, 20);
+    EXPECT_TRUE(eventually([&] { return stream->issued() >= behind; })) << "it is no suspect any more";
+    work.put(work.gate.address, 1);
+    EXPECT_TRUE(stream->reaches(behind));
+}
+
 TEST(Restart, WhoKillsAgainAndAgainEndsAloneAndIsTold) {
     const Daemon daemon({"driver=host", "first_delay_ms=10", "warn_at=3"});
     Work neighbour(daemon);
