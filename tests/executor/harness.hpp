@@ -128,6 +128,9 @@ class ScriptedDriver final : public driver::Driver {
         return nullptr;
     }
     std::unique_ptr<driver::Stream> open_stream(const driver::StreamConfig& config) override;
+    TensorMap make_tensor_map(std::uint64_t, std::uint64_t, const TensorLayout&) override {
+        throw Error(Status::unsupported, "the test makes no maps of tensors");
+    }
     std::unique_ptr<driver::Graph> make_graph(std::span<const driver::GraphNode> nodes) override {
         if (no_graphs) throw Error(Status::out_of_memory, "the test has no room for graphs");
         return std::make_unique<ScriptedGraph>(nodes, refuse_updates_with);

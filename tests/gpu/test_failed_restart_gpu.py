@@ -10,8 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import daemon_program
-from gpu_support import WATCHDOG_S
+from gpu_support import WATCHDOG_S, daemon_program
 
 import ringlaunch as rl
 
