@@ -112,6 +112,15 @@ CudaStream::~CudaStream() {
     api_.cuStreamDestroy_(stream_);
 }
 
+// Opening another would register the same page again, and unregistering it waits for the whole device.
+bool CudaStream::begin_at(std::uint64_t position) noexcept {
+    issued_ = position;
+    done_->store(position, std::memory_order_relaxed);  // relaxed: nothing of it is on the device
+    // sync: COMPLETED (pairs with clients that wait): nothing of this stream has been issued yet.
+    completed_->store(position, std::memory_order_release);
+    return true;
+}
+
 bool CudaStream::drain(std::uint64_t timeout_ns) noexcept {
     if (enter_context(context_) != CUDA_SUCCESS) return true;
     const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(timeout_ns);

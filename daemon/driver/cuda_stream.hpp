@@ -40,6 +40,7 @@ class CudaStream : public Stream {
     ~CudaStream() override;
 
     bool drain(std::uint64_t timeout_ns) noexcept override;
+    bool begin_at(std::uint64_t position) noexcept override;
     Status launch(const Launch& launch) noexcept override;
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override;
     void forget(const Module& module) noexcept override;

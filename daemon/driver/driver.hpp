@@ -216,6 +216,9 @@ class Stream {
     virtual void forget(const Module&) noexcept {}
     // The same of all modules: their kernels' threads got another stack. Nothing is in flight.
     virtual void forget_all() noexcept {}
+    // Dispatch thread. As if it had been opened at `position`, for a stream that was given nothing so far.
+    // False: another has to be opened.
+    [[nodiscard]] virtual bool begin_at(std::uint64_t) noexcept { return false; }
     [[nodiscard]] virtual Status copy(const Copy& copy) noexcept = 0;
     [[nodiscard]] virtual Status fill(const Fill& fill) noexcept = 0;
     // Everything in it, in its order, as one operation.
@@ -280,8 +283,8 @@ class Driver {
     // graph of this driver does not take, and Error{out_of_memory} where there is no room for another.
     virtual std::unique_ptr<Graph> make_graph(std::span<const GraphNode> nodes) = 0;
 
-    // Do loading and unloading a module and letting go of streams and staging wait for all that the device
-    // has, and every launch with them?
+    // Do loading and unloading a module, and letting go of streams and of staging, wait for all that the
+    // device has, and every launch with them?
     virtual bool changes_stall() const noexcept { return false; }
 
     // An eventfd that notify_at() signals; the dispatcher sleeps on it.

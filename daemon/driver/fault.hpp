@@ -31,6 +31,9 @@ struct FaultPage {
     char text[256] = {};
     std::uint32_t also_count = 0;
     FaultedLaunch also[kMaxFaultedLaunches] = {};  // of other streams: faulted with it; `stream` 0: suspects
+    // The request whose module the control thread is loading, 0: none. Not of the fault, and written before
+    // it.
+    std::atomic<std::uint32_t> loading{0};
     // A FaultKind, stored last with release: the rest belongs to it. First fault wins.
     std::atomic<std::uint32_t> kind{0};
 };

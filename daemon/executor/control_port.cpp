@@ -427,7 +427,11 @@ void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& requ
     const auto wanted = std::make_shared<WantedModule>(WantedModule{
         request.module_key(), text_of(request.name()), take_fd(fds, 0, "the image"), request.bytes(),
         signatures_of(request), request.max_registers(), request.stack_bytes()});
-    registry().when_little_is_on_the_device(
+    // What CUDA has to compile takes long without the device.
+    char magic[4] = {};
+    const bool compiled = ::pread(wanted->image.get(), magic, sizeof magic, 0) == sizeof magic &&
+                          std::memcmp(magic, "\177ELF", sizeof magic) == 0;
+    registry().when_the_device_is_empty(
         [this, id, wanted] { answering(id, [&] { load_now(id, *wanted); }); },
         [this, id, wanted] {
             answer_error(id, Status::timed_out,
@@ -438,15 +442,31 @@ void ControlPort::load_module(std::uint32_t id, const internal::LoadModule& requ
                              std::to_string(Lull::kGiveUpNs / 1'000'000'000) +
                              " s. Load before they begin, or have the daemon keep sessions apart (serve "
                              "--isolate session)");
-        });
+        },
+        !compiled);
 }
 
 void ControlPort::load_now(std::uint32_t id, const WantedModule& wanted) {
     Registry& held = registry();
     const std::uint64_t key = wanted.key;
     const std::string called = driver::module_text(wanted.name);
-    const KernelCache::Loaded& module = held.load_module(key, wanted.name, wanted.image, wanted.bytes,
-                                                         {wanted.signatures, wanted.max_registers});
+    // Of what it died, if it dies of this.
+    driver::FaultPage* const page = fault_page_.size() == 0 ? nullptr : fault_page_.as<driver::FaultPage>();
+    const auto note = [page](std::uint32_t request) {
+        // relaxed: read once this process has been reaped.
+        if (page != nullptr) page->loading.store(request, std::memory_order_relaxed);
+    };
+    note(id);
+    const KernelCache::Loaded* loaded = nullptr;
+    try {
+        loaded = &held.load_module(key, wanted.name, wanted.image, wanted.bytes,
+                                   {wanted.signatures, wanted.max_registers});
+    } catch (...) {
+        note(0);
+        throw;
+    }
+    note(0);
+    const KernelCache::Loaded& module = *loaded;
     const auto builder = std::make_shared<fb::FlatBufferBuilder>();
     std::vector<fb::Offset<schema::KernelInfo>> kernels;
     for (const auto& entry : module.kernels) kernels.push_back(describe(*builder, entry->kernel->layout()));

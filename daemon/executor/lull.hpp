@@ -1,11 +1,11 @@
 // When to do what CUDA does only once the device is through with all that it has, while every launch waits
-// (loading a module, letting go of memory of the host that is registered, a larger stack; 280 ms beside a
-// kernel of 300 ms, H200, CUDA 13.0): where there is little on the device. Who asked for it waits, rather
-// than everybody else.
+// (loading a module, letting go of memory of the host that is registered; 280 ms beside a kernel of 300 ms,
+// H200, CUDA 13.0): when the device is empty. Who asked for it waits for that, rather than everybody else.
 //
-// A round tells how much there is: how long what was on the device when it began takes. Where that is little,
-// everything that waits is done. Where the device is never without much to do, it is done after a while all
-// the same, behind a round; where a round does not end, because a kernel does not, never.
+// It is made empty: nothing more is issued until it is through, for 20 ms at most. Where that is not enough,
+// all go on, and later it is tried for twice as long: a device whose queue takes long to empty is held up for
+// a quarter of the time at most, and one with a kernel that does not end is never waited for by others than
+// those who asked.
 #pragma once
 
 #include <cstdint>
@@ -17,25 +17,37 @@ namespace ringlaunch::executor {
 // Control thread only.
 class Lull {
   public:
-    static constexpr std::uint64_t kLittleNs = 20'000'000;
-    static constexpr std::uint64_t kPatienceNs = 2'000'000'000;
+    static constexpr std::uint64_t kFirstTryNs = 20'000'000;
+    static constexpr std::uint64_t kLongestTryNs = 5'000'000'000;
+    // After a try, and after what was done took its time: so many times as long everybody goes on.
+    static constexpr std::uint64_t kPausesPerTry = 3;
+    // What waits is done for so long at a time: the supervisor wants to be answered.
+    static constexpr std::uint64_t kSliceNs = 50'000'000;
     static constexpr std::uint64_t kGiveUpNs = 30'000'000'000;
 
-    // `idle`: is nothing on the device? `begin_round`: round_over() is to be called when what is on it now is
-    // through.
-    Lull(std::function<bool()> idle, std::function<void()> begin_round)
-        : idle_(std::move(idle)), begin_round_(std::move(begin_round)) {}
+    // The device's side. Nothing of it throws.
+    struct Device {
+        std::function<void()> hold;   // nothing more is issued
+        std::function<void()> go_on;  // as before `hold`
+        std::function<bool()> idle;   // is nothing on the device?
+        // Calls emptied() with the number once what is on the device now is through.
+        std::function<void(std::uint64_t)> await_empty;
+        std::function<std::uint64_t()> now_ns;
+    };
+    explicit Lull(Device device) : device_(std::move(device)) {}
 
-    // Neither throws. Without `give_up` it waits for as long as it takes.
+    // Nothing of it throws. Without `give_up` it waits for as long as it takes. What is slow by itself is
+    // done while others go on again: the device was empty just before.
     struct Task {
         std::function<void()> run;
         std::function<void()> give_up = nullptr;
+        bool slow = false;
     };
-    // At once, where nothing is on the device.
-    void put_off(Task task, std::uint64_t now_ns);
-    void round_over(std::uint64_t now_ns);
-    // Gives up what has waited for too long. Returns the ms until it wants to be called again; -1: no need.
-    int tick(std::uint64_t now_ns);
+    // At once, where nothing is on the device and nothing waits.
+    void put_off(Task task);
+    void emptied(std::uint64_t number);
+    // What is due. Returns the ms until it wants to be called again; -1: no need.
+    int tick();
     // Whatever is on the device.
     void run_all();
     std::size_t waiting() const { return waiting_.size(); }
@@ -45,13 +57,15 @@ class Lull {
         Task task;
         std::uint64_t since_ns;
     };
-    void begin_round(std::uint64_t now_ns);
+    void begin_try();
+    void end_try(std::uint64_t pause_ns);
 
-    std::function<bool()> idle_;
-    std::function<void()> begin_round_;
+    Device device_;
     std::deque<Waiting> waiting_;
-    bool in_round_ = false;
-    std::uint64_t round_began_ns_ = 0;
+    bool trying_ = false;  // nothing is issued
+    std::uint64_t try_ = 0;
+    std::uint64_t try_ns_ = kFirstTryNs;  // how long the next one, or this one, is
+    std::uint64_t began_ns_ = 0, next_ns_ = 0;
 };
 
 }  // namespace ringlaunch::executor

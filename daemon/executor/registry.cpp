@@ -21,6 +21,8 @@ std::string quoted(const char* what, std::uint64_t id) {
     return std::string(what) + " " + id_text(id);
 }
 
+void no_answer(Status, const std::string&) {}
+
 [[noreturn]] void not_found(const std::string& what) {
     throw Error(Status::not_found, "this executor has no " + what);
 }
@@ -34,11 +36,15 @@ Registry::Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& th
       thread_(thread),
       config_(config),
       stuck_ns_(stuck_ns),
-      lull_([this] { return quiet(); },
-            [this] {
-                round_ = next_barrier_++;
-                thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, round_); });
-            }) {}
+      lull_({[this] { thread_.call([](Dispatcher& dispatcher) { dispatcher.hold_issue(); }); },
+             [this] { thread_.call([](Dispatcher& dispatcher) { dispatcher.let_issue(); }); },
+             [this] { return quiet(); },
+             [this](std::uint64_t attempt) {
+                 const std::uint64_t barrier =
+                     expect_barrier({[this, attempt] { lull_.emptied(attempt); }, no_answer});
+                 thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(nullptr, barrier); });
+             },
+             now_ns}) {}
 
 Registry::~Registry() {
     thread_.stop();
@@ -108,11 +114,12 @@ void Registry::open_stream(std::uint64_t session_id, StreamSetup setup, const Un
                                                   ": this device has " +
                                                   std::to_string(device.lowest_priority) + " to " +
                                                   std::to_string(device.highest_priority));
-    if (streams_let_go_ >= kMostLetGo)
+    if (const auto closed = streams_let_go_.find(session_id);
+        closed != streams_let_go_.end() && closed->second >= kMostLetGo)
         throw Error(Status::limit_reached,
-                    "cannot open " + quoted("stream", setup.id) + ": " + std::to_string(streams_let_go_) +
-                        " that were closed are still there, until the device is through with what it has; "
-                        "try again then");
+                    "cannot open " + quoted("stream", setup.id) + ": " + std::to_string(closed->second) +
+                        " that this session closed are still there, until the device is through with what it "
+                        "has; try again then");
     setup.max_in_flight = config_.max_in_flight;
     setup.coalesce &= config_.coalesce;
     auto port = std::make_unique<StreamPort>(setup, owner.view, driver_, ring, status, std::move(wake));
@@ -137,7 +144,8 @@ void Registry::resume_stream(std::uint64_t id, std::uint64_t position, bool skip
         if (skip) position += dispatcher.measure(port, position);
         // A driver's stream begins where it was opened; one that was given nothing yet can begin elsewhere.
         anew = port.phase != StreamPort::Phase::running && port.issued_records == 0 &&
-               (port.driver_stream == nullptr || position != port.setup.position);
+               (port.driver_stream == nullptr ||
+                (position != port.setup.position && !port.driver_stream->begin_at(position)));
         if (anew) old = std::move(port.driver_stream);
     });
     if (anew) {
@@ -161,8 +169,11 @@ void Registry::close_stream(std::uint64_t id, Answer answer) {
              found->second.graphs.clear();
              auto gone = std::make_shared<Stream>(std::move(found->second));
              streams_.erase(found);
-             ++streams_let_go_;
-             let_go(std::move(gone), [this] { --streams_let_go_; });
+             const std::uint64_t of = gone->session->view.id;
+             ++streams_let_go_[of];
+             let_go(std::move(gone), [this, of] {
+                 if (--streams_let_go_[of] == 0) streams_let_go_.erase(of);
+             });
          },
          std::move(answer), now_ns() + stuck_ns_,
          "the device is still at work for " + quoted("stream", id) + " after " +
@@ -462,7 +473,7 @@ void Registry::unmap_staging(std::uint64_t session_id, std::uint64_t id, Answer 
                             --owner.barriers;
                             let_go_of_staging(std::move(*kept), [answer] { answer(Status::ok, ""); });
                         },
-                        [](Status, const std::string&) {}});
+                        no_answer});
     thread_.call([&](Dispatcher& dispatcher) { dispatcher.begin_barrier(&owner.view, barrier); });
 }
 
@@ -479,19 +490,19 @@ void Registry::let_go_of_staging(PlacedStaging placed, std::function<void()> the
 // ---- what takes its time
 // -------------------------------------------------------------------------------------------
 
-void Registry::when_little_is_on_the_device(std::function<void()> run, std::function<void()> give_up) {
+void Registry::when_the_device_is_empty(std::function<void()> run, std::function<void()> give_up, bool slow) {
     if (!driver_.changes_stall()) return run();
-    lull_.put_off({std::move(run), std::move(give_up)}, now_ns());
+    lull_.put_off({std::move(run), std::move(give_up), slow});
 }
 
 void Registry::let_go(std::shared_ptr<void> what, std::function<void()> then) {
     // Shared by nobody but the task, which goes when it has run.
-    when_little_is_on_the_device(
+    when_the_device_is_empty(
         [kept = std::make_shared<std::shared_ptr<void>>(std::move(what)), then = std::move(then)] {
             kept->reset();
             if (then) then();
         },
-        nullptr);
+        nullptr, false);
 }
 
 std::uint64_t Registry::expect_barrier(Pending pending) {
@@ -501,7 +512,6 @@ std::uint64_t Registry::expect_barrier(Pending pending) {
 }
 
 void Registry::barrier_reached(std::uint64_t barrier) {
-    if (barrier == round_) return lull_.round_over(now_ns());
     const auto found = pending_.find(barrier);
     if (found == pending_.end()) return;
     Pending done = std::move(found->second);
@@ -510,6 +520,9 @@ void Registry::barrier_reached(std::uint64_t barrier) {
         done.finish();
     } catch (const Error& error) {
         if (!done.answered) done.answer(error.status(), error.what());
+        return;
+    } catch (const std::exception& error) {
+        if (!done.answered) done.answer(Status::internal_error, error.what());
         return;
     }
     if (!done.answered) done.answer(Status::ok, "");
@@ -532,7 +545,7 @@ int Registry::tick(std::uint64_t now) {
     }
     const int own =
         next == kNever ? -1 : static_cast<int>(std::min<std::uint64_t>(next / kNsPerMs + 1, 1'000'000));
-    const int lull = lull_.tick(now);
+    const int lull = lull_.tick();
     return own < 0 || lull < 0 ? std::max(own, lull) : std::min(own, lull);
 }
 

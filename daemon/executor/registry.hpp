@@ -44,7 +44,8 @@ class Registry {
 
     // For what keeps launches waiting (Driver::changes_stall): `run` is called now or later, or else, after a
     // while in which the device came to no end, `give_up`.
-    void when_little_is_on_the_device(std::function<void()> run, std::function<void()> give_up);
+    // `slow`: see Lull.
+    void when_the_device_is_empty(std::function<void()> run, std::function<void()> give_up, bool slow);
 
     // All of these throw Error (or std::system_error) that says what was wrong with what.
     void attach_session(std::uint64_t session, UniqueFd doorbell);
@@ -189,10 +190,10 @@ class Registry {
     std::unordered_map<std::uint64_t, MappedChunk> mapped_;   // by address
     std::map<std::uint64_t, std::uint64_t> leaving_staging_;  // address -> bytes
     Lull lull_;                                               // holds what waits to be destroyed
-    std::uint64_t round_ = 0;                                 // the barrier of the lull's round
-    std::size_t streams_let_go_ = 0;                          // that are still there
-    // Beyond that no stream is opened.
-    static constexpr std::size_t kMostLetGo = 256;
+    // That are still there, by session.
+    std::unordered_map<std::uint64_t, std::size_t> streams_let_go_;
+    // Beyond that a session opens no stream.
+    static constexpr std::size_t kMostLetGo = 64;
     OwnerTag next_tag_ = 1;
     std::uint64_t next_barrier_ = 1;
 };

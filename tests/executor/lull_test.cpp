@@ -1,4 +1,5 @@
-// When the device has little to do: what waits for that is done then, once and in its order.
+// When the device is empty: what waits for that is done then, once and in its order, and nobody is held up
+// for long.
 #include "daemon/executor/lull.hpp"
 
 #include <gmock/gmock.h>
@@ -15,94 +16,173 @@ using testing::IsEmpty;
 constexpr std::uint64_t kMs = 1'000'000;
 
 struct Device {
+    std::uint64_t now = kMs;
     bool idle = false;
-    int rounds = 0;
+    int held = 0;  // how often hold() was called without go_on()
+    std::uint64_t held_since = 0, held_ns = 0;
+    std::uint64_t awaited = 0;  // the number of the last try; 0: none
     std::vector<std::string> done;
-    Lull lull{[this] { return idle; }, [this] { ++rounds; }};
+    Lull lull{{[this] {
+                   ++held;
+                   held_since = now;
+               },
+               [this] {
+                   --held;
+                   held_ns += now - held_since;
+               },
+               [this] { return idle; }, [this](std::uint64_t number) { awaited = number; },
+               [this] { return now; }}};
 
-    void put_off(const std::string& name, std::uint64_t now, bool gives_up = false) {
-        Lull::Task task{[this, name] { done.push_back(name); }};
+    void put_off(const std::string& name, bool gives_up = false, bool slow = false,
+                 std::uint64_t takes_ns = 0) {
+        Lull::Task task{[this, name, takes_ns] {
+            done.push_back(name + (held == 0 ? ", going on" : ""));
+            now += takes_ns;
+        }};
         if (gives_up) task.give_up = [this, name] { done.push_back(name + " given up"); };
-        lull.put_off(task, now);
+        task.slow = slow;
+        lull.put_off(task);
+    }
+    // Time goes by, and ticks come as they were asked for.
+    void wait(std::uint64_t ns) {
+        const std::uint64_t until = now + ns;
+        for (int ms = lull.tick(); now < until; ms = lull.tick())
+            now = ms < 0 ? until : std::min(until, now + static_cast<std::uint64_t>(ms) * kMs);
     }
 };
 
 TEST(Lull, IsAtOnceWhereNothingIsOnTheDevice) {
     Device device;
     device.idle = true;
-    device.put_off("load", 0);
-    EXPECT_THAT(device.done, ElementsAre("load"));
-    EXPECT_EQ(device.rounds, 0);
+    device.put_off("load");
+    device.put_off("unload");
+    EXPECT_THAT(device.done, ElementsAre("load", "unload"));
+    EXPECT_EQ(device.held, 0);
+    EXPECT_EQ(device.awaited, 0u);
+    EXPECT_EQ(device.lull.tick(), -1);
 }
 
-TEST(Lull, IsBehindARoundThatWasShort) {
+TEST(Lull, IsWhenWhatWasOnTheDeviceIsThroughAndNothingElseIsIssued) {
     Device device;
-    device.put_off("load", 0);
-    device.put_off("unload", kMs);
+    device.put_off("load");
+    device.put_off("unload");
     EXPECT_THAT(device.done, IsEmpty());
-    EXPECT_EQ(device.rounds, 1);
-    device.lull.round_over(Lull::kLittleNs);
+    EXPECT_EQ(device.held, 1);
+    device.now += 10 * kMs;
+    device.lull.emptied(device.awaited);
     EXPECT_THAT(device.done, ElementsAre("load", "unload"));
-    EXPECT_EQ(device.rounds, 1);
+    EXPECT_EQ(device.held, 0);
     EXPECT_EQ(device.lull.waiting(), 0u);
 }
 
-TEST(Lull, IsNotBehindALongOne) {
+TEST(Lull, OfWhatIsSlowByItselfIsForItsBeginningAlone) {
     Device device;
-    device.put_off("load", 0);
-    device.lull.round_over(500 * kMs);
-    EXPECT_THAT(device.done, IsEmpty());
-    EXPECT_EQ(device.rounds, 2);
-    device.lull.round_over(505 * kMs);
-    EXPECT_THAT(device.done, ElementsAre("load"));
+    device.put_off("unmap");
+    device.put_off("compile", false, true);
+    device.put_off("load");
+    device.lull.emptied(device.awaited);
+    EXPECT_THAT(device.done, ElementsAre("unmap", "compile, going on"));
+    EXPECT_EQ(device.held, 0);
+    device.wait(100 * kMs);
+    device.lull.emptied(device.awaited);
+    EXPECT_THAT(device.done, ElementsAre("unmap", "compile, going on", "load"));
+    EXPECT_EQ(device.held, 0);
 }
 
-TEST(Lull, IsNotWaitedForForEverWhereTheDeviceGetsOn) {
+TEST(Lull, HoldsOthersUpForAQuarterOfTheTimeAtMost) {
     Device device;
-    device.put_off("load", 0);
-    std::uint64_t now = 0;
-    while (device.done.empty()) {
-        ASSERT_LE(now, Lull::kPatienceNs + 300 * kMs);
-        now += 300 * kMs;
-        device.lull.round_over(now);
+    device.put_off("close");
+    const std::uint64_t began = device.now;
+    for (int i = 0; i < 300; ++i) {
+        device.wait(100 * kMs);
+        EXPECT_LE(device.held_ns, (device.now - began) / 4 + Lull::kLongestTryNs) << i;
     }
-    EXPECT_GE(now, Lull::kPatienceNs);
+    EXPECT_THAT(device.done, IsEmpty()) << "a kernel does not end";
+    EXPECT_GT(device.held_ns, kMs * 1000);
+}
+
+TEST(Lull, IsTriedForLongerUntilTheDeviceIsThrough) {
+    Device device;
+    device.put_off("load");
+    // What is on the device takes 300 ms to end, whenever nothing more comes.
+    std::uint64_t number = 0, since = 0;
+    const std::uint64_t end = device.now + 20'000 * kMs;
+    while (device.done.empty() && device.now < end) {
+        if (device.awaited != number) number = device.awaited, since = device.now;
+        if (device.held != 0 && device.now - since >= 300 * kMs) device.lull.emptied(number);
+        device.wait(kMs);
+    }
+    EXPECT_THAT(device.done, ElementsAre("load"));
+    EXPECT_EQ(device.held, 0);
+}
+
+TEST(Lull, ThatCameTooLateIsNone) {
+    Device device;
+    device.put_off("load");
+    const std::uint64_t first = device.awaited;
+    device.wait(Lull::kFirstTryNs + kMs);
+    EXPECT_EQ(device.held, 0);
+    device.lull.emptied(first);
+    EXPECT_THAT(device.done, IsEmpty());
+    device.wait(Lull::kFirstTryNs * (Lull::kPausesPerTry + 1));
+    EXPECT_NE(device.awaited, first);
+    EXPECT_EQ(device.held, 1);
+    device.lull.emptied(first);
+    EXPECT_THAT(device.done, IsEmpty());
+    device.lull.emptied(device.awaited);
+    EXPECT_THAT(device.done, ElementsAre("load"));
 }
 
 TEST(Lull, OfAKernelWithoutAnEndIsGivenUpByWhoCannotWait) {
     Device device;
-    device.put_off("close", 0);
-    device.put_off("load", kMs, true);
-    EXPECT_GT(device.lull.tick(2 * kMs), 29'000);
-    EXPECT_EQ(device.lull.tick(Lull::kGiveUpNs + kMs), -1);
+    device.put_off("close");
+    device.put_off("load", true);
+    device.wait(Lull::kGiveUpNs + Lull::kLongestTryNs);
     EXPECT_THAT(device.done, ElementsAre("load given up"));
     EXPECT_EQ(device.lull.waiting(), 1u);
-    device.lull.round_over(Lull::kGiveUpNs * 2);
+    device.wait(30'000 * kMs);
+    if (device.held == 0) device.wait(4 * Lull::kLongestTryNs);
+    device.idle = true;
+    device.wait(8 * Lull::kLongestTryNs);
     EXPECT_THAT(device.done, ElementsAre("load given up", "close"));
+    EXPECT_EQ(device.held, 0);
+}
+
+TEST(Lull, IsForALittleAtATime) {
+    Device device;
+    for (int i = 0; i < 10; ++i) device.put_off(std::to_string(i), false, false, 20 * kMs);
+    device.lull.emptied(device.awaited);
+    EXPECT_THAT(device.done, ElementsAre("0", "1", "2"));
+    EXPECT_EQ(device.held, 0);
+    const std::uint64_t paused = device.now;
+    while (device.lull.waiting() != 0 && device.now < paused + 10'000 * kMs) {
+        device.wait(10 * kMs);
+        if (device.held != 0) device.lull.emptied(device.awaited);
+    }
+    EXPECT_EQ(device.done.size(), 10u);
+    EXPECT_GE(device.now - paused, 3u * 200 * kMs * 7 / 10) << "others go on meanwhile";
 }
 
 TEST(Lull, KeepsTheOrderOfWhatIsPutOffMeanwhile) {
     Device device;
     device.lull.put_off({[&] {
-                            device.done.push_back("first");
-                            device.put_off("third", 0);
-                        }},
-                        0);
-    device.put_off("second", 0);
-    device.lull.round_over(kMs);
-    EXPECT_THAT(device.done, ElementsAre("first", "second"));
-    EXPECT_EQ(device.rounds, 2);
-    device.lull.round_over(2 * kMs);
+        device.done.push_back("first");
+        device.put_off("third");
+    }});
+    device.put_off("second");
+    device.lull.emptied(device.awaited);
     EXPECT_THAT(device.done, ElementsAre("first", "second", "third"));
+    EXPECT_EQ(device.held, 0);
 }
 
 TEST(Lull, MayBeMadeByForce) {
     Device device;
-    device.put_off("unmap", 0);
+    device.put_off("unmap");
     device.lull.run_all();
     EXPECT_THAT(device.done, ElementsAre("unmap"));
-    device.lull.round_over(900 * kMs);
-    EXPECT_EQ(device.rounds, 1);
+    device.lull.emptied(device.awaited);
+    EXPECT_EQ(device.held, 0);
+    EXPECT_EQ(device.lull.tick(), -1);
 }
 
 }  // namespace
