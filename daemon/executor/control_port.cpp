@@ -29,7 +29,7 @@ using internal::ExecutorRequest;
 constexpr int kWatchMs = 1000;
 
 // How long launches wait for a module that needs the device empty.
-constexpr std::uint64_t kStackPatienceNs = 5'000'000'000;
+constexpr std::uint64_t kStackPatienceNs = 1'000'000'000;
 
 std::string text_of(const fb::String* text) {
     return text == nullptr ? std::string() : text->str();

@@ -97,7 +97,9 @@ class Dispatcher {
     void forget_all() noexcept;
     // Issues nothing more before let_issue() was called as often. What is in flight completes.
     void hold_issue() noexcept;
-    void let_issue() noexcept { --issue_holds_; }
+    void let_issue() noexcept {
+        if (issue_holds_ != 0) --issue_holds_;
+    }
 
     // Null: no such stream.
     StreamPort* find(std::uint64_t id) const noexcept;

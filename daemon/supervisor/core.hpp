@@ -107,8 +107,8 @@ class Core final : public FaultDomain::Owner {
     void attach(Session& session);
     void end_session(Session& session);
     void go_on_ending(Session& session);
-    void release_all(Session& session,
-                     const std::function<void(std::function<bool(Call::Wire&, Session&)>)>& ask);
+    void release_all(Session& session, const std::function<void(std::function<bool(Call::Wire&, Session&)>,
+                                                                std::function<void(Session&)>)>& ask_then);
     void erase_session(std::uint64_t id);
     void leave_domain(Session& session);
 

@@ -149,7 +149,8 @@ void FaultDomain::restore_call(Call call) {
 void FaultDomain::finish_restore() {
     restore_complete_ = true;
     pump();
-    if (restoring_ == 0 && state_ == State::restoring) {
+    // A refusal may have been the last answer: then this executor is being ended.
+    if (restoring_ == 0 && state_ == State::restoring && !own_kill_.done) {
         timer_.cancel();
         state_ = State::ready;
         was_ready_ = true;
@@ -203,7 +204,7 @@ bool FaultDomain::send(Call& call, std::uint32_t id) {
 void FaultDomain::pump() {
     if (pumping_) return;
     pumping_ = true;
-    while (process_ && state_ != State::resting) {
+    while (process_ && state_ != State::resting && !own_kill_.done) {
         std::deque<Call>* queue = !urgent_.empty() ? &urgent_ : state_ == State::ready ? &waiting_ : nullptr;
         if (queue == nullptr || queue->empty()) break;
         Call call = std::move(queue->front());
@@ -243,7 +244,10 @@ void FaultDomain::on_message(Message& message) {
     reply.message = from;
     reply.fds = std::move(message.fds);
     if (call.done) call.done(reply);
-    if (call.restore && restoring_ > 0) --restoring_;
+    if (call.restore && restoring_ > 0) {
+        --restoring_;
+        if (state_ == State::restoring) wait_start();  // it gets on: the bound is each answer's
+    }
     if (restore_complete_) finish_restore();
 }
 
@@ -451,15 +455,16 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     loaded.clear();
     urgent_.clear();
 
-    // The control thread works on one request at a time, in order: the first risky one unanswered is what it
-    // was at.
+    // What the control thread was loading, of what it was asked to load.
+    const std::uint32_t was_loading = fault_page_.as<driver::FaultPage>()->loading.load(
+        std::memory_order_relaxed);  // relaxed: it is reaped
     std::map<std::uint32_t, Call> sent = std::exchange(sent_, {});
     std::uint64_t blamed = 0;
     const bool at_control_thread =
         death.stream == 0 &&
         (death.outside_streams || (own_kill_.done && !own_kill_.abandoned && !own_kill_.late));
     for (auto& [id, call] : sent) {
-        if (!at_control_thread || call.risk_of == 0) continue;
+        if (!at_control_thread || call.risk_of == 0 || id != was_loading) continue;
         blamed = call.risk_of;
         call.attempts = kMaxAttempts;
         break;

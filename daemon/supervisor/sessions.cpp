@@ -230,8 +230,10 @@ void Core::end_session(Session& session) {
 void Core::go_on_ending(Session& session) {
     using Ending = Session::Ending;
     if (session.ending == Ending::no || session.open_calls != 0) return;
-    const auto ask = [&](auto make) {
-        call(session, Call::OnDeath::settled, std::move(make), [this](Session& in, Reply& reply) {
+    const auto ask = [&](std::function<bool(Call::Wire&, Session&)> make,
+                         std::function<void(Session&)> then = nullptr) {
+        call(session, Call::OnDeath::settled, std::move(make), [this, then](Session& in, Reply& reply) {
+            if (reply.status == Status::ok && then) then(in);
             FaultDomain* domain = existing_domain(in);
             if (reply.status == Status::ok || reply.status == Status::not_found || domain == nullptr) return;
             // What it still holds may not become another session's: only its end makes sure.
@@ -261,8 +263,9 @@ void Core::go_on_ending(Session& session) {
     }
 }
 
-void Core::release_all(Session& session,
-                       const std::function<void(std::function<bool(Call::Wire&, Session&)>)>& ask) {
+void Core::release_all(Session& session, const std::function<void(std::function<bool(Call::Wire&, Session&)>,
+                                                                  std::function<void(Session&)>)>& ask_then) {
+    const auto ask = [&](std::function<bool(Call::Wire&, Session&)> make) { ask_then(make, nullptr); };
     for (const auto& [staging, segment] : session.staging)
         if (segment.mapped)
             ask([staging = staging](Call::Wire& wire, Session& in) {
@@ -285,12 +288,19 @@ void Core::release_all(Session& session,
                 wire.request = internal::CreateReturnMemory(wire.builder, in.id, id).Union();
                 return true;
             });
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> chunks;
     for (const auto& [address, chunk] : session.chunks)
-        if (!chunk.leaving)
-            ask([address = address, bytes = chunk.bytes](Call::Wire& wire, Session& in) {
+        if (!chunk.leaving) chunks.emplace_back(address, chunk.bytes);
+    // Memory goes as soon as it can: the session itself may have to wait for a kernel of another (staging).
+    for (const auto& [address, bytes] : chunks)
+        ask_then(
+            [address = address, bytes = bytes](Call::Wire& wire, Session& in) {
                 wire.kind = internal::ExecutorRequest::UnmapChunk;
                 wire.request = internal::CreateUnmapChunk(wire.builder, in.id, address, bytes).Union();
                 return true;
+            },
+            [this, address = address, bytes = bytes](Session& in) {
+                if (in.chunks.erase(address) != 0) give_back_chunk(in.device, address, bytes);
             });
 }
 
