@@ -17,34 +17,38 @@ void Lull::begin_try() {
     began_ns_ = device_.now_ns();
     device_.hold();
     ++try_;
-    if (device_.idle()) return emptied(try_);
-    if (began_ns_ < next_ns_) return end_try(next_ns_ - began_ns_);  // not its time yet
+    if (device_.idle()) return empty();
+    if (began_ns_ < next_ns_ || awaited_) {  // not its time yet
+        trying_ = false;
+        return device_.go_on();
+    }
+    awaited_ = true;
     device_.await_empty(try_);
 }
 
-void Lull::end_try(std::uint64_t pause_ns) {
+void Lull::end_try() {
     trying_ = false;
     device_.go_on();
-    next_ns_ = device_.now_ns() + pause_ns;
+    const std::uint64_t now = device_.now_ns();
+    next_ns_ = now + kPausesPerTry * (now - began_ns_);
 }
 
 void Lull::emptied(std::uint64_t number) {
-    if (!trying_ || number != try_) return;  // too late
+    awaited_ = false;
+    if (trying_ && number == try_) empty();  // else too late
+}
+
+void Lull::empty() {
     const std::uint64_t begun = device_.now_ns();
     // One after another: what is done may put off more.
-    while (!waiting_.empty() && device_.now_ns() - begun < kSliceNs) {
+    while (trying_ && !waiting_.empty() && device_.now_ns() - begun < kSliceNs) {
         const Task task = std::move(waiting_.front().task);
         waiting_.pop_front();
-        if (task.slow && trying_) end_try(0);
+        if (task.slow) end_try();
         task.run();
-        if (!trying_) break;
     }
     if (waiting_.empty()) try_ns_ = kFirstTryNs;
-    const std::uint64_t took = device_.now_ns() - began_ns_;
-    if (trying_)
-        end_try(kPausesPerTry * took);
-    else
-        next_ns_ = device_.now_ns() + kPausesPerTry * took;
+    if (trying_) end_try();
 }
 
 void Lull::run_all() {
@@ -54,22 +58,27 @@ void Lull::run_all() {
 int Lull::tick() {
     const std::uint64_t now = device_.now_ns();
     if (trying_ && now - began_ns_ >= try_ns_) {
-        end_try(kPausesPerTry * try_ns_);
+        end_try();
         try_ns_ = std::min(2 * try_ns_, kLongestTryNs);
     }
+    std::uint64_t due = ~std::uint64_t{0};
     for (std::size_t i = 0; i < waiting_.size();) {
-        if (waiting_[i].task.give_up && now - waiting_[i].since_ns >= kGiveUpNs) {
+        const std::uint64_t gives_up = waiting_[i].since_ns + kGiveUpNs;
+        if (waiting_[i].task.give_up && now >= gives_up) {
             const Task gone = std::move(waiting_[i].task);
             waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
             gone.give_up();
-        } else {
-            ++i;
+            continue;
         }
+        if (waiting_[i].task.give_up) due = std::min(due, gives_up);
+        ++i;
     }
-    if (!trying_ && !waiting_.empty() && now >= next_ns_) begin_try();
-    if (!trying_ && waiting_.empty()) return -1;
-    // Somebody who gives up is not later by more than a try.
-    const std::uint64_t due = trying_ ? began_ns_ + try_ns_ : next_ns_;
+    if (!trying_ && !awaited_ && !waiting_.empty() && now >= next_ns_) begin_try();
+    if (trying_)
+        due = std::min(due, began_ns_ + try_ns_);
+    else if (!awaited_ && !waiting_.empty())
+        due = std::min(due, next_ns_);
+    if (due == ~std::uint64_t{0}) return -1;
     return static_cast<int>((due - std::min(due, now)) / 1'000'000 + 1);
 }
 

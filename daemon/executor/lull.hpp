@@ -3,9 +3,9 @@
 // H200, CUDA 13.0): when the device is empty. Who asked for it waits for that, rather than everybody else.
 //
 // It is made empty: nothing more is issued until it is through, for 20 ms at most. Where that is not enough,
-// all go on, and later it is tried for twice as long: a device whose queue takes long to empty is held up for
-// a quarter of the time at most, and one with a kernel that does not end is never waited for by others than
-// those who asked.
+// all go on; once what was on the device is through, and not before three times as long, it is tried for
+// twice as long. So a device whose queue takes long to empty is held up for a quarter of the time at most,
+// and for a kernel that does not end nobody waits but who asked.
 #pragma once
 
 #include <cstdint>
@@ -58,11 +58,13 @@ class Lull {
         std::uint64_t since_ns;
     };
     void begin_try();
-    void end_try(std::uint64_t pause_ns);
+    void end_try();
+    void empty();
 
     Device device_;
     std::deque<Waiting> waiting_;
-    bool trying_ = false;  // nothing is issued
+    bool trying_ = false;   // nothing is issued
+    bool awaited_ = false;  // what was on the device at the last try is not through
     std::uint64_t try_ = 0;
     std::uint64_t try_ns_ = kFirstTryNs;  // how long the next one, or this one, is
     std::uint64_t began_ns_ = 0, next_ns_ = 0;
