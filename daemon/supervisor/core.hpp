@@ -6,6 +6,7 @@
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
@@ -252,6 +253,13 @@ class Core final : public FaultDomain::Owner {
     IdAllocator session_ids_, stream_ids_;
     std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
     std::map<std::uint64_t, std::uint64_t> stream_sessions_;  // stream -> session
+    // That closed last: a fault may be seen behind its launch's completion.
+    struct ClosedStream {
+        std::uint64_t stream, session;
+        DomainKey domain;
+    };
+    static constexpr std::size_t kMostClosed = 64;
+    std::deque<ClosedStream> closed_streams_;
     struct Shared {
         std::uint64_t session = 0, buffer = 0, stream = 0;  // one of the two
     };

@@ -84,11 +84,26 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     // A page written by a process that ran other people's kernels: believed only where it names a stream of
     // its own.
     Session* culprit_session = nullptr;
+    const auto closed_shortly_before = [&](std::uint64_t stream) {
+        return std::ranges::find_if(closed_streams_, [&](const ClosedStream& each) {
+            return each.stream == stream && each.domain == domain.key();
+        });
+    };
+    // Where all that it can have been have closed, it was none of those that are there.
+    if (death.stream == 0 && !death.also.empty() &&
+        std::ranges::all_of(death.also, [&](const driver::FaultedLaunch& launch) {
+            return closed_shortly_before(launch.stream) != closed_streams_.end();
+        })) {
+        death.stream = death.also.front().stream;
+        death.cause = DeathCause::culprit_known;
+    }
     if (death.stream != 0) {
         const auto at = stream_sessions_.find(death.stream);
         Session* owner = at == stream_sessions_.end() ? nullptr : find(at->second);
         if (owner != nullptr && existing_domain(*owner) == &domain) {
             culprit_session = owner;
+        } else if (const auto gone = closed_shortly_before(death.stream); gone != closed_streams_.end()) {
+            culprit_session = find(gone->session);  // null: it has gone as well
         } else {
             death.stream = 0;
             if (death.cause == DeathCause::culprit_known) death.cause = DeathCause::unknown;
@@ -100,15 +115,16 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             return at != session->streams.end() && at->second->served;
         });
     });
-    if (culprit_session == nullptr && blamed != 0) {
+    if (culprit_session == nullptr && death.stream == 0 && blamed != 0) {
         // It died of a module that was being loaded: no stream did it.
         culprit_session = find(blamed);
         if (culprit_session != nullptr) death.cause = DeathCause::culprit_known;
     }
     const std::vector<Stream*> in_doubt = streams_in_doubt(sessions);
-    if (culprit_session == nullptr && death.also.empty())
+    if (culprit_session == nullptr && death.stream == 0 && death.also.empty())
         for (const Stream* stream : in_doubt) death.suspects.push_back(stream->id);
-    else if (culprit_session == nullptr)  // it is known whom it can have been, in doubt or not
+    else if (culprit_session == nullptr &&
+             death.stream == 0)  // it is known whom it can have been, in doubt or not
         for (const driver::FaultedLaunch& launch : death.also) death.suspects.push_back(launch.stream);
     std::vector<Session*> suspects = suspect(domain, death);
     // A suspect that was rerun while nothing else was in doubt.

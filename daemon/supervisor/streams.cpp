@@ -223,6 +223,8 @@ void Core::erase_stream(Session& session, std::uint64_t id) {
     forget_graphs_of(session, id);
     session.streams.erase(at);
     stream_sessions_.erase(id);
+    closed_streams_.push_back({id, session.id, session.domain});
+    if (closed_streams_.size() > kMostClosed) closed_streams_.pop_front();
     stream_ids_.give_back(id);
     if (!session.deferred.empty()) schedule_reclaim();
 }

@@ -201,6 +201,36 @@ TEST(Restart, WithoutACulpritSuspectsAreRerunAloneUntilItIsFound) {
     EXPECT_EQ(innocent->state(), StreamState::Running) << innocent->status().error_text;
 }
 
+// A fault may be seen when its stream has completed and gone.
+TEST(Restart, AFaultOfAStreamThatHasClosedIsNobodyElses) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    Work culprit(daemon), neighbour(daemon), messenger(daemon);
+    const auto gone = culprit.client.open_stream();
+    ASSERT_TRUE(gone->reaches(culprit.append(*gone, 1)));
+    const auto stopping = neighbour.client.open_stream(OnRestart::Stop, 256, "stopping");
+    const std::uint64_t held = neighbour.hold(*stopping);
+    ASSERT_TRUE(eventually([&] { return stopping->issued() >= held; }));
+    culprit.client.close_stream(gone->id);
+    const auto by = messenger.client.open_stream(OnRestart::Stop, 256, "by");
+    by->launch(messenger.client.kernel("accuse"), pack(gone->id));
+    for (const auto& [work, stream] : {std::pair{&neighbour, &*stopping}, std::pair{&messenger, &*by}}) {
+        const auto told = work->client.next_epoch(*stream);
+        ASSERT_TRUE(told);
+        EXPECT_EQ(why(*told), Status::neighbour_faulted) << text(*told);
+    }
+}
+
+// But not of one that never was.
+TEST(Restart, AFaultOfAStreamThatNobodyHadIsNotBelieved) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    Work work(daemon);
+    const auto by = work.client.open_stream(OnRestart::Stop, 256, "by");
+    by->launch(work.client.kernel("accuse"), pack(std::uint64_t{0x7700000077}));
+    const auto told = work.client.next_epoch(*by);
+    ASSERT_TRUE(told);
+    EXPECT_EQ(why(*told), Status::suspect) << text(*told);
+}
+
 TEST(Restart, ASuspectIsRerunOneRecordAtATimeAndThenGoesOnAsBefore) {
     const Daemon daemon({"driver=host", "first_delay_ms=1"});
     Work work(daemon);
