@@ -218,6 +218,8 @@ class Core final : public FaultDomain::Owner {
     void watch_probations();
     void release_stream(Session& session, Stream& stream);  // where it is held
     static bool make_release(Call::Wire& wire, const Session& session, std::uint64_t stream);
+    bool still_needed(const FaultDomain& domain, const std::vector<std::uint64_t>& closed_streams,
+                      const std::vector<std::uint64_t>& ended_sessions);
     std::vector<Session*> sessions_in(const FaultDomain& domain);
 
     // ---- suspects.cpp: deaths of which nobody is known to be the culprit

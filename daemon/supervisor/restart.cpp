@@ -123,8 +123,8 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     const std::vector<Stream*> in_doubt = streams_in_doubt(sessions);
     if (culprit_session == nullptr && death.stream == 0 && death.also.empty())
         for (const Stream* stream : in_doubt) death.suspects.push_back(stream->id);
-    else if (culprit_session == nullptr &&
-             death.stream == 0)  // it is known whom it can have been, in doubt or not
+    else if (culprit_session == nullptr && death.stream == 0)
+        // It is known whom it can have been, in doubt or not.
         for (const driver::FaultedLaunch& launch : death.also) death.suspects.push_back(launch.stream);
     std::vector<Session*> suspects = suspect(domain, death);
     // A suspect that was rerun while nothing else was in doubt.
@@ -199,14 +199,20 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         domain.deaths_without_culprit = calm ? 1 : domain.deaths_without_culprit + 1;
         delay = shared_delay_ms(options_.restart, domain.deaths_without_culprit);
     }
-    for (const std::uint64_t id : closed)
-        if (const auto at = stream_sessions_.find(id); at != stream_sessions_.end())
-            erase_stream(*find(at->second), id);
-    for (const std::uint64_t id : ended) erase_session(id);
-    if (domain.state() == FaultDomain::State::leaving) return std::nullopt;
-    if (!is_first(domain.key()) && sessions_in(domain).empty()) return std::nullopt;
+    if (!still_needed(domain, closed, ended)) return std::nullopt;
     if (delay != 0) spdlog::warn("the next executor of {} starts in {} ms", domain.name(), delay);
     return delay;
+}
+
+// What was being taken apart has come apart. Does anybody need another executor?
+bool Core::still_needed(const FaultDomain& domain, const std::vector<std::uint64_t>& closed_streams,
+                        const std::vector<std::uint64_t>& ended_sessions) {
+    for (const std::uint64_t id : closed_streams)
+        if (const auto at = stream_sessions_.find(id); at != stream_sessions_.end())
+            erase_stream(*find(at->second), id);
+    for (const std::uint64_t id : ended_sessions) erase_session(id);
+    return domain.state() != FaultDomain::State::leaving &&
+           (is_first(domain.key()) || !sessions_in(domain).empty());
 }
 
 // What an executor would not let go of went with it; what it was still asked for is answered by its death.
@@ -232,12 +238,7 @@ std::optional<std::uint64_t> Core::on_failed_start(FaultDomain& domain,
             wake(stream->wake);
         }
     }
-    for (const std::uint64_t id : closed)
-        if (const auto at = stream_sessions_.find(id); at != stream_sessions_.end())
-            erase_stream(*find(at->second), id);
-    for (const std::uint64_t id : ended) erase_session(id);
-    if (domain.state() == FaultDomain::State::leaving) return std::nullopt;
-    if (!is_first(domain.key()) && sessions_in(domain).empty()) return std::nullopt;
+    if (!still_needed(domain, closed, ended)) return std::nullopt;
     return 0;
 }
 

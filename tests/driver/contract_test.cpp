@@ -9,12 +9,14 @@
 
 #include "harness.hpp"
 #include "schema/version.hpp"
+#include "tests/make_layout.hpp"
 
 namespace ringlaunch::driver {
 namespace {
 
 using schema::RecordKind;
 using Type = schema::ParamType;  // gtest has a ParamType of its own
+using test::tile;
 using testing::Each;
 using testing::HasSubstr;
 
@@ -918,18 +920,6 @@ TEST_P(DriverContract, ManyGraphsAndLongOnesRunOnStreamsOfTheirOwn) {
     if (!runs()) return;
     EXPECT_EQ(rig->read<unsigned>(one, at(0), 1), std::vector<unsigned>{10000});
     EXPECT_EQ(rig->read<unsigned>(two, at(65536), 1), std::vector<unsigned>{500});
-}
-
-// 64 x 32 float32, read by 16 x 32.
-TensorLayout tile() {
-    TensorLayout layout;
-    layout.element_type = 7;
-    layout.rank = 2;
-    layout.sides = {32, 64};
-    layout.strides = {128};
-    layout.box = {32, 16};
-    layout.promotion = 2;
-    return layout;
 }
 
 TEST_P(DriverContract, MakesMapsOfTensorsOfWhatTheyAreMade) {

@@ -498,125 +498,108 @@ TEST(Stack, GivenBesideALiveStreamLosesNoWakeUp) {
     EXPECT_TRUE(rig.close(client.id));
 }
 
-TEST(DispatchThread, AStreamThatIsClosedStallsNobodyWhoseKernelsRun) {
-    ScriptedDriver driver;
-    driver.completes_at_once = false;
-    driver.stalls = true;
-    MemoryMap memory(driver.device());
-    DispatchThread::Config config;
-    DispatchThread thread(config, driver, memory, {});  // not started: changes run here
-    Registry registry(driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000'000);
-    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
-    ClientStream busy(1, make_id(0)), idle(1, make_id(1));
-    const auto work = [&] {
+// A thread that is not started, so that all of it runs here; a stream that has a record at work until the
+// test says otherwise, on a driver whose changes keep launches waiting.
+struct StallingRig {
+    StallingRig() {
+        driver.completes_at_once = false;
+        driver.stalls = true;
+        registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
+        memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
+        open(busy);
+        thread.call([&](Dispatcher& dispatcher) { port = dispatcher.find(busy.id); });
+        put_work();
+        EXPECT_EQ(busy.issued(), 1u);
+    }
+    void open(ClientStream& stream) {
+        registry.open_stream(1, stream.setup(), stream.ring_fd, stream.status_fd, stream.wake_fd.duplicate());
+    }
+    void close(ClientStream& stream) {
+        registry.close_stream(stream.id, [&](Status status, const std::string& text) {
+            EXPECT_EQ(status, Status::ok) << text;
+            ++closed;
+        });
+        work();
+    }
+    void put_work() {
+        schema::FillRecord fill{};
+        fill.mutate_kind(schema::RecordKind::Fill);
+        fill.mutate_width(1);
+        fill.mutate_bytes(8);
+        fill.mutate_device(driver.device().range_base);
+        busy.put(fill);
+        work();
+    }
+    void work() {
         thread.call([&](Dispatcher& dispatcher) {
             while (dispatcher.do_work())
                 ;
         });
         for (const Notice& notice : thread.take_notices()) registry.barrier_reached(notice.id);
-    };
-    const auto open = [&](ClientStream& stream) {
-        registry.open_stream(1, stream.setup(), stream.ring_fd, stream.status_fd, stream.wake_fd.duplicate());
-    };
-    int answers = 0;
-    const auto close = [&](ClientStream& stream) {
-        registry.close_stream(stream.id, [&](Status status, const std::string& text) {
-            EXPECT_EQ(status, Status::ok) << text;
-            ++answers;
-        });
-        work();
-    };
-    open(busy);
-    StreamPort* port = nullptr;
-    thread.call([&](Dispatcher& dispatcher) { port = dispatcher.find(busy.id); });
-    ASSERT_NE(port, nullptr);
-    memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
-    schema::FillRecord fill{};
-    fill.mutate_kind(schema::RecordKind::Fill);
-    fill.mutate_width(1);
-    fill.mutate_bytes(8);
-    fill.mutate_device(driver.device().range_base);
-    busy.put(fill);
-    work();
-    ASSERT_EQ(busy.issued(), 1u);
+    }
+    void complete() { static_cast<ScriptedStream&>(*port->driver_stream).run_all(); }
 
-    open(idle);
-    EXPECT_EQ(driver.streams, 2);
-    close(idle);
-    EXPECT_EQ(answers, 1) << "it has gone for its client";
-    EXPECT_EQ(driver.streams, 2) << "but the driver's is there as long as the other one works";
-    open(idle);  // and in no one's way
-    EXPECT_EQ(driver.streams, 3);
+    ScriptedDriver driver;
+    MemoryMap memory{driver.device()};
+    DispatchThread thread{DispatchThread::Config{}, driver, memory, {}};
+    Registry registry{driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000'000};
+    ClientStream busy{1, make_id(0)};
+    StreamPort* port = nullptr;
+    int closed = 0;
+};
+
+TEST(DispatchThread, AStreamThatIsClosedStallsNobodyWhoseKernelsRun) {
+    StallingRig rig;
+    ClientStream idle(1, make_id(1));
+    rig.open(idle);
+    EXPECT_EQ(rig.driver.streams, 2);
+    rig.close(idle);
+    EXPECT_EQ(rig.closed, 1) << "it has gone for its client";
+    EXPECT_EQ(rig.driver.streams, 2) << "but the driver's is there as long as the other one works";
+    rig.open(idle);  // and in no one's way
+    EXPECT_EQ(rig.driver.streams, 3);
     bool loaded = false;
-    registry.when_the_device_is_empty([&] { loaded = true; }, [] {}, false);
+    rig.registry.when_the_device_is_empty([&] { loaded = true; }, [] {}, false);
     EXPECT_FALSE(loaded);
 
-    static_cast<ScriptedStream&>(*port->driver_stream).run_all();
+    rig.complete();
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
     while (!loaded && std::chrono::steady_clock::now() < end) {
-        work();
-        registry.tick(now_ns());
+        rig.work();
+        rig.registry.tick(now_ns());
     }
     EXPECT_TRUE(loaded);
-    EXPECT_EQ(driver.streams, 2);
+    EXPECT_EQ(rig.driver.streams, 2);
     loaded = false;
-    registry.when_the_device_is_empty([&] { loaded = true; }, [] {}, false);
+    rig.registry.when_the_device_is_empty([&] { loaded = true; }, [] {}, false);
     EXPECT_TRUE(loaded) << "nothing is on the device";
-    const std::uint64_t issued = busy.issued();
-    busy.put(fill);
-    work();
-    EXPECT_EQ(busy.issued(), issued + 1) << "all go on";
-    static_cast<ScriptedStream&>(*port->driver_stream).run_all();
-    work();
-    close(idle);
-    close(busy);
-    EXPECT_EQ(answers, 3);
-    EXPECT_EQ(driver.streams, 0);
-    registry.detach_session(1);
+    const std::uint64_t issued = rig.busy.issued();
+    rig.put_work();
+    EXPECT_EQ(rig.busy.issued(), issued + 1) << "all go on";
+    rig.complete();
+    rig.work();
+    rig.close(idle);
+    rig.close(rig.busy);
+    EXPECT_EQ(rig.closed, 3);
+    EXPECT_EQ(rig.driver.streams, 0);
+    rig.registry.detach_session(1);
 }
 
 TEST(DispatchThread, StreamsThatAreClosedBesideAKernelWithoutAnEndAreBounded) {
-    ScriptedDriver driver;
-    driver.completes_at_once = false;
-    driver.stalls = true;
-    MemoryMap memory(driver.device());
-    DispatchThread::Config config;
-    DispatchThread thread(config, driver, memory, {});
-    Registry registry(driver, memory, thread, DispatcherConfig{.max_in_flight = 256}, 1'000'000'000);
-    registry.attach_session(1, UniqueFd(::eventfd(0, EFD_CLOEXEC)));
-    const auto work = [&] {
-        thread.call([&](Dispatcher& dispatcher) {
-            while (dispatcher.do_work())
-                ;
-        });
-        for (const Notice& notice : thread.take_notices()) registry.barrier_reached(notice.id);
-    };
-    ClientStream busy(1, make_id(0));
-    registry.open_stream(1, busy.setup(), busy.ring_fd, busy.status_fd, busy.wake_fd.duplicate());
-    memory.device.set_owner(1, driver.device().range_base, driver.device().chunk_bytes);
-    schema::FillRecord fill{};
-    fill.mutate_kind(schema::RecordKind::Fill);
-    fill.mutate_width(1);
-    fill.mutate_bytes(8);
-    fill.mutate_device(driver.device().range_base);
-    busy.put(fill);
-    work();
+    StallingRig rig;
     std::string refused;
-    int opened = 0;
-    for (; refused.empty() && opened < 1000; ++opened) {
+    for (int i = 0; refused.empty() && i < 1000; ++i) {
         ClientStream another(1, make_id(1));
         try {
-            registry.open_stream(1, another.setup(), another.ring_fd, another.status_fd,
-                                 another.wake_fd.duplicate());
+            rig.open(another);
         } catch (const Error& error) {
             EXPECT_EQ(error.status(), Status::limit_reached);
             refused = error.what();
             break;
         }
-        registry.close_stream(another.id, [](Status, const std::string&) {});
-        work();
+        rig.close(another);
     }
-    EXPECT_EQ(opened, 64);
+    EXPECT_EQ(rig.closed, 64);
     EXPECT_NE(refused.find("64 that this session closed are still there"), std::string::npos) << refused;
 }
 

@@ -7,23 +7,12 @@
 
 #include "harness.hpp"
 #include "schema/tensor_layout.hpp"
+#include "tests/make_layout.hpp"
 
 namespace ringlaunch::test {
 namespace {
 
 using testing::HasSubstr;
-
-// Of 64 x 32 float32, read by 16 x 32: 8 KiB.
-TensorLayout tile() {
-    TensorLayout layout;
-    layout.element_type = 7;
-    layout.rank = 2;
-    layout.sides = {32, 64};
-    layout.strides = {128};
-    layout.box = {32, 16};
-    return layout;
-}
-constexpr std::uint64_t kTileBytes = 8192;
 
 Answer ask_for_map(SessionClient& client, std::uint64_t buffer, std::uint64_t address,
                    const TensorLayout& layout = tile()) {
