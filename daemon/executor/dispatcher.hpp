@@ -151,7 +151,6 @@ class Dispatcher {
                                       Status& why) noexcept;
     bool watches() const noexcept;
     bool closes_cycle(const StreamPort& stream, const Wait& wait) const noexcept;
-    bool is_blocked(const StreamPort& stream) const noexcept;
     bool go_on_after_wait(StreamPort& stream) noexcept;
 
     void retire(StreamPort& stream, std::uint64_t completed) noexcept;

@@ -74,21 +74,17 @@ Dispatcher::WaitAnswer Dispatcher::look_at_wait(const StreamPort& stream, std::u
     return WaitAnswer::hold;
 }
 
-// Is it held for a position that was not issued?
-bool Dispatcher::is_blocked(const StreamPort& stream) const noexcept {
-    if (!stream.waiting()) return false;
-    const StreamPort* awaited = find(stream.wait.stream);
-    return awaited != nullptr && awaited->handed < stream.wait.position;
-}
-
 // Would `stream`, held for `wait`, be waited for by the one it waits for? A cycle closes with its last wait,
-// so it is enough to look when a stream begins to be held.
+// so it is enough to look when a stream begins to be held. What was issued comes, whoever waits for whom since:
+// a wait for another session's stream is held until it has completed.
 bool Dispatcher::closes_cycle(const StreamPort& stream, const Wait& wait) const noexcept {
-    const StreamPort* next = find(wait.stream);
-    for (std::size_t steps = 0; next != nullptr && steps <= streams_.size(); ++steps) {
-        if (next == &stream) return true;
-        if (!is_blocked(*next)) return false;
-        next = find(next->wait.stream);
+    const Wait* held = &wait;
+    for (std::size_t steps = 0; steps <= streams_.size(); ++steps) {
+        const StreamPort* const awaited = find(held->stream);
+        if (awaited == nullptr || awaited->handed >= held->position) return false;
+        if (awaited == &stream) return true;
+        if (!awaited->waiting()) return false;
+        held = &awaited->wait;
     }
     return false;
 }

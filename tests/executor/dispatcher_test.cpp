@@ -708,6 +708,45 @@ TEST_F(DispatcherTest, AChainOfWaitsIsNoCycle) {
     }
 }
 
+// A wait for another session's stream is held until that has completed: what it has issued comes, and makes no
+// cycle with what it waits for behind that.
+TEST_F(DispatcherTest, SessionsThatHandWorkToAndFroAreNoCycle) {
+    driver.completes_at_once = false;
+    ClientStream ours(kSession, make_id(0)), theirs(kStranger, make_id(1));
+    StreamPort& our_port = open(ours);
+    StreamPort& their_port = open(theirs, {}, &stranger);
+    WatchedStream watched_ours{ours.page}, watched_theirs{theirs.page};
+    view.watched.set(theirs.id, &watched_theirs);
+    stranger.watched.set(ours.id, &watched_ours);
+    theirs.put_launch(kEmpty, {});
+    const std::uint64_t first = theirs.put_event();
+    theirs.put_wait(ours.id, 5);
+    const std::uint64_t second = theirs.put_event();
+    work();
+    ASSERT_EQ(theirs.issued(), first);
+    ours.put_wait(theirs.id, first);
+    put_saxpy(ours);
+    while (ours.producer.position() < 5) ours.put_event();
+    work();
+    EXPECT_EQ(ours.state(), StreamState::Running) << ours.text();
+    EXPECT_EQ(ours.issued(), 0u) << "what it waits for is in flight";
+    device(their_port).run_all();
+    work();
+    device(our_port).run_all();
+    work();
+    device(their_port).run_all();
+    work();
+    EXPECT_EQ(ours.completed(), ours.producer.position());
+    EXPECT_EQ(theirs.completed(), second);
+    // This one is a cycle.
+    theirs.put_wait(ours.id, ours.producer.position() + 1);
+    work();
+    ours.put_wait(theirs.id, theirs.producer.position());
+    work();
+    EXPECT_EQ(ours.error(), Status::wait_cycle);
+    EXPECT_EQ(theirs.error(), Status::awaited_stream_stopped);
+}
+
 // ---- stopping and resuming
 // -------------------------------------------------------------------------------------------
 
