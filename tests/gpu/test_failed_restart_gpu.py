@@ -95,7 +95,7 @@ def test_a_restart_waits_for_memory_that_another_process_has(serve_gpu):
             failed = executor(socket)
             assert failed["restarts"] == 1
             assert "the driver cannot be used" in failed["failure"]
-        flag.fill(1)
+        flag.fill(1, stream=client.default_stream)  # without a stream it would wait for the kernel that waits for it
         again.synchronize(WATCHDOG_S)
         assert int(count.numpy(timeout=WATCHDOG_S)[0]) == 1
         assert int(word.numpy(timeout=WATCHDOG_S)[0]) == 10
