@@ -88,14 +88,12 @@ DispatchThread::~DispatchThread() {
 }
 
 void DispatchThread::start() {
-    const std::lock_guard lock(mutex_);
-    if (running_) return;
+    if (thread_.joinable()) return;
     // Without SA_RESTART, so that the call which it meets returns.
     struct sigaction interrupt {};
     interrupt.sa_handler = [](int) {};
     if (::sigaction(kRescueSignal, &interrupt, nullptr) != 0)
         fail("cannot set up the dispatch thread's signal");
-    running_ = true;
     thread_ = std::thread([this] { loop(); });
     ::pthread_setname_np(thread_.native_handle(), "rl-dispatch");
 }
@@ -112,15 +110,27 @@ void DispatchThread::stop() {
     thread_.join();
 }
 
-void DispatchThread::call(const std::function<void(Dispatcher&)>& change) {
-    std::unique_lock lock(mutex_);
-    if (!running_) {  // not started, or over: nobody else uses the dispatcher
+// Saves two wake-ups, the dispatch thread's and the caller's.
+bool DispatchThread::call_asleep(const std::function<void(Dispatcher&)>& change) {
+    const std::unique_lock free(awake_, std::try_to_lock);
+    if (!free) return false;
+    const auto after = [this] {
+        if (!dispatcher_.notices().empty()) pass_notices();
+        signal(change_event_);  // there may be more to wait for, or to do
+    };
+    try {
         change(dispatcher_);
-        notices_.insert(notices_.end(), dispatcher_.notices().begin(), dispatcher_.notices().end());
-        if (!dispatcher_.notices().empty()) signal(notice_event_);
-        dispatcher_.notices().clear();
-        return;
+    } catch (...) {
+        after();
+        throw;
     }
+    after();
+    return true;
+}
+
+void DispatchThread::call(const std::function<void(Dispatcher&)>& change) {
+    if (call_asleep(change)) return;
+    std::unique_lock lock(mutex_);
     Change entry{&change, false, nullptr};
     changes_.push_back(&entry);
     // sync: CHANGE (pairs with look()): the queue itself is the mutex's, and the write below is an edge in
@@ -157,6 +167,7 @@ std::vector<Notice> DispatchThread::take_notices() {
 // ------------------------------------------------------------------------------------------------
 
 void DispatchThread::loop() {
+    const std::lock_guard awake(awake_);
     std::uint64_t idle_since = 0, quiet_since = 0;
     std::uint32_t turns = 0, idle_rounds = 0;
     const std::uint64_t await_ns = config_.spin_ns == 0 || cpu_.few() ? 0 : kAwaitDeviceNs;
@@ -183,8 +194,6 @@ void DispatchThread::loop() {
         sleep();
         idle_since = 0;
     }
-    const std::lock_guard lock(mutex_);
-    running_ = false;
 }
 
 // Everything that there may be to do, once.
@@ -217,9 +226,11 @@ void DispatchThread::sleep() {
         const std::int64_t longest_us = dispatcher_.arm();
         sleeps_.fetch_add(1, std::memory_order_relaxed);  // relaxed: a count for people
         epoll_event events[16];
+        awake_.unlock();
         const std::uint64_t asleep_ns = now_ns();
         const int got = wait_for_edges(epoll_.get(), events, longest_us);
         const std::uint64_t awake_ns = now_ns();
+        awake_.lock();
         bool driver_told = false;
         for (int i = 0; i < got; ++i) driver_told |= events[i].data.fd == driver_.completion_fd();
         if (driver_told) dispatcher_.disarm();

@@ -1,12 +1,13 @@
 // The dispatch thread: runs the dispatcher, sleeps when there is nothing to do, and is where the control
 // thread's changes happen.
 //
-// Hand-over. Control thread -> dispatch thread: call() queues a function under a mutex, sets a flag and
-// writes an eventfd; the dispatch thread looks at the flag once a turn and takes the mutex only when it is
-// set. While a function runs, the dispatcher is between two turns and uses nothing: what it no longer knows
-// when call() returns, it will never touch again. Dispatch thread -> control thread: notices go into a queue
-// under the same mutex, and an eventfd that the control thread polls says that there are some; a notice is
-// rare (a stop, a barrier).
+// Hand-over. Control thread -> dispatch thread: while that sleeps, the dispatcher is free for whoever locks
+// it: call() runs its function there and then, and wakes the thread, which looks at everything anew. Else
+// call() queues the function under a mutex, sets a flag and writes an eventfd; the dispatch thread looks at
+// the flag once a turn and takes the mutex only when it is set. While a function runs, the dispatcher is
+// between two turns and uses nothing: what it no longer knows when call() returns, it will never touch again.
+// Dispatch thread -> control thread: notices go into a queue under the same mutex, and an eventfd that the
+// control thread polls says that there are some; a notice is rare (a stop, a barrier).
 //
 // Sleep. Spin for `spin_ns`, then the steps of schema/wakeup.hpp. The eventfds are watched edge-triggered and
 // never read: clients hold them as well and could make a read block. A write between two sleeps is an edge of
@@ -72,6 +73,7 @@ class DispatchThread {
 
     void loop();
     void run_changes();
+    bool call_asleep(const std::function<void(Dispatcher&)>& change);
     void pass_notices();
     void beat(std::uint64_t now);
     void spin(std::uint32_t round);
@@ -81,14 +83,14 @@ class DispatchThread {
     const Config config_;
     driver::Driver& driver_;
     Dispatcher dispatcher_;
+    std::mutex awake_;  // held by the thread but for while it waits: whoever has it may use dispatcher_
     SharedCpu cpu_;
     UniqueFd epoll_, change_event_, notice_event_;
 
-    std::mutex mutex_;  // changes_, notices_, running_
+    std::mutex mutex_;  // changes_, notices_
     std::condition_variable changed_;
     std::vector<Change*> changes_;
     std::vector<Notice> notices_;
-    bool running_ = false;
     std::atomic<bool> pending_{false};  // changes_ is not empty, or stop_ was set
     std::atomic<bool> stop_{false};
     std::atomic<std::uint64_t> sleeps_{0};

@@ -92,6 +92,7 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         count(stream.page->counters.held_turns);
         return worked;
     }
+    if (shallow_ && stream.idle()) stream.burst.begin(now_ns());
 
     counts_ = {};
     std::uint32_t pending = 0, taken = 0;

@@ -95,6 +95,8 @@ class Dispatcher {
     void forget(const driver::Module& module) noexcept;
     // Nothing is in flight: see driver::Stream::forget_all.
     void forget_all() noexcept;
+    // Streams have no more on the device than one burst of a millisecond or so: see burst.hpp.
+    void keep_shallow(bool on) noexcept { shallow_ = on; }
     // Issues nothing more before let_issue() was called as often. What is in flight completes.
     void hold_issue() noexcept;
     void let_issue() noexcept {
@@ -190,6 +192,7 @@ class Dispatcher {
     std::uint64_t sleep_ = 0;  // the number of the last sleep announced
     std::atomic<std::uint64_t> writing_since_ns_{0};
     std::uint32_t issue_holds_ = 0;
+    bool shallow_ = false;
     std::uint32_t graph_nodes_ = 0;  // of the graph launched last, beyond one: a turn's worth too
     bool all_limited_ = false;       // the bound in all, not its own, kept a stream back this turn
 

@@ -51,6 +51,7 @@ void Dispatcher::retire(StreamPort& stream, std::uint64_t completed) noexcept {
             ++stream.retired_records;
     }
     in_flight_all_ -= stream.retired_records - before;
+    if (shallow_ && stream.idle()) stream.burst.end(now_ns());
     if (stream.timed_end != 0 && completed >= stream.timed_end) {
         const std::uint64_t now = now_ns();
         record_latency(stream.page->issue_to_complete, now - std::min(now, stream.timed_ns));
@@ -99,6 +100,7 @@ std::uint32_t Dispatcher::own_room(const StreamPort& stream) const noexcept {
     const std::uint32_t out = stream.in_flight();
     if (stream.single()) return out == 0 ? 1 : 0;
     const std::uint32_t most = std::min(config_.max_in_flight, stream.setup.max_in_flight);
+    if (shallow_) return out == 0 ? std::min(most, stream.burst.size()) : 0;
     return most > out ? granted(most - out, most, out) : 0;
 }
 

@@ -75,8 +75,8 @@ Dispatcher::WaitAnswer Dispatcher::look_at_wait(const StreamPort& stream, std::u
 }
 
 // Would `stream`, held for `wait`, be waited for by the one it waits for? A cycle closes with its last wait,
-// so it is enough to look when a stream begins to be held. What was issued comes, whoever waits for whom since:
-// a wait for another session's stream is held until it has completed.
+// so it is enough to look when a stream begins to be held. What was issued comes, whoever waits for whom
+// since: a wait for another session's stream is held until it has completed.
 bool Dispatcher::closes_cycle(const StreamPort& stream, const Wait& wait) const noexcept {
     const Wait* held = &wait;
     for (std::size_t steps = 0; steps <= streams_.size(); ++steps) {

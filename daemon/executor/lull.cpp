@@ -33,6 +33,10 @@ void Lull::end_try() {
     next_ns_ = now + kPausesPerTry * (now - began_ns_);
 }
 
+void Lull::set_shallow(bool on) {
+    if (std::exchange(shallow_, on) != on) device_.keep_shallow(on);
+}
+
 void Lull::emptied(std::uint64_t number) {
     awaited_ = false;
     if (trying_ && number == try_) empty();  // else too late
@@ -47,17 +51,22 @@ void Lull::empty() {
         if (task.slow) end_try();
         task.run();
     }
-    if (waiting_.empty()) try_ns_ = kFirstTryNs;
+    if (waiting_.empty()) {
+        try_ns_ = kFirstTryNs;
+        set_shallow(false);
+    }
     if (trying_) end_try();
 }
 
 void Lull::run_all() {
     for (std::deque<Waiting> all = std::exchange(waiting_, {}); Waiting & each : all) each.task.run();
+    if (waiting_.empty()) set_shallow(false);
 }
 
 int Lull::tick() {
     const std::uint64_t now = device_.now_ns();
     if (trying_ && now - began_ns_ >= try_ns_) {
+        set_shallow(true);
         end_try();
         try_ns_ = std::min(2 * try_ns_, kLongestTryNs);
     }
@@ -73,6 +82,7 @@ int Lull::tick() {
         if (waiting_[i].task.give_up) due = std::min(due, gives_up);
         ++i;
     }
+    if (waiting_.empty()) set_shallow(false);
     if (!trying_ && !awaited_ && !waiting_.empty() && now >= next_ns_) begin_try();
     if (trying_)
         due = std::min(due, began_ns_ + try_ns_);

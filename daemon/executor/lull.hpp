@@ -3,9 +3,11 @@
 // H200, CUDA 13.0): when the device is empty. Who asked for it waits for that, rather than everybody else.
 //
 // It is made empty: nothing more is issued until it is through, for 20 ms at most. Where that is not enough,
-// all go on; once what was on the device is through, and not before three times as long, it is tried for
-// twice as long. So a device whose queue takes long to empty is held up for a quarter of the time at most,
-// and for a kernel that does not end nobody waits but who asked.
+// all go on, but shallow: a stream gives the device a millisecond's work, or one record, at a time, and
+// nothing more before that is through (burst.hpp). So long queues run off while nobody is held up. Once what
+// was on the device is through, and not before three times as long as the try took, it is tried again, for
+// twice as long: what is there now is no more than each stream's one burst. So others are held up for a
+// quarter of the time at most, and for a kernel that does not end nobody waits but who asked.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +31,8 @@ class Lull {
     struct Device {
         std::function<void()> hold;   // nothing more is issued
         std::function<void()> go_on;  // as before `hold`
-        std::function<bool()> idle;   // is nothing on the device?
+        std::function<void(bool)> keep_shallow;
+        std::function<bool()> idle;  // is nothing on the device?
         // Calls emptied() with the number once what is on the device now is through.
         std::function<void(std::uint64_t)> await_empty;
         std::function<std::uint64_t()> now_ns;
@@ -60,10 +63,12 @@ class Lull {
     void begin_try();
     void end_try();
     void empty();
+    void set_shallow(bool on);
 
     Device device_;
     std::deque<Waiting> waiting_;
-    bool trying_ = false;   // nothing is issued
+    bool trying_ = false;  // nothing is issued
+    bool shallow_ = false;
     bool awaited_ = false;  // what was on the device at the last try is not through
     std::uint64_t try_ = 0;
     std::uint64_t try_ns_ = kFirstTryNs;  // how long the next one, or this one, is

@@ -38,6 +38,7 @@ Registry::Registry(driver::Driver& driver, MemoryMap& memory, DispatchThread& th
       stuck_ns_(stuck_ns),
       lull_({[this] { thread_.call([](Dispatcher& dispatcher) { dispatcher.hold_issue(); }); },
              [this] { thread_.call([](Dispatcher& dispatcher) { dispatcher.let_issue(); }); },
+             [this](bool on) { thread_.call([on](Dispatcher& dispatcher) { dispatcher.keep_shallow(on); }); },
              [this] { return quiet(); },
              [this](std::uint64_t attempt) {
                  const std::uint64_t barrier =

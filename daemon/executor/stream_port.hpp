@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "daemon/driver/driver.hpp"
+#include "daemon/executor/burst.hpp"
 #include "daemon/executor/session_view.hpp"
 #include "daemon/executor/validation.hpp"
 #include "schema/pages.hpp"
@@ -98,6 +99,7 @@ class StreamPort {
     bool deep = false;               // has so much in flight that what comes is gathered meanwhile
     bool driver_full = false;        // the driver said ring_full
     std::uint64_t single_until = 0;  // up to here one record at a time is in flight
+    Burst burst;                     // while the device is to become empty
     bool more = false;               // the ring had another record when the turn ended
 
     // The records in flight: their ends, oldest first.

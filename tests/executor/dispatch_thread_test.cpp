@@ -232,6 +232,29 @@ TEST(DispatchThread, ChangesHappenWhileOtherStreamsDispatch) {
     EXPECT_TRUE(rig.close(busy.id));
 }
 
+TEST(DispatchThread, AChangeBesideASleepingThreadIsMadeByTheCallerAndSeenByTheThread) {
+    Rig rig(false, 0);
+    rig.attach(1);
+    bool by_caller = false;
+    const std::thread::id caller = std::this_thread::get_id();
+    const auto end = std::chrono::steady_clock::now() + 30s;
+    for (std::uint32_t i = 0; (!by_caller || i < 200) && std::chrono::steady_clock::now() < end; ++i) {
+        ClientStream client(1, make_id(i));
+        client.put_event();  // nobody rings for it
+        rig.open(1, client);
+        EXPECT_TRUE(rig.until([&] { return client.completed() == client.producer.position(); }));
+        if (i % 2 == 0) std::this_thread::sleep_for(1ms);
+        rig.thread.call([&](Dispatcher& dispatcher) {
+            by_caller |= std::this_thread::get_id() == caller;
+            EXPECT_NE(dispatcher.find(client.id), nullptr);
+        });
+        EXPECT_TRUE(rig.close(client.id));
+    }
+    EXPECT_TRUE(by_caller);
+    EXPECT_THROW(rig.thread.call([](Dispatcher&) { throw Error(Status::internal_error, "as expected"); }),
+                 Error);
+}
+
 // A client that fills its wake eventfd, whose writes block, at the worst moment: others go on, at the latest
 // when the control thread has come to the rescue.
 TEST(DispatchThread, AClientThatMakesItsWakeUpBlockHoldsOthersUpForABoundedTime) {

@@ -708,8 +708,8 @@ TEST_F(DispatcherTest, AChainOfWaitsIsNoCycle) {
     }
 }
 
-// A wait for another session's stream is held until that has completed: what it has issued comes, and makes no
-// cycle with what it waits for behind that.
+// A wait for another session's stream is held until that has completed: what it has issued comes, and makes
+// no cycle with what it waits for behind that.
 TEST_F(DispatcherTest, SessionsThatHandWorkToAndFroAreNoCycle) {
     driver.completes_at_once = false;
     ClientStream ours(kSession, make_id(0)), theirs(kStranger, make_id(1));
@@ -745,6 +745,42 @@ TEST_F(DispatcherTest, SessionsThatHandWorkToAndFroAreNoCycle) {
     work();
     EXPECT_EQ(ours.error(), Status::wait_cycle);
     EXPECT_EQ(theirs.error(), Status::awaited_stream_stopped);
+}
+
+// ---- an emptying device
+// -------------------------------------------------------------------------------------------
+
+TEST_F(DispatcherTest, AShallowStreamHasOneBurstOnTheDeviceAndKeepsItsOrder) {
+    driver.completes_at_once = false;
+    ClientStream deep(kSession, make_id(0)), light(kSession, make_id(1));
+    StreamPort& deep_port = open(deep);
+    StreamPort& light_port = open(light);
+    for (int i = 0; i < 40; ++i) put_saxpy(deep, i);
+    work();
+    ASSERT_EQ(deep.issued(), deep.producer.position());
+    dispatcher.keep_shallow(true);
+    for (int i = 40; i < 100; ++i) put_saxpy(deep, i);
+    for (int i = 0; i < 20; ++i) put_saxpy(light, i);
+    work();
+    EXPECT_EQ(deep.issued(), 80u) << "what is there runs off first";
+    EXPECT_EQ(light.issued(), 2u) << "a burst of one, of which nobody knows yet how long it takes";
+    for (int i = 0; i < 1000 && light.completed() < light.producer.position(); ++i) {
+        device(light_port).run_all();
+        work();
+    }
+    EXPECT_EQ(light.completed(), light.producer.position());
+    EXPECT_EQ(deep.issued(), 80u);
+    device(deep_port).run_all();
+    work();
+    EXPECT_EQ(deep.issued(), 82u);
+    dispatcher.keep_shallow(false);
+    work();
+    EXPECT_EQ(deep.issued(), deep.producer.position());
+    device(deep_port).run_all();
+    work();
+    ASSERT_EQ(device(deep_port).operations.size(), 100u);
+    for (int i = 0; i < 100; ++i)
+        EXPECT_EQ(device(deep_port).operations[static_cast<std::size_t>(i)].word, static_cast<unsigned>(i));
 }
 
 // ---- stopping and resuming

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "daemon/executor/burst.hpp"
+
 namespace ringlaunch::executor {
 namespace {
 
@@ -19,6 +21,7 @@ struct Device {
     std::uint64_t now = kMs;
     bool idle = false;
     int held = 0;  // how often hold() was called without go_on()
+    bool shallow = false;
     std::uint64_t held_since = 0, held_ns = 0;
     std::uint64_t awaited = 0;  // the number of the last try; 0: none
     std::vector<std::string> done;
@@ -30,8 +33,8 @@ struct Device {
                    --held;
                    held_ns += now - held_since;
                },
-               [this] { return idle; }, [this](std::uint64_t number) { awaited = number; },
-               [this] { return now; }}};
+               [this](bool on) { shallow = on; }, [this] { return idle; },
+               [this](std::uint64_t number) { awaited = number; }, [this] { return now; }}};
 
     void put_off(const std::string& name, bool gives_up = false, bool slow = false,
                  std::uint64_t takes_ns = 0) {
@@ -131,6 +134,62 @@ TEST(Lull, ThatCameTooLateIsNone) {
     EXPECT_NE(device.awaited, first);
     device.lull.emptied(device.awaited);
     EXPECT_THAT(device.done, ElementsAre("load"));
+}
+
+// A queue of 2.5 s that is filled up again as soon as it may, and a stream that is never deep.
+TEST(Lull, LetsALongQueueRunOffWhileOthersGoOn) {
+    Device device;
+    device.put_off("load");
+    EXPECT_FALSE(device.shallow) << "a short queue is through at once";
+    const std::uint64_t first = device.awaited;
+    device.wait(2'500 * kMs);
+    EXPECT_EQ(device.held, 0);
+    EXPECT_TRUE(device.shallow);
+    EXPECT_LE(device.held_ns, Lull::kFirstTryNs + kMs);
+    device.lull.emptied(first);
+    while (device.held == 0) device.wait(kMs);
+    EXPECT_LE(device.now, 2'600 * kMs);
+    device.wait(10 * kMs);  // one kernel of the deep stream
+    device.lull.emptied(device.awaited);
+    EXPECT_THAT(device.done, ElementsAre("load"));
+    EXPECT_EQ(device.held, 0);
+    EXPECT_FALSE(device.shallow);
+    EXPECT_LE(device.held_ns, Lull::kFirstTryNs + 12 * kMs);
+}
+
+TEST(Lull, IsShallowNoLongerThanSomethingWaits) {
+    Device given_up, forced;
+    given_up.put_off("load", true);
+    given_up.wait(Lull::kGiveUpNs / 2);
+    EXPECT_TRUE(given_up.shallow);
+    given_up.wait(Lull::kGiveUpNs);
+    EXPECT_FALSE(given_up.shallow);
+    forced.put_off("unmap");
+    forced.wait(100 * kMs);
+    EXPECT_TRUE(forced.shallow);
+    forced.lull.run_all();
+    EXPECT_FALSE(forced.shallow);
+}
+
+TEST(Burst, GrowsWhileItIsShortAndShrinksWhereItIsLong) {
+    Burst burst;
+    std::uint64_t now = 1;
+    const auto takes = [&](std::uint64_t each_ns) {
+        const std::uint32_t size = burst.size();
+        burst.begin(now);
+        burst.end(now += size * each_ns);
+        return size;
+    };
+    std::vector<std::uint32_t> sizes;
+    for (int i = 0; i < 9; ++i) sizes.push_back(takes(600));
+    EXPECT_THAT(sizes, ElementsAre(1, 2, 4, 8, 16, 32, 64, 64, 64));
+    for (int i = 0; i < 20; ++i) takes(100'000);
+    EXPECT_LE(burst.size() * 100'000, Burst::kLongNs);
+    EXPECT_GT(burst.size() * 100'000, Burst::kLongNs / 2 - 100'000);
+    for (int i = 0; i < 20; ++i) takes(10 * kMs);
+    EXPECT_EQ(burst.size(), 1u);
+    burst.end(now += 1);  // what began before is not known
+    EXPECT_EQ(burst.size(), 1u);
 }
 
 TEST(Lull, OfAKernelWithoutAnEndIsGivenUpByWhoCannotWait) {

@@ -3,6 +3,7 @@
 import concurrent.futures
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -123,6 +124,38 @@ def test_a_load_waits_for_a_long_kernel_and_nobody_else_does(serve_gpu):
         more[1, 1](out, 5)
         assert int(out.numpy()[0]) == 5
         neighbour.works()
+        neighbour.client.close()
+
+
+def test_a_load_waits_for_a_long_queue_and_nobody_else_does(serve_gpu):
+    """The queue is filled up again as soon as there is room; compared with how long it takes, in the same run."""
+    us, launches = 10_000, 700
+    with (
+        serve_gpu() as socket,
+        rl.connect(socket=socket, start=False) as third,
+        concurrent.futures.ThreadPoolExecutor() as threads,
+    ):
+        neighbour = Neighbour(socket)
+        image = _compile.compile_source(MORE, "more.cu", (), "cuda", third._daemon.architecture)
+        with rl.connect(socket=socket, start=False) as busy:
+            pause = busy.compile(WORK, name="work.cu")["pause"].bind((1,), (1,), busy.stream(name="busy"))
+            for _ in range(launches):
+                pause(us)
+            began = time.monotonic()
+            loading, silences = threads.submit(third.load, image), []
+            while not loading.done():
+                begin = time.monotonic()
+                neighbour.works()
+                silences.append(time.monotonic() - begin)
+            took = time.monotonic() - began
+            busy.synchronize(WATCHDOG_S)
+            queue = time.monotonic() - began
+        print(f"{took:.2f} s to load beside a queue of {queue:.2f} s; 100 launches {max(silences):.3f} s at most")
+        assert took < queue, "it waited for everything that was there to be launched"
+        assert max(silences) < took / 4
+        more, out = loading.result(WATCHDOG_S)["more"], third.zeros(1, np.uint32)
+        more[1, 1](out, 5)
+        assert int(out.numpy()[0]) == 5
         neighbour.client.close()
 
 
