@@ -6,9 +6,11 @@ They are types themselves, which is what a type checker, and Triton's look at th
 
 from __future__ import annotations
 
+import struct
 from typing import Any, ClassVar, Generic, TypeVar
 
-from ringlaunch._check import refused
+from ringlaunch._check import refused, shown
+from ringlaunch.errors import OutOfRange
 
 
 class scalar:
@@ -157,7 +159,7 @@ def find(annotation: Any, names: dict[str, Any]) -> TensorOf | type[scalar] | No
 
 
 def check(kernel: str, name: str, hint: TensorOf | type[scalar], value: Any) -> None:
-    """Refuses an argument that is not what its parameter's annotation says; ranges are checked where it is packed."""
+    """Refuses an argument that is not what its parameter's annotation says, or that the type does not hold."""
     is_tensor = hasattr(value, "data_ptr") or hasattr(value, "address") or hasattr(value, "__cuda_array_interface__")
     if isinstance(hint, TensorOf):
         expected = f"a tensor of {hint.element.__name__}, or an address"
@@ -170,3 +172,22 @@ def check(kernel: str, name: str, hint: TensorOf | type[scalar], value: Any) -> 
         fits = isinstance(value, int)
     if not fits:
         raise refused(f"kernel {kernel!r}, parameter {name!r}", expected, value)
+    if not isinstance(hint, TensorOf) and (held := _not_held(hint, value)) is not None:
+        raise OutOfRange(
+            f"kernel {kernel!r}, parameter {name!r} ({hint.__name__}): expected {held}, found {shown(value)}"
+        )
+
+
+def _not_held(hint: type[scalar], value: Any) -> str | None:
+    """What the type holds, where that is not this value."""
+    if hint is float16:
+        try:
+            struct.pack("e", value)
+        except OverflowError:
+            return "a number that float16 holds"
+    elif hint.triton[0] in "iu":
+        bits = max(8, int(hint.triton[1:]))  # a bool has a byte
+        least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if hint.triton[0] == "i" else (0, (1 << bits) - 1)
+        if not least <= value <= most:
+            return f"an integer from {least} to {most}"
+    return None

@@ -245,7 +245,8 @@ struct Core {
     std::uint64_t settings_state = 0;  // of `watched`, when they were read
     bool always_slow = false;
     Mode mode = Mode::daemon;
-    bool here = false;  // some calls are launched in this program
+    bool of_triton = true;  // no kernel of a file, of which Triton knows nothing
+    bool here = false;      // some calls are launched in this program
     Table table;
     Entry* last = nullptr;  // most calls are like the one before
     Ref default_stream;     // of the only client, as long as sessions_changed is this
@@ -851,7 +852,8 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
         if (!encode(core, bound, keywords, settings, key)) return PyErr_Occurred() == nullptr && changed();
         if (key.foreign() != nullptr) return foreign_buffer(kernel, key) != nullptr;
         if (key.hash() != hash) return changed();
-        if (!pack(variant.takes, packing, key.leaves(), params)) return false;
+        if (const Op* unfit = pack(variant.takes, packing, key.leaves(), params); unfit != nullptr)
+            return refuse_unfit(variant.takes, *unfit, key.leaves());
         for (std::size_t i = 0; i < taken.size(); ++i) {
             if (maps[i].wanted(key, i) != taken[i].key) return changed();
             taken[i].put(params);
@@ -904,9 +906,10 @@ std::size_t held_by_launch(const Core& core, const Key& key, const Bound& bound,
     return count;
 }
 
-// The launch of a variant that was found, in this program.
+// The launch of a variant that was found, in this program. `tritons`: null was answered because it is what
+// only Triton's own call does right, in its version.
 PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key, const Bound& bound,
-                      PyObject* stream, const Dim3& grid) {
+                      PyObject* stream, const Dim3& grid, bool& tritons) {
     const Ref kept = Ref::borrowed(entry.variant.get());
     Variant& variant = variant_of(kept.get());
     // As Triton's launcher counts blocks, so that later calls do what the first one did.
@@ -914,7 +917,12 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         return Py_NewRef(variant.compiled.get());
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     // Before what may run Python code: the entry may go then.
-    if (!pack(variant.takes, entry.packing, key.leaves(), params)) return nullptr;
+    if (const Op* unfit = pack(variant.takes, entry.packing, key.leaves(), params); unfit != nullptr)
+        [[unlikely]] {
+        tritons = core.of_triton;
+        if (!tritons) refuse_unfit(variant.takes, *unfit, key.leaves());
+        return nullptr;
+    }
     for (TensorMaps& map : entry.maps)
         if (const int result = map.put(key.leaves(), params); result != 0) [[unlikely]] {
             set_named_error("DriverError",
@@ -1050,7 +1058,12 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
         if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) [[unlikely]]
             return slowly(nullptr, asked, nullptr);  // which says what is wrong with it
-        return launch_here(core, kernel, *entry, key, bound, stream, grid);
+        bool tritons = false;
+        PyObject* launched = launch_here(core, kernel, *entry, key, bound, stream, grid, tritons);
+        if (!tritons) [[likely]]
+            return launched;
+        here = true;
+        return slowly(nullptr, asked, nullptr);
     }
     if (stream == nullptr) {
         stream = variant.stream.get();
@@ -1065,7 +1078,11 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr && grid.x <= kMaxGridX / variant.ctas)
         [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
-        if (!pack(variant.takes, entry->packing, key.leaves(), params)) return nullptr;
+        if (const Op* unfit = pack(variant.takes, entry->packing, key.leaves(), params); unfit != nullptr)
+            [[unlikely]] {
+            refuse_unfit(variant.takes, *unfit, key.leaves());
+            return nullptr;
+        }
         if (put_kept_maps(*entry, variant, key, params) &&
             detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
                                              variant.shared_bytes, {params, variant.state->param_bytes}))
@@ -1209,7 +1226,8 @@ PyObject* kernel_new(PyTypeObject* type, PyObject*, PyObject*) {
     return reinterpret_cast<PyObject*>(made);
 }
 
-// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict[, mode, run])
+// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict[, mode, run]). `run`: see
+// Core, or None; not given for a kernel of a file.
 PyObject* kernel_bind(PyObject* self, PyObject* args) {
     PyObject *params = nullptr, *slow = nullptr, *refresh = nullptr, *scratch = nullptr, *dict = nullptr;
     Py_ssize_t positional = 0;
@@ -1247,6 +1265,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
     core.mode = static_cast<Mode>(mode);
+    core.of_triton = run != nullptr;
     if (core.mode != Mode::daemon && run != Py_None) core.run = Ref::borrowed(run);
     core.slow = Ref::borrowed(slow);
     Py_RETURN_NONE;

@@ -208,7 +208,14 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
     return true;
 }
 
-bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out) {
+bool refuse_unfit(const Takes& takes, const Op& op, const std::uint64_t* leaves) {
+    const std::uint64_t leaf = leaves[op.leaf];
+    return out_of_range(takes, op.param,
+                        op.move == Move::real ? std::to_string(std::bit_cast<double>(leaf))
+                                              : std::to_string(static_cast<std::int64_t>(leaf)));
+}
+
+const Op* pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out) {
     // Whole words are stored, because whole words are what the ring's copy loads.
     std::byte* zero = out + 8 * packing.first_zero;
     for (std::uint32_t i = packing.zero_pieces; i != 0; --i) {
@@ -239,7 +246,7 @@ bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leave
                 break;
             case Move::checked:
                 if (!holds(takes.params[op.param], leaf, false)) [[unlikely]]
-                    return out_of_range(takes, op.param, std::to_string(static_cast<std::int64_t>(leaf)));
+                    return &op;
                 bits = bits << op.above >> op.above;
                 break;
             case Move::to_real:
@@ -248,7 +255,7 @@ bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leave
                                          ? std::bit_cast<double>(leaf)
                                          : static_cast<double>(static_cast<std::int64_t>(leaf));
                 if (!real_bits(op.type, value, bits)) [[unlikely]]
-                    return out_of_range(takes, op.param, std::to_string(value));
+                    return &op;
                 break;
             }
         }
@@ -260,7 +267,7 @@ bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leave
         }
         std::memcpy(at, &bits, sizeof bits);
     }
-    return true;
+    return nullptr;
 }
 
 bool repack_objects(const Takes& takes, const Session* session, PyObject* const* args, std::byte* out) {

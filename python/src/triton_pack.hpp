@@ -3,7 +3,8 @@
 // The quick way: one operation a parameter moves a number that the key was made of to its place. The slow way
 // converts any Python object. Both give the same bytes, and both give those of Triton's own launcher: floats
 // are cast as C does (1e300 is infinite as fp32), bf16 is cut, fp16 is rounded. What a parameter's type does
-// not hold is refused, where Triton cuts it or raises, depending on its version.
+// not hold Triton cuts or refuses, depending on its version: inline that is left to it, in the daemon it is
+// refused.
 #pragma once
 
 #include <Python.h>
@@ -57,9 +58,12 @@ struct Packing {
 // is of a kind that its parameter cannot take; the slow way says so.
 bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& leaves, Packing& out);
 
-// Packs into `out` (takes.padded_bytes long, and a piece more), all of which is written. False: a Python
-// error is set.
-bool pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out);
+// Packs into `out` (takes.padded_bytes long, and a piece more), all of which is written. Answers the first
+// operation whose number the parameter's type does not hold; null: all fit.
+const Op* pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out);
+
+// The error about such a number. Always returns false.
+bool refuse_unfit(const Takes& takes, const Op& op, const std::uint64_t* leaves);
 
 // The same from Python objects, one a parameter, in two steps: what may run Python code, then the buffers,
 // which another thread may have freed meanwhile. Tensors' maps are the caller's to put there. False: a Python

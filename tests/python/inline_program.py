@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from saved_program import CALLS, launched
 from stub_kernels import first, second, wrapped
-from stub_program import Tensor, entries, numbers, stub, takes, x
+from stub_program import Tensor, entries, error_of, numbers, stub, takes, x
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 import ringlaunch as rl
@@ -29,6 +29,29 @@ def tile(described, out, N: tl.constexpr):
 @triton.jit(do_not_specialize=["a", "b"])
 def layered(x, a: tl.int64, b: tl.int64, M: tl.constexpr, EVEN: tl.constexpr):
     pass
+
+
+@triton.jit
+def unsigned(x, n: tl.uint32, half: tl.float16):
+    pass
+
+
+@triton.jit
+def checked(x, n: rl.uint32, half: rl.float16, m: tl.uint32):
+    pass
+
+
+def in_region(act):
+    with rl.region():
+        act()
+
+
+def outcome(act):
+    """What a call launches, or the kind of its error."""
+    try:
+        return launched(act)
+    except Exception as error:
+        return [type(error)]
 
 
 def is_the_same_from_a_file(name, kernel, descriptor):
@@ -117,6 +140,50 @@ def embedded():
     _mode.choose(client, _mode.meant("embedded"))
     runs(wrapped(mode=None))
     assert _mode.chosen() == (client, "inline")
+
+
+def unfit_numbers():
+    """What a parameter's type does not hold goes as Triton's launcher takes it, at the first call and each other."""
+    takes(8, 4, 2, 8, 8)
+    for sequence in ([2**32 + 5] * 3, [5, 2**32 + 5, 5], [-1, 5, -1], [2**63, 5, 2**64 - 1], [-(2**63), 2**40]):
+        kernel = wrapped(unsigned)
+        for n in sequence:
+            theirs = outcome(lambda n=n: unsigned[(1,)](x, n, 1.0))
+            assert outcome(lambda n=n, kernel=kernel: kernel[(1,)](x, n, 1.0)) == theirs, (sequence, n)
+            assert outcome(lambda n=n, kernel=kernel: in_region(lambda: kernel[(1,)](x, n, 1.0))) == theirs
+    kernel = wrapped(unsigned)
+    for half in (1.0, 1e6, 1.0, -1e6):
+        theirs = outcome(lambda half=half: unsigned[(1,)](x, 5, half))
+        assert outcome(lambda half=half: kernel[(1,)](x, 5, half)) == theirs
+    with tempfile.TemporaryDirectory() as folder:
+        kernel.save(path := os.path.join(folder, "kernel"))
+        loaded = rl.load(path, mode="inline")  # of which Triton knows nothing
+    before = stub.stub_count()
+    for n in (2**32, -1, 2**32):
+        error_of(rl.OutOfRange, lambda n=n: loaded[(1,)](x, n, 1.0))
+    assert stub.stub_count() == before and len(launched(lambda: loaded[(1,)](x, 5, 1.0))) == 1
+    rl.install(mode="inline")
+    (cut,) = launched(lambda: unsigned[(1,)](x, 2**32 + 5, 1.0))
+    assert launched(lambda: [unsigned[(1,)](x, 2**32 + 5, 1.0) for _ in range(3)]) == [cut] * 3
+    rl.uninstall()
+
+
+def unfit_numbers_of_our_types():
+    """Those are refused, at the first call and each other; beside them Triton's types are Triton's."""
+    takes(8, 4, 2, 4, 8, 8)
+    for first_call in (True, False):
+        kernel = wrapped(checked)
+        if not first_call:
+            kernel[(1,)](x, 5, 1.0, 5)
+        before = stub.stub_count()
+        for _ in range(2):
+            for n in (-1, 2**32, -(2**70)):
+                text = str(error_of(rl.OutOfRange, lambda n=n, kernel=kernel: kernel[(1,)](x, n, 1.0, 5)))
+                assert "kernel 'checked', parameter 'n' (uint32): expected an integer from 0 to 4294967295" in text
+            text = str(error_of(rl.OutOfRange, lambda kernel=kernel: kernel[(1,)](x, 5, 1e6, 5)))
+            assert "parameter 'half' (float16): expected a number that float16 holds" in text
+        assert stub.stub_count() == before
+        assert len(launched(lambda kernel=kernel: [kernel[(1,)](x, 5, 1.0, 2**32 + 5) for _ in range(3)])) == 3
 
 
 def saved():
