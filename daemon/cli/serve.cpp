@@ -305,7 +305,8 @@ void add_limits(CLI::App& command, supervisor::Limits& limits) {
             ->default_str(value == 0 ? "0" : format_bytes(value));
     };
     bytes("--max-memory", limits.max_memory_bytes, kLeastMemory,
-          "Device memory a session; 0: what the device has");
+          "Device memory a session; 0: what the device has (host driver: 64 GiB of addresses, whatever the "
+          "machine has)");
     bytes("--max-staging", limits.max_staging_bytes, kLeastStaging, "Staging memory a session");
     bytes("--max-image", limits.max_image_bytes, kLeastImage, "Size of a module");
     bytes(

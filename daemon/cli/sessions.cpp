@@ -25,7 +25,7 @@ nlohmann::json to_json(const schema::SessionInfo& session) {
             {"buffers", session.buffers()},
             {"memory_bytes", session.memory_bytes()},
             {"staging_bytes", session.staging_bytes()},
-            {"executor_pid", session.executor_pid()},
+            {"executor_pid", pid_or_null(session.executor_pid())},
             {"isolated", session.isolated()},
             {"coalesce", session.coalesce()},
             {"deaths_caused", session.deaths_caused()},
@@ -38,7 +38,7 @@ void add_row(Table& table, const schema::SessionInfo& session) {
                format_ms(session.age_ms()), std::to_string(session.streams()),
                std::to_string(session.modules()), std::to_string(session.buffers()),
                format_bytes(session.memory_bytes()), format_bytes(session.staging_bytes()),
-               std::to_string(session.executor_pid()) + (session.isolated() ? " (alone)" : ""),
+               pid_or_dash(session.executor_pid()) + (session.isolated() ? " (alone)" : ""),
                session.coalesce() ? "graphs" : "plain", std::to_string(session.deaths_caused())},
               session.deaths_caused() > 0 ? Colour::yellow : Colour::none);
 }

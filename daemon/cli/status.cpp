@@ -16,7 +16,7 @@ nlohmann::json to_json(const schema::DaemonStatus& status, const schema::Welcome
     nlohmann::json executors = nlohmann::json::array();
     if (status.executors() != nullptr)
         for (const schema::ExecutorStatus* executor : *status.executors())
-            executors.push_back({{"pid", executor->pid()},
+            executors.push_back({{"pid", pid_or_null(executor->pid())},
                                  {"device", executor->device()},
                                  {"epoch", executor->epoch()},
                                  {"domain", text(executor->domain())},
@@ -81,11 +81,10 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
                  {"LAST DEATH", false, 4, true}});
     for (const schema::ExecutorStatus* executor : *status.executors()) {
         const std::string state = text(executor->state());
-        table.add(
-            {std::to_string(executor->pid()), std::to_string(executor->device()), text(executor->domain()),
-             state, std::to_string(executor->epoch()), std::to_string(executor->restarts()),
-             format_ms(executor->uptime_ms()), or_dash(text(executor->last_death()))},
-            state == "ready" ? Colour::none : Colour::yellow);
+        table.add({pid_or_dash(executor->pid()), std::to_string(executor->device()), text(executor->domain()),
+                   state, std::to_string(executor->epoch()), std::to_string(executor->restarts()),
+                   format_ms(executor->uptime_ms()), or_dash(text(executor->last_death()))},
+                  state == "ready" ? Colour::none : Colour::yellow);
     }
     std::printf("\n%s", table.render(terminal).c_str());
     for (const schema::ExecutorStatus* executor : *status.executors())

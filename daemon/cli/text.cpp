@@ -26,6 +26,14 @@ std::string or_dash(std::string value) {
     return value.empty() ? "-" : value;
 }
 
+std::string pid_or_dash(std::int32_t pid) {
+    return pid == 0 ? "-" : std::to_string(pid);
+}
+
+nlohmann::json pid_or_null(std::int32_t pid) {
+    return pid == 0 ? nlohmann::json() : nlohmann::json(pid);
+}
+
 std::string plural(std::uint64_t count, const std::string& noun) {
     return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
 }

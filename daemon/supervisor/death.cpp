@@ -63,7 +63,8 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         if (caught && fault.text.starts_with(signal_name(fault.signal))) {
             death.text = "caught " + fault.text;  // it says signal and address itself
         } else {
-            death.text = caught ? "caught " + signal_name(fault.signal) + " at address " + hex(fault.address)
+            death.text = caught ? "caught " + signal_name(fault.signal) +
+                                      (fault.address == 0 ? "" : " at address " + hex(fault.address))
                                 : "lost its device";
             if (!fault.text.empty()) death.text += " (" + fault.text + ")";
         }

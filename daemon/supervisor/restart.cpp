@@ -60,7 +60,9 @@ std::uint64_t Core::last_heartbeat_ns(const FaultDomain& domain) {
 }
 
 bool Core::stopped_by_restart(const Stream& stream) {
-    return stream.page.stopped() && !stopped_at_record(static_cast<Status>(stream.page.page().error_status));
+    // Also where it has been closed since: a stream that runs has no error.
+    const auto why = static_cast<Status>(stream.page.page().error_status);
+    return why != Status::ok && !stopped_at_record(why);
 }
 
 bool Core::nothing_in_doubt(const FaultDomain& domain) {

@@ -22,7 +22,8 @@ std::vector<Stream*> Core::streams_in_doubt(const std::vector<Session*>& session
     std::vector<Stream*> in_doubt;
     for (Session* session : sessions)
         for (const auto& [id, stream] : session->streams)
-            if (stream->served && !stream->page.stopped() && stream->page.issued() > stream->page.completed())
+            if (stream->served && !stopped_by_restart(*stream) &&
+                stream->page.issued() > stream->page.completed())
                 in_doubt.push_back(stream.get());
     return in_doubt;
 }

@@ -110,7 +110,7 @@ class ExecutorLost(Error, RuntimeError):
 
 
 class Quarantined(Error, RuntimeError):
-    """This session killed executors too often and is no longer served."""
+    """This session's work ended executors again and again. `Client.warning` says so; nothing raises it."""
 
 
 class DriverError(Error, RuntimeError):

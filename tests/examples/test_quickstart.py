@@ -1,5 +1,7 @@
 """deploy/quickstart.sh where everything is installed already: a run, a run that keeps the daemon, a run after that."""
 
+import importlib.metadata
+import json
 import os
 import subprocess
 import sys
@@ -13,11 +15,24 @@ LIMIT_S = 300
 pytestmark = pytest.mark.timeout(2 * LIMIT_S + 60)
 
 
+def _installed_from() -> str:
+    """The folder, as a URL, that the installed package was built from; "" where there is none."""
+    try:
+        return json.loads(importlib.metadata.distribution("ringlaunch").read_text("direct_url.json") or "{}").get(
+            "url", ""
+        )
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 @pytest.fixture
 def quickstart(tmp_path):
     """Runs the script on the environment that these tests run in, with sockets of the test's own."""
-    if not (Path(sys.prefix) / ".ringlaunch-sources").exists():
-        pytest.skip(f"{sys.prefix} was not set up by tests/run.sh or deploy/quickstart.sh: this would install into it")
+    if not (Path(sys.prefix) / ".ringlaunch-sources").exists() or _installed_from() != ROOT.as_uri():
+        pytest.skip(
+            f"{sys.prefix} was not set up by this checkout's tests/run.sh or deploy/quickstart.sh: this would install "
+            "into it"
+        )
     environment = {**os.environ, "RINGLAUNCH_VENV": sys.prefix, "XDG_RUNTIME_DIR": str(tmp_path)}
 
     def run(*arguments: str) -> subprocess.CompletedProcess:

@@ -279,7 +279,7 @@ def test_restarts_of_either_executor_keep_loans_and_addresses(two, pair):
         pid = executors(two)[victim]["pid"]
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + WATCHDOG_S
-        while executors(two)[victim]["pid"] in (pid, 0) or executors(two)[victim]["state"] != "ready":
+        while executors(two)[victim]["pid"] in (pid, None) or executors(two)[victim]["state"] != "ready":
             assert time.monotonic() < deadline
             time.sleep(0.01)
         values = values * 3 + 1

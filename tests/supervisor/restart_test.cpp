@@ -220,6 +220,54 @@ TEST(Restart, AFaultOfAStreamThatHasClosedIsNobodyElses) {
     }
 }
 
+// Nothing runs of what a restart stopped, also once its owner has closed it; what was issued before a bad
+// record does.
+TEST(Restart, AStreamThatStoppedAndClosedIsNoSuspect) {
+    for (int i = 0; i < 5; ++i) {
+        const Daemon daemon({"driver=host", "first_delay_ms=1"});
+        Work work(daemon), innocent(daemon);
+        const auto stopping = innocent.client.open_stream(OnRestart::Stop, 256, "stopping");
+        const std::uint64_t held = innocent.hold(*stopping);
+        ASSERT_TRUE(eventually([&] { return stopping->issued() >= held; }));
+        const auto crashing = work.client.open_stream();
+        work.crash(*crashing);
+        ASSERT_TRUE(innocent.client.next_epoch(*stopping));
+        ASSERT_EQ(stopping->state(), StreamState::Stopped);
+        ASSERT_TRUE(work.client.next_epoch(*crashing));
+        ASSERT_TRUE(innocent.client.next_epoch(*innocent.side));
+        const auto vanishing = work.client.open_stream(OnRestart::Stop, 256, "vanishing");
+        const std::uint64_t at = vanishing->producer.position();
+        // Its answer may come before the death, or behind it.
+        innocent.client.send(schema::Request::CloseStream, [&](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateCloseStream(builder, stopping->id).Union();
+        });
+        work.run(*vanishing, "vanish");
+        const auto told = work.client.next_epoch(*vanishing);
+        ASSERT_TRUE(told);
+        EXPECT_TRUE(
+            says(text(*told), "record at position " + std::to_string(at) + ", was all that was in flight"))
+            << text(*told);
+    }
+}
+
+TEST(Restart, WhatWasIssuedBeforeABadRecordMayBeTheCulprit) {
+    const Daemon daemon({"driver=host", "first_delay_ms=1"});
+    Work work(daemon), neighbour(daemon);
+    const auto refused = work.client.open_stream(OnRestart::Stop, 256, "refused");
+    work.hold(*refused);
+    const std::uint64_t issued = work.run(*refused, "vanish");
+    refused->launch(0xbad, {});
+    ASSERT_TRUE(eventually([&] { return refused->state() == StreamState::Stopped; }));
+    ASSERT_EQ(refused->issued(), issued);
+    const auto beside = neighbour.client.open_stream(OnRestart::Stop, 256, "beside");
+    const std::uint64_t held = neighbour.hold(*beside);
+    ASSERT_TRUE(eventually([&] { return beside->issued() >= held; }));
+    work.put(work.gate.address, 1);
+    const auto told = neighbour.client.next_epoch(*beside);
+    ASSERT_TRUE(told);
+    EXPECT_TRUE(says(text(*told), "nobody knows who did it: also in flight: stream")) << text(*told);
+}
+
 // But not of one that never was.
 TEST(Restart, AFaultOfAStreamThatNobodyHadIsNotBelieved) {
     const Daemon daemon({"driver=host", "first_delay_ms=1"});
