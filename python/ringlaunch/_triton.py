@@ -87,9 +87,9 @@ def settings_of(kernel: Any) -> dict[str, Any]:
     return settings
 
 
-def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...]]:
+def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...], tuple[dict[Any, Any], ...]]:
     """The number of Triton's settings as they are; whether each call is slow; lists that make one slow while they hold
-    something."""
+    something; dictionaries after whose changes all of this is asked again."""
     found = tuple(settings_of(kernel).values())
     number = _settings_numbers.setdefault(found, next(_next_number))
     slow = kernel._varargs or getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None
@@ -99,7 +99,7 @@ def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...]]:
             lists.append(calls)
         else:
             slow = slow or chain is not None
-    return number, bool(slow), tuple(lists)
+    return number, bool(slow), tuple(lists), kernel._forget_cleared()
 
 
 # ---- tensor descriptors ----
@@ -211,8 +211,8 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self.__dict__ = fn.__dict__
         self._begin(client)
         self._mode = mode
-        self._targets: dict[int, tuple[str, Any, Any]] = {}
-        self._warmed: dict[str, Any] = {}  # what warmup() compiled
+        self._targets: dict[str, tuple[Any, ...]] = {}  # what this has found in device_caches for clients
+        self._warmed: dict[str, tuple[Any, bool]] = {}  # what warmup() compiled, and whether Triton's caches have it
         self._hints = _take_hints(fn)
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
@@ -235,7 +235,8 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             return self[grid](*args, **kwargs)
         stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
         values = (*args, *kwargs.values())
-        if mode_of(self, values, stream) == "inline":
+        inline = mode_of(self, values, stream) == "inline"
+        if inline:
             compiled = _inline().warm_up(self, args, kwargs, grid)
         else:
             for hook in self.pre_run_hooks:
@@ -244,7 +245,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             _, compiled = self._compile(client, self._specialize(client, args, kwargs), warmup=True)
             _check_captured(self)
         if isinstance(compiled, CompiledKernel):
-            self._warmed[compiled.hash] = compiled
+            self._warmed[compiled.hash] = (compiled, inline)
         return compiled
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -274,18 +275,41 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         """
         return save(self, path)
 
-    def _target(self, client: Client) -> tuple[str, Any, Any]:
-        """Device (to Triton's caches and hooks), backend and binder for what a client compiles for."""
+    def _forget_cleared(self) -> tuple[dict[Any, Any], ...]:
+        """Lets go of what a program has taken out of Triton's caches (`kernel.device_caches.clear()`), and says which
+        dictionaries these are."""
+        caches = self.device_caches
+        here = [kernels for device, (kernels, *_) in list(caches.items()) if isinstance(device, int)]
+        known = {id(each) for kernels in here for each in list(kernels.values())}
+        cleared = any(caches.get(device) is not found for device, found in list(self._targets.items()))
+        if cleared:
+            self._targets.clear()
+
+        def stays(compiled: Any, inline: bool) -> bool:
+            return id(compiled) in known if inline else not cleared
+
+        for variant in list(self._variants_held.values()):
+            if not stays(variant.compiled, variant.client is None):
+                self.cache.evict(variant)
+        for name, warmed in list(self._warmed.items()):
+            if not stays(*warmed):
+                self._warmed.pop(name, None)
+        return (caches, *here)
+
+    def _target(self, client: Client) -> tuple[str, tuple[Any, ...]]:
+        """Device (to Triton's caches and hooks), and what Triton keeps for it, for what a client compiles for."""
         architecture = _architecture(client)
-        if (found := self._targets.get(architecture)) is None:
-            target = GPUTarget("cuda", architecture, WARP)
-            backend = make_backend(target)
-            device = f"ringlaunch:sm_{architecture}"
-            binder = jit.create_function_from_signature(self.signature, self.params, backend)
-            self.device_caches[device] = ({}, {}, target, backend, binder)
-            self.compile, self.ASTSource, self.CompiledKernel = triton_compile, ASTSource, CompiledKernel
-            found = self._targets[architecture] = (device, backend, binder)
-        return found
+        device = f"ringlaunch:sm_{architecture}"
+        self._forget_cleared()
+        if (found := self._targets.get(device)) is None:
+            if (found := self.device_caches.get(device)) is None:
+                target = GPUTarget("cuda", architecture, WARP)
+                backend = make_backend(target)
+                binder = jit.create_function_from_signature(self.signature, self.params, backend)
+                found = self.device_caches[device] = ({}, {}, target, backend, binder)
+                self.compile, self.ASTSource, self.CompiledKernel = triton_compile, ASTSource, CompiledKernel
+            self._targets[device] = found
+        return device, found
 
     def _specialize(
         self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -294,7 +318,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         settings = settings_of(self)
         settings["debug"] = kwargs.get("debug", self.debug) or knobs.runtime.debug
         kwargs = {**kwargs, **settings}
-        device, _, binder = self._target(client)
+        _, (_, keys, _, _, binder) = self._target(client)
         if self._hints:
             self._check_hints(args, kwargs)
         args = tuple(map(as_triton_describes, args))
@@ -303,7 +327,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         if getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None:
             _, stages = knobs.runtime.add_stages_inspection_hook()
             specialization.append(f'("custom_pipeline", {stages})')
-        key = jit.compute_cache_key(self.device_caches[device][1], specialization, options)
+        key = jit.compute_cache_key(keys, specialization, options)
         return kwargs, bound, specialization, options, key
 
     def _check_hints(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -318,11 +342,11 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
     def _compile(self, client: Client, specialized: tuple[Any, ...], warmup: bool) -> tuple[dict[str, Any], Any]:
         """Signature and CompiledKernel of a call (see _specialize); from Triton's cache on disk where it is there."""
         kwargs, bound, specialization, options, key = specialized
-        device, backend, _ = self._target(client)
+        device, (kernels, _, _, backend, _) = self._target(client)
         options, signature, constants, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
         with _daemon_driver(backend.target), _noting(self.__name__, f"sm_{backend.target.arch}"):
             compiled = self._do_compile(key, signature, device, constants, options, attributes, warmup)
-        self.device_caches[device][0].pop(key, None)  # shared with the kernel that this was made of, which may live on
+        kernels.pop(key, None)  # shared with the kernel that this was made of, which may live on
         if hasattr(compiled, "result"):  # under triton's AsyncCompileMode
             compiled = compiled.result()
         return signature, compiled

@@ -83,7 +83,9 @@ def _tuning(tuned: Any, path: str | os.PathLike[str], doing: str) -> SavedTuning
 def _save(
     kernel: Any, path: str | os.PathLike[str], tuned: SavedTuning | None, heuristics: SavedHeuristics | None
 ) -> int:
-    compiled = {each.hash: each for each in (*kernel._warmed.values(), *(held.compiled for held in kernel.cache))}
+    kernel._forget_cleared()
+    warmed = (each for each, _ in kernel._warmed.values())
+    compiled = {each.hash: each for each in (*warmed, *(held.compiled for held in kernel.cache))}
     if not compiled:
         raise InvalidArgument(
             f"saving kernel {kernel.__name__!r} to {os.fspath(path)}: nothing of it is compiled; call it, or "

@@ -239,7 +239,8 @@ struct Core {
     Ref refresh;  // refresh(kernel) -> (settings, always_slow, hooks...): what stands in Triton's settings
     Ref scratch;  // scratch(kernel, variant, stream, bytes) -> Buffer, or what has data_ptr()
     Ref own_dict;
-    std::vector<Ref> hooks;  // lists: a call is slow while one of them holds something
+    std::vector<Ref> watched;  // `own_dict`, and Triton's caches of compiled kernels
+    std::vector<Ref> hooks;    // lists: a call is slow while one of them holds something
     std::vector<Captured> captured;
     std::uint64_t settings = 0;
     std::uint64_t settings_state = 0;  // of `watched`, when they were read
@@ -629,24 +630,55 @@ inline bool encode(const Core& core, const Bound& bound, PyObject* const* keywor
 
 // ---- what Triton looks at besides the arguments ----
 
+std::vector<Ref> refs_of(PyObject* tuple, bool (*takes)(PyObject*)) {
+    std::vector<Ref> out;
+    for (Py_ssize_t i = 0; tuple != nullptr && i < PyTuple_GET_SIZE(tuple); ++i)
+        if (takes(PyTuple_GET_ITEM(tuple, i))) out.push_back(Ref::borrowed(PyTuple_GET_ITEM(tuple, i)));
+    return out;
+}
+
+// Which dictionaries a kernel looks at. False: an error may be set.
+bool watch_own(Core& core, PyObject* caches) {
+    std::vector<Ref> dicts = refs_of(caches, [](PyObject* each) { return PyDict_Check(each) != 0; });
+    dicts.insert(dicts.begin(), Ref::borrowed(core.own_dict.get()));
+    core.watched.swap(dicts);
+    for (const Ref& dict : core.watched)
+        if (!watched.add_own(dict.get())) return false;
+    return true;
+}
+
+bool watches(const Core& core, PyObject* caches) {
+    const std::size_t count = caches == nullptr ? 0 : static_cast<std::size_t>(PyTuple_GET_SIZE(caches));
+    for (std::size_t i = 0; i < count && count + 1 == core.watched.size(); ++i)
+        if (core.watched[i + 1].get() != PyTuple_GET_ITEM(caches, static_cast<Py_ssize_t>(i))) return false;
+    return count + 1 == core.watched.size();
+}
+
 // Reads Triton's settings again. False: a Python error is set.
 [[gnu::noinline]] bool refresh_settings(Core& core, PyObject* kernel) {
-    const std::uint64_t state = watched.state(core.own_dict.get());
-    Ref read(PyObject_CallOneArg(core.refresh.get(), kernel));
-    if (!read) return false;
-    unsigned long long settings = 0;
-    int slow = 0;
-    PyObject* hooks = nullptr;
-    if (!PyArg_ParseTuple(read.get(), "KpO!", &settings, &slow, &PyTuple_Type, &hooks)) return false;
-    std::vector<Ref> lists;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hooks); ++i)
-        if (PyList_Check(PyTuple_GET_ITEM(hooks, i)))
-            lists.push_back(Ref::borrowed(PyTuple_GET_ITEM(hooks, i)));
-    core.hooks.swap(lists);
-    core.settings = settings;
-    core.always_slow = slow != 0;
-    core.settings_state = state;
-    return true;
+    constexpr int kTries = 8;
+    for (int tries = 0;; ++tries) {
+        const std::uint64_t state = watched.state(core.watched);
+        Ref read(PyObject_CallOneArg(core.refresh.get(), kernel));
+        if (!read) return false;
+        unsigned long long settings = 0;
+        int slow = 0;
+        PyObject *hooks = nullptr, *caches = nullptr;
+        if (!PyArg_ParseTuple(read.get(), "KpO!|O!", &settings, &slow, &PyTuple_Type, &hooks, &PyTuple_Type,
+                              &caches))
+            return false;
+        // What was read has to be younger than what is looked at.
+        if (!watches(core, caches) && tries < kTries) {
+            if (!watch_own(core, caches) && PyErr_Occurred() != nullptr) return false;
+            continue;
+        }
+        std::vector<Ref> lists = refs_of(hooks, [](PyObject* each) { return PyList_Check(each) != 0; });
+        core.hooks.swap(lists);
+        core.settings = settings;
+        core.always_slow = slow != 0;
+        core.settings_state = state;
+        return true;
+    }
 }
 
 inline bool hooked(const Core& core) {
@@ -983,7 +1015,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     };
 
     if (in_region()) tidy_region();
-    if (watched.state(core.own_dict.get()) != core.settings_state) [[unlikely]]
+    if (watched.state(core.watched) != core.settings_state) [[unlikely]]
         if (!refresh_settings(core, kernel)) return nullptr;
     Bound bound;
     if (core.always_slow || hooked(core) || !bind(core, args, count, names, bound)) [[unlikely]]
@@ -1004,7 +1036,7 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         }
         asked = true;
         // It has run Python code.
-        if (watched.state(core.own_dict.get()) != core.settings_state || hooked(core))
+        if (watched.state(core.watched) != core.settings_state || hooked(core))
             return slowly(nullptr, true, nullptr);
     }
 
@@ -1015,8 +1047,8 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     if (!has_key && key.unasked()) [[unlikely]] {
         if (!tensors.ask(bound.values, core.params.size())) return nullptr;
         // That has run Python code, too.
-        if (watched.state(core.own_dict.get()) != core.settings_state || hooked(core) ||
-            !captured_as_seen(core) || !bind(core, args, count, names, bound))
+        if (watched.state(core.watched) != core.settings_state || hooked(core) || !captured_as_seen(core) ||
+            !bind(core, args, count, names, bound))
             return slowly(nullptr, asked, nullptr);
         key.begin_with_tensors(&tensors);
         has_key = encode(core, bound, args + count, core.settings, key);
@@ -1257,13 +1289,13 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
         param.default_value = Ref::borrowed(value);
         made_flags.push_back(flags);
     }
-    if (!watched.add_own(dict) && PyErr_Occurred() != nullptr) return nullptr;
     core.params.swap(made);
     core.flags.swap(made_flags);
     core.positional = static_cast<std::size_t>(std::max<Py_ssize_t>(0, positional));
     core.refresh = Ref::borrowed(refresh);
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
+    if (!watch_own(core, nullptr) && PyErr_Occurred() != nullptr) return nullptr;
     core.mode = static_cast<Mode>(mode);
     core.of_triton = run != nullptr;
     if (core.mode != Mode::daemon && run != Py_None) core.run = Ref::borrowed(run);
@@ -1538,8 +1570,9 @@ int visit_core(Core& core, const Visit& visit) {
     for (const Ref* ref :
          {&core.run, &core.slow, &core.refresh, &core.scratch, &core.own_dict, &core.default_stream})
         if (const int stop = each(*ref); stop != 0) return stop;
-    for (const Ref& list : core.hooks)
-        if (const int stop = each(list); stop != 0) return stop;
+    for (const std::vector<Ref>* list : {&core.watched, &core.hooks})
+        for (const Ref& held : *list)
+            if (const int stop = each(held); stop != 0) return stop;
     for (const Captured& captured : core.captured)
         for (const Ref* ref : {&captured.globals, &captured.value, &captured.seen})
             if (const int stop = each(*ref); stop != 0) return stop;

@@ -1,5 +1,5 @@
 // Whether something changed that Triton reads at each call: its settings, the environment, a kernel's
-// attributes.
+// attributes and caches.
 //
 // All of it stands in dictionaries. Asking each of them for each name at each call would cost more than the
 // launch, so they are watched.
@@ -22,8 +22,11 @@ class Watched {
         return true;
     }
     // Another number after each change: a dictionary's version only ever grows.
-    std::uint64_t state(PyObject* own) const noexcept {
-        std::uint64_t sum = reinterpret_cast<PyDictObject*>(own)->ma_version_tag;
+    // `own`: of a kernel.
+    template <class Refs>
+    std::uint64_t state(const Refs& own) const noexcept {
+        std::uint64_t sum = 0;
+        for (const auto& dict : own) sum += reinterpret_cast<PyDictObject*>(dict.get())->ma_version_tag;
         for (const PyDictObject* dict : dicts_) sum += dict->ma_version_tag;
         return sum;
     }
@@ -42,7 +45,10 @@ class Watched {
         return watcher_ >= 0 && PyDict_Watch(watcher_, dict) == 0 && Py_NewRef(dict) != nullptr;
     }
     bool add_own(PyObject* own) { return watcher_ >= 0 && PyDict_Watch(watcher_, own) == 0; }
-    std::uint64_t state(PyObject*) const noexcept { return changes_; }
+    template <class Refs>
+    std::uint64_t state(const Refs&) const noexcept {
+        return changes_;
+    }
 
   private:
     static int changed(PyDict_WatchEvent, PyObject*, PyObject*, PyObject*) {

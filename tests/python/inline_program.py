@@ -24,6 +24,11 @@ def tile(described, out, N: tl.constexpr):
     tl.store(out + i[:, None] * N + i[None, :], described.load([0, 0]))
 
 
+@triton.jit
+def bare(x, a):
+    pass
+
+
 @triton.autotune([triton.Config({"M": 16}, num_warps=8), triton.Config({"M": 32})], key=["a"])
 @triton.heuristics({"EVEN": lambda args: args["b"] % 2 == 0})
 @triton.jit(do_not_specialize=["a", "b"])
@@ -89,6 +94,42 @@ def hits():
     kernel[lambda meta: (1, 0)](Tensor(4100), 1, 1)
     kernel[lambda meta: (1, 1)](Tensor(4100), 1, 1)
     assert [each.hits for each in kernel.cache] == [2, 2] and stub.stub_count() == 4
+
+
+def cleared_caches():
+    """What a program takes out of Triton's caches is compiled anew, as Triton does: from what the source is then."""
+    takes(8, 4, 8, 8)
+
+    def stores(kernel, n=1):
+        compiled = kernel[(n,)](x, 5)
+        return "tt.store" in compiled.asm["ttir"]
+
+    def change(kernel, old, new, clear):
+        kernel._unsafe_update_src(kernel.src.replace(old, new))
+        clear(kernel)
+        found = [stores(kernel) for _ in range(3)]
+        before = kernel._slow_calls
+        assert stores(kernel, 2) == found[0] and kernel._slow_calls == before  # the quick way has it again
+        return found
+
+    for kernel in (wrapped(bare), wrapped(bare)):  # which share their caches
+        assert [stores(kernel) for _ in range(3)] == [False] * 3
+        assert change(kernel, "pass", "tl.store(x, a)", lambda of: of.device_caches.clear()) == [True] * 3
+        assert len(kernel.cache) == 1
+        assert change(kernel, "tl.store(x, a)", "pass", lambda of: of.device_caches[0][0].clear()) == [False] * 3
+        assert len(kernel.cache) == 1
+    os.environ["TRITON_DEFAULT_FP_FUSION"] = "0"
+    kernel.device_caches.clear()
+    assert not kernel[(1,)](x, 5).metadata.enable_fp_fusion
+    kernel.warmup(x, 2.5, grid=(1,))
+    kernel.device_caches.clear()
+    with tempfile.TemporaryDirectory() as folder:
+        assert "nothing of it is compiled" in str(error_of(rl.InvalidArgument, lambda: kernel.save(folder + "/kernel")))
+    rl.install(mode="inline")
+    assert not stores(bare)
+    bare._unsafe_update_src(bare.src.replace("pass", "tl.store(x, a)"))
+    bare.device_caches.clear()
+    assert [stores(bare) for _ in range(3)] == [True] * 3
 
 
 def descriptors():

@@ -97,6 +97,25 @@ def test_a_grid_may_be_any_sequence_or_a_function(kernel, x):
     assert next(iter(kernel.cache)).hits == len(grids) + 1
 
 
+def test_a_kernel_is_compiled_anew_once_its_caches_are_cleared(kernel, x):
+    other = rl.wrap(scale)  # which shares them
+    source = scale.src
+    first = [each[(2,)](x, 128) for each in (kernel, other)]
+    try:
+        for number in ("2", "3"):
+            scale._unsafe_update_src(source.replace("* by", f"* {number}"))
+            scale.device_caches.clear()
+            for each in (kernel, other):
+                compiled = [each[(2,)](x, 128) for _ in range(3)]
+                assert compiled.count(compiled[0]) == 3 and compiled[0] not in first
+                assert len(each.cache) == 1
+                each[(2,)](x, 128, 3)  # another kind
+    finally:
+        scale._unsafe_update_src(source)
+        scale.device_caches.clear()
+    assert "mulf" in kernel[(2,)](x, 128).asm["ttir"]
+
+
 @pytest.mark.parametrize(
     ("grid", "error", "text"),
     [
