@@ -157,10 +157,11 @@ int main(int argc, char** argv) {
             }
         }
 
+        const double closed_mib = resident_mib(daemon.pid());
         std::vector<Stream> open;
         for (int i = 0; i < streams; ++i) open.push_back(daemon.client().stream());
         std::this_thread::sleep_for(std::chrono::milliseconds(200));
-        const double stream_kib = (resident_mib(daemon.pid()) - idle_mib) * 1024 / streams;
+        const double stream_kib = (resident_mib(daemon.pid()) - closed_mib) * 1024 / streams;
 
         std::vector<Client> clients;
         const double before_mib = gpu ? gpu_memory_mib() : 0;
@@ -192,6 +193,12 @@ int main(int argc, char** argv) {
             "work (serve "
             "--spin-us)");
         report.target("connect to first launch done, p50, ms", quantile(first_launch_ms, 0.5), 5);
+        for (std::size_t i = 0; i < std::size(kPauses); ++i) {
+            char what[64];
+            std::snprintf(what, sizeof what, "waking up after %.1f ms of nothing, p50, us", kPauses[i]);
+            report.target(what, quantile(asleep[i], 0.5) - quantile(awake, 0.5), 10);
+        }
+        report.note("waking up: what such a launch takes beyond one that finds the daemon awake");
         report.note(
             "connecting: handshake, module load, stream, allocation, launch and wait; the daemon runs "
             "already");
