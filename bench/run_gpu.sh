@@ -151,7 +151,7 @@ fi
 export RINGLAUNCHD=$build/bin/ringlaunchd PYTHONPATH=$build/python
 {
   nvidia-smi; nvcc --version; g++ --version | head -n 1; python3 --version; uname -srm; nproc
-  git log -1 --format='commit %h %s'
+  git describe --always --dirty && git log -1 --format='commit %h %s'
   echo && timeout 60 "$RINGLAUNCHD" doctor
 } 2>&1 | without_paths >"$out/machine.txt"
 
