@@ -33,7 +33,8 @@ class Variant:
         Of its image, in bytes.
     hits : int
         Launches. Inline, those are not counted that Triton makes by itself, but for the first of each kind of call
-        (while there are launch hooks, and of kinds that only Triton's launcher knows).
+        (while there are launch hooks, of kinds that only Triton's launcher knows, and of kernels with more than 128
+        parameters).
     compile_time : float
         Seconds of its first call: compiling, or reading Triton's cache on disk.
     client : Client or None

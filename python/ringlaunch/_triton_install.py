@@ -89,7 +89,7 @@ def _make_twin(kernel: Any) -> _triton.JITFunction | None:
         if not isinstance(kernel, _triton.JITFunction):
             try:
                 twin = _triton.wrap(kernel, _client, _mode)
-            except (Unsupported, ValueError):  # of Gluon; more parameters than a call takes
+            except Unsupported:  # of Gluon
                 twin = None
         if _replaced:  # and not taken back meanwhile
             kernel.__dict__[_TWIN] = twin

@@ -49,6 +49,7 @@ _TYPES = {
 DESCRIBED = "tensordesc"  # begins the type of a tensor descriptor, in Triton's words
 _MAP, _MAP_BYTES = "tensormap", 128
 WARP = 32
+MOST_QUICK_PARAMS = 128  # kMaxParams of triton_key.hpp
 _UNLOAD_S = 2.0  # in which the daemon lets go of a module that nothing uses any more
 _CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION, _REAL, _WIDE = 1, 2, 4, 8, 16, 32  # of triton_key.hpp
 

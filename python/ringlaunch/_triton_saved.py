@@ -26,7 +26,7 @@ from ringlaunch._mode import mode_number
 from ringlaunch._stream import Stream
 from ringlaunch._triton_cache import Variant
 from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, constant_text, encode, same
-from ringlaunch._triton_load import CallPath, call_param, client_of, give_scratch
+from ringlaunch._triton_load import MOST_QUICK_PARAMS, CallPath, call_param, client_of, give_scratch
 from ringlaunch._triton_mode import check_mode, mode_of
 from ringlaunch._triton_tensor import as_triton_takes
 from ringlaunch.errors import Error, InvalidArgument, LimitReached, NotFound, ParamTypeError, Unsupported
@@ -540,6 +540,11 @@ def _call_inline(
     changed: dict[str, Any] | None,
 ) -> Any:
     """The same where this program launches: the call is matched, and then made once more."""
+    if len(kernel.params) > MOST_QUICK_PARAMS:
+        raise Unsupported(
+            f"kernel {kernel.__name__!r} of {kernel._path}: it has {len(kernel.params)} parameters, and from a file "
+            f"kernels of at most {MOST_QUICK_PARAMS} are launched inline; launch it in a daemon, or by Triton"
+        )
     _triton_saved_inline.check_arguments(kernel, args, kwargs, stream)
     context = _triton_saved_inline.enter(kernel.__name__)
     named = {} if stream is None else {"stream": stream}

@@ -675,7 +675,7 @@ bool watches(const Core& core, PyObject* caches) {
         std::vector<Ref> lists = refs_of(hooks, [](PyObject* each) { return PyList_Check(each) != 0; });
         core.hooks.swap(lists);
         core.settings = settings;
-        core.always_slow = slow != 0;
+        core.always_slow = slow != 0 || core.params.size() > kMaxParams;
         core.settings_state = state;
         return true;
     }
@@ -809,15 +809,15 @@ PyObject* grid_object(const Dim3& dim) {
 
 // ---- the call ----
 
-// Asks a function for the grid. `changed`: it wrote into the arguments, which are launched as they are then.
-bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& out, Ref& arguments,
-              bool& changed) {
+// What a function answers for the grid; null: a Python error is set. `changed`: it wrote into the arguments,
+// which are launched as they are then.
+Ref ask_grid(const Core& core, PyObject* function, const Bound& bound, Ref& arguments, bool& changed) {
     arguments = Ref(PyDict_New());
-    if (!arguments) return false;
+    if (!arguments) return {};
     for (std::size_t i = 0; i < core.params.size(); ++i)
-        if (PyDict_SetItem(arguments.get(), core.params[i].name.get(), bound.values[i]) != 0) return false;
+        if (PyDict_SetItem(arguments.get(), core.params[i].name.get(), bound.values[i]) != 0) return {};
     Ref answered(PyObject_CallOneArg(function, arguments.get()));
-    if (!answered || !read_grid(answered.get(), out)) return false;
+    if (!answered) return answered;
     // Who leaves it alone leaves the order alone, too.
     PyObject *name = nullptr, *value = nullptr;
     Py_ssize_t at = 0;
@@ -827,7 +827,14 @@ bool ask_grid(const Core& core, PyObject* function, const Bound& bound, Dim3& ou
         ++same;
     changed = same != core.params.size() ||
               static_cast<std::size_t>(PyDict_GET_SIZE(arguments.get())) != core.params.size();
-    return true;
+    return answered;
+}
+
+// Whether a grid that was refused (a Python error is set) may be one where Triton launches: that takes
+// whatever has a length and items, and passes over less than one block, as it counts them.
+bool is_left_to_triton(const Core& core, Mode mode, PyObject* grid) {
+    return mode != Mode::daemon && core.of_triton && PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
+           PyCallable_Check(grid) == 0;
 }
 
 [[gnu::noinline]] PyObject* foreign_buffer(PyObject* kernel, const Key& key) {
@@ -962,6 +969,12 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
                                 "': making the map of a tensor descriptor: " + inline_error_text(result));
             return nullptr;
         }
+    Dim3 blocks = grid;
+    if (variant.ctas != 1 && !with_clusters(variant, blocks)) [[unlikely]] {
+        tritons = core.of_triton;
+        if (tritons) PyErr_Clear();
+        return nullptr;
+    }
     std::uint64_t to = 0;
     if (!(stream == nullptr ? current_stream(variant.here->device(), to)
                             : named_stream(variant.takes.kernel, stream, to)))
@@ -973,8 +986,6 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         if (!scratch) return nullptr;
         std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &address, sizeof address);
     }
-    Dim3 blocks = grid;
-    if (variant.ctas != 1 && !with_clusters(variant, blocks)) return nullptr;
     if (in_region()) {
         std::array<PyObject*, kMaxDescriptors + 2> more;
         const std::size_t count = held_by_launch(core, key, bound, kept.get(), scratch.get(), more.data());
@@ -1001,13 +1012,15 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     const Py_ssize_t count = PyVectorcall_NARGS(flags);
     Dim3 grid = grid_of->dim;
     Ref arguments;  // of a grid that is a function
+    Ref unread;     // the grid, where it is none that we know
     const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
     bool here = mode == Mode::in_process;  // that it is launched in this program is known
     const auto slowly = [&](const Key* key, bool asked, PyObject* bound) -> PyObject* {
         Ref kept = Ref::borrowed(kernel);
         if (!issue_region()) return nullptr;
-        Ref object =
-            grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object) : Ref(grid_object(grid));
+        Ref object = unread                                 ? std::move(unread)
+                     : grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object)
+                                                            : Ref(grid_object(grid));
         if (!object) return nullptr;
         if (here && key == nullptr && bound == nullptr && is_all_tritons(core, args, count, names))
             return call_triton(core, kernel, object.get(), args, count, names);
@@ -1027,13 +1040,18 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
     bool asked = false;
     if (grid_of->object != nullptr) [[unlikely]] {
-        if (PyCallable_Check(grid_of->object)) {
-            bool changed = false;
-            if (!ask_grid(core, grid_of->object, bound, grid, arguments, changed)) return nullptr;
-            if (changed) return slowly(nullptr, true, arguments.get());
-        } else if (!read_grid(grid_of->object, grid)) {
-            return nullptr;
+        bool changed = false;
+        Ref object = PyCallable_Check(grid_of->object)
+                         ? ask_grid(core, grid_of->object, bound, arguments, changed)
+                         : Ref::borrowed(grid_of->object);
+        if (!object) return nullptr;
+        if (!read_grid(object.get(), grid)) {
+            if (!is_left_to_triton(core, mode, object.get())) return nullptr;
+            PyErr_Clear();
+            unread = std::move(object);
         }
+        if (changed) return slowly(nullptr, true, arguments.get());
+        if (unread) return slowly(nullptr, true, nullptr);
         asked = true;
         // It has run Python code.
         if (watched.state(core.watched) != core.settings_state || hooked(core))
@@ -1272,10 +1290,6 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
         return PyErr_Format(PyExc_ValueError, "no mode: %d", int{mode});
     Core& core = *as_kernel(self)->core;
     const Py_ssize_t count = PyTuple_GET_SIZE(params);
-    if (static_cast<std::size_t>(count) > kMaxParams) {
-        PyErr_Format(PyExc_ValueError, "a kernel of %zd parameters; %zu is the most", count, kMaxParams);
-        return nullptr;
-    }
     std::vector<ParamInfo> made;
     std::vector<std::uint8_t> made_flags;
     for (Py_ssize_t i = 0; i < count; ++i) {
@@ -1493,6 +1507,7 @@ PyObject* kernel_key(PyObject* self, PyObject* args) {
     PyObject *positional = nullptr, *keywords = nullptr;
     if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
     Core& core = *as_kernel(self)->core;
+    if (core.params.size() > kMaxParams) Py_RETURN_NONE;
     std::vector<PyObject*> all;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(positional); ++i)
         all.push_back(PyTuple_GET_ITEM(positional, i));

@@ -76,7 +76,7 @@ enum ParamFlags : std::uint8_t {
     kWide = 32   // annotated: an integer of more than 32 bits, however small
 };
 
-inline constexpr std::size_t kMaxParams = 128;
+inline constexpr std::size_t kMaxParams = 128;  // calls of a kernel with more go the slow way
 inline constexpr std::size_t kMaxTags = 512;
 inline constexpr std::size_t kMaxWords = 256;
 inline constexpr std::size_t kMaxLeaves = 256;

@@ -359,9 +359,6 @@ PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list); ++i)
             if (!PyUnicode_CheckExact(PyTuple_GET_ITEM(list, i)))
                 return PyErr_Format(PyExc_TypeError, "expected names");
-    if (static_cast<std::size_t>(PyTuple_GET_SIZE(names)) > kMaxParams)
-        return PyErr_Format(PyExc_ValueError, "a kernel of %zd parameters; %zu is the most",
-                            PyTuple_GET_SIZE(names), kMaxParams);
     tuned.state = Held(Py_NewRef(state));
     tuned.names = Held(Py_NewRef(names));
     tuned.config_type = Held(Py_NewRef(config_type));

@@ -10,7 +10,7 @@ import tempfile
 import triton
 import triton.language as tl
 from saved_program import CALLS, launched
-from stub_kernels import first, second, wrapped
+from stub_kernels import first, ready, second, wrapped
 from stub_program import Tensor, entries, error_of, numbers, stub, takes, x
 from triton.tools.tensor_descriptor import TensorDescriptor
 
@@ -34,6 +34,9 @@ def bare(x, a):
 @triton.jit(do_not_specialize=["a", "b"])
 def layered(x, a: tl.int64, b: tl.int64, M: tl.constexpr, EVEN: tl.constexpr):
     pass
+
+
+alone = triton.autotune([triton.Config({}, num_warps=2)], key=[])(first)
 
 
 @triton.jit
@@ -225,6 +228,69 @@ def unfit_numbers_of_our_types():
             assert "parameter 'half' (float16): expected a number that float16 holds" in text
         assert stub.stub_count() == before
         assert len(launched(lambda kernel=kernel: [kernel[(1,)](x, 5, 1.0, 2**32 + 5) for _ in range(3)])) == 3
+
+
+def grids():
+    """Of any kind, at the first call and each other, launched, passed over or refused as by Triton."""
+    sides = (0, 1, 3, -1, 2**16, 2**30, 2**31 - 1, 2**31, 2**32, -(2**31))
+    kinds = [(), [], 3, None, "ab", {0: 2}, {1: 2}, (1.0,), [2], (True, 2), range(2, 4), (2, 3, 4, 5), (2, "a", 1)]
+    kinds += [(side,) for side in sides] + [(side, side) for side in sides] + [(2**30, 4), (2**15, 2**16), (-1, 5, 3)]
+    kinds += [lambda meta, kind=kind: kind for kind in kinds] + [
+        lambda meta: meta["nothing"],
+        lambda meta: lambda _: (1,),
+    ]
+    ready(quick := wrapped())
+    ready(tuned := wrapped(alone))
+    for grid in kinds:
+        theirs = outcome(lambda grid=grid: first[grid](x, 1, 1))
+        (kept,) = theirs[:1] or [None]
+        for kernel in (wrapped(), quick, quick, tuned, tuned):
+            ours = outcome(lambda grid=grid, kernel=kernel: kernel[grid](x, 1, 1))
+            assert ours == theirs or (isinstance(kept, type) and issubclass(ours[0], kept)), (grid, theirs, ours)
+        assert outcome(lambda grid=grid: in_region(lambda: quick[grid](x, 1, 1))) == ours
+    for grid in ((2**30, 4), (1,)):  # a function that writes into the arguments beside
+
+        def writes(meta, grid=grid):
+            meta["a"] = 7
+            return grid
+
+        assert outcome(lambda writes=writes: quick[writes](x, 1, 1)) == outcome(
+            lambda writes=writes: first[writes](x, 1, 1)
+        )
+
+
+def many_parameters():
+    """More than a key has room for: launched by Triton at each call, wrapped, tuned and installed."""
+    names = [f"a{i}" for i in range(140)]
+    takes(8, *[1] * 140, 8, 8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "many.py")
+        with open(path, "w") as file:
+            file.write("import triton\nimport triton.language as tl\n@triton.jit\n")
+            file.write(f"def many(x, {', '.join(name + ': tl.int8' for name in names)}, N: tl.constexpr = 2): pass\n")
+        sys.path.insert(0, folder)
+        from many import many
+
+        def act(kernel):
+            for by in range(1, 4):
+                kernel[(by,)](x, *range(139), a139=by)
+                kernel[lambda meta: (meta["a1"],)](x=x, **dict(zip(names, range(by, by + 140))))
+
+        theirs = launched(lambda: act(many))
+        assert len(theirs) == 6
+        tuned = triton.autotune([triton.Config({"N": 4})], key=[])
+        for kernel in (wrapped(many), wrapped(tuned(many)), tuned(wrapped(many))):
+            assert [launch[1] for launch in launched(lambda kernel=kernel: act(kernel))] == [one[1] for one in theirs]
+        error_of(TypeError, lambda: wrapped(many)[(1,)](x))
+        rl.install(mode="inline")
+        assert launched(lambda: act(many)) == theirs
+        rl.uninstall()
+        kernel = wrapped(many)
+        kernel.warmup(x, *range(140), grid=(1,))
+        kernel.save(path := os.path.join(folder, "kernel"))
+        loaded = rl.load(path, mode="inline")
+        text = str(error_of(rl.Unsupported, lambda: loaded[(1,)](x, *range(140))))
+        assert "kernel 'many'" in text and "142 parameters" in text and "at most 128" in text, text
 
 
 def saved():

@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define kParamBytes 256
-#define kMostParams 16
+#define kMostParams 160
 #define kMostNodes 64
 #define kMostEntries 200000
 

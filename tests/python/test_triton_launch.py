@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.util
 import os
 import signal
 import threading
@@ -146,6 +147,62 @@ def test_a_grid_that_the_device_does_not_have_is_refused(kernel, x):
     for _ in range(2):
         with pytest.raises(rl.InvalidArgument, match="grid"):
             kernel[(1, 70000)](x, 128)
+
+
+@pytest.mark.parametrize("grid", [(2**30, 4), (65536, 32768), (2**31 - 1, 3), [2**30, 2, 2]])
+def test_more_blocks_than_32_bits_count_are_launched_as_they_were_asked_for(client, kernel, x, grid):
+    stream = client.stream()
+    for i in range(3):
+        before = stream.status.published
+        kernel[grid](x, 128, stream=stream)
+        assert kernel.cache.find(x, 128).hits == i + 1
+        shape, _ = launch_record(_core._ring_bytes(stream, before, stream.status.published - before))
+        assert shape[:3] == [*grid, 1, 1][:3]
+
+
+@pytest.fixture
+def many(tmp_path):
+    """Makes a kernel of so many integers."""
+
+    def make(count):
+        path = tmp_path / f"many{count}.py"
+        names = ", ".join(f"a{i}" for i in range(count))
+        path.write_text(f"import triton\n\n@triton.jit\ndef many{count}({names}): pass\n")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return getattr(module, path.stem)
+
+    return make
+
+
+@pytest.mark.parametrize("count", [128, 129, 254])
+def test_many_parameters(client, many, count, tmp_path):
+    stream = client.stream()
+    kernel = rl.wrap(many(count))
+
+    def launched(kernel, values):
+        before = stream.status.published
+        kernel[(3,)](*values[:-1], **{f"a{count - 1}": values[-1]}, stream=stream)
+        shape, packed = launch_record(_core._ring_bytes(stream, before, stream.status.published - before))
+        assert shape[0] == 3
+        return list(np.frombuffer(packed[: 4 * count], np.int32))
+
+    for begin in (17, 33, 49):
+        values = [begin + 16 * i for i in range(count)]
+        assert launched(kernel, values) == values
+    (variant,) = kernel.cache
+    assert variant.hits == 3 and kernel._slow_calls == (1 if count <= 128 else 3)
+    kernel.save(tmp_path / "file")
+    assert launched(rl.load(tmp_path / "file"), values) == values
+    with pytest.raises(TypeError, match="argument"):
+        kernel[(1,)](*values[:-1], stream=stream)
+
+
+def test_more_parameters_than_a_kernel_has_are_refused_by_name(client, many):
+    for _ in range(2):
+        with pytest.raises(rl.InvalidArgument, match="kernel many255 has 257 parameters, at most 256"):
+            rl.wrap(many(255))[(1,)](*range(2, 257))
 
 
 def test_the_function_of_a_grid_may_change_the_arguments(client, kernel, x):
