@@ -10,12 +10,12 @@ namespace {
 
 thread_local CUcontext current_context = nullptr;
 
-CudaApi load() {
+CudaApi load(const char* instead) {
     void* library = ::dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr)
         throw Error(Status::unsupported,
                     std::string("CUDA needs libcuda.so.1, which comes with NVIDIA's driver: ") + ::dlerror() +
-                        "; install the driver, or have a daemon serve with --driver host");
+                        "; install the driver, or " + instead);
     CudaApi api;
     constexpr std::size_t kNamed = 3;
     std::string missing;
@@ -33,19 +33,18 @@ CudaApi load() {
     if (lacking > kNamed) missing += " and " + std::to_string(lacking - kNamed) + " more";
     int version = 0;
     const bool told = api.cuDriverGetVersion_ != nullptr && api.cuDriverGetVersion_(&version) == CUDA_SUCCESS;
-    throw Error(Status::unsupported,
-                "libcuda.so.1 " +
-                    (told ? "(for CUDA " + std::to_string(version / 1000) + "." +
-                                std::to_string(version % 1000 / 10) + ") "
-                          : std::string()) +
-                    "lacks functions of CUDA 12.4: " + missing +
-                    "; update NVIDIA's driver to 550 or later, or have a daemon serve with --driver host");
+    throw Error(Status::unsupported, "libcuda.so.1 " +
+                                         (told ? "(for CUDA " + std::to_string(version / 1000) + "." +
+                                                     std::to_string(version % 1000 / 10) + ") "
+                                               : std::string()) +
+                                         "lacks functions of CUDA 12.4: " + missing +
+                                         "; update NVIDIA's driver to 550 or later, or " + instead);
 }
 
 }  // namespace
 
-const CudaApi& cuda_api() {
-    static const CudaApi api = load();
+const CudaApi& cuda_api(const char* instead) {
+    static const CudaApi api = load(instead);
     return api;
 }
 

@@ -229,6 +229,12 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             None if self._hints else triton_run,
         )
 
+    def __copy__(self) -> JITFunction:
+        """With a table and variants of its own, as Triton's kernels are copied: attribute by attribute."""
+        plain = object.__new__(jit.JITFunction)
+        plain.__dict__.update(self.__dict__)
+        return JITFunction(plain, self._client, self._mode)
+
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         """What Autotuner, Heuristics and `warmup` call."""
         if not warmup:

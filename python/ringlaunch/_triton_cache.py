@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
+from ringlaunch._check import refused
+from ringlaunch.errors import InvalidArgument
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from ringlaunch import _core
     from ringlaunch._client import Client
     from ringlaunch._triton_load import CallPath
+
+
+def kinds_text(
+    signature: dict[str, Any], constant: Callable[[tuple[int, ...]], str], attributes: dict[tuple[int, ...], Any]
+) -> str:
+    """What a variant takes, for messages: types, what is compiled in, and what is divisible by 16."""
+
+    def walk(kind: Any, path: tuple[int, ...]) -> str:
+        if isinstance(kind, tuple):
+            return f"({', '.join(walk(part, (*path, i)) for i, part in enumerate(kind))})"
+        if kind == "constexpr":
+            return constant(path)
+        return f"{kind}{', a multiple of 16' if attributes.get(path) else ''}"
+
+    return ", ".join(f"{name}: {walk(kind, (i,))}" for i, (name, kind) in enumerate(signature.items()))
 
 
 class Variant:
@@ -45,11 +64,17 @@ class Variant:
         What a launch of it returns.
     """
 
-    __slots__ = ("_core", "_signature", "client", "compile_time", "evicted")
+    __slots__ = ("_core", "_of", "_signature", "client", "compile_time", "evicted")
 
     def __init__(
-        self, core: _core.TritonVariant, client: Client | None, signature: dict[str, Any], compile_time: float
+        self,
+        kernel: CallPath,
+        core: _core.TritonVariant,
+        client: Client | None,
+        signature: dict[str, Any],
+        compile_time: float,
     ) -> None:
+        self._of = weakref.ref(kernel)
         self._core = core
         self._signature = signature
         self.client = client
@@ -63,11 +88,17 @@ class Variant:
     @property
     def constants(self) -> dict[str, Any]:
         names = list(self._signature)
-        found = {}
-        for path, value in self.compiled.src.constants.items():
-            first, *rest = path if isinstance(path, tuple) else (names.index(path),)
-            found[names[first] + "".join(f"[{i}]" for i in rest)] = value
-        return found
+        return {
+            names[first] + "".join(f"[{i}]" for i in rest): value for (first, *rest), value in self._constants().items()
+        }
+
+    def _constants(self) -> dict[tuple[int, ...], Any]:
+        """By the place among the parameters, and in tuples."""
+        names = list(self._signature)
+        return {
+            path if isinstance(path, tuple) else (names.index(path),): value
+            for path, value in self.compiled.src.constants.items()
+        }
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -106,7 +137,8 @@ class Variant:
         return self._core.compiled
 
     def __repr__(self) -> str:
-        kinds = ", ".join(f"{name}: {kind}" for name, kind in self._signature.items())
+        constants = self._constants()
+        kinds = kinds_text(self._signature, lambda path: repr(constants.get(path)), self.compiled.src.attrs)
         return (
             f"<variant ({kinds}), {self.options['num_warps']} warps, {self.registers} registers, {self.shared} bytes "
             f"of shared memory, {self.hits} launches>"
@@ -152,8 +184,22 @@ class KernelCache:
         Parameters
         ----------
         variant : Variant
-            Of this kernel; one that was let go of already is none.
+            Of this kernel; one that was let go of already is left alone.
+
+        Raises
+        ------
+        ParamTypeError
+            It is no variant.
+        InvalidArgument
+            It is another kernel's.
         """
+        name = self._kernel.__name__
+        if not isinstance(variant, Variant):
+            raise refused(f"kernel {name!r}, variant", "one of its cache", variant)
+        if variant._of() is not self._kernel:
+            raise InvalidArgument(f"kernel {name!r}, variant: expected one of its cache, found another's: {variant!r}")
+        if variant.evicted:
+            return
         variant.evicted = True
         self._kernel._release(variant)
 

@@ -184,7 +184,7 @@ def _make_variant(kernel: JITFunction, compiled: Any, bound: dict[str, Any], sec
     )
     if core is None:
         return None
-    variant = Variant(core, None, dict(signature), seconds)
+    variant = Variant(kernel, core, None, dict(signature), seconds)
     kernel._variants_held[(id(compiled),)] = variant
     return variant
 

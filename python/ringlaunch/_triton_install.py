@@ -110,6 +110,9 @@ def _run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
     return twin.run(*args, grid=grid, warmup=warmup, **kwargs)
 
 
+_run.__module__, _run.__qualname__ = _plain_run.__module__, _plain_run.__qualname__  # for messages of Python's own
+
+
 def _bench(plain: Any) -> Any:
     """What stands in place of Autotuner._bench."""
 

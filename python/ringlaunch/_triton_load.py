@@ -308,7 +308,7 @@ class CallPath(_core.TritonKernel):
             len(declaration),
             tuple((*each, True) for each in maps),
         )
-        return Variant(core, client, dict(signature), seconds)
+        return Variant(self, core, client, dict(signature), seconds)
 
     def _remember(self, pending: _core.TritonPending | None, variant: Variant, bound: dict[str, Any]) -> None:
         """From now on calls like this one are that variant's. `pending`: none where a call has no key."""

@@ -24,7 +24,7 @@ from ringlaunch._client import Client
 from ringlaunch._hints import SCALARS, TensorOf, check, element_of, scalar, tensor_of
 from ringlaunch._mode import mode_number
 from ringlaunch._stream import Stream
-from ringlaunch._triton_cache import Variant
+from ringlaunch._triton_cache import Variant, kinds_text
 from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, constant_text, encode, same
 from ringlaunch._triton_load import MOST_QUICK_PARAMS, CallPath, call_param, client_of, give_scratch
 from ringlaunch._triton_mode import check_mode, mode_of
@@ -209,7 +209,7 @@ class SavedKernel(CallPath):
         held = self._variants_held.get((context, number))
         if held is None:
             core = _triton_saved_inline.load_variant(self, number, context)
-            held = Variant(core, None, dict(self.saved[number].signature), 0.0)
+            held = Variant(self, core, None, dict(self.saved[number].signature), 0.0)
             self._variants_held[context, number] = held
         return held
 
@@ -481,14 +481,8 @@ def _asked(param: SavedParam | None, value: Any) -> str:
 
 
 def _held(variant: SavedVariant, params: Sequence[SavedParam]) -> str:
-    def walk(kind: Any, path: tuple[int, ...]) -> str:
-        if isinstance(kind, tuple):
-            return f"({', '.join(walk(part, (*path, i)) for i, part in enumerate(kind))})"
-        if kind == "constexpr":
-            return constant_text(variant.constants.get(path))
-        return f"{kind}{', a multiple of 16' if variant.attributes.get(path) else ''}"
-
-    text = ", ".join(f"{param.name}: {walk(variant.signature[param.name], (i,))}" for i, param in enumerate(params))
+    signature = {param.name: variant.signature[param.name] for param in params}
+    text = kinds_text(signature, lambda path: constant_text(variant.constants.get(path)), variant.attributes)
     return f"({text}{''.join(f', {name}={value!r}' for name, value in variant.options.items())})"
 
 

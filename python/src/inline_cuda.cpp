@@ -305,7 +305,8 @@ const CudaApi* loaded = nullptr;
 }  // namespace
 
 void load_cuda() {
-    loaded = &driver::cuda_api();
+    loaded = &driver::cuda_api(
+        "have a daemon launch it on its GPU, which takes buffers of a client in place of tensors");
 }
 
 std::uint64_t current_context() noexcept {

@@ -86,6 +86,29 @@ def test_warmup_launches_nothing(launches, x):
     assert scale.warmup(x, 128, grid=(1,)).metadata.name == "scale"
 
 
+def test_keywords_that_are_given_twice_are_told_in_tritons_words(x):
+    kernel = triton.heuristics({"BLOCK": lambda args: 32})(scale)
+    calls = [
+        lambda: scale.warmup(x, 128, grid=(1,), warmup=True),
+        lambda: scale.run(x, 128, grid=(1,)),
+        lambda: kernel[(1,)](x, 128, warmup=True),
+        lambda: triton.autotune([triton.Config({"BLOCK": 64})], key=[])(scale)[(1,)](x, 128, BLOCK=16),
+    ]
+
+    def texts():
+        found = []
+        for call in calls:
+            with pytest.raises(TypeError) as error:
+                call()
+            found.append(str(error.value))
+        return found
+
+    theirs = texts()
+    rl.install(mode="daemon")
+    assert texts() == theirs
+    assert any("triton.runtime.jit.JITFunction.run() got multiple values" in text for text in theirs)
+
+
 def test_heuristics_go_through_ringlaunch(launches, x):
     kernel = triton.heuristics({"BLOCK": lambda args: 32})(scale)
     rl.install()

@@ -1,5 +1,6 @@
 """Calls of Triton kernels: what they launch and answer, what they refuse, and what of Triton's settings they heed."""
 
+import copy
 import functools
 import gc
 import importlib.util
@@ -197,6 +198,46 @@ def test_many_parameters(client, many, count, tmp_path):
     assert launched(rl.load(tmp_path / "file"), values) == values
     with pytest.raises(TypeError, match="argument"):
         kernel[(1,)](*values[:-1], stream=stream)
+
+
+def test_variants_that_differ_in_alignment_or_constants_are_told_apart(kernel, x):
+    kernel[(1,)](x, 128)
+    kernel[(1,)](x, 127)
+    kernel[(1,)](x[1:], 128)
+    kernel[(1,)](x, 128, BLOCK=32)
+    lines = [repr(variant) for variant in kernel.cache]
+    assert len(set(lines)) == 4
+    assert "x: *fp32, a multiple of 16, n: i32, a multiple of 16, " in lines[0] and "BLOCK: 64)" in lines[0]
+    assert "x: *fp32, a multiple of 16, n: i32, " in lines[1] and "x: *fp32, n: i32, a multiple of 16" in lines[2]
+    assert "BLOCK: 32)" in lines[3]
+
+
+def test_only_a_variant_of_its_own_is_evicted(kernel, x):
+    other = rl.wrap(triton.jit(scale.fn))
+    for each in (kernel, other):
+        each[(1,)](x, 128)
+    (variant,), (anothers,) = kernel.cache, other.cache
+    for wrong in (3, None, "scale", variant._core):
+        with pytest.raises(rl.ParamTypeError, match="kernel 'scale', variant: expected one of its cache, found"):
+            kernel.cache.evict(wrong)
+    with pytest.raises(rl.InvalidArgument, match=r"kernel 'scale', variant: .*found another's: <variant"):
+        kernel.cache.evict(anothers)
+    assert not anothers.evicted and len(other.cache) == len(kernel.cache) == 1
+    for _ in range(2):
+        kernel.cache.evict(variant)
+    assert variant.evicted and len(kernel.cache) == 0
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_a_copy_of_a_kernel_is_a_kernel(kernel, x, used):
+    if used:
+        kernel[(1,)](x, 128)
+    made = copy.copy(kernel)
+    assert type(made) is type(kernel) and made is not kernel and made.__dict__ is not kernel.__dict__
+    for _ in range(3):
+        made[(1,)](x, 128)
+    assert [variant.hits for variant in made.cache] == [3] and len(kernel.cache) == used
+    assert copy.copy(rl.wrap(kernel, mode="inline"))._mode == "inline"
 
 
 def test_more_parameters_than_a_kernel_has_are_refused_by_name(client, many):

@@ -376,7 +376,9 @@ def test_inline_without_a_gpu_is_refused(client, x, path):
     kernel = rl.wrap(scale)
     kernel[(1,)](x, 4)
     kernel.save(path)
-    text = r"kernel 'scale': an inline launch is one in this program.*libcuda\.so\.1"
+    text = (
+        r"kernel 'scale': an inline launch is one in this program.*libcuda\.so\.1.*have a daemon launch it on its GPU"
+    )
     for _ in range(2):
         with pytest.raises(rl.Unsupported, match=text):
             rl.load(path)[(1,)](Tensor(), 4)
