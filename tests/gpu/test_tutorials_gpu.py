@@ -61,6 +61,17 @@ def test_results_agree_with_numpy_inline(of_torch, load, name):
     assert variants and all(variant.client is None and variant.hits > 0 for variant in variants)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_results_agree_with_numpy_in_a_region(of_torch, load, name):
+    module = load(name)
+    for _ in range(2):  # the first launch of each kind is Triton's own
+        before = _core.triton_region_counts()[1]
+        with rl.region():
+            for what, found, expected, relative, absolute in module.compare(of_torch):
+                np.testing.assert_allclose(found, expected, rtol=relative, atol=absolute, err_msg=what)
+    assert _core.triton_region_counts()[1] > before
+
+
 def test_a_program_of_them_says_so(gpu_socket):
     done = subprocess.run(
         [sys.executable, TUTORIALS / "layer_norm.py", "--driver", "cuda"],
