@@ -208,9 +208,9 @@ int measure(const std::string& socket, int rounds, std::size_t bytes, unsigned c
     report.note(
         "copies of " + std::to_string(bytes >> 20) +
         " MiB, medians, until the bytes have arrived; all bytes of ours were compared in every round");
-    report.note(
-        "launches of an order-sensitive kernel, results compared; columns: device 0, device 1, each beside "
-        "alone");
+    report.note(std::string("launches of an order-sensitive kernel, ") +
+                (sides[0].client.daemon().driver == "null" ? "of which nothing runs" : "results compared") +
+                "; columns: device 0, device 1, each beside alone");
     if (gpu && !plain->enabled)
         report.note("these devices cannot reach each other: CUDA copies through the host");
     return report.finish(csv);

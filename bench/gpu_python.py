@@ -351,9 +351,10 @@ def main() -> int:
         ]
     else:
         notes.append("without peers beside it: this is not the cuda driver")
+    compared = "all words" if options.driver != "null" else "no words"
     notes.insert(
         0,
-        f"us a launch until all have completed, medians of {options.rounds} rounds in turn, least and most; all words",
+        f"us a launch until all have completed, medians of {options.rounds} rounds in turn, least and most; {compared}",
     )
     notes.insert(1, "were compared; the arguments were made beforehand; the graphs' parameters do not change")
     notes.append(f"{client.daemon.device_name}; " + ", ".join(versions))
