@@ -33,6 +33,8 @@ inline constexpr std::size_t kLongestChain = 64;
 inline constexpr std::size_t kLongestExactChain = 16;
 // Beyond, longer ones gain little.
 inline constexpr std::array<std::size_t, 9> kChainLengths{kLongestChain, 48, 32, 24, 16, 12, 8, 6, 4};
+// From here on a chain counts as a long one: with most of what there is to gain.
+inline constexpr std::size_t kLongChain = 32;
 // Of each chain, for drivers that cannot rewrite one while it runs.
 inline constexpr std::size_t kChainCopies = 4;
 

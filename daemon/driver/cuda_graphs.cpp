@@ -26,6 +26,7 @@ bool CudaGraphs::make(Graph& made, std::span<const Launch> launches) noexcept {
     well = well && api_.cuGraphInstantiate_(&made.exec, made.graph, 0) == CUDA_SUCCESS;
     // Now, while nothing waits for it, rather than with its first launch.
     well = well && api_.cuGraphUpload_(made.exec, stream_) == CUDA_SUCCESS;
+    made.end = launches.back().end;
     if (!well) destroy(made);
     return well;
 }
@@ -37,6 +38,7 @@ bool CudaGraphs::retarget(Graph& graph, std::span<const Launch> launches) noexce
         if (api_.cuGraphExecKernelNodeSetParams_(graph.exec, graph.nodes[i], &node.params) != CUDA_SUCCESS)
             return false;
     }
+    graph.end = launches.back().end;
     return true;
 }
 

@@ -10,6 +10,7 @@
 // it runs.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "daemon/driver/driver.hpp"
 #include "daemon/driver/graph_pool.hpp"
 #include "daemon/driver/node_contents.hpp"
+#include "schema/pages.hpp"
 
 namespace ringlaunch::driver {
 
@@ -29,9 +31,12 @@ class CudaGraphs {
         CUgraphExec exec = nullptr;
         std::vector<CUgraphNode> nodes;
         NodeContents contents;
+        std::uint64_t end = 0;  // of the last launch
     };
 
-    explicit CudaGraphs(CUstream stream) : api_(cuda_api()), stream_(stream) {}
+    // `completed`: how far the stream has come, lives longer. Null: nobody says.
+    CudaGraphs(CUstream stream, const SharedU64* completed)
+        : api_(cuda_api()), stream_(stream), completed_(completed) {}
 
     // A graph's node cannot be told of launch attributes once it is made, and a cluster is one.
     static bool fits(const Launch& launch) noexcept {
@@ -41,6 +46,10 @@ class CudaGraphs {
     static std::uint64_t bytes_of(std::size_t nodes) noexcept;
     bool make(Graph& graph, std::span<const Launch> launches) noexcept;
     static constexpr bool busy(const Graph&) noexcept { return false; }
+    bool running(const Graph& graph) const noexcept {
+        // sync: COMPLETED (pairs with the GPU's write in CudaStream::complete())
+        return completed_ != nullptr && completed_->load(std::memory_order_acquire) < graph.end;
+    }
     bool retarget(Graph& graph, std::span<const Launch> launches) noexcept;
     bool launch(Graph& graph) noexcept { return api_.cuGraphLaunch_(graph.exec, stream_) == CUDA_SUCCESS; }
     void destroy(Graph& graph) noexcept;
@@ -48,6 +57,7 @@ class CudaGraphs {
   private:
     const CudaApi& api_;
     const CUstream stream_;
+    const SharedU64* const completed_;
 };
 
 }  // namespace ringlaunch::driver

@@ -93,7 +93,7 @@ CudaStream::CudaStream(const StreamConfig& config, CUcontext context, const Cuda
         api_.cuStreamDestroy_(stream_);
         check_cuda(made, "cannot make a CUDA event");
     }
-    if (config.coalesce) graphs_.emplace(CudaGraphs(stream_), budget);
+    if (config.coalesce) graphs_.emplace(CudaGraphs(stream_, done_), budget);
     // sync: COMPLETED (pairs with clients that wait): nothing of this stream has been issued yet.
     completed_->store(config.position, std::memory_order_release);
 }

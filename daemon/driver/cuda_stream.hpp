@@ -43,6 +43,7 @@ class CudaStream : public Stream {
     bool begin_at(std::uint64_t position) noexcept override;
     Status launch(const Launch& launch) noexcept override;
     Status launch_chain(std::span<const Launch> launches, std::size_t& taken) noexcept override;
+    GraphUse graph_use() const noexcept override { return graphs_ ? graphs_->use() : GraphUse{}; }
     void forget(const Module& module) noexcept override;
     void forget_all() noexcept override;
     Status launch_graph(Graph& graph, std::uint64_t position, std::uint64_t end) noexcept override;

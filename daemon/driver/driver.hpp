@@ -195,6 +195,13 @@ struct StreamConfig {
     bool coalesce = true;  // false: each launch is given to the device by itself, as it is
 };
 
+// How many launches of a stream went to the device in launch graphs.
+struct GraphUse {
+    std::uint64_t chained = 0;         // several in one graph
+    std::uint64_t in_long_chains = 0;  // of those, kLongChain (chain_policy.hpp) and more
+    std::uint64_t singly = 0;          // each in a graph of its own
+};
+
 // In-order work. An operation's `end` becomes visible in `completed` once it and all before it have
 // completed: at once where the driver can say so for nothing, at the latest when complete() asked for it.
 // Every operation may answer Status::ring_full: there is no room now, ask again when some have completed.
@@ -211,6 +218,8 @@ class Stream {
     // The same as launching each in turn; the driver may do it faster. Sets `taken` to how many it took.
     [[nodiscard]] virtual Status launch_chain(std::span<const Launch> launches,
                                               std::size_t& taken) noexcept = 0;
+    // Dispatch thread. Of launch() and launch_chain() so far.
+    virtual GraphUse graph_use() const noexcept { return {}; }
     // The module is about to be destroyed, and nothing of it is in flight: what was kept of its kernels to
     // launch them faster goes.
     virtual void forget(const Module&) noexcept {}

@@ -2,11 +2,12 @@
 //
 // A kernel that comes again gets a graph of one node, a sequence of kernels that comes again a chain
 // (chain_policy.hpp). Both are made at need, under a budget that all streams of a device share, and given new
-// parameters for each launch; the least used are thrown out. What a graph does not take (a launch that no
-// node can express, what was met a few times only, a graph that still runs, no memory) is the caller's to
-// launch plainly, and is told the right error there.
+// parameters for each launch; the least used are thrown out, those of other streams too (GraphBudget). What a
+// graph does not take (a launch that no node can express, what was met a few times only, a graph that still
+// runs, no memory) is the caller's to launch plainly, and is told the right error there.
 //
-// Dispatch thread, but for construction and destruction.
+// Pools that share a budget belong to one thread, the device's dispatch thread (a region's to whoever holds
+// its worker's lock): it uses them all, and throws graphs out of each. Any thread makes and destroys them.
 #pragma once
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include <atomic>
 #include <concepts>
 #include <cstdint>
+#include <mutex>
 #include <new>
 #include <span>
 #include <unordered_map>
@@ -25,11 +27,35 @@
 
 namespace ringlaunch::driver {
 
+// Who has graphs of a budget: a stream's pool.
+class GraphOwner {
+  public:
+    // Has it a graph that was used before `than` and does not run? Sets `than` to when the one that was used
+    // longest ago was.
+    virtual bool find_unused(std::uint64_t& than) noexcept = 0;
+    // Destroys what find_unused() found just now.
+    virtual void throw_out_unused() noexcept = 0;
+
+  protected:
+    ~GraphOwner() = default;
+};
+
 // What the graphs of all streams of a device share: how much of its memory they may take, and which sequences
 // of kernels were met. The dispatch thread takes memory, the control thread gives back with a stream.
+//
+// Who is due a graph when all is taken gets the room of the one that was used longest ago, whosesoever that
+// is, if it does not run and the device was given kStillUsed launches since. So a stream that was left alone
+// keeps nothing from its neighbours, and busy streams that want more together than there is do not throw each
+// other's graphs out in turn. A bound in launches rather than in time: what it costs the one who has to wait
+// is that many plain launches, once.
 class GraphBudget {
   public:
-    explicit GraphBudget(std::uint64_t bytes) : left_(static_cast<std::int64_t>(bytes)) {}
+    static constexpr std::uint64_t kStillUsed = 1 << 16;
+
+    explicit GraphBudget(std::uint64_t bytes, std::uint64_t still_used = kStillUsed)
+        : bytes_(bytes), still_used_(still_used), left_(static_cast<std::int64_t>(bytes)) {}
+    GraphBudget(const GraphBudget&) = delete;
+    GraphBudget& operator=(const GraphBudget&) = delete;
     // relaxed: a number, nothing is read on the strength of it.
     bool take(std::uint64_t bytes) noexcept {
         if (left_.fetch_sub(static_cast<std::int64_t>(bytes), std::memory_order_relaxed) >=
@@ -42,12 +68,53 @@ class GraphBudget {
         left_.fetch_add(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
     }
     std::int64_t left() const noexcept { return left_.load(std::memory_order_relaxed); }
-    // Dispatch thread.
+    // Any thread. The owner lives until it has left.
+    void join(GraphOwner& owner) {
+        const std::scoped_lock hold(owners_lock_);
+        owners_.push_back(&owner);
+    }
+    void leave(GraphOwner& owner) noexcept {
+        const std::scoped_lock hold(owners_lock_);
+        std::erase(owners_, &owner);
+    }
+
+    // ---- dispatch thread
+
+    // As take(), where need be by throwing out graphs that nobody uses.
+    bool take_or_throw_out(std::uint64_t bytes) noexcept {
+        while (!take(bytes))
+            if (bytes > bytes_ || !throw_out_unused()) return false;
+        return true;
+    }
+    // Counts launches, and says when this is.
+    std::uint64_t tick(std::uint64_t launches) noexcept { return clock_ += launches; }
     Sightings& sightings() noexcept { return sightings_; }
 
   private:
+    bool throw_out_unused() noexcept {
+        if (clock_ < look_again_at_) return false;
+        // Whoever joins or leaves just now is not waited for.
+        const std::unique_lock hold(owners_lock_, std::try_to_lock);
+        if (!hold) return false;
+        std::uint64_t used = clock_;
+        GraphOwner* of = nullptr;
+        for (GraphOwner* owner : owners_)
+            if (owner->find_unused(used)) of = owner;
+        if (of == nullptr || clock_ - used < still_used_) {
+            look_again_at_ = used + still_used_;  // before that there is nothing to be found
+            return false;
+        }
+        of->throw_out_unused();
+        return true;
+    }
+
+    const std::uint64_t bytes_, still_used_;
     std::atomic<std::int64_t> left_;
+    std::uint64_t clock_ = 0;  // launches
+    std::uint64_t look_again_at_ = 0;
     Sightings sightings_;
+    std::mutex owners_lock_;
+    std::vector<GraphOwner*> owners_;
 };
 
 // A driver's graphs, whose nodes run one after another. Nothing of it throws.
@@ -63,6 +130,8 @@ concept LaunchGraphs = requires(G graphs, typename G::Graph& graph, const Launch
     { graphs.make(graph, launches) } -> std::same_as<bool>;
     // May it not be retargeted now?
     { graphs.busy(graph) } -> std::same_as<bool>;
+    // May its last launch, of which the stream knows, not have ended?
+    { graphs.running(graph) } -> std::same_as<bool>;
     // The next launch of it is of these: as many as it has nodes, and each of its node's kernel. False: it
     // has to be destroyed.
     { graphs.retarget(graph, launches) } -> std::same_as<bool>;
@@ -73,11 +142,14 @@ concept LaunchGraphs = requires(G graphs, typename G::Graph& graph, const Launch
 };
 
 template <LaunchGraphs Graphs>
-class GraphPool {
+class GraphPool final : GraphOwner {
   public:
     // `budget` lives longer.
-    GraphPool(Graphs graphs, GraphBudget& budget) : graphs_(std::move(graphs)), budget_(budget) {}
+    GraphPool(Graphs graphs, GraphBudget& budget) : graphs_(std::move(graphs)), budget_(budget) {
+        budget_.join(*this);
+    }
     ~GraphPool() {
+        budget_.leave(*this);
         for (auto& [kernel, single] : singles_) destroy(single.graph);
         for (auto& [key, chain] : chains_) destroy(chain);
     }
@@ -101,6 +173,7 @@ class GraphPool {
     void forget_all() noexcept {
         forget_those([](const Kernel*) { return true; });
     }
+    const GraphUse& use() const noexcept { return use_; }
 
     // A kernel has shown that it will come again.
     static constexpr std::uint32_t kLaunchesBeforeGraph = 4;
@@ -124,12 +197,16 @@ class GraphPool {
     struct Chain {
         std::vector<const Kernel*> kernels;
         std::uint64_t last_used = 0;
+        std::uint64_t last_turn = 0;   // the same by `chain_clock_`
         std::uint64_t soon_again = 0;  // how often it was launched shortly after its last launch
         std::size_t next = 0;          // whose turn it is
         std::vector<Owned> copies;
     };
+    using Singles = std::unordered_map<const Kernel*, Single>;
     using Chains = std::unordered_map<std::uint64_t, Chain>;
 
+    bool find_unused(std::uint64_t& than) noexcept override;
+    void throw_out_unused() noexcept override;
     bool make(Owned& owned, std::span<const Launch> launches) noexcept;
     bool retarget(Owned& owned, std::span<const Launch> launches) noexcept;
     void destroy(Owned& owned) noexcept;
@@ -145,7 +222,7 @@ class GraphPool {
     void throw_out_least_used(Map& map) noexcept;
     template <class Goes>
     void forget_those(const Goes& goes) noexcept;
-    void erase(typename std::unordered_map<const Kernel*, Single>::iterator at) noexcept {
+    void erase(typename Singles::iterator at) noexcept {
         if (at->second.graph.nodes != 0) --made_;
         destroy(at->second.graph);
         singles_.erase(at);
@@ -157,11 +234,14 @@ class GraphPool {
 
     Graphs graphs_;
     GraphBudget& budget_;
-    std::uint64_t clock_ = 0;        // counts single launches
+    GraphUse use_;
     std::uint64_t chain_clock_ = 0;  // counts chains
     std::size_t made_ = 0;           // graphs among singles_
-    std::unordered_map<const Kernel*, Single> singles_;
+    Singles singles_;
     Chains chains_;  // by SequenceKey
+    // What find_unused() found; end(): it was the other.
+    typename Singles::iterator unused_single_;
+    typename Chains::iterator unused_chain_;
     MakingAllowance making_;
 };
 
@@ -195,7 +275,7 @@ Status launch_each(Pool* pool, std::span<const Launch> launches, std::size_t& ta
 template <LaunchGraphs Graphs>
 bool GraphPool<Graphs>::make(Owned& owned, std::span<const Launch> launches) noexcept {
     const std::uint64_t bytes = Graphs::bytes_of(launches.size());
-    if (!budget_.take(bytes)) return false;
+    if (!budget_.take_or_throw_out(bytes)) return false;
     if (!graphs_.make(owned.graph, launches)) {
         budget_.give_back(bytes);
         return false;
@@ -232,6 +312,38 @@ void GraphPool<Graphs>::throw_out_least_used(Map& map) noexcept {
     if (least != map.end()) erase(least);
 }
 
+// A chain with all its copies.
+template <LaunchGraphs Graphs>
+bool GraphPool<Graphs>::find_unused(std::uint64_t& than) noexcept {
+    unused_single_ = singles_.end();
+    unused_chain_ = chains_.end();
+    if (made_ != 0)
+        for (auto at = singles_.begin(); at != singles_.end(); ++at) {
+            const Single& single = at->second;
+            if (single.last_used >= than || single.graph.nodes == 0 || graphs_.running(single.graph.graph))
+                continue;
+            than = single.last_used;
+            unused_single_ = at;
+        }
+    for (auto at = chains_.begin(); at != chains_.end(); ++at) {
+        const Chain& chain = at->second;
+        const auto running = [&](const Owned& copy) { return graphs_.running(copy.graph); };
+        if (chain.last_used >= than || std::any_of(chain.copies.begin(), chain.copies.end(), running))
+            continue;
+        than = chain.last_used;
+        unused_chain_ = at;
+    }
+    return unused_single_ != singles_.end() || unused_chain_ != chains_.end();
+}
+
+template <LaunchGraphs Graphs>
+void GraphPool<Graphs>::throw_out_unused() noexcept {
+    if (unused_chain_ != chains_.end())
+        erase(unused_chain_);
+    else
+        erase(unused_single_);
+}
+
 template <LaunchGraphs Graphs>
 bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
     if (!graphs_.fits(launch)) return false;
@@ -245,7 +357,7 @@ bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
         }
     }
     Single& single = found->second;
-    single.last_used = ++clock_;
+    single.last_used = budget_.tick(1);
     making_.earn(1);
     if (single.graph.nodes == 0) {
         if (++single.launches <= kLaunchesBeforeGraph) return false;
@@ -258,7 +370,9 @@ bool GraphPool<Graphs>::launch(const Launch& launch) noexcept {
         if (single.graph.nodes == 0) --made_;
         return false;
     }
-    return graphs_.launch(single.graph.graph);
+    if (!graphs_.launch(single.graph.graph)) return false;
+    ++use_.singly;
+    return true;
 }
 
 template <LaunchGraphs Graphs>
@@ -290,6 +404,8 @@ std::size_t GraphPool<Graphs>::launch_chain(std::span<const Launch> launches) no
         });
     }
     making_.earn(taken);
+    use_.chained += taken;
+    if (taken >= kLongChain) use_.in_long_chains += taken;
     return taken;
 }
 
@@ -323,7 +439,8 @@ bool GraphPool<Graphs>::launch_new(std::uint64_t key, std::span<const Launch> la
     auto at = chains_.end();
     try {
         at = chains_.try_emplace(key).first;
-        at->second.last_used = ++chain_clock_;
+        at->second.last_used = budget_.tick(launches.size());
+        at->second.last_turn = ++chain_clock_;
         at->second.copies.reserve(kChainCopies);
         for (const Launch& launch : launches) at->second.kernels.push_back(launch.kernel);
     } catch (const std::bad_alloc&) {
@@ -352,8 +469,9 @@ auto GraphPool<Graphs>::new_copy(Chain& chain, std::span<const Launch> launches)
 // A copy that may be launched with these parameters. Null: all run, or the one that was free is gone.
 template <LaunchGraphs Graphs>
 auto GraphPool<Graphs>::written_copy(Chain& chain, std::span<const Launch> launches) noexcept -> Owned* {
-    if (++chain_clock_ - chain.last_used <= kChainCopies) ++chain.soon_again;
-    chain.last_used = chain_clock_;
+    chain.last_used = budget_.tick(launches.size());
+    if (++chain_clock_ - chain.last_turn <= kChainCopies) ++chain.soon_again;
+    chain.last_turn = chain_clock_;
     const std::size_t copies = chain.copies.size();
     std::size_t free = 0;
     while (free < copies && graphs_.busy(chain.copies[(chain.next + free) % copies].graph)) ++free;

@@ -507,7 +507,7 @@ bool HostStream::Graphs::make(Graph& graph, std::span<const Launch> launches) no
 }
 
 // What is not in flight has completed, and from then on the worker does not look at the nodes.
-bool HostStream::Graphs::busy(const Graph& graph) const noexcept {
+bool HostStream::Graphs::running(const Graph& graph) const noexcept {
     return state_.progress->completed() < graph->end();
 }
 

@@ -113,6 +113,7 @@ class HostStream final : public Stream {
     Status complete(std::uint64_t position) noexcept override;
     bool notify_at(std::uint64_t position) noexcept override;
     bool drain(std::uint64_t timeout_ns) noexcept override;
+    GraphUse graph_use() const noexcept override { return graphs_ ? graphs_->use() : GraphUse{}; }
     void forget(const Module& module) noexcept override;
     void forget_all() noexcept override;
 
@@ -127,7 +128,8 @@ class HostStream final : public Stream {
         static bool fits(const Launch& launch) noexcept { return MemoryGraph::fits(launch); }
         static std::uint64_t bytes_of(std::size_t nodes) noexcept { return MemoryGraph::bytes_of(nodes); }
         bool make(Graph& graph, std::span<const Launch> launches) noexcept;
-        bool busy(const Graph& graph) const noexcept;
+        bool busy(const Graph& graph) const noexcept { return running(graph); }
+        bool running(const Graph& graph) const noexcept;
         bool retarget(Graph& graph, std::span<const Launch> launches) noexcept;
         bool launch(const Graph& graph) noexcept;
         void destroy(Graph& graph) noexcept { graph.reset(); }

@@ -64,6 +64,7 @@ class NullStream final : public Stream {
             graphs_ ? &*graphs_ : nullptr, launches, taken,
             [this](const Launch& each) { return launch(each); }, [](std::span<const Launch>) {});
     }
+    GraphUse graph_use() const noexcept override { return graphs_ ? graphs_->use() : GraphUse{}; }
     void forget(const Module& module) noexcept override {
         if (graphs_) graphs_->forget(module);
     }
@@ -123,6 +124,7 @@ class NullStream final : public Stream {
             return retarget(graph, launches);
         }
         static constexpr bool busy(const Graph&) noexcept { return false; }
+        static constexpr bool running(const Graph&) noexcept { return false; }
         static bool retarget(Graph& graph, std::span<const Launch> launches) noexcept {
             graph->write(launches);
             return true;

@@ -18,7 +18,7 @@ using driver::CudaGraphs;
 
 namespace {
 
-// Of an issuer, of the device's memory.
+// Of a context, of its device's memory.
 constexpr std::uint64_t kGraphBytes = 64u << 20;
 
 // While this lives, the context is the calling thread's, and what the thread does to memory breaks nobody's
@@ -58,6 +58,7 @@ class CudaIssuer final : public StreamIssuer {
         CUcontext context;
         std::uint64_t stream;
         std::uint64_t last_used = 0;
+        std::shared_ptr<driver::GraphBudget> budget;  // with the other targets of the context
         std::unique_ptr<Pool> graphs;
     };
     // Streams come and go: beyond this many the least used loses its graphs.
@@ -69,7 +70,6 @@ class CudaIssuer final : public StreamIssuer {
     }
 
     const CudaApi& api_;
-    driver::GraphBudget budget_{kGraphBytes};
     std::vector<std::unique_ptr<Target>> targets_;
     Target* target_ = nullptr;
     std::uint64_t clock_ = 0;
@@ -78,8 +78,12 @@ class CudaIssuer final : public StreamIssuer {
 void CudaIssuer::aim(std::uint64_t context, std::uint64_t stream) {
     const auto wanted = reinterpret_cast<CUcontext>(context);
     target_ = nullptr;
-    for (const auto& each : targets_)
-        if (each->context == wanted && each->stream == stream) target_ = each.get();
+    std::shared_ptr<driver::GraphBudget> budget;
+    for (const auto& each : targets_) {
+        if (each->context != wanted) continue;
+        budget = each->budget;
+        if (each->stream == stream) target_ = each.get();
+    }
     if (target_ == nullptr) {
         if (targets_.size() >= kMostTargets) {
             const auto least =
@@ -88,9 +92,12 @@ void CudaIssuer::aim(std::uint64_t context, std::uint64_t stream) {
             lose(**least);
             targets_.erase(least);
         }
-        targets_.push_back(std::make_unique<Target>(
-            Target{wanted, stream, 0,
-                   std::make_unique<Pool>(CudaGraphs(reinterpret_cast<CUstream>(stream)), budget_)}));
+        if (budget == nullptr) budget = std::make_shared<driver::GraphBudget>(kGraphBytes);
+        // That a graph has ended nobody says here: CUDA keeps one that is destroyed until it has.
+        auto graphs =
+            std::make_unique<Pool>(CudaGraphs(reinterpret_cast<CUstream>(stream), nullptr), *budget);
+        targets_.push_back(
+            std::make_unique<Target>(Target{wanted, stream, 0, std::move(budget), std::move(graphs)}));
         target_ = targets_.back().get();
     }
     target_->last_used = ++clock_;

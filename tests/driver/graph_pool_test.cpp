@@ -3,12 +3,18 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <set>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "daemon/driver/image_module.hpp"
 #include "daemon/driver/memory_graph.hpp"
@@ -41,6 +47,7 @@ struct Log {
     std::size_t made = 0, retargeted = 0;
     std::function<bool()> fails = [] { return false; };
     std::function<bool(const MemoryGraph&)> busy = [](const MemoryGraph&) { return false; };
+    std::function<bool(const MemoryGraph&)> running = [](const MemoryGraph&) { return false; };
 };
 
 class LoggedGraphs {
@@ -58,6 +65,7 @@ class LoggedGraphs {
         return true;
     }
     bool busy(const Graph& graph) noexcept { return log_->busy(*graph); }
+    bool running(const Graph& graph) const noexcept { return log_->running(*graph); }
     bool retarget(Graph& graph, std::span<const Launch> launches) noexcept {
         EXPECT_FALSE(log_->busy(*graph));
         EXPECT_EQ(graph->nodes().size(), launches.size());
@@ -281,6 +289,142 @@ TEST_F(GraphPoolTest, WhatIsBeyondTheBudgetIsLaunchedPlainlyAndTriedAgainLater) 
     EXPECT_EQ(log.ran, all);
 }
 
+TEST_F(GraphPoolTest, WhatAnIdlePoolHasGoesToANeighbourThatIsDueSome) {
+    GraphBudget small(3 * 101);
+    Pool idle(LoggedGraphs(log), small), neighbour(LoggedGraphs(log), small);
+    for (std::size_t kernel = 0; kernel < 3; ++kernel)
+        for (int i = 0; i < 10; ++i) issue(idle, backlog_of(1, kernel));
+    EXPECT_EQ(small.left(), 0);
+    for (std::uint64_t i = 0; i < GraphBudget::kStillUsed - 100; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_EQ(neighbour.use().singly, 0u) << "they may still be used";
+    for (int i = 0; i < 200; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_GT(neighbour.use().singly, 50u);
+    EXPECT_EQ(log.alive.size(), 3u) << "no more than it needs is thrown out";
+    for (int i = 0; i < 100; ++i) issue(neighbour, backlog_of(48));
+    EXPECT_GE(neighbour.use().in_long_chains, 48u * 50) << "a chain takes the room of two";
+    EXPECT_EQ(log.alive.size(), 2u) << "the neighbour's own, which it uses";
+    // And back again.
+    for (std::uint64_t i = 0; i < GraphBudget::kStillUsed + 100; ++i) issue(idle, backlog_of(1, 2));
+    EXPECT_GT(idle.use().singly, 50u);
+    std::vector<std::uint64_t> all(position);
+    for (std::uint64_t i = 0; i < position; ++i) all[i] = i;
+    EXPECT_EQ(log.ran, all);
+}
+
+TEST_F(GraphPoolTest, AnIdleChainGoesWithAllItsCopies) {
+    GraphBudget small(kChainCopies * 102, 1000);
+    Pool idle(LoggedGraphs(log), small), neighbour(LoggedGraphs(log), small);
+    while (idle.launch_chain(backlog_of(2)) == 0) {
+    }
+    log.busy = [](const MemoryGraph&) { return true; };  // so that each launch wants another copy
+    while (idle.launch_chain(backlog_of(2)) != 0) {
+    }
+    EXPECT_EQ(log.alive.size(), kChainCopies);
+    log.busy = [](const MemoryGraph&) { return false; };
+    for (int i = 0; i < 990; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_EQ(log.alive.size(), kChainCopies);
+    // One copy that runs keeps all.
+    const MemoryGraph* const last = *log.alive.rbegin();
+    log.running = [&](const MemoryGraph& graph) { return &graph == last; };
+    for (int i = 0; i < 500; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_EQ(log.alive.size(), kChainCopies);
+    log.running = [](const MemoryGraph&) { return false; };
+    for (int i = 0; i < 1100; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_EQ(log.alive.size(), 1u);
+    EXPECT_GT(neighbour.use().singly, 0u);
+    EXPECT_EQ(idle.launch_chain(backlog_of(2)), 0u);
+}
+
+TEST_F(GraphPoolTest, APoolThatGoesOnBeingUsedKeepsItsGraphs) {
+    GraphBudget small(2 * 101, 1000);
+    Pool pool(LoggedGraphs(log), small), neighbour(LoggedGraphs(log), small);
+    for (int i = 0; i < 10; ++i) issue(pool, backlog_of(1));
+    for (std::size_t i = 0; i < 20'000; ++i) {
+        issue(neighbour, backlog_of(1, i % 10));
+        if (i % 900 == 0) {
+            EXPECT_TRUE(pool.launch(launch_of(0)));
+        }
+    }
+    EXPECT_GT(neighbour.use().singly, 1000u) << "it has what is left";
+    EXPECT_EQ(log.made, 2u) << "and throws out what it uses itself no more than others'";
+}
+
+TEST_F(GraphPoolTest, WhatRunsIsNotThrownOut) {
+    GraphBudget small(101, 1000);
+    Pool idle(LoggedGraphs(log), small), neighbour(LoggedGraphs(log), small);
+    for (int i = 0; i < 10; ++i) issue(idle, backlog_of(1));
+    const std::uint64_t before = position;
+    log.running = [&](const MemoryGraph& graph) { return graph.position() < before; };
+    for (int i = 0; i < 5000; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_EQ(neighbour.use().singly, 0u);
+    log.running = [](const MemoryGraph&) { return false; };
+    for (int i = 0; i < 1100; ++i) issue(neighbour, backlog_of(1));
+    EXPECT_GT(neighbour.use().singly, 0u);
+    EXPECT_EQ(log.alive.size(), 1u);
+}
+
+// Graphs without a log, which threads would have to share.
+class QuietGraphs {
+  public:
+    using Graph = std::unique_ptr<MemoryGraph>;
+    static bool fits(const Launch& launch) noexcept { return MemoryGraph::fits(launch); }
+    static std::uint64_t bytes_of(std::size_t nodes) noexcept { return 100 + nodes; }
+    static bool make(Graph& graph, std::span<const Launch> launches) noexcept {
+        graph = std::make_unique<MemoryGraph>(launches.size());
+        graph->write(launches);
+        return true;
+    }
+    static bool busy(const Graph&) noexcept { return false; }
+    static bool running(const Graph&) noexcept { return false; }
+    static bool retarget(Graph& graph, std::span<const Launch> launches) noexcept {
+        graph->write(launches);
+        return true;
+    }
+    static bool launch(Graph&) noexcept { return true; }
+    static void destroy(Graph& graph) noexcept { graph.reset(); }
+};
+
+// Streams come and go on the control thread while the dispatch thread looks for graphs to throw out.
+TEST_F(GraphPoolTest, PoolsComeAndGoBesideAThreadThatThrowsOut) {
+    using Quiet = GraphPool<QuietGraphs>;
+    GraphBudget small(4 * 101, 50);
+    const std::vector<Launch> launches = [&] {
+        std::vector<Launch> all;
+        for (std::size_t kernel = 0; kernel < 8; ++kernel) all.push_back(launch_of(kernel));
+        return all;
+    }();
+    std::array<std::atomic<Quiet*>, 4> given{};  // to the dispatch thread, which gives it back as null
+    std::atomic<bool> end{false};
+    std::uint64_t with_graph = 0;
+    std::thread dispatch([&] {
+        Quiet own(QuietGraphs(), small);
+        while (!end.load()) {
+            for (auto& place : given) {
+                Quiet* const pool = place.load();
+                if (pool == nullptr) continue;
+                for (int i = 0; i < 10; ++i)
+                    with_graph += pool->launch(launches[static_cast<std::size_t>(i) % 2]);
+                place.store(nullptr);  // it is not used again, but what it has may go
+            }
+            for (const Launch& each : launches)
+                for (int i = 0; i < 6; ++i) with_graph += own.launch(each);
+        }
+    });
+    for (int round = 0; round < 300; ++round) {
+        std::vector<std::unique_ptr<Quiet>> pools;
+        for (auto& place : given) {
+            pools.push_back(std::make_unique<Quiet>(QuietGraphs(), small));
+            place.store(pools.back().get());
+        }
+        for (auto& place : given)
+            while (place.load() != nullptr) std::this_thread::yield();
+    }
+    end = true;
+    dispatch.join();
+    EXPECT_GT(with_graph, 0u);
+    EXPECT_EQ(small.left(), 4 * 101);
+}
+
 TEST_F(GraphPoolTest, NoGraphKnowsAModuleThatIsForgotten) {
     Pool pool(LoggedGraphs(log), budget);
     Kernel* const foreign = other.kernels()[0];
@@ -331,9 +475,11 @@ TEST_F(GraphPoolTest, AnythingAtRandomKeepsOrderAndBudget) {
         log = {};
         position = 0;
         const std::int64_t bytes = below(4000);
-        GraphBudget few(static_cast<std::uint64_t>(bytes));
+        GraphBudget few(static_cast<std::uint64_t>(bytes), 1 + below(500));
         {
-            Pool pool(LoggedGraphs(log), few);
+            std::array<std::optional<Pool>, 3> pools;
+            for (auto& pool : pools) pool.emplace(LoggedGraphs(log), few);
+            const unsigned used = 1 + below(3);
             const unsigned failing = below(2) * below(50), running = below(2) * below(100),
                            kernels = 1 + below(below(2) == 0 ? 4 : 199);
             log.fails = [&] { return below(100) < failing; };
@@ -341,12 +487,15 @@ TEST_F(GraphPoolTest, AnythingAtRandomKeepsOrderAndBudget) {
             log.busy = [&, seed](const MemoryGraph& graph) {
                 return (graph.position() * 2654435761u + seed) % 100 < running;
             };
+            log.running = log.busy;
             while (position < 3000) {
+                std::optional<Pool>& pool = pools[below(used)];
                 std::vector<Launch> backlog;
                 for (unsigned i = below(100); i > 0; --i)
                     backlog.push_back(launch_of(below(kernels), below(40) == 0 ? sizeof params : below(513)));
-                issue(pool, backlog);
-                if (below(30) == 0) pool.forget(below(2) == 0 ? module : other);
+                issue(*pool, backlog);
+                if (below(30) == 0) pool->forget(below(2) == 0 ? module : other);
+                if (below(100) == 0) pool.emplace(LoggedGraphs(log), few);
                 ASSERT_GE(few.left(), 0) << "seed " << seed;
             }
         }
