@@ -80,11 +80,13 @@ struct StreamCounters {
     SharedU64 waits;
     SharedU64 paddings;
     SharedU64 batches;
-    SharedU64 chained;     // launches that went out in a chain
-    SharedU64 held_turns;  // turns in which the stream waited for an event, for its bound, or for a chain
-    SharedU64 wakeups;     // sleepers woken
-    SharedU64 graphs;      // graphs launched; what they run counts as launches, copies and fills
-    SharedU64 updates;     // of graphs' launches
+    SharedU64 chained;        // launches that went out in a launch graph together with others, as a chain
+    SharedU64 held_turns;     // turns in which the stream waited for an event, for its bound, or for a chain
+    SharedU64 wakeups;        // sleepers woken
+    SharedU64 graphs;         // graphs launched; what they run counts as launches, copies and fills
+    SharedU64 updates;        // of graphs' launches
+    SharedU64 long_chains;    // of `chained`: in chains of 32 and more
+    SharedU64 single_graphs;  // launches that went out in a launch graph each
 };
 
 struct StatusPage {

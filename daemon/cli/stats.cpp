@@ -72,13 +72,22 @@ nlohmann::json to_json(const StreamView& view, Scope scope) {
     const StreamSample& now = view.now;
     out["state"] = state_name(now.state);
     out["positions"] = {{"published", now.published}, {"issued", now.issued}, {"completed", now.completed}};
-    out["counters"] = {{"records", now.records},       {"launches", now.launches},
-                       {"copies", now.copies},         {"copied_bytes", now.copied_bytes},
-                       {"fills", now.fills},           {"events", now.events},
-                       {"waits", now.waits},           {"paddings", now.paddings},
-                       {"batches", now.batches},       {"chained", now.chained},
-                       {"held_turns", now.held_turns}, {"wakeups", now.wakeups},
-                       {"graphs", now.graphs},         {"updates", now.updates}};
+    out["counters"] = {{"records", now.records},
+                       {"launches", now.launches},
+                       {"copies", now.copies},
+                       {"copied_bytes", now.copied_bytes},
+                       {"fills", now.fills},
+                       {"events", now.events},
+                       {"waits", now.waits},
+                       {"paddings", now.paddings},
+                       {"batches", now.batches},
+                       {"chained", now.chained},
+                       {"held_turns", now.held_turns},
+                       {"wakeups", now.wakeups},
+                       {"graphs", now.graphs},
+                       {"updates", now.updates},
+                       {"long_chains", now.long_chains},
+                       {"single_graphs", now.single_graphs}};
     out["rates"] = {{"over_s", to_json(interval(view))},
                     {"records_per_s", to_json(rate(view, &StreamSample::records))},
                     {"launches_per_s", to_json(rate(view, &StreamSample::launches))},

@@ -68,6 +68,8 @@ StreamSample read_page(const StatusPage& page) {
     sample.wakeups = peek(counters.wakeups);
     sample.graphs = peek(counters.graphs);
     sample.updates = peek(counters.updates);
+    sample.long_chains = peek(counters.long_chains);
+    sample.single_graphs = peek(counters.single_graphs);
     copy_histogram(page.enqueue_to_issue, sample.enqueue_to_issue);
     copy_histogram(page.issue_to_complete, sample.issue_to_complete);
     return sample;

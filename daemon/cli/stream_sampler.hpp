@@ -29,7 +29,7 @@ struct StreamSample {
     bool reader_asleep = false;
     std::uint64_t records = 0, launches = 0, copies = 0, copied_bytes = 0, fills = 0, events = 0, waits = 0,
                   paddings = 0, batches = 0, chained = 0, held_turns = 0, wakeups = 0, graphs = 0,
-                  updates = 0;
+                  updates = 0, long_chains = 0, single_graphs = 0;
     Buckets enqueue_to_issue{}, issue_to_complete{};
 };
 

@@ -147,8 +147,15 @@ bool Dispatcher::take(StreamPort& stream) noexcept {
         StreamCounters& counters = stream.page->counters;
         count(counters.batches);
         count(counters.records, counts_.records);
-        if (counts_.launches != 0) count(counters.launches, counts_.launches);
-        if (counts_.chained != 0) count(counters.chained, counts_.chained);
+        if (counts_.launches != 0) {
+            count(counters.launches, counts_.launches);
+            const driver::GraphUse use = stream.driver_stream->graph_use();
+            const driver::GraphUse before = std::exchange(stream.graph_use, use);
+            if (use.chained != before.chained) count(counters.chained, use.chained - before.chained);
+            if (use.in_long_chains != before.in_long_chains)
+                count(counters.long_chains, use.in_long_chains - before.in_long_chains);
+            if (use.singly != before.singly) count(counters.single_graphs, use.singly - before.singly);
+        }
         if (counts_.records != counts_.launches) {
             count(counters.copies, counts_.copies);
             count(counters.copied_bytes, counts_.copied_bytes);
@@ -178,7 +185,6 @@ Dispatcher::Step Dispatcher::flush(StreamPort& stream, std::uint32_t wanted) noe
         status = stream.driver_stream->launch_chain({launches_.get(), wanted}, taken);
         if (status == Status::ok) taken = wanted;
         taken = std::min<std::size_t>(taken, wanted);
-        counts_.chained += taken;
     }
     for (std::size_t i = 0; i < taken; ++i) stream.note_issued(launches_[i].end);
     if (taken != 0) stream.driver_end = stream.handed;

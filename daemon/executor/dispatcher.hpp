@@ -202,7 +202,7 @@ class Dispatcher {
     // This batch's counts, added to the page once a turn.
     struct Counts {
         std::uint64_t records = 0, launches = 0, copies = 0, copied_bytes = 0, fills = 0, events = 0,
-                      waits = 0, paddings = 0, chained = 0;
+                      waits = 0, paddings = 0;
     };
     Counts counts_;
 };

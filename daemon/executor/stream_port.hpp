@@ -46,6 +46,7 @@ class StreamPort {
     std::unique_ptr<driver::Stream> open_driver_stream(driver::Driver& driver, std::uint64_t position) const;
     void take_driver_stream(std::unique_ptr<driver::Stream> stream) noexcept {
         driver_stream = std::move(stream);
+        graph_use = {};
         published = driver_stream->publishes();
     }
 
@@ -129,6 +130,8 @@ class StreamPort {
     std::uint64_t timed_end = 0;  // the record whose completion is timed; 0: none
     std::uint64_t timed_ns = 0;
     std::uint64_t next_timed = 0;  // the count of records at which the next is timed
+
+    driver::GraphUse graph_use;  // what of the driver's stream was counted
 
     bool published = false;  // the driver's stream has to publish what has completed
     // Null for a stream that came stopped out of a restart. Last, so that it goes first: the device writes

@@ -3,6 +3,10 @@
 #include "daemon/executor/dispatcher.hpp"
 
 #include <map>
+#include <memory>
+#include <random>
+#include <span>
+#include <vector>
 
 #include "schema/counters.hpp"
 #include "schema/error.hpp"
@@ -132,7 +136,6 @@ TEST_F(DispatcherTest, CoalescingOffLaunchesOneByOne) {
     work();
     EXPECT_EQ(device(port).operations.size(), 10u);
     EXPECT_EQ(device(port).longest_chain, 0u);
-    EXPECT_EQ(client.page->counters.chained.load(), 0u);
     EXPECT_EQ(device(other).longest_chain, 10u) << "it is the stream's own";
 }
 
@@ -1069,13 +1072,78 @@ TEST_F(DispatcherTest, CountersSayWhatWasTaken) {
     const StreamCounters& counters = client.page->counters;
     EXPECT_EQ(counters.records.load(), 9u);
     EXPECT_EQ(counters.launches.load(), 4u);
-    EXPECT_EQ(counters.chained.load(), 4u);
+    EXPECT_EQ(counters.chained.load(), 0u) << "they came together, but no graph took them";
     EXPECT_EQ(counters.copies.load(), 2u);
     EXPECT_EQ(counters.copied_bytes.load(), 200u);
     EXPECT_EQ(counters.fills.load(), 1u);
     EXPECT_EQ(counters.events.load(), 1u);
     EXPECT_EQ(counters.waits.load(), 1u);
     EXPECT_EQ(counters.batches.load(), 1u);
+}
+
+TEST_F(DispatcherTest, CountersSayWhatWentInLaunchGraphs) {
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client);
+    const StreamCounters& counters = client.page->counters;
+    for (int i = 0; i < 40; ++i) put_saxpy(client);
+    device(port).use = {38, 32, 1};
+    work();
+    EXPECT_EQ(counters.chained.load(), 38u);
+    EXPECT_EQ(counters.long_chains.load(), 32u);
+    EXPECT_EQ(counters.single_graphs.load(), 1u);
+    // Another stream of the driver's counts from 0, the page goes on.
+    port.take_driver_stream(port.open_driver_stream(driver, port.handed));
+    put_saxpy(client);
+    device(port).use = {0, 0, 1};
+    work();
+    EXPECT_EQ(counters.chained.load(), 38u);
+    EXPECT_EQ(counters.single_graphs.load(), 2u);
+}
+
+// With the real pool of launch graphs: one stream has taken all that the device has for them, and sits idle.
+TEST(LaunchGraphs, AnIdleStreamLeavesThemToItsNeighbour) {
+    const auto device = driver::make_driver(schema::DriverKind::Null, 0, nullptr);
+    MemoryMap memory(device->device());
+    HandKernel kernels[2] = {HandKernel(empty_layout("first")), HandKernel(empty_layout("second"))};
+    KernelEntry entries[2] = {KernelEntry(kernels[0]), KernelEntry(kernels[1])};
+    SessionView view;
+    view.id = 7;
+    for (std::uint32_t i = 0; i < 2; ++i) view.kernels.set(make_id(i), &entries[i]);
+    Dispatcher dispatcher({}, *device, memory);
+    std::vector<std::unique_ptr<ClientStream>> clients;
+    std::vector<std::unique_ptr<StreamPort>> ports;
+    const auto open = [&]() -> ClientStream& {
+        ClientStream& client =
+            *clients.emplace_back(std::make_unique<ClientStream>(7, make_id(std::uint32_t(clients.size()))));
+        ports.push_back(std::make_unique<StreamPort>(client.setup(), view, *device, client.ring_fd,
+                                                     client.status_fd, client.wake_fd.duplicate()));
+        dispatcher.add(*ports.back());
+        return client;
+    };
+    const auto launch = [&](ClientStream& client, std::span<const std::uint32_t> order) {
+        for (const std::uint32_t kernel : order) client.put_launch(make_id(kernel), {});
+        while (dispatcher.do_work()) {
+        }
+    };
+    std::mt19937 random(1);
+    for (int streams = 0; streams < 12; ++streams) {
+        ClientStream& hog = open();
+        for (int loops = 0; loops < 26; ++loops) {
+            std::uint32_t order[64];
+            for (std::uint32_t& each : order) each = random() % 2;
+            for (int i = 0; i < 20; ++i) launch(hog, order);
+        }
+        EXPECT_GT(hog.page->counters.long_chains.load(), 0u);
+    }
+    ClientStream& neighbour = open();
+    const StreamCounters& counters = neighbour.page->counters;
+    const std::uint32_t one[1] = {0}, many[64] = {};
+    for (int i = 0; i < 70'000; ++i) launch(neighbour, one);
+    EXPECT_GT(counters.single_graphs.load(), 1000u);
+    for (int i = 0; i < 100; ++i) launch(neighbour, many);
+    EXPECT_GT(counters.long_chains.load(), 64u * 50);
+    EXPECT_EQ(neighbour.page->completed.load(), neighbour.producer.position());
+    for (auto& port : ports) dispatcher.remove(*port);
 }
 
 TEST_F(DispatcherTest, LatenciesAreSampledAndTheClientsTimesAreNotTrusted) {

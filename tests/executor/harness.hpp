@@ -224,6 +224,7 @@ class ScriptedStream final : public driver::Stream {
         show();
         return true;
     }
+    driver::GraphUse graph_use() const noexcept override { return use; }
     void forget_all() noexcept override { ++forgotten; }
     bool drain(std::uint64_t) noexcept override { return true; }
     bool publishes() const noexcept override { return driver_.publishes; }
@@ -246,6 +247,7 @@ class ScriptedStream final : public driver::Stream {
     std::vector<std::vector<std::uint32_t>> graphs;  // the words of each graph launched
     std::vector<std::uint64_t> asked, notified;
     std::size_t longest_chain = 0;
+    driver::GraphUse use;  // what it says
     int forgotten = 0;
 
   private:
