@@ -64,7 +64,7 @@ constexpr Entry kEntries[] = {
     {Status::bad_cluster, "bad_cluster", "the grid is not whole clusters, or the device cannot place them"},
     {Status::grid_too_large, "grid_too_large",
      "the blocks of a cooperative grid do not fit onto the device at once"},
-    {Status::bad_graph, "bad_graph", "no such graph in this stream"},
+    {Status::bad_graph, "bad_graph", "no graph of this stream that can be launched"},
     {Status::bad_node, "bad_node", "the graph has no such launch"},
     {Status::kernel_faulted, "kernel_faulted", "the stream's kernel faulted"},
     {Status::neighbour_faulted, "neighbour_faulted",

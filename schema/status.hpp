@@ -58,7 +58,7 @@ enum class Status : std::uint32_t {
     wait_cycle = 67,      // streams that wait for each other for ever
     bad_cluster = 68,     // a grid that is not whole clusters, or clusters that the device cannot place
     grid_too_large = 69,  // a cooperative grid whose blocks do not fit onto the device at once
-    bad_graph = 70,       // no such graph in this stream, or one that cannot be launched any more
+    bad_graph = 70,       // no such graph in this stream, or one that cannot be launched now
     bad_node = 71,        // an update of what is no launch of the graph
 
     // Why a stream stopped without a fault of its record.

@@ -139,8 +139,8 @@ class Dispatcher {
     Step take_graph_launch(StreamPort& stream, const RecordCopy& copy) noexcept;
     Step take_graph_update(StreamPort& stream, const RecordCopy& copy) noexcept;
     Graph* find_graph(StreamPort& stream, const RecordCopy& copy, std::uint64_t id) noexcept;
-    void refuse_node(StreamPort& stream, const RecordCopy& record, Status status, const Graph& graph,
-                     std::uint32_t node, const char* what) noexcept;
+    void refuse_node(StreamPort& stream, const RecordCopy& copy, const RecordCopy& record, Status status,
+                     const Graph& graph, std::uint32_t node, const char* what) noexcept;
     // Issues a copy or a fill: `call` asks the driver. `bytes` 0: there is nothing to ask.
     template <class Call>
     Step issue(StreamPort& stream, const RecordCopy& copy, std::uint64_t bytes, Call&& call) noexcept;

@@ -1,5 +1,7 @@
 // Graphs in a stream: their launches, and the updates that go before them.
+#include <cinttypes>
 #include <cstdio>
+#include <string_view>
 
 #include "daemon/executor/dispatcher.hpp"
 #include "daemon/executor/graph.hpp"
@@ -8,12 +10,14 @@
 
 namespace ringlaunch::executor {
 
-// The text of a refusal of one of a graph's nodes: as of that record by itself, and which it is.
-void Dispatcher::refuse_node(StreamPort& stream, const RecordCopy& record, Status status, const Graph& graph,
-                             std::uint32_t node, const char* what) noexcept {
+// A refusal of what `copy` does with one of a graph's nodes: `record` is that node's, by itself.
+void Dispatcher::refuse_node(StreamPort& stream, const RecordCopy& copy, const RecordCopy& record,
+                             Status status, const Graph& graph, std::uint32_t node,
+                             const char* what) noexcept {
     char detail[96];
     std::snprintf(detail, sizeof detail, "%s node %u of graph %s", what, node, id_text(graph.id()).c_str());
-    refuse(stream, record, status, detail);
+    describe_refusal(status, record, bounds(stream), stream.page->error_text, detail, kind_of(copy));
+    stop(stream, status, copy.position, is_launch(kind_of(record)) ? kernel_id(record) : 0);
 }
 
 // The graph that a record names, as of that record. Null: there is none that can be launched, and the stream
@@ -40,9 +44,20 @@ Dispatcher::Step Dispatcher::take_graph_launch(StreamPort& stream, const RecordC
     if (graph == nullptr) return Step::ended;
     RecordCopy record;
     std::uint32_t node = 0;
+    Refusal refused;
+    if (graph->has_refused(node, refused)) {
+        const std::string_view why = status_text(refused.status);
+        char detail[256];
+        std::snprintf(detail, sizeof detail,
+                      "the update of node %u of graph %s at position %" PRIu64
+                      " was refused: %.*s; update that node again",
+                      node, id_text(id).c_str(), refused.position, static_cast<int>(why.size()), why.data());
+        refuse(stream, copy, Status::bad_graph, detail);
+        return Step::ended;
+    }
     if (const Status status = graph->check(bounds(stream), copy.position, node, record);
         status != Status::ok) {
-        refuse_node(stream, record, status, *graph, node, "launching");
+        refuse_node(stream, copy, record, status, *graph, node, "launching");
         return Step::ended;
     }
     const std::uint64_t end = copy.position + copy.slots;
@@ -79,16 +94,19 @@ Dispatcher::Step Dispatcher::take_graph_update(StreamPort& stream, const RecordC
     if (graph == nullptr) return Step::ended;
     RecordCopy record;
     if (!graph->record_of(update, copy, record)) {
-        refuse_node(stream, copy, Status::bad_node, *graph, update.node(), "of");
+        refuse_node(stream, copy, copy, Status::bad_node, *graph, update.node(), "of");
         return Step::ended;
     }
     driver::Launch launch;
     if (const Status status = check_launch(record, bounds(stream), launch); status != Status::ok) {
-        refuse_node(stream, record, status, *graph, update.node(), "updating");
+        if (graph->refuse_update(update.node(), {status, copy.position}, copy.position + copy.slots,
+                                 stream.load_completed()) == Status::ring_full)
+            return Step::retry;
+        refuse_node(stream, copy, record, status, *graph, update.node(), "updating");
         return Step::ended;
     }
     launch.end = copy.position + copy.slots;
-    const Status status = graph->update(update.node(), launch, stream.load_completed());
+    const Status status = graph->update(update.node(), launch, copy.position, stream.load_completed());
     if (status == Status::ring_full) return Step::retry;
     if (status != Status::ok) {
         driver_refused(stream, copy.position, &launch, "graph update", status, graph->driver_graph()->why());

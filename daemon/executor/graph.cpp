@@ -183,6 +183,8 @@ Graph::Graph(std::uint64_t id, UniqueFd page, std::uint64_t completed, const Bou
 
 void Graph::take_in(std::span<const driver::GraphNode> nodes) {
     nodes_.assign(nodes.begin(), nodes.end());
+    refusals_.assign(nodes.size(), {});
+    for (std::uint32_t i = 0; i < nodes.size(); ++i) note(i, page_.refusal(i));
     std::size_t bytes = 0;
     for (const driver::GraphNode& node : nodes_)
         if (const auto* launch = std::get_if<driver::Launch>(&node)) bytes += aligned(launch->param_bytes);
@@ -219,10 +221,18 @@ void Graph::keep(std::uint32_t node, const driver::Launch& launch) noexcept {
         std::memcpy(const_cast<std::byte*>(mine.params), launch.params, mine.param_bytes);
 }
 
+void Graph::note(std::uint32_t node, Refusal refusal) noexcept {
+    refused_ += refusal.status != Status::ok;
+    refused_ -= refusals_[node].status != Status::ok;
+    refusals_[node] = refusal;
+}
+
 void Graph::go_on_at(std::uint64_t position) noexcept {
     if (!restored_) return;
     restored_ = false;
-    page_.go_on_at(position, [&](std::uint32_t node, const driver::Launch& launch) {
+    page_.go_on_at(position, [&](std::uint32_t node, const driver::Launch& launch, Refusal refusal) {
+        note(node, refusal);
+        if (refusal.status != Status::ok) return;
         keep(node, launch);
         lost_ |= driver_graph_ != nullptr &&
                  driver_graph_->update(node, std::get<driver::Launch>(nodes_[node])) != Status::ok;
@@ -264,14 +274,35 @@ bool Graph::record_of(const schema::GraphUpdateRecord& update, const RecordCopy&
     return true;
 }
 
-Status Graph::update(std::uint32_t node, const driver::Launch& launch, std::uint64_t completed) noexcept {
+Status Graph::update(std::uint32_t node, const driver::Launch& launch, std::uint64_t position,
+                     std::uint64_t completed) noexcept {
     if (!page_.log(launch.end, node, launch, completed)) return Status::ring_full;
     const Status status = driver_graph_->update(node, launch);
-    if (status == Status::ok)
+    if (status == Status::ok) {
         keep(node, launch);
-    else
-        page_.unlog();
-    return status;
+        note(node, {});
+        return status;
+    }
+    page_.unlog();  // so that there is room
+    if (status == Status::ring_full) return status;
+    const Status noted = refuse_update(node, {status, position}, launch.end, completed);
+    return noted == Status::ok ? status : noted;
+}
+
+Status Graph::refuse_update(std::uint32_t node, Refusal refusal, std::uint64_t end,
+                            std::uint64_t completed) noexcept {
+    if (!page_.log(end, node, std::get<driver::Launch>(nodes_[node]), completed, refusal))
+        return Status::ring_full;
+    note(node, refusal);
+    return Status::ok;
+}
+
+bool Graph::has_refused(std::uint32_t& node, Refusal& refusal) const noexcept {
+    if (refused_ == 0) return false;
+    node = 0;
+    while (refusals_[node].status == Status::ok) ++node;
+    refusal = refusals_[node];
+    return true;
 }
 
 }  // namespace ringlaunch::executor

@@ -59,15 +59,23 @@ class Graph {
     // The launch that an update gives node `node`, as a record of the ring; false: that is no launch.
     bool record_of(const schema::GraphUpdateRecord& update, const RecordCopy& copy,
                    RecordCopy& record) const noexcept;
-    // `launch` is the node's, checked; its stream has `completed` so far. Before the record counts as issued.
-    // ring_full: there is no room before more has completed. Else what the driver says; then it did not
-    // happen.
-    [[nodiscard]] Status update(std::uint32_t node, const driver::Launch& launch,
+    // `launch` is the node's, checked, of the update at `position`; its stream has `completed` so far. Before
+    // the record counts as issued. ring_full: there is no room before more has completed. Else what the
+    // driver says; then it was refused.
+    [[nodiscard]] Status update(std::uint32_t node, const driver::Launch& launch, std::uint64_t position,
                                 std::uint64_t completed) noexcept;
+    // The update of `node`, a launch, at `position`, whose record ends at `end`, is refused with this: the
+    // node stays as it is, and the graph is not launched until an update of the node is taken. ring_full: as
+    // above.
+    [[nodiscard]] Status refuse_update(std::uint32_t node, Refusal refusal, std::uint64_t end,
+                                       std::uint64_t completed) noexcept;
+    // Is there such a node? Then `node` is the first.
+    bool has_refused(std::uint32_t& node, Refusal& refusal) const noexcept;
 
   private:
     void take_in(std::span<const driver::GraphNode> nodes);
     void keep(std::uint32_t node, const driver::Launch& launch) noexcept;
+    void note(std::uint32_t node, Refusal refusal) noexcept;
 
     const std::uint64_t id_;
     GraphPage page_;
@@ -75,6 +83,8 @@ class Graph {
     std::vector<driver::GraphNode> nodes_;
     std::vector<std::byte> params_;
     std::vector<std::uint64_t> kernels_;
+    std::vector<Refusal> refusals_;  // a node's
+    std::uint32_t refused_ = 0;      // of them: that are
     Counts counts_;
     std::unique_ptr<driver::Graph> driver_graph_;
     std::string why_;

@@ -39,8 +39,11 @@ std::uint32_t param_bytes_of(const driver::GraphNode& node) {
     return launch == nullptr ? 0 : launch->param_bytes;
 }
 
-void store(StoredNode& to, std::uint64_t end, std::uint32_t node, const driver::Launch& launch) {
+void store(StoredNode& to, std::uint64_t end, std::uint32_t node, const driver::Launch& launch,
+           Refusal refusal) {
     to.end = end;
+    to.refused_at = refusal.position;
+    to.refused = static_cast<std::uint32_t>(refusal.status);
     to.node = node;
     to.kind = static_cast<std::uint32_t>(RecordKind::Launch);
     to.kernel = launch.kernel_id;
@@ -96,7 +99,7 @@ GraphPage::GraphPage(std::span<const driver::GraphNode> nodes) {
         auto& to = *mapping_.as<StoredNode>(at);
         to.node = i;
         if (const auto* launch = std::get_if<driver::Launch>(&nodes[i])) {
-            store(to, 0, i, *launch);
+            store(to, 0, i, *launch, {});
         } else if (const auto* copy = std::get_if<driver::Copy>(&nodes[i])) {
             to.kind = static_cast<std::uint32_t>(RecordKind::CopyOnDevice);
             to.device = copy->device;
@@ -201,10 +204,10 @@ driver::Launch GraphPage::launch_of(const StoredNode& stored) noexcept {
 }
 
 bool GraphPage::log(std::uint64_t end, std::uint32_t node, const driver::Launch& launch,
-                    std::uint64_t completed) noexcept {
+                    std::uint64_t completed, Refusal refusal) noexcept {
     if (logged_ - folded_ == entries_) fold(completed);
     if (logged_ - folded_ == entries_) return false;
-    store(*entry(logged_), end, node, launch);
+    store(*entry(logged_), end, node, launch, refusal);
     header()->logged.store(++logged_, std::memory_order_release);
     seen_ = logged_;
     return true;

@@ -10,7 +10,8 @@
 // folded into the base only once its record has completed, which no restart goes back behind, and stays in
 // the log until it has been: a base torn in the middle is written again. So the graph as of any position P
 // from `completed` on is the base with the entries that end at P or before; those that end later are read
-// from the ring again, or were never issued.
+// from the ring again, or were never issued. An update that was refused stands in the log too: as what its
+// node still is, with why.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +24,7 @@
 #include "daemon/driver/driver.hpp"
 #include "schema/pages.hpp"
 #include "schema/segment.hpp"
+#include "schema/status.hpp"
 #include "schema/unique_fd.hpp"
 
 namespace ringlaunch::executor {
@@ -40,9 +42,18 @@ struct GraphPageHeader {
     SharedU64 logged;
 };
 
+// Why a node is not what the program made of it: its last update was refused.
+struct Refusal {
+    Status status = Status::ok;  // ok: it was not
+    std::uint64_t position = 0;  // of the update
+};
+
 // A node with its parameters behind it.
 struct StoredNode {
     std::uint64_t end;  // of the record that set it; 0: as the graph was made
+    std::uint64_t refused_at;
+    std::uint32_t refused;  // a Status; see Refusal
+    std::uint32_t unused;
     std::uint32_t node;
     std::uint32_t kind;  // a schema::RecordKind: Launch, CopyOnDevice or Fill
     std::uint64_t kernel;
@@ -64,18 +75,20 @@ class GraphPage {
     UniqueFd take_fd() { return std::move(fd_); }  // the mapping needs it no more
     // Launches have no kernel, only its id; their parameters point into the page.
     const std::vector<driver::GraphNode>& stored() const { return stored_; }
+    Refusal refusal(std::uint32_t node) const { return refusal_of(*base_[node]); }  // of stored()
 
     // ---- dispatch thread
-    // Remembers an update whose record ends at `end`; false: there is no room before more has completed.
+    // Remembers an update whose record ends at `end`; false: there is no room before more has completed. One
+    // that was refused: `launch` is what the node stays.
     [[nodiscard]] bool log(std::uint64_t end, std::uint32_t node, const driver::Launch& launch,
-                           std::uint64_t completed) noexcept;
+                           std::uint64_t completed, Refusal refusal = {}) noexcept;
     void unlog() noexcept;  // the last one did not happen
-    // After a restart: the stream goes on at `position`. Calls see(node, launch) for each update before it
-    // that is not part of stored(), in order, and forgets those behind it.
+    // After a restart: the stream goes on at `position`. Calls see(node, launch, refusal) for each update
+    // before it that is not part of stored(), in order, and forgets those behind it.
     template <class See>
     void go_on_at(std::uint64_t position, const See& see) noexcept {
         for (; seen_ != logged_ && entry(seen_)->end <= position; ++seen_)
-            see(entry(seen_)->node, launch_of(*entry(seen_)));
+            see(entry(seen_)->node, launch_of(*entry(seen_)), refusal_of(*entry(seen_)));
         logged_ = seen_;
         header()->logged.store(logged_, std::memory_order_release);
     }
@@ -88,6 +101,9 @@ class GraphPage {
     void fold(std::uint64_t completed) noexcept;
     void read();
     static driver::Launch launch_of(const StoredNode& stored) noexcept;
+    static Refusal refusal_of(const StoredNode& stored) noexcept {
+        return {static_cast<Status>(stored.refused), stored.refused_at};
+    }
 
     UniqueFd fd_;
     Mapping mapping_;

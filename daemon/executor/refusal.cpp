@@ -195,10 +195,10 @@ const char* kind_name(RecordKind kind) noexcept {
 }
 
 void describe_refusal(Status status, const RecordCopy& copy, const Bounds& bounds, std::span<char> text,
-                      const char* detail) noexcept {
+                      const char* detail, RecordKind as) noexcept {
     const RecordKind kind = kind_of(copy);
     Sentence say(text);
-    say.add("%s at position %" PRIu64 ": ", kind_name(kind), copy.position);
+    say.add("%s at position %" PRIu64 ": ", kind_name(as == RecordKind::None ? kind : as), copy.position);
     if (common_details(say, status, copy)) {
     } else if (status == Status::bad_slot_count && !is_launch(kind)) {
         say.add("%u slots are impossible for it here", copy.slots);

@@ -68,8 +68,10 @@ bool may_copy(const Bounds& bounds, std::uint64_t address, std::uint64_t bytes) 
 
 // Writes one sentence into `text` (ends with 0): the record's kind and position, what was found and what is
 // allowed. For the refusals above and those of RingConsumer::copy(); `detail` is added where it is not null.
+// `as`: the kind that the record in the ring has, where `copy` is a node of that one's graph.
 void describe_refusal(Status status, const RecordCopy& copy, const Bounds& bounds, std::span<char> text,
-                      const char* detail = nullptr) noexcept;
+                      const char* detail = nullptr,
+                      schema::RecordKind as = schema::RecordKind::None) noexcept;
 
 // "launch", "copy to device"; "record of unknown kind" else.
 const char* kind_name(schema::RecordKind kind) noexcept;

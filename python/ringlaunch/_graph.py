@@ -226,7 +226,8 @@ class Graph:
         LimitReached
             Another stream's copy of the graph goes beyond the session's limits.
         StreamStopped, DaemonLost, Closed
-            A launch within the graph that the daemon refuses stops the stream with an error that names it.
+            A launch within the graph that the daemon refuses stops the stream with an error that names it, and so does
+            an update; then launches of the graph are refused until that launch of it is updated again.
         """
         self._made().launch(self._stream if stream is None else stream)
 

@@ -215,6 +215,50 @@ TEST_F(Graphs, memory_that_went_stops_the_launch_and_an_update_mends_it) {
     EXPECT_EQ(word, 9u);
 }
 
+TEST_F(Graphs, after_a_refused_update_it_is_not_launched_until_that_node_is_updated_again) {
+    for (const bool restarted : {false, true}) {
+        ASSERT_EQ(stream_.fill(count_, 0, 4, 0, 4), Status::ok);
+        ASSERT_EQ(stream_.begin_graph(), Status::ok);
+        ASSERT_EQ(append(stream_, 1), Status::ok);
+        ASSERT_EQ(append(stream_, 2), Status::ok);
+        Graph graph = stream_.end_graph();
+        ASSERT_EQ(graph.launch(), Status::ok);
+        ASSERT_EQ(stream_.synchronize(), Status::ok);
+        const struct {
+            std::uint64_t log, count;
+            unsigned value;
+        } nowhere{0x123456000, 0x123456000, 3};
+        const std::uint64_t at = stream_.status().published;
+        ASSERT_EQ(graph.update_packed(0, {1}, {1}, 0, std::as_bytes(std::span(&nowhere, 1)).first(20)),
+                  Status::ok);
+        ASSERT_EQ(graph.launch(), Status::ok);
+        EXPECT_EQ(stream_.synchronize(), Status::stream_stopped);
+        EXPECT_EQ(stream_.status().status, Status::bad_pointer);
+        EXPECT_EQ(stream_.status().error_position, at);
+        EXPECT_THAT(stream_.status().text, HasSubstr("graph update at position " + std::to_string(at)));
+        if (restarted) daemon_->kill_executor();
+        const std::string reason = "at position " + std::to_string(at) +
+                                   " was refused: " + std::string(status_text(Status::bad_pointer));
+        const auto expect_refused = [&] {
+            EXPECT_EQ(stream_.synchronize(), Status::stream_stopped);
+            EXPECT_EQ(stream_.status().status, Status::bad_graph);
+            EXPECT_THAT(stream_.status().text, HasSubstr("the update of node 0 of graph"));
+            EXPECT_THAT(stream_.status().text, HasSubstr(reason));
+        };
+        stream_.resume();
+        expect_refused();
+        stream_.resume();
+        if (restarted) daemon_->kill_executor();
+        ASSERT_EQ(graph.launch(), Status::ok);
+        expect_refused();
+        stream_.resume();
+        EXPECT_THAT(logged(stream_), ElementsAre(1u, 2u)) << "nothing ran with what was replaced";
+        ASSERT_EQ(graph.update(0, log_, count_, 1u), Status::ok);
+        ASSERT_EQ(graph.launch(), Status::ok);
+        EXPECT_THAT(logged(stream_), ElementsAre(1u, 2u, 1u, 2u));
+    }
+}
+
 TEST_F(Graphs, a_kill_loses_no_update_and_doubles_none) {
     for (const OnRestart on_restart : {OnRestart::rerun, OnRestart::stop}) {
         StreamOptions options;

@@ -69,7 +69,7 @@ TEST(GraphPage, AfterARestartUpdatesBeforeWhereTheStreamGoesOnAreThereOnceAndOth
     EXPECT_EQ(stored_word(next, 2), 2u);
     EXPECT_TRUE(std::holds_alternative<driver::Fill>(next.stored()[1]));
     std::vector<std::uint32_t> seen;
-    next.go_on_at(20, [&](std::uint32_t node, const driver::Launch& launch) {
+    next.go_on_at(20, [&](std::uint32_t node, const driver::Launch& launch, Refusal) {
         EXPECT_EQ(node, 2u);
         seen.push_back(first_word(launch));
     });
@@ -80,6 +80,31 @@ TEST(GraphPage, AfterARestartUpdatesBeforeWhereTheStreamGoesOnAreThereOnceAndOth
     EXPECT_EQ(stored_word(after, 2), 200u);
 }
 
+TEST(GraphPage, ARefusalIsThereUntilTheNodesNextUpdate) {
+    GraphPage page = small_page();
+    const auto is = word(1), set = word(5);
+    ASSERT_TRUE(page.log(10, 0, launch_of(is), 0, {Status::bad_pointer, 8}));
+    ASSERT_TRUE(page.log(20, 0, launch_of(set), 0));
+    const auto refused_as_of = [&](std::uint64_t completed, std::uint64_t goes_on_at) {
+        const std::size_t bytes = check_seals(page.fd(), Sealing::shared, 64, "page");
+        UniqueFd copy = make_memfd("copy", bytes);
+        seal(copy, Sealing::shared, "copy");
+        const Mapping from(page.fd(), bytes, Mapping::Access::read_only, "a page"),
+            to(copy, bytes, Mapping::Access::read_write, "copy");
+        std::memcpy(to.data(), from.data(), bytes);
+        GraphPage next(std::move(copy), completed);
+        Refusal refusal = next.refusal(0);
+        next.go_on_at(goes_on_at, [&](std::uint32_t, const driver::Launch&, Refusal now) { refusal = now; });
+        return std::pair{refusal.status, refusal.position};
+    };
+    const std::pair none{Status::ok, std::uint64_t{0}}, refused{Status::bad_pointer, std::uint64_t{8}};
+    EXPECT_EQ(refused_as_of(0, 9), none) << "the ring brings the update again";
+    EXPECT_EQ(refused_as_of(0, 10), refused);
+    EXPECT_EQ(refused_as_of(10, 10), refused);
+    EXPECT_EQ(refused_as_of(10, 20), none);
+    EXPECT_EQ(refused_as_of(20, 20), none);
+}
+
 TEST(GraphPage, WhatGoesOnBehindTheDoubtHasEveryUpdateThatWasIssued) {
     GraphPage page = small_page();
     const auto params = word(7);
@@ -87,7 +112,8 @@ TEST(GraphPage, WhatGoesOnBehindTheDoubtHasEveryUpdateThatWasIssued) {
     GraphPage next(page.fd().duplicate(), 3);
     EXPECT_EQ(stored_word(next, 0), 1u);
     std::uint32_t seen = 0;
-    next.go_on_at(10, [&](std::uint32_t, const driver::Launch& launch) { seen = first_word(launch); });
+    next.go_on_at(10,
+                  [&](std::uint32_t, const driver::Launch& launch, Refusal) { seen = first_word(launch); });
     EXPECT_EQ(seen, 7u);
 }
 
@@ -163,7 +189,7 @@ TEST(GraphPage, AWriterThatIsKilledAnywhereLosesNoUpdateAndDoublesNone) {
         if (child == 0) {
             ::alarm(60);
             GraphPage mine(std::move(page), begin);
-            mine.go_on_at(seen.issued.load(), [](std::uint32_t, const driver::Launch&) {});
+            mine.go_on_at(seen.issued.load(), [](std::uint32_t, const driver::Launch&, Refusal) {});
             for (std::uint64_t k = seen.issued.load() + 1;; ++k) {
                 const auto params = word(static_cast<std::uint32_t>(k));
                 while (!mine.log(k, 0, launch_of(params), seen.completed.load()))
@@ -191,7 +217,7 @@ TEST(GraphPage, AWriterThatIsKilledAnywhereLosesNoUpdateAndDoublesNone) {
             GraphPage next(std::move(copy), a);
             std::uint64_t last = a == 0 ? 0 : stored_word(next, 0);
             EXPECT_EQ(last, a) << "as it was made, or every update that has completed";
-            next.go_on_at(at, [&](std::uint32_t, const driver::Launch& launch) {
+            next.go_on_at(at, [&](std::uint32_t, const driver::Launch& launch, Refusal) {
                 EXPECT_EQ(first_word(launch), last + 1);
                 last = first_word(launch);
             });
@@ -383,10 +409,78 @@ TEST_F(Graphs, RecordsThatCannotBeAreRefusedWithTheirReason) {
            "flags");
     update([](auto& record) { (*record.mutable_params()).Mutate(7, 0xff); }, Status::bad_pointer,
            "parameter 0 'x'");
+    put_update(client, 2, 3);
     put_launch(client);
     work();
     ASSERT_EQ(device(port).graphs.size(), 1u);
-    EXPECT_THAT(device(port).graphs[0], ElementsAre(1u, 0u, 2u)) << "nothing refused has changed it";
+    EXPECT_THAT(device(port).graphs[0], ElementsAre(1u, 0u, 3u)) << "nothing refused has changed it";
+}
+
+// Else it would run with what the program has replaced.
+TEST_F(Graphs, AfterARefusedUpdateItIsNotLaunchedUntilThatNodeIsUpdatedAgain) {
+    driver.completes_at_once = false;
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client);
+    Graph& graph = add(port, usual());
+    const auto refused_launch = [&](const std::string& says) {
+        put_launch(client);
+        expect_refused(client, port, Status::bad_graph, says);
+    };
+    const std::uint64_t at = client.producer.position();
+    put_update(client, 2, 99, [](auto& record) { (*record.mutable_params()).Mutate(7, 0xff); });
+    put_launch(client);
+    work();
+    EXPECT_EQ(client.error(), Status::bad_pointer);
+    EXPECT_THAT(client.text(), HasSubstr("graph update at position " + std::to_string(at)));
+    dispatcher.resume(port, at + dispatcher.measure(port, at));
+    const std::string reason = "the update of node 2 of graph 3 at position " + std::to_string(at) +
+                               " was refused: " + std::string(status_text(Status::bad_pointer));
+    expect_refused(client, port, Status::bad_graph, reason);
+    refused_launch("graph launch at position");
+    put_update(client, 0, 10);
+    refused_launch(reason);
+
+    // The next executor refuses it, too, wherever the stream has come to.
+    const std::uint64_t end = client.producer.position();
+    for (const std::uint64_t completed : {at, end}) {
+        Graph next(kGraph, graph.page().duplicate(), completed, bounds(), driver);
+        next.go_on_at(end);
+        std::uint32_t node = 0;
+        Refusal refusal;
+        ASSERT_TRUE(next.has_refused(node, refusal)) << completed;
+        EXPECT_EQ(node, 2u);
+        EXPECT_EQ(refusal.status, Status::bad_pointer);
+        EXPECT_EQ(refusal.position, at);
+        EXPECT_THAT(static_cast<ScriptedGraph&>(*next.driver_graph()).words, ElementsAre(10u, 0u, 2u));
+    }
+
+    put_update(client, 2, 2);
+    put_launch(client);
+    work();
+    EXPECT_EQ(client.state(), StreamState::Running) << client.text();
+    EXPECT_THAT(device(port).graphs, ElementsAre(ElementsAre(10u, 0u, 2u)));
+
+    // What the driver refuses is refused alike.
+    driver.refuse_updates_with = Status::driver_failed;
+    put_update(client, 0, 30);
+    expect_refused(client, port, Status::driver_failed, "graph update at position");
+    driver.refuse_updates_with = Status::ok;
+    refused_launch("the update of node 0 of graph 3");
+    put_update(client, 0, 31);
+    put_launch(client);
+    work();
+    EXPECT_EQ(client.state(), StreamState::Running) << client.text();
+    EXPECT_THAT(device(port).graphs.back(), ElementsAre(31u, 0u, 2u));
+}
+
+TEST_F(Graphs, ManyRefusedUpdatesFindRoom) {
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client);
+    add(port, usual());
+    for (int i = 0; i < 600; ++i) {
+        put_update(client, 0, 9, [](auto& record) { record.mutate_grid_z(11); });
+        expect_refused(client, port, Status::bad_grid, "graph update at position");
+    }
 }
 
 TEST_F(Graphs, AnotherStreamsGraphIsNone) {
@@ -457,6 +551,7 @@ TEST_F(Graphs, ADriverWithoutRoomIsAskedAgainAndOneThatRefusesStopsTheStream) {
     driver.refuse_updates_with = Status::ok;
     const std::uint64_t at = client.page->error_position;
     dispatcher.resume(port, at + dispatcher.measure(port, at));
+    put_update(client, 0, 1);
     driver.refuse_with = Status::driver_failed;
     driver.refuse_at = put_launch(client) - 1;
     work();

@@ -582,7 +582,8 @@ class Stream {
 //
 // update() and launch() are for one thread at a time, ordered by the caller as enqueues to a stream are; a
 // handle is another name of the same graph. An update is for the launches that are enqueued after it, on
-// whatever stream; those before it run as they were.
+// whatever stream; those before it run as they were. One that the daemon refuses stops the stream, and until
+// an update of the same node is taken, launches there do, too: they would run with what was replaced.
 class Graph {
   public:
     Graph() = default;
