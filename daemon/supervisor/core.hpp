@@ -162,6 +162,8 @@ class Core final : public FaultDomain::Owner {
     // ---- graphs.cpp
     void make_graph(Session& session, std::uint32_t request, const schema::MakeGraph& make,
                     UniqueFd description);
+    void pump_graphs(Session& session);
+    void make_graph_now(Session& session, PendingGraph& asked);
     void drop_graph(Session& session, std::uint32_t request, const schema::DropGraph& drop);
     void let_go_of_graph(Session& session, std::uint64_t id);
     void forget_graph(Session& session, std::uint64_t id);

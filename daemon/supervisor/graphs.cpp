@@ -2,43 +2,86 @@
 // the next one has them again as they were.
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "daemon/supervisor/core.hpp"
 #include "schema/version.hpp"
 
 namespace ringlaunch::supervisor {
 
+namespace {
+
+std::string making(std::uint32_t slots) {
+    return "cannot make a graph of " + std::to_string(slots) + " slots: ";
+}
+
+}  // namespace
+
 void Core::make_graph(Session& session, std::uint32_t request, const schema::MakeGraph& make,
                       UniqueFd description) {
-    Stream& stream = stream_of(session, make.stream(), "make a graph of");
+    if (make.slots() == 0 || make.slots() > kMaxGraphSlots)
+        throw Error(make.slots() == 0 ? Status::invalid_argument : Status::limit_reached,
+                    making(make.slots()) + "a graph is described by 1 to " + std::to_string(kMaxGraphSlots) +
+                        "; make several of it");
+    check_seals(description, Sealing::immutable, std::uint64_t{make.slots()} * kSlotBytes,
+                "the description of a graph");
+    require_descriptors(session, 1, "cannot make a graph");
+    request_opened(session);
+    session.pending_graphs.push_back({request, make.stream(), make.slots(), std::move(description),
+                                      now_ns() + options_.alloc_patience_ms * kNsPerMs});
+    reclaim(session);
+    pump_graphs(session);
+}
+
+void Core::pump_graphs(Session& session) {
+    while (!session.pending_graphs.empty()) {
+        PendingGraph& asked = session.pending_graphs.front();
+        const auto& limits = options_.limits;
+        const std::uint64_t bytes = std::uint64_t{asked.slots} * kSlotBytes;
+        const bool too_many = session.graphs.size() >= limits.max_graphs;
+        const bool fits = !too_many && session.graph_bytes + bytes <= limits.max_graph_bytes;
+        // Graphs that were dropped make room: at the latest when the executor has let go of them.
+        const auto leaving = [&] {
+            return std::any_of(session.graphs.begin(), session.graphs.end(),
+                               [](const auto& entry) { return entry.second.freeing; });
+        };
+        if (!fits && bytes <= limits.max_graph_bytes && leaving() && now_ns() < asked.deadline_ns)
+            return schedule_reclaim();
+        PendingGraph next = std::move(asked);
+        session.pending_graphs.pop_front();
+        try {
+            if (too_many)
+                throw Error(Status::limit_reached,
+                            making(next.slots) + "this session has " + std::to_string(session.graphs.size()) +
+                                " graphs, its limit is " + std::to_string(limits.max_graphs) +
+                                " (--max-graphs); let go of one");
+            if (!fits)
+                throw Error(Status::limit_reached, making(next.slots) + "the graphs of this session have " +
+                                                       std::to_string(session.graph_bytes) +
+                                                       " bytes of records, its limit is " +
+                                                       std::to_string(limits.max_graph_bytes) +
+                                                       " (--max-graph-bytes); let go of one");
+            make_graph_now(session, next);
+        } catch (const Error& error) {
+            refuse_later(session.id, next.request, error.status(), error.what());
+        } catch (const std::exception& error) {
+            refuse_later(session.id, next.request, Status::limit_reached, making(next.slots) + error.what());
+        }
+    }
+}
+
+void Core::make_graph_now(Session& session, PendingGraph& asked) {
+    Stream& stream = stream_of(session, asked.stream, "make a graph of");
     if (stream.phase != Stream::Phase::open)
         throw Error(Status::not_found,
                     "cannot make a graph of stream " + id_text(stream.id) + ": it is not open yet");
-    const std::string doing = "cannot make a graph of " + std::to_string(make.slots()) + " slots: ";
-    if (make.slots() == 0 || make.slots() > kMaxGraphSlots)
-        throw Error(make.slots() == 0 ? Status::invalid_argument : Status::limit_reached,
-                    doing + "a graph is described by 1 to " + std::to_string(kMaxGraphSlots) +
-                        "; make several of it");
-    if (session.graphs.size() >= options_.limits.max_graphs)
-        throw Error(Status::limit_reached,
-                    doing + "this session has " + std::to_string(session.graphs.size()) +
-                        " graphs, its limit is " + std::to_string(options_.limits.max_graphs) +
-                        " (--max-graphs); let go of one");
-    const std::uint64_t bytes = std::uint64_t{make.slots()} * kSlotBytes;
-    if (session.graph_bytes + bytes > options_.limits.max_graph_bytes)
-        throw Error(Status::limit_reached, doing + "the graphs of this session have " +
-                                               std::to_string(session.graph_bytes) + " bytes of records, " +
-                                               "its limit is " +
-                                               std::to_string(options_.limits.max_graph_bytes) +
-                                               " (--max-graph-bytes); let go of one");
-    require_descriptors(session, 1, "cannot make a graph");
-    check_seals(description, Sealing::immutable, bytes, "the description of a graph");
+    const std::uint32_t request = asked.request;
     const std::uint64_t id = session.graph_ids.take();
     Graph& graph = session.graphs[id];
     graph.stream = stream.id;
-    graph.slots = make.slots();
-    graph.fd = std::move(description);
-    session.graph_bytes += bytes;
-    request_opened(session);
+    graph.slots = asked.slots;
+    graph.fd = std::move(asked.description);
+    session.graph_bytes += std::uint64_t{asked.slots} * kSlotBytes;
     call(
         session, Call::OnDeath::repeat,
         [id](Call::Wire& wire, Session& in) {
@@ -99,7 +142,9 @@ void Core::let_go_of_graph(Session& session, std::uint64_t id) {
             return true;
         },
         [this, id](Session& in, Reply& reply) {
-            if (reply.status == Status::ok) forget_graph(in, id);
+            if (reply.status != Status::ok) return;
+            forget_graph(in, id);
+            pump_graphs(in);
         });
 }
 

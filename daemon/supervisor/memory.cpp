@@ -380,12 +380,14 @@ void Core::schedule_reclaim() {
         bool progress = false;
         for (const auto& [id, session] : sessions_) {
             const auto waits = [&session] {
-                return !session->deferred.empty() || !session->stagings.empty() || !session->allocs.empty();
+                return !session->deferred.empty() || !session->stagings.empty() || !session->allocs.empty() ||
+                       !session->pending_graphs.empty();
             };
             if (!waits() || !session->connection) continue;
             progress |= reclaim(*session);
             pump_allocs(*session);
             pump_stagings(*session);
+            pump_graphs(*session);
             waiting |= waits();
         }
         reclaim_ms_ = progress || !waiting ? kReclaimFirstMs : std::min(reclaim_ms_ * 2, kReclaimMaxMs);

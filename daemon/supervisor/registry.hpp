@@ -185,6 +185,14 @@ struct PendingAlloc {
     std::uint64_t deadline_ns = 0;  // how long it may wait for deferred frees
 };
 
+struct PendingGraph {
+    std::uint32_t request = 0;
+    std::uint64_t stream = 0;
+    std::uint32_t slots = 0;
+    UniqueFd description;
+    std::uint64_t deadline_ns = 0;  // how long it may wait for graphs that are being let go of
+};
+
 struct Session {
     std::uint64_t id = 0;
     std::shared_ptr<Connection> connection;  // none: it is being taken apart
@@ -228,6 +236,7 @@ struct Session {
     std::uint32_t unmapping_chunks = 0;     // that an executor is letting go of
     std::deque<PendingAlloc> allocs;
     std::deque<PendingAlloc> stagings;
+    std::deque<PendingGraph> pending_graphs;
     std::deque<DeferredFree> deferred;
 
     std::uint32_t open_requests = 0;  // of the client, unanswered

@@ -213,6 +213,7 @@ void Core::move_alone(Session& session, const std::string& why) {
 void Core::end_session(Session& session) {
     session.connection.reset();
     session.allocs.clear();
+    session.pending_graphs.clear();
     session.deferred.clear();
     if (shutting_down_) return;
     session.ending = Session::Ending::closing_streams;
