@@ -137,7 +137,7 @@ class Kernel(_core.Kernel):
     passed by value an object with the buffer protocol of just its size.
 
     Keywords: `stream`, a `Stream` (default: the client's default stream); `shared`, dynamic shared memory of a block in
-    bytes; and `name`, what the launch is called in the `Graph` that the stream records (else it means nothing).
+    bytes; and `name`, what the launch is called in the `Graph` that the stream records (refused where it records none).
 
     Raises
     ------

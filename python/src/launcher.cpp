@@ -306,11 +306,18 @@ PyObject* launcher_call(PyObject* self, PyObject* const* args, std::size_t flags
             launchable = within_bounds(plan, launcher->shape, shared_bytes);
     }
 
+    const StreamObject* to = as_stream(stream);
+    if (label != nullptr && to->state != nullptr && to->state->recorder == nullptr) {
+        set_named_error("InvalidArgument", "kernel '" + plan.layout.kernel + "', name=" + short_repr(label) +
+                                               ": it names a launch of a graph, but the stream records none; "
+                                               "leave it out, or launch within stream.record()");
+        return nullptr;
+    }
+
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     bool ran_python = false;
     if (!pack(plan.layout, plan.session.get(), args, count, params, ran_python)) return nullptr;
 
-    const StreamObject* to = as_stream(stream);
     if (launchable && !ran_python && !to->busy && to->state != nullptr &&
         detail::try_enqueue_launch<true>(*to->state, *plan.state, launcher->shape.grid, launcher->shape.block,
                                          shared_bytes, {params, plan.state->param_bytes})) [[likely]]

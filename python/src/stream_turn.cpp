@@ -186,6 +186,10 @@ bool copy_to_host(StreamObject* stream, std::byte* to, const ringlaunch::Buffer&
     for (std::size_t done = 0; done < bytes;) {
         // What stands before the piece is waited for here, in slices.
         if (!await_turn_and_room(stream, 4, kDoing)) return false;
+        if (stream->state->recorder != nullptr)  // which refuses it, by its name
+            return with_turn(stream, kDoing, [&](ringlaunch::Stream& source) {
+                return source.copy_to_host(to, from, bytes, offset);
+            });
         const ringlaunch::Event before = stream->stream.record();
         std::optional<std::uint64_t> left = timeout_ns;
         if (left) left = *left - std::min(*left, monotonic_ns() - begin);

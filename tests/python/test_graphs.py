@@ -170,7 +170,7 @@ def test_what_a_graph_cannot_hold_is_refused_and_leaves_no_graph(client, kernels
         kernels["append"][1, 1](log, 1, stream=stream)
     for act, what in [
         (lambda: log.copy_from(host, stream=stream), "copy from or to the host"),
-        (lambda: log.numpy(stream=stream), "event"),
+        (lambda: log.numpy(stream=stream), "copy from or to the host"),
         (lambda: stream.record(), "event"),
         (lambda: stream.barrier(), "event or a barrier"),
         (lambda: stream.wait_event(event), "a wait"),
@@ -215,8 +215,10 @@ def test_mistakes_while_recording(client, kernels, stream, log):
     ]:
         with pytest.raises(error, match=what):
             record(stream, acts)
-    kernels["append"][1, 1](log, 6, stream=stream, name="means nothing")
-    assert logged(log, stream) == [6]
+    with pytest.raises(rl.InvalidArgument, match=r"'append', name='outside': .*records none"):
+        kernels["append"][1, 1](log, 6, stream=stream, name="outside")
+    kernels["append"][1, 1](log, 7, stream=stream, name=None)
+    assert logged(log, stream) == [7]
 
 
 def test_mistakes_with_a_graph(client, kernels, stream, log, host):
