@@ -151,7 +151,7 @@ class Dispatcher {
                             StreamPort*& awaited, Status& why) const noexcept;
     static WaitAnswer look_at_watched(const WatchedStream& watched, std::uint64_t position,
                                       Status& why) noexcept;
-    bool watches() const noexcept;
+    static std::int64_t watch_sleep_us(StreamPort& stream) noexcept;
     bool closes_cycle(const StreamPort& stream, const Wait& wait) const noexcept;
     bool go_on_after_wait(StreamPort& stream) noexcept;
 

@@ -25,7 +25,6 @@ constexpr std::uint32_t kGatheredSlots = 64;
 constexpr std::uint32_t kLeastShare = 32;  // of the room in all, for each of many streams: a chain
 constexpr std::uint64_t kRecordsPerTimed = 64;
 constexpr std::uint64_t kLongestSampleNs = 3600ull * 1'000'000'000u;
-constexpr std::int64_t kWatchSleepUs = 1000;  // between two looks at a stream of another executor
 constexpr std::int64_t kDriverFullSleepUs = 1000;
 // Between two looks at a completion that the driver does not signal: longer as long as nothing completes.
 constexpr std::int64_t kShortestLookUs = 50, kLongestLookUs = 2000;
@@ -178,9 +177,9 @@ void Dispatcher::announce_awake() noexcept {
 
 std::int64_t Dispatcher::arm() noexcept {
     std::int64_t longest = std::int64_t{config_.longest_sleep_ms} * 1000;
-    if (watches()) longest = shorter(longest, kWatchSleepUs);
     for (StreamPort* each : streams_) {
         StreamPort& stream = *each;
+        longest = shorter(longest, watch_sleep_us(stream));
         const std::uint64_t completed = stream.load_completed();
         if (completed != stream.completed_seen) {
             // Since the last look, which found something still to wait for: nobody would tell.

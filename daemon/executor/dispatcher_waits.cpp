@@ -1,9 +1,15 @@
 // Waits between streams: when one is held, when it goes on, and who would wait for ever.
+#include <algorithm>
+#include <utility>
+
 #include "daemon/executor/dispatcher.hpp"
 
 namespace ringlaunch::executor {
 
 using Phase = StreamPort::Phase;
+
+// Between two looks at a stream of another session.
+constexpr std::int64_t kShortestWatchUs = 1000, kLongestWatchUs = 10'000;
 
 // A stream of another session, known by its status page alone, since it may stand in another executor: it is
 // waited for here, not on the device, and dies with nobody. Its events make their completion visible at once.
@@ -26,11 +32,21 @@ Dispatcher::WaitAnswer Dispatcher::look_at_watched(const WatchedStream& watched,
     return comes ? WaitAnswer::hold : WaitAnswer::refuse;
 }
 
-// Is any stream held for one that is known by its status page alone? Then nobody wakes this dispatcher.
-bool Dispatcher::watches() const noexcept {
-    for (const StreamPort* stream : streams_)
-        if (stream->waiting() && stream->session.watched.find(stream->wait.stream) != nullptr) return true;
-    return false;
+// How long may this dispatcher sleep for a stream that is held for one known by its status page alone, of
+// which nobody wakes it? Longer as long as nothing completes there; negative: it is not held so.
+std::int64_t Dispatcher::watch_sleep_us(StreamPort& stream) noexcept {
+    if (!stream.waiting()) return -1;
+    const WatchedStream* watched = stream.session.watched.find(stream.wait.stream);
+    if (watched == nullptr) return -1;
+    // relaxed: only how often it is looked at depends on it.
+    const std::uint64_t at = watched->page == nullptr
+                                 ? watched->final_position
+                                 : watched->page->completed.load(std::memory_order_relaxed);
+    const bool went_on =
+        std::exchange(stream.watched_for, stream.wait.end) != stream.wait.end || at != stream.watched_at;
+    stream.watched_at = at;
+    stream.watch_us = went_on ? kShortestWatchUs : std::min(2 * stream.watch_us, kLongestWatchUs);
+    return stream.watch_us;
 }
 
 // What becomes of a wait that stands at position `at` of `stream`. Sets `awaited` for `issue`, `why` for

@@ -120,6 +120,10 @@ class StreamPort {
     std::uint64_t armed = 0;      // the position that notify_at() was told; 0: none
     std::uint64_t looked_at = 0;  // `completed`, where the last sleep had to end by itself, after so long
     std::int64_t look_us = 0;
+    // The wait for another session's stream and what that one had completed, where the last sleep had to end
+    // by itself for it, after so long.
+    std::uint64_t watched_for = 0, watched_at = 0;
+    std::int64_t watch_us = 0;
     bool wake_broken = false;  // its client made a write to its eventfd block: it is not written any more
     std::uint64_t barrier_until = 0;               // a barrier waits for this position
     std::array<std::uint64_t, 16> asked_points{};  // the last positions given to complete(), a circle

@@ -230,7 +230,8 @@ class Stream(_core.StreamHandle, Scope):
 
         Does not wait on the host; blocks only while the ring is full. If the awaited stream stops, this one does, too.
         The other stream may be another client's, of the same daemon and user, on another device too: then the daemon
-        waits rather than the device, which costs up to a millisecond, and the first such wait asks the daemon.
+        waits rather than the device, which costs up to a millisecond (10 ms where nothing came for long), and the
+        first such wait asks the daemon.
 
         Parameters
         ----------

@@ -623,9 +623,15 @@ TEST_F(DispatcherTest, AStreamOfAnotherSessionIsWaitedForThroughItsPageAlone) {
     work();
     EXPECT_EQ(waiter.issued(), 0u);
     EXPECT_EQ(dispatcher.arm(), 1000) << "nobody wakes it, so it looks once a millisecond";
+    std::vector<std::int64_t> sleeps;
+    for (int i = 0; i < 5; ++i) sleeps.push_back(dispatcher.arm());
+    EXPECT_EQ(sleeps, (std::vector<std::int64_t>{2000, 4000, 8000, 10'000, 10'000}))
+        << "less often while nothing comes";
     page.completed.store(2);
     work();
     EXPECT_EQ(waiter.issued(), 0u);
+    EXPECT_EQ(dispatcher.arm(), 1000);
+    EXPECT_EQ(dispatcher.arm(), 2000);
     // Its executor dies: the next page goes on where it was.
     page.state.store(static_cast<std::uint32_t>(StreamState::Ended));
     work();
@@ -637,7 +643,10 @@ TEST_F(DispatcherTest, AStreamOfAnotherSessionIsWaitedForThroughItsPageAlone) {
     work();
     EXPECT_EQ(waiter.completed(), waiter.producer.position());
     EXPECT_TRUE(device(held).waits.empty()) << "the device was asked to wait";
-    EXPECT_GT(dispatcher.arm(), 1000);
+    EXPECT_GT(dispatcher.arm(), 10'000);
+    waiter.put_wait(theirs.id, 4);
+    work();
+    EXPECT_EQ(dispatcher.arm(), 1000) << "of another wait";
 }
 
 TEST_F(DispatcherTest, AWaiterOfAnotherSessionsStreamThatStopsOrClosesIsTold) {

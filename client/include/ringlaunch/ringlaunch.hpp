@@ -500,8 +500,8 @@ class Stream {
     Event record() noexcept;  // everything enqueued so far
     // What follows runs after it: of any stream of this client, or of another client of the same daemon and
     // user, on whatever device (the first such wait asks the daemon, as Client::borrow does). Within a client
-    // the device waits; for another the daemon does, which looks for the event once a millisecond when it has
-    // nothing else to do.
+    // the device waits; for another the daemon does, which looks for the event when it has nothing else to
+    // do: once a millisecond, and down to every 10 ms while nothing of that stream completes.
     Status wait(const Event& event) noexcept;
     Status barrier() noexcept;  // nothing before it is ever replayed by a rerun
 
