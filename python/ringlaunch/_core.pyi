@@ -104,6 +104,7 @@ class TritonKernel:
         params: tuple[Any, ...],
         positional: int,
         slow: Any,
+        finish: Any,
         refresh: Any,
         scratch: Any,
         dict: dict[str, Any],

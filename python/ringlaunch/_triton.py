@@ -222,6 +222,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             tuple(call_param(param, options) for param in fn.params),
             sum(kind in positional for kind in kinds),
             _inline().call_slowly if mode == "inline" else _call_slowly,
+            _finish,
             _refresh,
             give_scratch,
             self.__dict__,
@@ -440,14 +441,13 @@ def _call_slowly(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     pending: _core.TritonPending | None,
-    changed: dict[str, Any] | None,
 ) -> Any:
-    """One call by Triton's own code. `changed`: the arguments, where the grid's function wrote into them."""
+    """One call by Triton's own code."""
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
     if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
         if stream is not None:
             kwargs["stream"] = stream
-        return _inline().call_slowly(kernel, grid, args, kwargs, pending, changed)
+        return _inline().call_slowly(kernel, grid, args, kwargs, pending)
     for name, value in (*zip(kernel.arg_names, args), *kwargs.items()):
         for leaf in leaves(iter((value,))):
             if is_tensor(leaf):
@@ -464,10 +464,31 @@ def _call_slowly(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
         kernel._remember(pending, variant, bound)
-    if changed is not None:
-        bound = changed
     if callable(grid):
         grid = grid(bound)
+    return _launch(kernel, variant, grid, stream, bound)
+
+
+def _finish(
+    kernel: JITFunction,
+    core: _core.TritonVariant,
+    grid: Any,
+    stream: Any,
+    bound: dict[str, Any],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The rest of a call whose variant was found and whose grid was asked for, where that has changed something:
+    arguments, hooks, the grid's own kernel."""
+    if core.kernel is None:
+        return _inline().finish(kernel, core, grid, stream, bound)
+    for variant in list(kernel._variants_held.values()):
+        if variant._core is core:
+            return _launch(kernel, variant, grid, stream, bound)
+    options = {name: value for name, value in kwargs.items() if name not in bound}  # it was let go of meanwhile
+    return kernel[grid](**bound, **options)
+
+
+def _launch(kernel: JITFunction, variant: Variant, grid: Any, stream: Any, bound: dict[str, Any]) -> Any:
     compiled = variant._core.compiled
     passed = kernel._passed(variant, bound)
     enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook

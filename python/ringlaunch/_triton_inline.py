@@ -11,7 +11,8 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from triton import knobs
@@ -56,35 +57,61 @@ def call_slowly(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     pending: _core.TritonPending | None,
-    changed: dict[str, Any] | None,
 ) -> Any:
-    """One call by Triton. `changed`: the arguments, where the grid's function, which was asked, wrote into them."""
+    """One call by Triton."""
     if _core.triton_inline_context() == 0:
         load(kernel.__name__)
         _enter_context()
-    for value in leaves(iter((*args, *kwargs.values()))):
-        if isinstance(value, Buffer):  # whose address may be somebody else's in this program
-            raise refused(f"kernel {kernel.__name__!r}", "a tensor of this program, to launch inline", value)
+    _refuse_buffers(kernel, (*args, *kwargs.values()))
     if kernel._hints:
         kernel._check_hints(args, kwargs)
     args = tuple(map(_as_triton_takes, args))
     kwargs = {name: _as_triton_takes(value) for name, value in kwargs.items()}
-    if changed is not None:
-        changed = {name: _as_triton_takes(value) for name, value in changed.items()}
-        asked = grid
-
-        def grid(bound: dict[str, Any]) -> Any:
-            bound.clear()
-            bound.update(changed)
-            return asked
-
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
+    answered = grid
+
+    def ask(bound: dict[str, Any]) -> Any:
+        nonlocal answered
+        answered = grid(bound)
+        return answered
+
+    context = _core.triton_inline_context()
     begin = time.perf_counter()
     with _on(kernel, stream):
-        compiled = triton_run(kernel, *args, grid=grid, warmup=False, **kwargs)
-        if pending is not None and isinstance(compiled, CompiledKernel):
-            _add(kernel, grid, args, kwargs, pending, compiled, time.perf_counter() - begin)
+        compiled = triton_run(kernel, *args, grid=ask if callable(grid) else grid, warmup=False, **kwargs)
+        # The grid's function may have gone to another device.
+        stayed = context == _core.triton_inline_context() or (context == 0 and not callable(grid))
+        if pending is not None and stayed and isinstance(compiled, CompiledKernel):
+            _add(kernel, answered, args, kwargs, pending, compiled, time.perf_counter() - begin)
     return compiled
+
+
+def finish(kernel: JITFunction, variant: _core.TritonVariant, grid: Any, stream: int, bound: dict[str, Any]) -> Any:
+    """The end of Triton's own call."""
+    compiled = variant.compiled
+    _refuse_buffers(kernel, bound.values())
+    if kernel._hints:
+        kernel._check_hints((), bound)
+    values = tuple(map(_as_triton_takes, bound.values()))
+    count = len(grid)
+    x, y, z = grid[0], grid[1] if count > 1 else 1, grid[2] if count > 2 else 1
+    metadata = compiled.launch_metadata(grid, stream, *values)
+    enter, leave = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+    compiled.run(x, y, z, stream, compiled.function, compiled.packed_metadata, metadata, enter, leave, *values)
+    if _is_launched(grid):
+        variant._count()
+    return compiled
+
+
+def _refuse_buffers(kernel: JITFunction, values: Iterable[Any]) -> None:
+    for value in leaves(iter(values)):
+        if isinstance(value, Buffer):  # whose address may be somebody else's in this program
+            raise refused(f"kernel {kernel.__name__!r}", "a tensor of this program, to launch inline", value)
+
+
+def _is_launched(grid: Any) -> bool:
+    """As Triton's launcher counts blocks."""
+    return 0 < math.prod(index(grid[i]) for i in range(min(3, len(grid)))) % 2**32 < 2**31
 
 
 def warm_up(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> Any:
@@ -125,7 +152,7 @@ def _bound(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _add(
     kernel: JITFunction,
-    grid: tuple[int, int, int],
+    grid: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     pending: _core.TritonPending,
@@ -143,7 +170,7 @@ def _add(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
         kernel._remember(pending, variant, bound)
-        if 0 < math.prod(grid) % 2**32 < 2**31:  # as Triton's launcher counts blocks
+        if _is_launched(grid):
             variant._core._count()
 
 

@@ -133,6 +133,7 @@ class SavedKernel(CallPath):
             tuple(call_param(param, self._options) for param in file.params),
             sum(not param.keyword_only for param in file.params),
             _call_slowly,
+            _finish,
             _no_settings,
             _give_scratch,
             self.__dict__,
@@ -505,23 +506,38 @@ def _call_slowly(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     pending: Any,
-    changed: dict[str, Any] | None,
 ) -> Any:
-    """The first call of each kind. `changed`: the arguments, where the grid's function wrote into them."""
+    """The first call of each kind."""
     stream = None if "stream" in kernel._names else kwargs.pop("stream", None)
     if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
-        return _call_inline(kernel, grid, args, kwargs, stream, pending, changed)
+        return _call_inline(kernel, grid, args, kwargs, stream, pending)
     _triton_saved_inline.know_descriptors()
     client = client_of(kernel, iter((*args, *kwargs.values())), stream)
     with kernel._lock:
         bound, variant = kernel._variant(client, args, kwargs)
         kernel._remember(pending, variant, bound)
-    if changed is not None:
-        bound = changed
     if callable(grid):
         grid = grid(bound)
     kernel._launch(variant._core, grid, stream, kernel._passed(variant, bound))
     return variant._core.compiled
+
+
+def _finish(
+    kernel: SavedKernel,
+    core: _core.TritonVariant,
+    grid: Any,
+    stream: Any,
+    bound: dict[str, Any],
+    kwargs: dict[str, Any],
+) -> Any:
+    """The rest of a call whose grid's function has changed something: the arguments, or what they are like."""
+    for variant in list(kernel._variants_held.values()):
+        if variant._core is core and core.kernel is not None:
+            kernel._launch(core, grid, stream, kernel._passed(variant, bound))
+            return core.compiled
+    options = {name: value for name, value in kwargs.items() if name not in kernel._names and name != "stream"}
+    named = {} if stream is None or "stream" in kernel._names else {"stream": stream}
+    return kernel[grid](**{name: bound[name] for name in kernel._names}, **options, **named)
 
 
 def _call_inline(
@@ -531,7 +547,6 @@ def _call_inline(
     kwargs: dict[str, Any],
     stream: Any,
     pending: Any,
-    changed: dict[str, Any] | None,
 ) -> Any:
     """The same where this program launches: the call is matched, and then made once more."""
     if len(kernel.params) > MOST_QUICK_PARAMS:
@@ -542,10 +557,6 @@ def _call_inline(
     _triton_saved_inline.check_arguments(kernel, args, kwargs, stream)
     context = _triton_saved_inline.enter(kernel.__name__)
     named = {} if stream is None else {"stream": stream}
-    if changed is not None:  # what the function has made of them, with the grid that it answered
-        options = {name: value for name, value in kwargs.items() if name not in kernel._names}
-        values = {name: changed[name] for name in kernel._names}
-        return kernel[grid](**values, **options, **named)
     bound, options = kernel._bound(tuple(map(as_triton_takes, args)), _taken(kwargs))
     with kernel._lock:
         variant = kernel._inline_variant(context, bound, options)

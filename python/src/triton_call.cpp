@@ -235,7 +235,8 @@ struct Core {
     // Triton's own run(kernel, ..., grid=, warmup=), of a kernel that may launch in this program; none:
     // something has to be checked before.
     Ref run;
-    Ref slow;     // slow(kernel, grid, args, kwargs, pending, bound): the whole call
+    Ref slow;     // slow(kernel, grid, args, kwargs, pending): the whole call
+    Ref finish;   // finish(kernel, variant, grid, stream, bound, kwargs): the launch of what was found
     Ref refresh;  // refresh(kernel) -> (settings, always_slow, hooks...): what stands in Triton's settings
     Ref scratch;  // scratch(kernel, variant, stream, bytes) -> Buffer, or what has data_ptr()
     Ref own_dict;
@@ -262,8 +263,9 @@ struct KernelBase {
 struct GridObject {
     PyObject_HEAD vectorcallfunc vectorcall;
     PyObject* kernel;  // strong
-    PyObject* object;  // strong; null: `dim` says it
-    Dim3 dim;
+    PyObject* object;  // strong; what was given
+    Dim3 dim;          // where it is plain
+    bool plain;
 };
 
 KernelBase* as_kernel(PyObject* object) {
@@ -282,10 +284,10 @@ PyObject* as_object(const BufferObject* buffer) {
 bool read_plain_grid(PyObject* key, Dim3& out) {
     if (!PyTuple_CheckExact(key)) return false;
     const Py_ssize_t count = PyTuple_GET_SIZE(key);
-    if (count < 1) return false;
+    if (count < 1 || count > 3) return false;
     std::uint32_t* to[3] = {&out.x, &out.y, &out.z};
     out = {1, 1, 1};
-    for (Py_ssize_t i = 0; i < count && i < 3; ++i) {
+    for (Py_ssize_t i = 0; i < count; ++i) {
         std::int64_t value = 0;
         PyObject* item = PyTuple_GET_ITEM(key, i);
         if (!PyLong_CheckExact(item) || !small_int(item, value) || value < 0) return false;
@@ -749,20 +751,25 @@ PyObject* make_pending(const Key& key) {
     return reinterpret_cast<PyObject*>(made);
 }
 
-// The call, by Triton's own code. `grid`: as it was given, or what it came to.
+Ref keywords_of(PyObject* const* values, PyObject* names) {
+    Ref made(PyDict_New());
+    for (Py_ssize_t i = 0; made && names != nullptr && i < PyTuple_GET_SIZE(names); ++i)
+        if (PyDict_SetItem(made.get(), PyTuple_GET_ITEM(names, i), values[i]) != 0) return {};
+    return made;
+}
+
+// The call, by Triton's own code. `grid`: as it was given.
 [[gnu::noinline]] PyObject* call_slowly(Core& core, PyObject* kernel, PyObject* grid, PyObject* const* args,
-                                        Py_ssize_t count, PyObject* names, const Key* key, PyObject* bound) {
+                                        Py_ssize_t count, PyObject* names, const Key* key) {
     ++core.slow_calls;
     Ref positional(PyTuple_New(count));
-    Ref keywords(PyDict_New());
+    Ref keywords = keywords_of(args + count, names);
     Ref pending(key == nullptr ? Py_NewRef(Py_None) : make_pending(*key));
     if (!positional || !keywords || !pending) return nullptr;
     for (Py_ssize_t i = 0; i < count; ++i) PyTuple_SET_ITEM(positional.get(), i, Py_NewRef(args[i]));
-    for (Py_ssize_t i = 0; names != nullptr && i < PyTuple_GET_SIZE(names); ++i)
-        if (PyDict_SetItem(keywords.get(), PyTuple_GET_ITEM(names, i), args[count + i]) != 0) return nullptr;
     Ref slow = Ref::borrowed(core.slow.get());
     return PyObject_CallFunctionObjArgs(slow.get(), kernel, grid, positional.get(), keywords.get(),
-                                        pending.get(), bound == nullptr ? Py_None : bound, nullptr);
+                                        pending.get(), nullptr);
 }
 
 // Whether a call without a key that launches in this program is Triton's as it stands: nothing in it is ours.
@@ -803,21 +810,20 @@ bool is_all_tritons(const Core& core, PyObject* const* args, Py_ssize_t count, P
     return PyObject_Vectorcall(run.get(), values.data(), static_cast<std::size_t>(count) + 1, keywords.get());
 }
 
-PyObject* grid_object(const Dim3& dim) {
-    return Py_BuildValue("(III)", dim.x, dim.y, dim.z);
-}
-
 // ---- the call ----
 
-// What a function answers for the grid; null: a Python error is set. `changed`: it wrote into the arguments,
-// which are launched as they are then.
+Ref arguments_of(const Core& core, const Bound& bound) {
+    Ref made(PyDict_New());
+    for (std::size_t i = 0; made && i < core.params.size(); ++i)
+        if (PyDict_SetItem(made.get(), core.params[i].name.get(), bound.values[i]) != 0) return {};
+    return made;
+}
+
+// Asks a function for the grid. `changed`: it wrote into the arguments, which are launched as they are then.
 Ref ask_grid(const Core& core, PyObject* function, const Bound& bound, Ref& arguments, bool& changed) {
-    arguments = Ref(PyDict_New());
+    arguments = arguments_of(core, bound);
     if (!arguments) return {};
-    for (std::size_t i = 0; i < core.params.size(); ++i)
-        if (PyDict_SetItem(arguments.get(), core.params[i].name.get(), bound.values[i]) != 0) return {};
     Ref answered(PyObject_CallOneArg(function, arguments.get()));
-    if (!answered) return answered;
     // Who leaves it alone leaves the order alone, too.
     PyObject *name = nullptr, *value = nullptr;
     Py_ssize_t at = 0;
@@ -828,13 +834,6 @@ Ref ask_grid(const Core& core, PyObject* function, const Bound& bound, Ref& argu
     changed = same != core.params.size() ||
               static_cast<std::size_t>(PyDict_GET_SIZE(arguments.get())) != core.params.size();
     return answered;
-}
-
-// Whether a grid that was refused (a Python error is set) may be one where Triton launches: that takes
-// whatever has a length and items, and passes over less than one block, as it counts them.
-bool is_left_to_triton(const Core& core, Mode mode, PyObject* grid) {
-    return mode != Mode::daemon && core.of_triton && PyErr_ExceptionMatches(PyExc_Exception) != 0 &&
-           PyCallable_Check(grid) == 0;
 }
 
 [[gnu::noinline]] PyObject* foreign_buffer(PyObject* kernel, const Key& key) {
@@ -945,10 +944,16 @@ std::size_t held_by_launch(const Core& core, const Key& key, const Bound& bound,
     return count;
 }
 
-// The launch of a variant that was found, in this program. `tritons`: null was answered because it is what
-// only Triton's own call does right, in its version.
+// Where a launch in this program goes. `named`: by the call; null: to the current stream.
+bool find_stream(const Variant& variant, PyObject* named, std::uint64_t& out) {
+    return named == nullptr ? current_stream(variant.here->device(), out)
+                            : named_stream(variant.takes.kernel, named, out);
+}
+
+// The launch of a variant that was found, in this program. `stream`: null: it is to be asked for. `tritons`:
+// null was answered because it is what only Triton's own call does right, in its version.
 PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key, const Bound& bound,
-                      PyObject* stream, const Dim3& grid, bool& tritons) {
+                      const std::uint64_t* stream, const Dim3& grid, bool& tritons) {
     const Ref kept = Ref::borrowed(entry.variant.get());
     Variant& variant = variant_of(kept.get());
     // As Triton's launcher counts blocks, so that later calls do what the first one did.
@@ -976,8 +981,9 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         return nullptr;
     }
     std::uint64_t to = 0;
-    if (!(stream == nullptr ? current_stream(variant.here->device(), to)
-                            : named_stream(variant.takes.kernel, stream, to)))
+    if (stream != nullptr)
+        to = *stream;
+    else if (!find_stream(variant, bound.stream, to))
         return nullptr;
     Ref scratch;
     if (variant.scratch_bytes != 0) [[unlikely]] {
@@ -1005,116 +1011,12 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
     return Py_NewRef(variant.compiled.get());
 }
 
-PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
-    const auto* grid_of = reinterpret_cast<GridObject*>(self);
-    PyObject* kernel = grid_of->kernel;
-    Core& core = *as_kernel(kernel)->core;
-    const Py_ssize_t count = PyVectorcall_NARGS(flags);
-    Dim3 grid = grid_of->dim;
-    Ref arguments;  // of a grid that is a function
-    Ref unread;     // the grid, where it is none that we know
-    const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
-    bool here = mode == Mode::in_process;  // that it is launched in this program is known
-    const auto slowly = [&](const Key* key, bool asked, PyObject* bound) -> PyObject* {
-        Ref kept = Ref::borrowed(kernel);
-        if (!issue_region()) return nullptr;
-        Ref object = unread                                 ? std::move(unread)
-                     : grid_of->object != nullptr && !asked ? Ref::borrowed(grid_of->object)
-                                                            : Ref(grid_object(grid));
-        if (!object) return nullptr;
-        if (here && key == nullptr && bound == nullptr && is_all_tritons(core, args, count, names))
-            return call_triton(core, kernel, object.get(), args, count, names);
-        return call_slowly(core, kernel, object.get(), args, count, names, key, bound);
-    };
-
-    if (in_region()) tidy_region();
-    if (watched.state(core.watched) != core.settings_state) [[unlikely]]
-        if (!refresh_settings(core, kernel)) return nullptr;
-    Bound bound;
-    if (core.always_slow || hooked(core) || !bind(core, args, count, names, bound)) [[unlikely]]
-        return slowly(nullptr, false, nullptr);
-    if (!core.captured.empty() && !captured_as_seen(core)) [[unlikely]] {
-        const int same = compare_captured(core);
-        if (same < 0) return nullptr;
-        if (same == 0) return slowly(nullptr, false, nullptr);  // which says what changed
-    }
-    bool asked = false;
-    if (grid_of->object != nullptr) [[unlikely]] {
-        bool changed = false;
-        Ref object = PyCallable_Check(grid_of->object)
-                         ? ask_grid(core, grid_of->object, bound, arguments, changed)
-                         : Ref::borrowed(grid_of->object);
-        if (!object) return nullptr;
-        if (!read_grid(object.get(), grid)) {
-            if (!is_left_to_triton(core, mode, object.get())) return nullptr;
-            PyErr_Clear();
-            unread = std::move(object);
-        }
-        if (changed) return slowly(nullptr, true, arguments.get());
-        if (unread) return slowly(nullptr, true, nullptr);
-        asked = true;
-        // It has run Python code.
-        if (watched.state(core.watched) != core.settings_state || hooked(core))
-            return slowly(nullptr, true, nullptr);
-    }
-
-    Key key;
-    Asked tensors;
-    if (mode != Mode::daemon) key.begin_with_tensors(nullptr);
-    bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
-    if (!has_key && key.unasked()) [[unlikely]] {
-        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
-        // That has run Python code, too.
-        if (watched.state(core.watched) != core.settings_state || hooked(core) || !captured_as_seen(core) ||
-            !bind(core, args, count, names, bound))
-            return slowly(nullptr, asked, nullptr);
-        key.begin_with_tensors(&tensors);
-        has_key = encode(core, bound, args + count, core.settings, key);
-    }
+// The launch of a variant that was found, into the daemon.
+[[gnu::always_inline]] inline PyObject* launch_there(Core& core, PyObject* kernel, Entry& entry,
+                                                     const Key& key, Bound& bound, PyObject* const* keywords,
+                                                     PyObject* names, const Dim3& grid) {
+    Variant& variant = variant_of(entry.variant.get());
     PyObject* stream = bound.stream;
-    if (!has_key) [[unlikely]] {
-        if (PyErr_Occurred() != nullptr) return nullptr;
-        here |= key.has_tensors() && key.session() == nullptr;
-        return slowly(nullptr, asked, nullptr);
-    }
-    if (mode == Mode::in_process || key.has_tensors()) {
-        if (key.session() != nullptr) [[unlikely]]
-            return slowly(nullptr, asked, nullptr);  // which says what a buffer has to do with that
-        key.set_session(std::bit_cast<const Session*>(current_context()));
-    } else if (key.foreign() != nullptr) [[unlikely]] {
-        return foreign_buffer(kernel, key);
-    } else if (key.session() ==
-               nullptr) {  // no buffer: the stream's client, this program, or the only client
-        if (stream != nullptr && is_stream(stream))
-            key.set_session(as_stream(stream)->session.get());
-        else if (core.here && mode == Mode::by_arguments)
-            key.set_session(std::bit_cast<const Session*>(current_context()));
-        else if (mode == Mode::by_arguments && stream == nullptr && !torch_without_gpu && torch_imported())
-            return slowly(&key, asked, nullptr);  // which knows whether that has a GPU
-        else if (core.default_of == sessions_changed)
-            key.set_session(as_stream(core.default_stream.get())->session.get());
-        else
-            return slowly(&key, asked, nullptr);
-    }
-    Entry* entry = core.last;
-    if (entry == nullptr || !key.equals(entry->key)) {
-        entry = core.table.find(key, key.hash());
-        if (entry == nullptr) [[unlikely]]
-            return slowly(&key, asked, nullptr);
-        core.last = entry;
-    }
-    Variant& variant = variant_of(entry->variant.get());
-    if (variant.here != nullptr) {
-        const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
-        if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) [[unlikely]]
-            return slowly(nullptr, asked, nullptr);  // which says what is wrong with it
-        bool tritons = false;
-        PyObject* launched = launch_here(core, kernel, *entry, key, bound, stream, grid, tritons);
-        if (!tritons) [[likely]]
-            return launched;
-        here = true;
-        return slowly(nullptr, asked, nullptr);
-    }
     if (stream == nullptr) {
         stream = variant.stream.get();
     } else if (!is_stream(stream) || as_stream(stream)->session != variant.session) [[unlikely]] {
@@ -1128,12 +1030,12 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr && grid.x <= kMaxGridX / variant.ctas)
         [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
-        if (const Op* unfit = pack(variant.takes, entry->packing, key.leaves(), params); unfit != nullptr)
+        if (const Op* unfit = pack(variant.takes, entry.packing, key.leaves(), params); unfit != nullptr)
             [[unlikely]] {
             refuse_unfit(variant.takes, *unfit, key.leaves());
             return nullptr;
         }
-        if (put_kept_maps(*entry, variant, key, params) &&
+        if (put_kept_maps(entry, variant, key, params) &&
             detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
                                              variant.shared_bytes, {params, variant.state->param_bytes}))
             [[likely]] {
@@ -1143,19 +1045,171 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     }
     Ref kept = Ref::borrowed(kernel);
     Ref kept_stream = Ref::borrowed(stream);
-    return launch_carefully(core, kernel, entry->variant.get(), entry->packing, entry->maps, key, bound,
-                            args + count, names, stream, grid, entry->hash);
+    return launch_carefully(core, kernel, entry.variant.get(), entry.packing, entry.maps, key, bound,
+                            keywords, names, stream, grid, entry.hash);
+}
+
+// The call of a variant that was found, whose grid is to be asked for, or is read by Python code. Whatever
+// that changes, Triton launches what it has found, on the stream that was current before, with what the
+// arguments are now.
+[[gnu::noinline]] PyObject* call_with_grid(Core& core, PyObject* kernel, PyObject* given, Mode mode,
+                                           Entry& entry, const Key& as_found, Bound& bound,
+                                           PyObject* const* args, Py_ssize_t count, PyObject* names) {
+    const Ref kept = Ref::borrowed(kernel);
+    const Ref kept_grid = Ref::borrowed(given);
+    const Ref kept_variant = Ref::borrowed(entry.variant.get());
+    const Variant& variant = variant_of(kept_variant.get());
+    const bool here = variant.here != nullptr;
+    std::uint64_t to = 0;
+    if (here && !find_stream(variant, bound.stream, to)) return nullptr;
+    Ref answered = Ref::borrowed(given), arguments;
+    bool changed = false;
+    if (PyCallable_Check(given)) answered = ask_grid(core, given, bound, arguments, changed);
+    Dim3 grid;
+    if (!answered) return nullptr;
+    const bool read = read_grid(answered.get(), grid);
+    // Triton's launcher takes whatever has a length and items, and passes over less than one block.
+    if (!read && !(here && core.of_triton && PyErr_ExceptionMatches(PyExc_Exception) != 0)) return nullptr;
+    const auto finish = [&]() -> PyObject* {
+        ++core.slow_calls;
+        if (!issue_region()) return nullptr;
+        if (!arguments) arguments = arguments_of(core, bound);
+        const Ref keywords = keywords_of(args + count, names);
+        const Ref stream = here ? Ref(PyLong_FromUnsignedLongLong(to))
+                                : Ref::borrowed(bound.stream == nullptr ? Py_None : bound.stream);
+        if (!arguments || !keywords || !stream) return nullptr;
+        const Ref function = Ref::borrowed(core.finish.get());
+        return PyObject_CallFunctionObjArgs(function.get(), kernel, kept_variant.get(), answered.get(),
+                                            stream.get(), arguments.get(), keywords.get(), nullptr);
+    };
+    const auto settled = [&] {
+        return !core.always_slow && !hooked(core) && watched.state(core.watched) == core.settings_state;
+    };
+    if (!read) PyErr_Clear();
+    if (changed || !read || !settled()) return finish();
+    Key key;
+    Asked tensors;
+    if (mode != Mode::daemon) key.begin_with_tensors(nullptr);
+    bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
+    if (!has_key && key.unasked()) {
+        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
+        if (!settled()) return finish();
+        key.begin_with_tensors(&tensors);
+        has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
+    }
+    if (!has_key) return PyErr_Occurred() != nullptr ? nullptr : finish();
+    if (!here && key.foreign() != nullptr) return foreign_buffer(kernel, key);
+    if (key.session() == nullptr) key.set_session(as_found.session());
+    Entry* found = core.last;
+    if (found == nullptr || !key.equals(found->key)) found = core.table.find(key, key.hash());
+    if (found == nullptr || found->variant.get() != kept_variant.get()) return finish();
+    if (!here) return launch_there(core, kernel, *found, key, bound, args + count, names, grid);
+    const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
+    if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) return finish();
+    bool tritons = false;
+    PyObject* launched = launch_here(core, kernel, *found, key, bound, &to, grid, tritons);
+    return tritons ? finish() : launched;
+}
+
+PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
+    const auto* grid_of = reinterpret_cast<GridObject*>(self);
+    PyObject* kernel = grid_of->kernel;
+    Core& core = *as_kernel(kernel)->core;
+    const Py_ssize_t count = PyVectorcall_NARGS(flags);
+    const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
+    bool here = mode == Mode::in_process;  // that it is launched in this program is known
+    const auto slowly = [&](const Key* key) -> PyObject* {
+        Ref kept = Ref::borrowed(kernel);
+        if (!issue_region()) return nullptr;
+        Ref object = Ref::borrowed(grid_of->object);
+        if (here && key == nullptr && is_all_tritons(core, args, count, names))
+            return call_triton(core, kernel, object.get(), args, count, names);
+        return call_slowly(core, kernel, object.get(), args, count, names, key);
+    };
+
+    if (in_region()) tidy_region();
+    if (watched.state(core.watched) != core.settings_state) [[unlikely]]
+        if (!refresh_settings(core, kernel)) return nullptr;
+    Bound bound;
+    if (core.always_slow || hooked(core) || !bind(core, args, count, names, bound)) [[unlikely]]
+        return slowly(nullptr);
+    if (!core.captured.empty() && !captured_as_seen(core)) [[unlikely]] {
+        const int same = compare_captured(core);
+        if (same < 0) return nullptr;
+        if (same == 0) return slowly(nullptr);  // which says what changed
+    }
+    Key key;
+    Asked tensors;
+    if (mode != Mode::daemon) key.begin_with_tensors(nullptr);
+    bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
+    if (!has_key && key.unasked()) [[unlikely]] {
+        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
+        // That has run Python code, too.
+        if (watched.state(core.watched) != core.settings_state || hooked(core) || !captured_as_seen(core) ||
+            !bind(core, args, count, names, bound))
+            return slowly(nullptr);
+        key.begin_with_tensors(&tensors);
+        has_key = encode(core, bound, args + count, core.settings, key);
+    }
+    PyObject* stream = bound.stream;
+    if (!has_key) [[unlikely]] {
+        if (PyErr_Occurred() != nullptr) return nullptr;
+        here |= key.has_tensors() && key.session() == nullptr;
+        return slowly(nullptr);
+    }
+    if (mode == Mode::in_process || key.has_tensors()) {
+        if (key.session() != nullptr) [[unlikely]]
+            return slowly(nullptr);  // which says what a buffer has to do with that
+        key.set_session(std::bit_cast<const Session*>(current_context()));
+    } else if (key.foreign() != nullptr) [[unlikely]] {
+        return foreign_buffer(kernel, key);
+    } else if (key.session() ==
+               nullptr) {  // no buffer: the stream's client, this program, or the only client
+        if (stream != nullptr && is_stream(stream))
+            key.set_session(as_stream(stream)->session.get());
+        else if (core.here && mode == Mode::by_arguments)
+            key.set_session(std::bit_cast<const Session*>(current_context()));
+        else if (mode == Mode::by_arguments && stream == nullptr && !torch_without_gpu && torch_imported())
+            return slowly(&key);  // which knows whether that has a GPU
+        else if (core.default_of == sessions_changed)
+            key.set_session(as_stream(core.default_stream.get())->session.get());
+        else
+            return slowly(&key);
+    }
+    Entry* entry = core.last;
+    if (entry == nullptr || !key.equals(entry->key)) {
+        entry = core.table.find(key, key.hash());
+        if (entry == nullptr) [[unlikely]]
+            return slowly(&key);
+        core.last = entry;
+    }
+    if (!grid_of->plain) [[unlikely]]
+        return call_with_grid(core, kernel, grid_of->object, mode, *entry, key, bound, args, count, names);
+    Variant& variant = variant_of(entry->variant.get());
+    if (variant.here != nullptr) {
+        const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
+        if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) [[unlikely]]
+            return slowly(nullptr);  // which says what is wrong with it
+        bool tritons = false;
+        PyObject* launched = launch_here(core, kernel, *entry, key, bound, nullptr, grid_of->dim, tritons);
+        if (!tritons) [[likely]]
+            return launched;
+        here = true;
+        return slowly(nullptr);
+    }
+    return launch_there(core, kernel, *entry, key, bound, args + count, names, grid_of->dim);
 }
 
 // ---- TritonGrid ----
 
-PyObject* make_grid(PyObject* kernel, PyObject* object, const Dim3& dim) {
+PyObject* make_grid(PyObject* kernel, PyObject* object, const Dim3& dim, bool plain) {
     auto* made = reinterpret_cast<GridObject*>(grid_type->tp_alloc(grid_type, 0));
     if (made == nullptr) return nullptr;
     made->vectorcall = grid_call;
     made->kernel = Py_NewRef(kernel);
-    made->object = Py_XNewRef(object);
+    made->object = Py_NewRef(object);
     made->dim = dim;
+    made->plain = plain;
     return reinterpret_cast<PyObject*>(made);
 }
 
@@ -1169,7 +1223,7 @@ int grid_traverse(PyObject* self, visitproc visit, void* arg) {
 
 int grid_clear(PyObject* self) {
     auto* grid = reinterpret_cast<GridObject*>(self);
-    Py_CLEAR(grid->object);
+    if (!grid->plain) Py_SETREF(grid->object, Py_NewRef(Py_None));
     return 0;  // `kernel` is what a call needs: its own references are cleared instead
 }
 
@@ -1210,8 +1264,9 @@ PyType_Spec grid_spec = {
 
 // ---- TritonKernel, the base of ringlaunch's JITFunction ----
 
-std::size_t slot_of(const Dim3& dim) {
-    const std::uint32_t hash = dim.x * 0x9e3779b1u ^ dim.y * 0xc2b2ae3du ^ dim.z * 0x27d4eb2fu;
+std::size_t slot_of(const Dim3& dim, Py_ssize_t sides) {
+    const std::uint32_t hash = dim.x * 0x9e3779b1u ^ dim.y * 0xc2b2ae3du ^ dim.z * 0x27d4eb2fu ^
+                               static_cast<std::uint32_t>(sides) << 16;
     return (hash >> 16) % kCachedGrids;
 }
 
@@ -1219,12 +1274,12 @@ PyObject* kernel_subscript(PyObject* self, PyObject* key) {
     Core& core = *as_kernel(self)->core;
     if (!core.slow) return set_named_error("InternalError", "a Triton kernel that was not bound");
     Dim3 dim{1, 1, 1};
-    if (!read_plain_grid(key, dim)) return make_grid(self, key, dim);
-    GridObject*& cached = core.grids[slot_of(dim)];
-    if (cached != nullptr && cached->dim.x == dim.x && cached->dim.y == dim.y && cached->dim.z == dim.z)
-        [[likely]]
+    if (!read_plain_grid(key, dim)) return make_grid(self, key, dim, false);
+    GridObject*& cached = core.grids[slot_of(dim, PyTuple_GET_SIZE(key))];
+    if (cached != nullptr && cached->dim.x == dim.x && cached->dim.y == dim.y && cached->dim.z == dim.z &&
+        PyTuple_GET_SIZE(cached->object) == PyTuple_GET_SIZE(key)) [[likely]]
         return Py_NewRef(reinterpret_cast<PyObject*>(cached));
-    PyObject* made = make_grid(self, nullptr, dim);
+    PyObject* made = make_grid(self, key, dim, true);
     if (made == nullptr) return nullptr;
     GridObject* old = std::exchange(cached, reinterpret_cast<GridObject*>(Py_NewRef(made)));
     Py_XDECREF(reinterpret_cast<PyObject*>(old));
@@ -1276,15 +1331,16 @@ PyObject* kernel_new(PyTypeObject* type, PyObject*, PyObject*) {
     return reinterpret_cast<PyObject*>(made);
 }
 
-// _bind(((name, flags[, default]), ...), positional, slow, refresh, scratch, dict[, mode, run]). `run`: see
-// Core, or None; not given for a kernel of a file.
+// _bind(((name, flags[, default]), ...), positional, slow, finish, refresh, scratch, dict[, mode, run]).
+// `run`: see Core, or None; not given for a kernel of a file.
 PyObject* kernel_bind(PyObject* self, PyObject* args) {
-    PyObject *params = nullptr, *slow = nullptr, *refresh = nullptr, *scratch = nullptr, *dict = nullptr;
+    PyObject *params = nullptr, *slow = nullptr, *finish = nullptr, *refresh = nullptr, *scratch = nullptr,
+             *dict = nullptr;
     Py_ssize_t positional = 0;
     unsigned char mode = 0;
     PyObject* run = nullptr;
-    if (!PyArg_ParseTuple(args, "O!nOOOO!|bO", &PyTuple_Type, &params, &positional, &slow, &refresh, &scratch,
-                          &PyDict_Type, &dict, &mode, &run))
+    if (!PyArg_ParseTuple(args, "O!nOOOOO!|bO", &PyTuple_Type, &params, &positional, &slow, &finish, &refresh,
+                          &scratch, &PyDict_Type, &dict, &mode, &run))
         return nullptr;
     if (mode > static_cast<unsigned char>(Mode::by_arguments))
         return PyErr_Format(PyExc_ValueError, "no mode: %d", int{mode});
@@ -1306,6 +1362,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     core.params.swap(made);
     core.flags.swap(made_flags);
     core.positional = static_cast<std::size_t>(std::max<Py_ssize_t>(0, positional));
+    core.finish = Ref::borrowed(finish);
     core.refresh = Ref::borrowed(refresh);
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
@@ -1582,8 +1639,8 @@ int visit_core(Core& core, const Visit& visit) {
             if (const int stop = visit(reinterpret_cast<PyObject*>(grid)); stop != 0) return stop;
     for (const ParamInfo& param : core.params)
         if (const int stop = each(param.default_value); stop != 0) return stop;
-    for (const Ref* ref :
-         {&core.run, &core.slow, &core.refresh, &core.scratch, &core.own_dict, &core.default_stream})
+    for (const Ref* ref : {&core.run, &core.slow, &core.finish, &core.refresh, &core.scratch, &core.own_dict,
+                           &core.default_stream})
         if (const int stop = each(*ref); stop != 0) return stop;
     for (const std::vector<Ref>* list : {&core.watched, &core.hooks})
         for (const Ref& held : *list)

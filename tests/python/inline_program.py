@@ -12,6 +12,8 @@ import triton.language as tl
 from saved_program import CALLS, launched
 from stub_kernels import first, ready, second, wrapped
 from stub_program import Tensor, entries, error_of, numbers, stub, takes, x
+from triton import knobs
+from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 import ringlaunch as rl
@@ -27,6 +29,18 @@ def tile(described, out, N: tl.constexpr):
 @triton.jit
 def bare(x, a):
     pass
+
+
+FACTOR = tl.constexpr(5)
+
+
+def flops(grid, metadata, args):
+    return {"flops": grid}
+
+
+@triton.jit(launch_metadata=flops)
+def of_global(x, a):
+    tl.store(x, FACTOR)
 
 
 @triton.autotune([triton.Config({"M": 16}, num_warps=8), triton.Config({"M": 32})], key=["a"])
@@ -133,6 +147,96 @@ def cleared_caches():
     bare._unsafe_update_src(bare.src.replace("pass", "tl.store(x, a)"))
     bare.device_caches.clear()
     assert [stores(bare) for _ in range(3)] == [True] * 3
+
+
+def grids_are_asked_last():
+    """A function that answers a grid is asked once a call is compiled, as Triton does, and not of calls that are
+    refused; whatever it changes, the launch is of what was found, where the stream was, with what arguments are now."""
+    takes(8, 4, 8, 8)
+    of = [16]
+    driver.active.get_current_stream = lambda device: of[0]
+    log = []
+
+    def grid(meta):
+        log.append("grid")
+        of[0] = 32
+        globals()["FACTOR"] = 6
+        return (1,)
+
+    def note(**_):
+        log.append("compile")
+
+    def enter(metadata):
+        log.append("enter")
+
+    def runs(kernel):
+        log.clear()
+        begin = stub.stub_count()
+        tensor = Tensor(4096)
+
+        def call(*args, grid=grid):
+            of[0] = 16
+            globals()["FACTOR"] = tl.constexpr(5)
+            tensor.address = 4096
+            kernel[grid](*args)
+
+        def adds_hook(meta):
+            knobs.runtime.launch_enter_hook.add(enter)
+            return grid(meta)
+
+        def writes(meta):
+            meta["a"] = 7
+            return grid(meta)
+
+        def moves(meta):
+            tensor.address = 8200
+            return grid(meta)
+
+        knobs.runtime.jit_cache_hook = note
+        for value in (5, 5, 5, 2.5, 2.5):
+            call(x, value)
+        for wrong in ((x,), (x, "text")):
+            error_of(TypeError, lambda wrong=wrong: call(*wrong))
+        for _ in range(3):
+            call(x, 5, grid=adds_hook)
+            knobs.runtime.launch_enter_hook.remove(enter)
+            call(x, 5, grid=writes)
+            call(tensor, 5, grid=moves)
+        knobs.runtime.jit_cache_hook = None
+        made = entries(begin)
+        return list(log), [(each.stream, each.words[0], each.words[1] & 0xFFFFFFFF) for each in made]
+
+    of_global.device_caches.clear()
+    theirs = runs(of_global)
+    of_global.device_caches.clear()
+    ours = runs(wrapped(of_global))
+    assert ours == theirs, (ours, theirs)
+    assert {stream for stream, *_ in ours[1]} == {16} and len(ours[1]) == 14
+    takes(8, 8, 8, 8, 8)
+    kernel = wrapped()
+    count = ready(kernel)
+    kernel[(1,)](x, 1, 1)
+    before = kernel._slow_calls
+    for number in range(5):
+        kernel[lambda meta: (meta["a"],)](x, number + 1, 1)
+        kernel[[2]](x, 1, 1)
+    assert kernel._slow_calls == before and stub.stub_count() == count + 11
+
+
+def grids_in_launch_metadata():
+    """What the caller has given, or the function has answered."""
+    takes(8, 4, 8, 8)
+    kernel = wrapped(of_global)
+    found = []
+
+    def enter(metadata):
+        found.append(metadata.get()["flops"])
+
+    knobs.runtime.launch_enter_hook.add(enter)
+    grids = [(1,), (1, 1), (1, 1, 1), [2], (1, 1, 1, 7), lambda meta: (3,)]
+    for grid in grids:
+        kernel[grid](x, 5)
+    assert found == [*grids[:-1], (3,)]
 
 
 def descriptors():

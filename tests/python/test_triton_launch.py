@@ -99,6 +99,34 @@ def test_a_grid_may_be_any_sequence_or_a_function(kernel, x):
     assert next(iter(kernel.cache)).hits == len(grids) + 1
 
 
+def test_a_grid_is_asked_for_once_the_call_is_compiled(kernel, x):
+    asked = []
+
+    def grid(meta):
+        asked.append(len(kernel.cache))
+        return (2,)
+
+    with pytest.raises(TypeError):
+        kernel[grid](x)
+    for by in (2.0, 2.0, 3, 3):
+        kernel[grid](x, 128, by)
+    assert asked == [1, 1, 2, 2] and kernel._slow_calls == 3
+
+
+def test_a_buffer_that_the_grid_frees_is_refused(client, kernel, x):
+    for ready in (False, True):
+        if ready:
+            kernel[(2,)](x, 128)
+        gone = client.zeros(128)
+
+        def grid(meta, gone=gone):
+            gone.free()
+            return (2,)
+
+        with pytest.raises(rl.Error, match="freed"):
+            kernel[grid](gone, 128)
+
+
 def test_a_kernel_is_compiled_anew_once_its_caches_are_cleared(kernel, x):
     other = rl.wrap(scale)  # which shares them
     source = scale.src
