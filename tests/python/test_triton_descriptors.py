@@ -390,15 +390,18 @@ def test_threads_that_ask_at_once_each_have_their_maps(null):
         out = TensorDescriptor(client.zeros((64, 32)), [64, 32], [32, 1], [16, 32])
         kernel[(4,)](out, out, 7, M=16, N=32)
 
+        # All alive to the end: one at the address of another that has gone would find that one's maps.
+        sources = {number: client.zeros((64, 32)) for number in range(2, 6)}
+
         def run(number):
-            stream, source = client.stream(), client.zeros((64, 32))
+            stream, source = client.stream(), sources[number]
             for i in range(100):
                 each = TensorDescriptor(source, [1 + i % 20, 32], [32, 1], [16, 32])
                 compiled, packed = launched(kernel[(1,)], each, out, number, M=16, N=32, stream=stream)
                 check(compiled, packed, [each, out], [number])
             stream.synchronize()
 
-        in_threads(*(lambda number=number: run(number) for number in range(2, 6)))
+        in_threads(*(lambda number=number: run(number) for number in sources))
         assert asked(client) == 1 + 4 * 20
 
 
