@@ -26,6 +26,8 @@ class Burst {
             size_ = std::max(size_ / 2, 1u);
     }
 
+    void forget() noexcept { began_ns_ = 0; }
+
   private:
     std::uint32_t size_ = 1;
     std::uint64_t began_ns_ = 0;  // 0: none has begun

@@ -96,7 +96,7 @@ class Dispatcher {
     // Nothing is in flight: see driver::Stream::forget_all.
     void forget_all() noexcept;
     // Streams have no more on the device than one burst of a millisecond or so: see burst.hpp.
-    void keep_shallow(bool on) noexcept { shallow_ = on; }
+    void keep_shallow(bool on) noexcept;
     // Issues nothing more before let_issue() was called as often. What is in flight completes.
     void hold_issue() noexcept;
     void let_issue() noexcept {
@@ -112,7 +112,10 @@ class Dispatcher {
     std::uint64_t writing_since_ns() const noexcept {
         return writing_since_ns_.load(std::memory_order_relaxed);  // relaxed: a time, nothing else
     }
+    // As of the last turn.
     bool nothing_in_flight() const noexcept { return in_flight_all_ == 0; }
+    // As of now: whoever sleeps may not have looked since the device was through.
+    bool look_whether_through() noexcept;
 
   private:
     struct Barrier {

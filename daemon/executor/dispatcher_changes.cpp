@@ -139,6 +139,11 @@ void Dispatcher::forget_all() noexcept {
         if (stream->driver_stream != nullptr) stream->driver_stream->forget_all();
 }
 
+void Dispatcher::keep_shallow(bool on) noexcept {
+    shallow_ = on;
+    for (StreamPort* stream : streams_) stream->burst.forget();
+}
+
 void Dispatcher::hold_issue() noexcept {
     ++issue_holds_;
     for (StreamPort* stream : streams_) stream->force_complete = true;

@@ -50,13 +50,26 @@ void Dispatcher::retire(StreamPort& stream, std::uint64_t completed) noexcept {
             ++stream.retired_records;
     }
     in_flight_all_ -= stream.retired_records - before;
-    if (shallow_ && stream.idle()) stream.burst.end(now_ns());
+    if (shallow_ && stream.idle()) {
+        // Of one behind which nothing waits nobody knows when it ended.
+        if (stream.limited)
+            stream.burst.end(now_ns());
+        else
+            stream.burst.forget();
+    }
     if (stream.timed_end != 0 && completed >= stream.timed_end) {
         const std::uint64_t now = now_ns();
         record_latency(stream.page->issue_to_complete, now - std::min(now, stream.timed_ns));
         stream.timed_end = 0;
         stream.next_timed = stream.issued_records + kRecordsPerTimed;
     }
+}
+
+bool Dispatcher::look_whether_through() noexcept {
+    for (StreamPort* stream : streams_)
+        if (const std::uint64_t completed = stream->load_completed(); completed != stream->completed_seen)
+            retire(*stream, completed);
+    return nothing_in_flight();
 }
 
 // Asks the driver to make completion visible, where it is time: at the end of a backlog, every so many

@@ -14,7 +14,7 @@ namespace {
 
 using schema::RecordKind;
 
-constexpr std::uint64_t kGraphPageMagic = 0x3130504152474c52;  // the bytes "RLGRAP01"
+constexpr std::uint64_t kGraphPageMagic = 0x3230504152474c52;  // the bytes "RLGRAP02"
 constexpr const char* kWhat = "a graph's page";
 // As many updates as may be in flight, where they are small.
 constexpr std::uint32_t kMostEntries = 256, kLeastEntries = 16;
@@ -205,6 +205,9 @@ driver::Launch GraphPage::launch_of(const StoredNode& stored) noexcept {
 
 bool GraphPage::log(std::uint64_t end, std::uint32_t node, const driver::Launch& launch,
                     std::uint64_t completed, Refusal refusal) noexcept {
+    // A record that was refused and is taken again.
+    while (logged_ != folded_ && entry(logged_ - 1)->end >= end)
+        header()->logged.store(--logged_, std::memory_order_release);
     if (logged_ - folded_ == entries_) fold(completed);
     if (logged_ - folded_ == entries_) return false;
     store(*entry(logged_), end, node, launch, refusal);

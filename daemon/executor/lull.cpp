@@ -82,7 +82,8 @@ int Lull::tick() {
         if (waiting_[i].task.give_up) due = std::min(due, gives_up);
         ++i;
     }
-    if (waiting_.empty()) set_shallow(false);
+    if (waiting_.empty() || (awaited_ && now - began_ns_ >= kGiveUpNs)) set_shallow(false);
+    if (shallow_ && awaited_) due = std::min(due, began_ns_ + kGiveUpNs);
     if (!trying_ && !awaited_ && !waiting_.empty() && now >= next_ns_) begin_try();
     if (trying_)
         due = std::min(due, began_ns_ + try_ns_);

@@ -7,7 +7,8 @@
 // nothing more before that is through (burst.hpp). So long queues run off while nobody is held up. Once what
 // was on the device is through, and not before three times as long as the try took, it is tried again, for
 // twice as long: what is there now is no more than each stream's one burst. So others are held up for a
-// quarter of the time at most, and for a kernel that does not end nobody waits but who asked.
+// quarter of the time at most, and for a kernel that does not end nobody waits but who asked (after 30 s of
+// it all go on as ever, until it has ended).
 #pragma once
 
 #include <cstdint>

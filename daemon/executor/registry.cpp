@@ -552,7 +552,7 @@ int Registry::tick(std::uint64_t now) {
 
 bool Registry::quiet() {
     bool quiet = false;
-    thread_.call([&](Dispatcher& dispatcher) { quiet = dispatcher.nothing_in_flight(); });
+    thread_.call([&](Dispatcher& dispatcher) { quiet = dispatcher.look_whether_through(); });
     return quiet;
 }
 

@@ -795,6 +795,19 @@ TEST_F(DispatcherTest, AShallowStreamHasOneBurstOnTheDeviceAndKeepsItsOrder) {
         EXPECT_EQ(device(deep_port).operations[static_cast<std::size_t>(i)].word, static_cast<unsigned>(i));
 }
 
+// Nobody waited for it, so nobody has looked since.
+TEST_F(DispatcherTest, WhetherTheDeviceIsThroughIsLookedAtAnew) {
+    driver.completes_at_once = false;
+    ClientStream client(kSession, make_id(0));
+    StreamPort& port = open(client);
+    put_saxpy(client);
+    work();
+    EXPECT_FALSE(dispatcher.look_whether_through());
+    device(port).run_all();
+    EXPECT_FALSE(dispatcher.nothing_in_flight());
+    EXPECT_TRUE(dispatcher.look_whether_through());
+}
+
 // ---- stopping and resuming
 // -------------------------------------------------------------------------------------------
 

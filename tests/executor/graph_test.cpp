@@ -80,6 +80,18 @@ TEST(GraphPage, AfterARestartUpdatesBeforeWhereTheStreamGoesOnAreThereOnceAndOth
     EXPECT_EQ(stored_word(after, 2), 200u);
 }
 
+TEST(GraphPage, AnUpdateThatIsTakenAgainReplacesItself) {
+    GraphPage page = small_page();
+    const auto is = word(1), set = word(5);
+    ASSERT_TRUE(page.log(8, 0, launch_of(set), 0));
+    for (int i = 0; i < 1000; ++i)
+        ASSERT_TRUE(page.log(10, 0, launch_of(is), 0, {Status::bad_pointer, 8})) << i;
+    ASSERT_TRUE(page.log(10, 0, launch_of(set), 0));
+    const GraphPage next(page.fd().duplicate(), 10);
+    EXPECT_EQ(stored_word(next, 0), 5u);
+    EXPECT_EQ(next.refusal(0).status, Status::ok);
+}
+
 TEST(GraphPage, ARefusalIsThereUntilTheNodesNextUpdate) {
     GraphPage page = small_page();
     const auto is = word(1), set = word(5);

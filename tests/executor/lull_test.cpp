@@ -171,6 +171,22 @@ TEST(Lull, IsShallowNoLongerThanSomethingWaits) {
     EXPECT_FALSE(forced.shallow);
 }
 
+TEST(Lull, IsNotShallowForEverBesideAKernelThatDoesNotEnd) {
+    Device device;
+    device.put_off("close");
+    const std::uint64_t first = device.awaited;
+    device.wait(Lull::kGiveUpNs / 2);
+    EXPECT_TRUE(device.shallow);
+    device.wait(Lull::kGiveUpNs);
+    EXPECT_FALSE(device.shallow);
+    device.wait(Lull::kGiveUpNs);
+    EXPECT_FALSE(device.shallow);
+    device.lull.emptied(first);
+    while (device.held == 0) device.wait(kMs);
+    device.lull.emptied(device.awaited);
+    EXPECT_THAT(device.done, ElementsAre("close"));
+}
+
 TEST(Burst, GrowsWhileItIsShortAndShrinksWhereItIsLong) {
     Burst burst;
     std::uint64_t now = 1;
