@@ -101,7 +101,8 @@ class GraphBudget {
         for (GraphOwner* owner : owners_)
             if (owner->find_unused(used)) of = owner;
         if (of == nullptr || clock_ - used < still_used_) {
-            look_again_at_ = used + still_used_;  // before that there is nothing to be found
+            // Before that nothing is old enough; what is, and ran just now, is found a little later.
+            look_again_at_ = std::min(used + still_used_, clock_ + still_used_ / 16);
             return false;
         }
         of->throw_out_unused();

@@ -29,7 +29,7 @@ constexpr std::chrono::seconds kFirstPatience{20};
 std::uint64_t descriptors_of(const Session& session) {
     return Descriptors::kSession + Descriptors::kStream * session.streams.size() + session.staging.size() +
            session.chunks.size() + session.loans.size() + (session.making_bytes != 0 ? 1 : 0) +
-           session.modules.size() + session.graphs.size();
+           session.modules.size() + session.graphs.size() + session.pending_graphs.size();
 }
 
 // Descriptors that a request brings.

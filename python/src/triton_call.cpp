@@ -1058,6 +1058,10 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
     const Ref kept = Ref::borrowed(kernel);
     const Ref kept_grid = Ref::borrowed(given);
     const Ref kept_variant = Ref::borrowed(entry.variant.get());
+    // What stands in a tuned kernel's configuration nobody else may hold, and the function may change that.
+    std::vector<Ref> kept_keywords;
+    for (Py_ssize_t i = 0; names != nullptr && i < PyTuple_GET_SIZE(names); ++i)
+        kept_keywords.push_back(Ref::borrowed(args[count + i]));
     const Variant& variant = variant_of(kept_variant.get());
     const bool here = variant.here != nullptr;
     std::uint64_t to = 0;
