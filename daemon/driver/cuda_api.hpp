@@ -103,7 +103,7 @@ struct CudaApi {
 };
 
 // The process's one table; loads libcuda.so.1 on the first call. Throws Error{unsupported} that names what is
-// missing.
+// missing and advises, behind "or", `instead`.
 const CudaApi& cuda_api(const char* instead = "have a daemon serve with --driver host");
 
 // "CUDA_ERROR_ILLEGAL_ADDRESS: an illegal memory access was encountered"

@@ -2,8 +2,8 @@
 // them, sees to completions, and wakes who waits.
 //
 // Not thread-safe and without a thread of its own: DispatchThread runs it, a test may call it step by step.
-// Everything is called from one thread. do_work() allocates nothing unless it has to report a stop, makes no
-// system call but the write that wakes a sleeper, and throws nothing.
+// Everything is called by one thread at a time. do_work() allocates nothing unless it has to report a stop,
+// makes no system call but the write that wakes a sleeper, and throws nothing.
 //
 // Order within a turn of a stream, and what a crash leaves: `issued` is stored before the driver is called,
 // so a record that may have begun to run is never taken for one that has not (law 6). A record leaves the

@@ -1,6 +1,7 @@
 """What one client does keeps no other's launches waiting, though a kernel goes on for long."""
 
 import concurrent.futures
+import contextlib
 import subprocess
 import sys
 import time
@@ -105,44 +106,47 @@ def test_launches_go_on_beside_a_long_kernel_though_a_third_is_killed(serve_gpu)
         neighbour.client.close()
 
 
-def test_a_load_waits_for_a_long_kernel_and_nobody_else_does(serve_gpu):
+@contextlib.contextmanager
+def neighbour_and_load(socket):
+    """A neighbour, a third client, and what has that one load a module of its own in a thread: a future of it."""
     with (
-        serve_gpu() as socket,
         rl.connect(socket=socket, start=False) as third,
         concurrent.futures.ThreadPoolExecutor() as threads,
     ):
         neighbour = Neighbour(socket)
         image = _compile.compile_source(MORE, "more.cu", (), "cuda", third._daemon.architecture)
+        yield neighbour, third, lambda: threads.submit(third.load, image)
+        neighbour.client.close()
+
+
+def runs(third, module):
+    out = third.zeros(1, np.uint32)
+    module["more"][1, 1](out, 5)
+    assert int(out.numpy()[0]) == 5
+
+
+def test_a_load_waits_for_a_long_kernel_and_nobody_else_does(serve_gpu):
+    with serve_gpu() as socket, neighbour_and_load(socket) as (neighbour, third, load):
         with Busy(socket) as busy:
-            loading = threads.submit(third.load, image)
+            loading = load()
             for _ in range(100):
                 neighbour.works()
             assert not loading.done()
             assert busy.runs, "the neighbour was kept waiting for the long kernel"
-        more = loading.result(WATCHDOG_S)["more"]
-        out = third.zeros(1, np.uint32)
-        more[1, 1](out, 5)
-        assert int(out.numpy()[0]) == 5
+        runs(third, loading.result(WATCHDOG_S))
         neighbour.works()
-        neighbour.client.close()
 
 
 def test_a_load_waits_for_a_long_queue_and_nobody_else_does(serve_gpu):
     """The queue is filled up again as soon as there is room; compared with how long it takes, in the same run."""
     us, launches = 10_000, 700
-    with (
-        serve_gpu() as socket,
-        rl.connect(socket=socket, start=False) as third,
-        concurrent.futures.ThreadPoolExecutor() as threads,
-    ):
-        neighbour = Neighbour(socket)
-        image = _compile.compile_source(MORE, "more.cu", (), "cuda", third._daemon.architecture)
+    with serve_gpu() as socket, neighbour_and_load(socket) as (neighbour, third, load):
         with rl.connect(socket=socket, start=False) as busy:
             pause = busy.compile(WORK, name="work.cu")["pause"].bind((1,), (1,), busy.stream(name="busy"))
             for _ in range(launches):
                 pause(us)
             began = time.monotonic()
-            loading, silences = threads.submit(third.load, image), []
+            loading, silences = load(), []
             while not loading.done():
                 begin = time.monotonic()
                 neighbour.works()
@@ -153,10 +157,7 @@ def test_a_load_waits_for_a_long_queue_and_nobody_else_does(serve_gpu):
         print(f"{took:.2f} s to load beside a queue of {queue:.2f} s; 100 launches {max(silences):.3f} s at most")
         assert took < queue, "it waited for everything that was there to be launched"
         assert max(silences) < took / 4
-        more, out = loading.result(WATCHDOG_S)["more"], third.zeros(1, np.uint32)
-        more[1, 1](out, 5)
-        assert int(out.numpy()[0]) == 5
-        neighbour.client.close()
+        runs(third, loading.result(WATCHDOG_S))
 
 
 MORE = """
