@@ -215,7 +215,9 @@ class Core final : public FaultDomain::Owner {
     std::optional<std::uint64_t> on_failed_start(FaultDomain& domain, const std::vector<Session*>& sessions);
     void forget_leaving_chunks(Session& session);
     void decide_stream(Session& session, Stream& stream, const Death& death);
-    void warn(Session& session, std::uint64_t delay_ms);
+    void set_apart_unrestorable(FaultDomain& domain, const std::vector<Session*>& sessions);
+    void warn_of_deaths(Session& session, std::uint64_t delay_ms);
+    void warn(Session& session, Status status, const std::string& text, std::uint64_t delay_ms);
     void go_on_probation(FaultDomain& domain);
     void watch_probations();
     void release_stream(Session& session, Stream& stream);  // where it is held

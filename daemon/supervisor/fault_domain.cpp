@@ -71,6 +71,7 @@ void FaultDomain::spawn() {
     restoring_ = 0;
     ping_sent_ns_ = 0;
     cannot_start_.clear();
+    unrestored.clear();
     epoch_ = owner_.next_epoch();
     started_ns_ = now_ns();
     try {
@@ -149,17 +150,21 @@ void FaultDomain::restore_call(Call call) {
 void FaultDomain::finish_restore() {
     restore_complete_ = true;
     pump();
-    // A refusal may have been the last answer: then this executor is being ended.
-    if (restoring_ == 0 && state_ == State::restoring && !own_kill_.done) {
-        timer_.cancel();
-        state_ = State::ready;
-        was_ready_ = true;
-        failed_starts_ = 0;
-        failing_since_ns_ = 0;
-        last_failure_.clear();
-        owner_.on_ready(*this);
-        pump();
+    if (restoring_ != 0 || state_ != State::restoring || own_kill_.done) return;
+    if (!unrestored.empty()) {
+        const std::size_t others = unrestored.size() - 1;
+        return cannot_start(
+            unrestored.begin()->second.why +
+            (others == 0 ? "" : "; nor could " + std::to_string(others) + " more of its sessions"));
     }
+    timer_.cancel();
+    state_ = State::ready;
+    was_ready_ = true;
+    failed_starts_ = 0;
+    failing_since_ns_ = 0;
+    last_failure_.clear();
+    owner_.on_ready(*this);
+    pump();
 }
 
 bool FaultDomain::send(Call& call, std::uint32_t id) {
@@ -316,6 +321,11 @@ void FaultDomain::kill(const std::string& why, std::uint64_t stream) {
     process_->kill();
 }
 
+void FaultDomain::cannot_restore(std::uint64_t session, Status status, const std::string& why) {
+    unrestored.try_emplace(session, status, why);
+}
+
+// Ends this life, in which not everything could be set up; the next one may do better.
 void FaultDomain::cannot_start(const std::string& why) {
     if (!process_ || own_kill_.done || state_ == State::leaving) return;
     own_kill_ = {true, why, 0};
@@ -432,6 +442,14 @@ void FaultDomain::failed_start(const std::string& text) {
     schedule(delay_ms);
 }
 
+// It died of a part of the restore: of a module that it was loading again.
+void FaultDomain::blame_restore(std::map<std::uint32_t, Call>& sent, std::uint32_t was_loading,
+                                const Death& death) {
+    const auto at = sent.find(was_loading);
+    if (at == sent.end() || !at->second.restore) return;
+    answer(at->second, Status::executor_lost, "the executor " + death.text + " while it did this");
+}
+
 void FaultDomain::on_exit(const ExitInfo& exit) {
     const State died_in = state_;
     const int pid = process_->pid();
@@ -471,6 +489,8 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     }
     // What the death means comes first; then what was asked is answered or asked again, which may ask for
     // more.
+    if (at_control_thread && died_in == State::restoring) blame_restore(sent, was_loading, death);
+    const std::size_t refused = unrestored.size();
     const std::optional<std::uint64_t> delay = owner_.on_death(*this, death, blamed);
 
     std::vector<Call> settled;
@@ -505,6 +525,7 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     if (state_ != State::resting || process_) return;
     if (!delay) return;  // nobody needs the next one yet
     if (!death.before_ready) return schedule(*delay);
+    if (unrestored.size() < refused) return schedule(0);
     failed_start(cannot_start_.empty() ? "an executor " + death.text + " before it was ready"
                                        : cannot_start_);
 }

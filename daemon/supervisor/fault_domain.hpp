@@ -123,8 +123,9 @@ class FaultDomain {
 
     // The next executor serves sessions that `before` served: it is waited for as if it had been ready.
     void take_over_from(const FaultDomain& before) { was_ready_ = before.was_ready_; }
-    // Ends this life, in which not everything could be set up; the next one may do better.
-    void cannot_start(const std::string& why);
+    // A part of this session could not be restored. The rest is restored all the same, so that it is known
+    // whose can be; then this life ends.
+    void cannot_restore(std::uint64_t session, Status status, const std::string& why);
     // How often and why the next executor could not be started so far; empty: it was, or is under way.
     std::string failure() const;
 
@@ -139,6 +140,14 @@ class FaultDomain {
     void end_abandoned(const std::string& why, std::uint64_t stream);
     // Ends it for good.
     void leave();
+
+    struct Refusal {
+        Status status = Status::ok;
+        std::string why;
+    };
+    // Sessions that this life could not restore, and the first reason of each. Those that the owner takes out
+    // at the death are elsewhere: then the next life begins at once.
+    std::map<std::uint64_t, Refusal> unrestored;
 
     std::set<std::uint64_t> loaded;  // module keys; forgotten at a death
     std::map<std::uint64_t, std::vector<std::function<void(Reply&)>>> loading;  // who waits for a module
@@ -156,7 +165,9 @@ class FaultDomain {
     void on_message(Message& message);
     void on_exit(const ExitInfo& exit);
     void schedule(std::uint64_t delay_ms);
+    void cannot_start(const std::string& why);
     void failed_start(const std::string& text);
+    void blame_restore(std::map<std::uint32_t, Call>& sent, std::uint32_t was_loading, const Death& death);
     std::string tries() const;  // "3 tries in 12 s"
     void ping();
     void wait_start();

@@ -32,4 +32,9 @@ bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probation
     return cause == DeathCause::unknown || (cause == DeathCause::killed && times_alone >= kKillsToConvict);
 }
 
+bool is_its_own(const Unrestorable& session) {
+    const bool lack = session.status == Status::out_of_memory || session.status == Status::limit_reached;
+    return session.tries >= (lack ? kTriesOfLack : session.others_hold ? 1u : 2u);
+}
+
 }  // namespace ringlaunch::supervisor

@@ -56,4 +56,16 @@ inline constexpr std::uint32_t kKillsToConvict = 3;
 bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probationer_in_doubt,
                           std::uint32_t times_alone);
 
+// A session that the next executor could not be set up with, while other sessions of it could be.
+struct Unrestorable {
+    Status status = Status::ok;  // of what was refused
+    std::uint32_t tries = 0;     // that failed so in a row, this one included
+    bool others_hold = false;    // another session that was restored holds something of the device
+};
+// Whether that is for the session alone to bear. What is lacking now (memory, descriptors) may be there in a
+// moment, so that is waited for; and a device that fails for good refuses whoever holds something of it:
+// where nobody else does, the driver has to be usable once more.
+inline constexpr std::uint32_t kTriesOfLack = 8;
+bool is_its_own(const Unrestorable& session);
+
 }  // namespace ringlaunch::supervisor

@@ -208,6 +208,8 @@ struct Session {
     bool attached = false;  // an executor has answered, or its restoring does
     bool attaching = false;
     bool alone = false;
+    std::uint32_t failed_restores =
+        0;  // tries in a row that failed at this session, and not at all of its others
     std::uint32_t deaths_caused = 0;
     // Of these: those at which only its work was in flight, which proves nothing once. They and `suspicions`
     // are forgotten RestartPolicy::suspicion_ms after the last of them.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
 
 #include "daemon/supervisor/core.hpp"
@@ -19,6 +20,18 @@ void wake(const UniqueFd& eventfd) {
     const std::uint64_t one = 1;
     [[maybe_unused]] const ssize_t wrote =
         ::write(eventfd.get(), &one, sizeof one);  // full: it wakes already
+}
+
+std::string unrestored(const Session& session, const std::string& failing, const std::string& why) {
+    return "session " + id_text(session.id) + " (" + session.program + ") could not be restored: " + failing +
+           ": " + why;
+}
+
+std::string bytes_at(std::uint64_t bytes, std::uint64_t address) {
+    char text[64];
+    std::snprintf(text, sizeof text, "%llu bytes at 0x%llx", static_cast<unsigned long long>(bytes),
+                  static_cast<unsigned long long>(address));
+    return text;
 }
 
 // The launch of this stream that the death is put down to, or may be.
@@ -175,7 +188,8 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
                      unproven ? "alone had work in flight at the death of" : "caused the death of",
                      culprit_session->deaths_caused);
         const std::uint64_t own_delay = own_delay_ms(options_.restart, culprit_session->deaths_caused);
-        if (culprit_session->deaths_caused >= options_.restart.warn_at) warn(*culprit_session, own_delay);
+        if (culprit_session->deaths_caused >= options_.restart.warn_at)
+            warn_of_deaths(*culprit_session, own_delay);
         if (culprit_session->ending != Session::Ending::no) {
             ended.push_back(culprit_session->id);
         } else if (culprit_session->deaths_caused >= options_.restart.own_executor_at) {
@@ -240,8 +254,40 @@ std::optional<std::uint64_t> Core::on_failed_start(FaultDomain& domain,
             wake(stream->wake);
         }
     }
+    set_apart_unrestorable(domain, sessions);
     if (!still_needed(domain, closed, ended)) return std::nullopt;
     return 0;
+}
+
+// What one session cannot have costs nobody else anything: it goes on trying in an executor of its own.
+void Core::set_apart_unrestorable(FaultDomain& domain, const std::vector<Session*>& sessions) {
+    bool others = false, others_hold = false;
+    for (const Session* session : sessions) {
+        if (session->ending != Session::Ending::no || domain.unrestored.contains(session->id)) continue;
+        others = true;
+        others_hold |= !session->chunks.empty() || std::ranges::any_of(session->modules, [](const auto& use) {
+            return use.second.bound;
+        }) || std::ranges::any_of(session->streams, [](const auto& each) {
+            return each.second->phase == Stream::Phase::open;
+        });
+    }
+    if (!others) return;
+    for (Session* session : sessions) {
+        const auto refused = domain.unrestored.find(session->id);
+        if (refused == domain.unrestored.end() || session->ending != Session::Ending::no) continue;
+        const FaultDomain::Refusal& refusal = refused->second;
+        if (!is_its_own({refusal.status, ++session->failed_restores, others_hold}) ||
+            !descriptors_.room(Descriptors::kExecutor))
+            continue;
+        move_alone(*session, refusal.why);
+        warn(*session, refusal.status,
+             refusal.why + "; so it has an executor of its own now, whose start is tried again for " +
+                 std::to_string(options_.restart.patience_ms / 1000) +
+                 " s (--restart-patience), and keeps what it has meanwhile; sessions beside it go on",
+             0);
+        domains_.at(session->domain)->start();
+        domain.unrestored.erase(refused);
+    }
 }
 
 void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
@@ -363,8 +409,7 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     wake(stream.wake);
 }
 
-void Core::warn(Session& session, std::uint64_t delay_ms) {
-    if (!session.connection) return;
+void Core::warn_of_deaths(Session& session, std::uint64_t delay_ms) {
     const std::string text =
         "this session's work caused the death of " + std::to_string(session.deaths_caused) + " executors" +
         (session.unproven_deaths == 0 ? ""
@@ -372,13 +417,17 @@ void Core::warn(Session& session, std::uint64_t delay_ms) {
                                             std::to_string(session.unproven_deaths) + " of these deaths)") +
         "; the next one of its own starts after " + std::to_string(delay_ms) +
         " ms; find out what its kernels do wrong (the streams' errors name them)";
+    warn(session, Status::executor_quarantined, text, delay_ms);
+}
+
+void Core::warn(Session& session, Status status, const std::string& text, std::uint64_t delay_ms) {
+    if (!session.connection) return;
     answer(*session.connection, 0, [&](flatbuffers::FlatBufferBuilder& builder) -> Built {
         const auto error = builder.CreateString(text);
-        return {
-            schema::Answer::SessionWarning,
-            schema::CreateSessionWarning(builder, static_cast<std::uint32_t>(Status::executor_quarantined),
-                                         error, static_cast<std::uint32_t>(delay_ms))
-                .Union()};
+        return {schema::Answer::SessionWarning,
+                schema::CreateSessionWarning(builder, static_cast<std::uint32_t>(status), error,
+                                             static_cast<std::uint32_t>(delay_ms))
+                    .Union()};
     });
 }
 
@@ -420,10 +469,22 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
         call.done = [this, key, where = domain.key()](Reply& reply) {
             const auto at = domains_.find(where);
             if (at == domains_.end()) return;
-            if (reply.status == Status::ok)
+            if (reply.status == Status::ok) {
                 at->second->loaded.insert(key);
-            else
-                at->second->cannot_start("a module could not be loaded again: " + reply.error);
+                return;
+            }
+            const auto module = modules_.find(key);
+            const std::string name = module == modules_.end() ? "" : module->second.name;
+            for (const Session* session : sessions_in(*at->second))
+                if (std::ranges::any_of(session->modules, [key](const auto& use) {
+                        return use.second.bound && use.second.key == key;
+                    }))
+                    at->second->cannot_restore(
+                        session->id, reply.status,
+                        unrestored(*session,
+                                   "module " + (name.empty() ? "(without a name)" : name) +
+                                       " could not be loaded again",
+                                   reply.error));
         };
         domain.restore_call(std::move(call));
     }
@@ -433,21 +494,22 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
 
 void Core::restore_session(FaultDomain& domain, Session& session) {
     if (session.ending != Session::Ending::no) return;
-    const auto restore = [&](auto make) {
+    const auto restore = [&](const std::string& failing, auto make) {
         Call call;
         call.session = session.id;
         call.make = [this, id = session.id, make](Call::Wire& wire) {
             Session* found = find(id);
             return found != nullptr && make(wire, *found);
         };
-        call.done = [this, where = domain.key(), id = session.id](Reply& reply) {
-            if (reply.status == Status::ok) return;
-            if (const auto at = domains_.find(where); at != domains_.end())
-                at->second->cannot_start("session " + id_text(id) + " could not be restored: " + reply.error);
+        call.done = [this, where = domain.key(), id = session.id, failing](Reply& reply) {
+            const Session* in = find(id);
+            const auto at = domains_.find(where);
+            if (reply.status == Status::ok || in == nullptr || at == domains_.end()) return;
+            at->second->cannot_restore(id, reply.status, unrestored(*in, failing, reply.error));
         };
         domain.restore_call(std::move(call));
     };
-    restore([](Call::Wire& wire, Session& in) {
+    restore("the executor does not take it", [](Call::Wire& wire, Session& in) {
         wire.kind = internal::ExecutorRequest::AttachSession;
         wire.request = internal::CreateAttachSession(wire.builder, in.id).Union();
         wire.fds = {in.doorbell.get()};
@@ -456,54 +518,62 @@ void Core::restore_session(FaultDomain& domain, Session& session) {
     session.attached = true;
     for (const auto& [address, chunk] : session.chunks)
         if (!chunk.leaving)
-            restore([address = address](Call::Wire& wire, Session& in) {
-                const auto at = in.chunks.find(address);
-                if (at == in.chunks.end()) return false;
-                wire.kind = internal::ExecutorRequest::MapChunk;
-                wire.request =
-                    internal::CreateMapChunk(wire.builder, in.id, address, at->second.bytes).Union();
-                wire.fds = {at->second.fd.get()};
-                return true;
-            });
+            restore(bytes_at(chunk.bytes, address) + " of its memory could not be mapped again",
+                    [address = address](Call::Wire& wire, Session& in) {
+                        const auto at = in.chunks.find(address);
+                        if (at == in.chunks.end()) return false;
+                        wire.kind = internal::ExecutorRequest::MapChunk;
+                        wire.request =
+                            internal::CreateMapChunk(wire.builder, in.id, address, at->second.bytes).Union();
+                        wire.fds = {at->second.fd.get()};
+                        return true;
+                    });
     for (const auto& [id, loan] : session.loans)
         if (loan.mapped && !loan.leaving)
-            restore([this, id = id](Call::Wire& wire, Session& in) {
-                const auto at = in.loans.find(id);
-                return at != in.loans.end() && !at->second.leaving && make_lend(wire, in, at->second);
-            });
+            restore(bytes_at(loan.bytes, loan.address) + " that it borrowed could not be mapped again",
+                    [this, id = id](Call::Wire& wire, Session& in) {
+                        const auto at = in.loans.find(id);
+                        return at != in.loans.end() && !at->second.leaving && make_lend(wire, in, at->second);
+                    });
     for (const auto& [stream, closed] : session.watched)
         restore(
+            "stream " + id_text(stream) +
+                " of another session, which it waits for, could not be watched again",
             [this, stream = stream](Call::Wire& wire, Session& in) { return make_watch(wire, in, stream); });
     for (const auto& [id, segment] : session.staging)
         if (segment.mapped)
-            restore([id = id](Call::Wire& wire, Session& in) {
-                const auto at = in.staging.find(id);
-                if (at == in.staging.end()) return false;
-                wire.kind = internal::ExecutorRequest::MapStaging;
-                wire.request =
-                    internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes, at->second.address)
-                        .Union();
-                wire.fds = {at->second.fd.get()};
-                return true;
-            });
+            restore("staging memory " + id_text(id) + " of " + std::to_string(segment.bytes) +
+                        " bytes could not be mapped again",
+                    [id = id](Call::Wire& wire, Session& in) {
+                        const auto at = in.staging.find(id);
+                        if (at == in.staging.end()) return false;
+                        wire.kind = internal::ExecutorRequest::MapStaging;
+                        wire.request = internal::CreateMapStaging(wire.builder, in.id, id, at->second.bytes,
+                                                                  at->second.address)
+                                           .Union();
+                        wire.fds = {at->second.fd.get()};
+                        return true;
+                    });
     for (const auto& [id, use] : session.modules)
         if (use.bound)
-            restore([id = id](Call::Wire& wire, Session& in) {
-                const auto at = in.modules.find(id);
-                if (at == in.modules.end()) return false;
-                wire.kind = internal::ExecutorRequest::BindModule;
-                const auto kernels = wire.builder.CreateVector(at->second.kernel_ids);
-                wire.request =
-                    internal::CreateBindModule(wire.builder, in.id, at->second.key, kernels).Union();
-                return true;
-            });
+            restore("the kernels of module " + modules_.at(use.key).name + " could not be bound again",
+                    [id = id](Call::Wire& wire, Session& in) {
+                        const auto at = in.modules.find(id);
+                        if (at == in.modules.end()) return false;
+                        wire.kind = internal::ExecutorRequest::BindModule;
+                        const auto kernels = wire.builder.CreateVector(at->second.kernel_ids);
+                        wire.request =
+                            internal::CreateBindModule(wire.builder, in.id, at->second.key, kernels).Union();
+                        return true;
+                    });
     for (const auto& [id, use] : session.modules)
         for (const ModuleUse::Configured& kernel : use.configured)
             if (use.bound && kernel.bound)
-                restore([id = id, kernel](Call::Wire& wire, Session& in) {
-                    const auto at = in.modules.find(id);
-                    return at != in.modules.end() && make_bind_kernel(wire, in, at->second, kernel);
-                });
+                restore("kernel " + kernel.kernel.name + " could not be given its attributes again",
+                        [id = id, kernel](Call::Wire& wire, Session& in) {
+                            const auto at = in.modules.find(id);
+                            return at != in.modules.end() && make_bind_kernel(wire, in, at->second, kernel);
+                        });
     for (const auto& [id, stream] : session.streams)
         if (stream->phase == Stream::Phase::open) restore_stream(domain, session, *stream);
     for (const auto& [id, graph] : session.graphs)
@@ -527,10 +597,15 @@ void Core::restore_stream(FaultDomain& domain, Session& session, Stream& stream)
         if (found == nullptr || at == domains_.end()) return;
         const auto entry = found->streams.find(stream_id);
         if (entry == found->streams.end()) return;
-        if (reply.status != Status::ok)
-            return at->second->cannot_start("stream " + id_text(stream_id) +
-                                            " could not be restored: " + reply.error);
         Stream& restored = *entry->second;
+        if (reply.status != Status::ok)
+            return at->second->cannot_restore(
+                id, reply.status,
+                unrestored(*found,
+                           "stream " + id_text(stream_id) +
+                               (restored.name.empty() ? "" : " (" + restored.name + ")") +
+                               " could not be opened again",
+                           reply.error));
         restored.page.seal();
         restored.served = true;
         tell_epoch(*found, restored);
@@ -544,7 +619,8 @@ void Core::on_ready(FaultDomain& domain) {
                  (now_ns() - domain.started_ns()) / kNsPerMs);
     // Only now that all of them stand: one may wait for an event of another, and an executor that could not
     // be set up has run nothing.
-    for (Session* session : sessions_in(domain))
+    for (Session* session : sessions_in(domain)) {
+        session->failed_restores = 0;
         for (const auto& [id, stream] : session->streams)
             if (stream->served && stream->phase == Stream::Phase::open && !stream->hold) {
                 Call release;
@@ -555,6 +631,7 @@ void Core::on_ready(FaultDomain& domain) {
                 };
                 domain.restore_call(std::move(release));
             }
+    }
     go_on_probation(domain);
 }
 

@@ -100,7 +100,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
 }
 
 // Takes from an executor what it needs, as long as a file is there: the addresses of its driver, so that it
-// cannot be configured, or descriptors, so that its sessions cannot be restored.
+// cannot be configured, or all but so many descriptors, so that its sessions cannot be restored.
 void block() {
     const char* path = std::getenv("RINGLAUNCH_TEST_BLOCKED_BY");
     std::ifstream file(path == nullptr ? "" : path);
@@ -109,7 +109,9 @@ void block() {
     if (what == "addresses") {
         ringlaunch::driver::reserve_addresses(ringlaunch::driver::kHostRangeBase, 4096, MAP_FIXED_NOREPLACE);
     } else if (what == "descriptors") {
-        const rlimit limit{16, 16};
+        rlim_t most = 16;
+        file >> most;
+        const rlimit limit{most, most};
         ::setrlimit(RLIMIT_NOFILE, &limit);
     }
 }

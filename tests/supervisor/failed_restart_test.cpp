@@ -2,11 +2,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <fstream>
 #include <sstream>
 
+#include "schema/id_text.hpp"
 #include "tests/supervisor/work.hpp"
 
 namespace ringlaunch::test {
@@ -192,6 +194,152 @@ TEST(FailedRestart, TheDaemonLeavesWhenAskedWhileItTries) {
     ASSERT_TRUE(blockable.has_failed(2));
     blockable.daemon.kill(SIGTERM);
     EXPECT_EQ(blockable.daemon.wait(), 0);
+}
+
+// ---- what one session alone cannot have
+
+// Its executor has died, and one that serves it for good runs it.
+bool comes_back(SessionClient& client, TestStream& stream) {
+    if (!eventually([&] { return stream.state() == StreamState::Ended; })) return false;
+    const std::uint64_t end = stream.event();
+    return settles(client, stream, [&] { return stream.completed() >= end; });
+}
+
+// The module needs a stack of 4 MiB, which the host driver's threads have while the daemon may give as much.
+struct Deep {
+    explicit Deep(const Blockable& blockable) : daemon(blockable.daemon), work(blockable.daemon) {
+        allow(8u << 20);
+        EXPECT_EQ(::kill(daemon.executor(), SIGKILL), 0);  // of before
+        EXPECT_TRUE(comes_back(work.client, *work.side));
+        std::uint64_t bytes = 0;
+        const UniqueFd image = image_of_file(TEST_KERNELS, bytes);
+        const Answer loaded = work.client.try_load(image, bytes, "deep", 4u << 20);
+        EXPECT_EQ(loaded.status(), Status::ok) << loaded.text();
+        work.put(work.log.address, 77);
+    }
+    void allow(rlim_t stack) const {
+        const rlimit limit{stack, 8u << 20};
+        EXPECT_EQ(::prlimit(daemon.pid(), RLIMIT_STACK, &limit, nullptr), 0);
+    }
+    // With the next executor its module cannot be loaded again.
+    void refuse() const {
+        allow(2u << 20);
+        EXPECT_EQ(::kill(daemon.executor(), SIGKILL), 0);
+    }
+    std::string warning() {
+        const auto warned = work.client.notice(schema::Answer::SessionWarning);
+        return warned ? (*warned)->answer_as_SessionWarning()->error()->str() : "";
+    }
+
+    const Daemon& daemon;
+    Work work;
+};
+
+std::vector<std::string> with_stack(std::vector<std::string> more = {}) {
+    more.push_back("max_stack_bytes=8388608");
+    return more;
+}
+
+TEST(FailedRestart, AModuleThatIsRefusedCostsNobodyButItsSessionWhichKeepsWhatItHas) {
+    const Blockable blockable(with_stack());
+    Deep deep(blockable);
+    Work other(blockable.daemon);
+    const auto stream = other.client.open_stream();
+    deep.refuse();
+    ASSERT_TRUE(comes_back(other.client, *stream));
+    EXPECT_TRUE(stream->reaches(other.append(*stream, 1)));
+    EXPECT_THAT(deep.warning(),
+                AllOf(HasSubstr("session " + id_text(deep.work.client.session())),
+                      HasSubstr("module deep could not be loaded again"),
+                      HasSubstr("so one of 4194304 cannot be had"), HasSubstr("an executor of its own"),
+                      HasSubstr("300 s (--restart-patience)")));
+    EXPECT_FALSE(other.client.kept(schema::Answer::SessionWarning));
+    ASSERT_TRUE(comes_back(other.client, *other.side));
+    EXPECT_EQ(other.look(other.count.address), 1u);
+    Work late(blockable.daemon);
+    EXPECT_EQ(blockable.sessions(), 3u);
+    EXPECT_TRUE(eventually([&] {
+        return blockable.log().find("session " + id_text(deep.work.client.session()) + ": session") !=
+               std::string::npos;
+    })) << blockable.log();
+
+    deep.allow(8u << 20);
+    ASSERT_TRUE(comes_back(deep.work.client, *deep.work.side));
+    EXPECT_EQ(deep.work.look(deep.work.log.address), 77u);
+}
+
+TEST(FailedRestart, WhatOneSessionCannotHaveForTooLongEndsThatSessionAndNamesIt) {
+    const Blockable blockable(with_stack({"patience_ms=300"}));
+    Deep deep(blockable);
+    Work other(blockable.daemon);
+    deep.refuse();
+    std::string told;
+    while (const auto message = deep.work.client.receive())
+        if (!message->text().empty()) told = message->text();
+    EXPECT_THAT(told, AllOf(HasSubstr("the executor of session " + id_text(deep.work.client.session())),
+                            HasSubstr("could not be started again"),
+                            HasSubstr("module deep could not be loaded again"),
+                            HasSubstr("so one of 4194304 cannot be had")));
+    EXPECT_TRUE(deep.work.client.hung_up());
+    ASSERT_TRUE(comes_back(other.client, *other.side));
+    EXPECT_EQ(other.look(other.count.address), 0u);
+}
+
+// It has the executor to itself, so far.
+TEST(FailedRestart, WhoComesNeedNotWaitForWhatAnotherSessionCannotHave) {
+    const Blockable blockable(with_stack());
+    Deep deep(blockable);
+    deep.refuse();
+    ASSERT_TRUE(blockable.has_failed(3));
+    EXPECT_FALSE(deep.work.client.kept(schema::Answer::SessionWarning)) << "nobody is beside it";
+    Work late(blockable.daemon);
+    const auto stream = late.client.open_stream();
+    EXPECT_TRUE(stream->reaches(late.append(*stream, 1)));
+    EXPECT_THAT(deep.warning(), HasSubstr("module deep could not be loaded again"));
+}
+
+TEST(FailedRestart, AModuleThatKillsWhoLoadsItAgainCostsNobodyButItsSession) {
+    const Blockable blockable;
+    Work bad(blockable.daemon);
+    bad.client.load_file(TEST_BAD_AGAIN);
+    bad.put(bad.log.address, 77);
+    Work other(blockable.daemon);
+    blockable.block("module");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(comes_back(other.client, *other.side));
+    EXPECT_EQ(other.look(other.count.address), 0u);
+    const auto warned = bad.client.notice(schema::Answer::SessionWarning);
+    ASSERT_TRUE(warned);
+    EXPECT_THAT((*warned)->answer_as_SessionWarning()->error()->str(),
+                AllOf(HasSubstr("module supervisor_bad_again.so could not be loaded again"),
+                      HasSubstr("caught SIGSEGV")));
+    blockable.unblock();
+    ASSERT_TRUE(comes_back(bad.client, *bad.side));
+    EXPECT_EQ(bad.look(bad.log.address), 77u);
+}
+
+// Each of them fits by itself, both together do not: one of them goes, and both have all that they had.
+TEST(FailedRestart, WhatDoesNotFitIntoOneExecutorIsServedByTwo) {
+    const Blockable blockable;
+    Work small(blockable.daemon), big(blockable.daemon);
+    std::vector<std::unique_ptr<TestStream>> few, many;
+    for (unsigned i = 0; i < 16; ++i) few.push_back(small.client.open_stream());
+    for (unsigned i = 0; i < 40; ++i) many.push_back(big.client.open_stream());
+    small.put(small.log.address, 1);
+    big.put(big.log.address, 2);
+    blockable.block("descriptors 64");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    const auto back = [](Work& work, std::vector<std::unique_ptr<TestStream>>& streams) {
+        for (auto& stream : streams)
+            if (!comes_back(work.client, *stream)) return false;
+        return comes_back(work.client, *work.side);
+    };
+    ASSERT_TRUE(back(small, few)) << blockable.log();
+    ASSERT_TRUE(back(big, many)) << blockable.log();
+    EXPECT_EQ(blockable.daemon.executors().size(), 2u);
+    EXPECT_EQ(small.look(small.log.address), 1u);
+    EXPECT_EQ(big.look(big.log.address), 2u);
+    EXPECT_THAT(blockable.log(), HasSubstr("gets an executor of its own: session"));
 }
 
 // The one that was moved, too: its new executor was never ready, and it has something to lose.

@@ -111,5 +111,24 @@ TEST(Recovery, ARerunConvictsOnlyWhoWasAlone) {
     EXPECT_FALSE(convicts_probationer(DeathCause::culprit_known, 1, true, 1));
 }
 
+TEST(Recovery, WhatOneSessionCannotHaveIsItsOwnAtOnceWhereOthersHoldSomething) {
+    EXPECT_TRUE(is_its_own({Status::bad_image, 1, true}));
+    EXPECT_TRUE(is_its_own({Status::driver_error, 1, true}));
+    EXPECT_TRUE(is_its_own({Status::executor_lost, 1, true}));
+}
+
+TEST(Recovery, WhereNobodyElseHoldsAnythingTheDriverHasToBeUsableAgain) {
+    EXPECT_FALSE(is_its_own({Status::driver_error, 1, false}));
+    EXPECT_TRUE(is_its_own({Status::driver_error, 2, false}));
+}
+
+TEST(Recovery, WhatIsLackingNowIsWaitedFor) {
+    for (const Status lack : {Status::out_of_memory, Status::limit_reached}) {
+        EXPECT_FALSE(is_its_own({lack, 1, true}));
+        EXPECT_FALSE(is_its_own({lack, kTriesOfLack - 1, true}));
+        EXPECT_TRUE(is_its_own({lack, kTriesOfLack, false}));
+    }
+}
+
 }  // namespace
 }  // namespace ringlaunch::supervisor
