@@ -13,6 +13,7 @@ import copy
 import functools
 import inspect
 import itertools
+import json
 import logging
 import os
 import re
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
 
 triton_run = jit.JITFunction.run  # whatever install() puts in its place
 
+# Upstream's since 3.7; before, the hook is the compiler's alone.
+_HOOK_IN_KEY = "add_stages_inspection_hook" in triton_run.__code__.co_names
 _NOTE_S = 5.0  # after which a compilation is worth a word
 _ANY_ARCHITECTURE = 90  # for a daemon whose driver runs nothing, where $TRITON_OVERRIDE_ARCH names none
 
@@ -87,12 +90,24 @@ def settings_of(kernel: Any) -> dict[str, Any]:
     return settings
 
 
+def with_settings(kernel: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a call, as Triton's run() goes on with them."""
+    settings = settings_of(kernel)
+    settings["debug"] = kwargs.get("debug", kernel.debug) or knobs.runtime.debug
+    return {**kwargs, **settings}
+
+
+def _stages_hook() -> Any:
+    """A hook that each call asks for a part of its key."""
+    return knobs.runtime.add_stages_inspection_hook if _HOOK_IN_KEY else None
+
+
 def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...], tuple[dict[Any, Any], ...]]:
     """The number of Triton's settings as they are; whether each call is slow; lists that make one slow while they hold
     something; dictionaries after whose changes all of this is asked again."""
     found = tuple(settings_of(kernel).values())
     number = _settings_numbers.setdefault(found, next(_next_number))
-    slow = kernel._varargs or getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None
+    slow = kernel._varargs or _stages_hook() is not None
     lists = [kernel.pre_run_hooks]
     for chain in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook):
         if isinstance(calls := getattr(chain, "calls", None), list):
@@ -138,28 +153,28 @@ def _architecture(client: Client) -> int:
 class _DaemonDriver:
     """What Triton's compiler asks of the active driver where this process has none: the daemon's target."""
 
-    def __init__(self, target: GPUTarget) -> None:
-        self._target = target
+    def __init__(self, target: GPUTarget, device: str) -> None:
+        self._target, self._device = target, device
 
     def get_current_target(self) -> GPUTarget:
         return self._target
 
-    def get_current_device(self) -> int:
-        return 0
+    def get_current_device(self) -> str:
+        return self._device
 
 
 _driver_lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def _daemon_driver(target: GPUTarget) -> Iterator[None]:
+def _daemon_driver(target: GPUTarget, device: str) -> Iterator[None]:
     """Compiling asks for the active driver, and making one would make a CUDA context, or fail where there is no GPU. A
     program that has one keeps it."""
     config = triton.runtime.driver
     with _driver_lock:
         ours = config._active is None
         if ours:
-            config.set_active(_DaemonDriver(target))
+            config.set_active(_DaemonDriver(target, device))
         try:
             yield
         finally:
@@ -212,7 +227,8 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._begin(client)
         self._mode = mode
         self._targets: dict[str, tuple[Any, ...]] = {}  # what this has found in device_caches for clients
-        self._warmed: dict[str, tuple[Any, bool]] = {}  # what warmup() compiled, and whether Triton's caches have it
+        # What was compiled ahead of its calls, by device and Triton's key, or, where Triton's caches have it, hash.
+        self._warmed: dict[tuple[str, ...], tuple[Any, bool]] = {}
         self._hints = _take_hints(fn)
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
@@ -242,17 +258,32 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             return self[grid](*args, **kwargs)
         stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
         values = (*args, *kwargs.values())
-        inline = mode_of(self, values, stream) == "inline"
-        if inline:
+        if mode_of(self, values, stream) == "inline":
             compiled = _inline().warm_up(self, args, kwargs, grid)
+            if isinstance(compiled, CompiledKernel):
+                self._warmed[(compiled.hash,)] = (compiled, True)
         else:
+            kwargs = with_settings(self, kwargs)
             for hook in self.pre_run_hooks:
                 hook(*args, **kwargs)
             client = client_of(self, iter(values), stream)
             _, compiled = self._compile(client, self._specialize(client, args, kwargs), warmup=True)
             _check_captured(self)
-        if isinstance(compiled, CompiledKernel):
-            self._warmed[compiled.hash] = (compiled, inline)
+        return compiled
+
+    def preload(self, specialization_data: str) -> Any:
+        """Compiles what a hook of Triton's was told of, ahead of its calls."""
+        if mode_of(self, (), None) == "inline":
+            _inline().load(self.__name__)
+            return super().preload(specialization_data)
+        client = client_of(self, iter(()), None)
+        device, (kernels, _, target, _, _) = self._target(client)
+        with _daemon_driver(target, device), _noting(self.__name__, f"sm_{target.arch}"):
+            compiled = _finished(super().preload(specialization_data))
+        key = json.loads(specialization_data)["key"]
+        kernels.pop(key, None)
+        if compiled is not None and compiled.metadata.target == target:  # a GPU of this process may be another
+            self._warmed[device, key] = (compiled, False)
         return compiled
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -321,18 +352,15 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
     def _specialize(
         self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any], list[Any], dict[str, Any], str]:
-        """Keywords with Triton's settings, bound arguments, specialization, options and Triton's key of a call."""
-        settings = settings_of(self)
-        settings["debug"] = kwargs.get("debug", self.debug) or knobs.runtime.debug
-        kwargs = {**kwargs, **settings}
+        """Keywords, bound arguments, specialization, options and Triton's key of a call. `kwargs`: with_settings()."""
         _, (_, keys, _, _, binder) = self._target(client)
         if self._hints:
             self._check_hints(args, kwargs)
         args = tuple(map(as_triton_describes, args))
         kwargs = {name: as_triton_describes(value) for name, value in kwargs.items()}
         bound, specialization, options = binder(*args, **kwargs)
-        if getattr(knobs.runtime, "add_stages_inspection_hook", None) is not None:
-            _, stages = knobs.runtime.add_stages_inspection_hook()
+        if (hook := _stages_hook()) is not None:
+            _, stages = hook()
             specialization.append(f'("custom_pipeline", {stages})')
         key = jit.compute_cache_key(keys, specialization, options)
         return kwargs, bound, specialization, options, key
@@ -347,16 +375,31 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             check(self.__name__, name, hint, given.arguments[name])
 
     def _compile(self, client: Client, specialized: tuple[Any, ...], warmup: bool) -> tuple[dict[str, Any], Any]:
-        """Signature and CompiledKernel of a call (see _specialize); from Triton's cache on disk where it is there."""
+        """Signature and CompiledKernel of a call (see _specialize): compiled before it, from Triton's cache on disk,
+        or compiled now."""
         kwargs, bound, specialization, options, key = specialized
         device, (kernels, _, _, backend, _) = self._target(client)
-        options, signature, constants, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
-        with _daemon_driver(backend.target), _noting(self.__name__, f"sm_{backend.target.arch}"):
-            compiled = self._do_compile(key, signature, device, constants, options, attributes, warmup)
+        with _daemon_driver(backend.target, device), _noting(self.__name__, f"sm_{backend.target.arch}"):
+            _refuse_sanitizer(self.__name__, kwargs)
+            options, signature, constants, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
+            for known in self._known(client, device, key):
+                if _is_of(known.src, signature, constants, attributes):
+                    return signature, known
+            compiled = _finished(self._do_compile(key, signature, device, constants, options, attributes, warmup))
         kernels.pop(key, None)  # shared with the kernel that this was made of, which may live on
-        if hasattr(compiled, "result"):  # under triton's AsyncCompileMode
-            compiled = compiled.result()
+        if warmup and compiled is not None:
+            self._warmed[device, key] = (compiled, False)
         return signature, compiled
+
+    def _known(self, client: Client, device: str, key: str) -> Iterator[Any]:
+        """What was compiled for calls of Triton's key."""
+        if (warmed := self._warmed.get((device, key))) is not None:
+            yield warmed[0]
+        if (variant := self._by_key.get(self._call_key(client, key))) is not None:
+            yield variant.compiled
+
+    def _call_key(self, client: Client, key: str) -> tuple[Any, ...]:
+        return client._handle, tuple(settings_of(self).values()), key
 
     def _variant(
         self, client: Client, args: tuple[Any, ...], kwargs: dict[str, Any], keyed: bool
@@ -364,7 +407,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         """Bound arguments of a call and what it launches; None where a hook of Triton's took the compilation over."""
         specialized = self._specialize(client, args, kwargs)
         _, bound, _, _, key = specialized
-        by_key = (client._handle, tuple(settings_of(self).values()), key)
+        by_key = self._call_key(client, key)
         if not keyed and (found := self._by_key.get(by_key)) is not None:
             return bound, found
         begin = time.perf_counter()
@@ -393,8 +436,8 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             found: Variant | None = _inline().find(self, args, kwargs)
             return found
         client = client_of(self, iter((*args, *kwargs.values())), None)
-        key = self._specialize(client, args, kwargs)[-1]
-        return self._by_key.get((client._handle, tuple(settings_of(self).values()), key))
+        key = self._specialize(client, args, with_settings(self, kwargs))[-1]
+        return self._by_key.get(self._call_key(client, key))
 
 
 def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
@@ -426,6 +469,37 @@ def _option_fields() -> list[str]:
     return list(CUDAOptions.__dataclass_fields__)
 
 
+def _finished(compiled: Any) -> Any:
+    """What is compiled, or is being compiled under Triton's AsyncCompileMode."""
+    return compiled.result() if hasattr(compiled, "result") else compiled
+
+
+def _refuse_sanitizer(name: str, kwargs: dict[str, Any]) -> None:
+    """Triton asks the process's own driver for what GSan needs."""
+    if "gsan" in str(kwargs.get("instrumentation_mode")) and hasattr(knobs.compilation, "fpsan_homomorphic_casts"):
+        raise Unsupported(f"kernel {name!r}: a kernel with instrumentation cannot run in the daemon")
+
+
+def _is_of(source: ASTSource, signature: Any, constants: dict[Any, Any], attributes: Any) -> bool:
+    """Whether it was compiled of these. Triton's key alone takes some constants for others: 1 for True, say."""
+    return (
+        source.signature == signature
+        and source.attrs == attributes
+        and source.constants.keys() == constants.keys()
+        and all(_is_same(source.constants[path], value) for path, value in constants.items())
+    )
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    if isinstance(one, tl.constexpr):
+        return _is_same(one.value, other.value)
+    return one is other or (isinstance(one, int | float | str) and repr(one) == repr(other))
+
+
 def _check_captured(kernel: JITFunction) -> None:
     missing = object()
     for (name, _), (value, variables) in kernel.used_global_vals.items():
@@ -443,6 +517,10 @@ def _call_slowly(
     pending: _core.TritonPending | None,
 ) -> Any:
     """One call by Triton's own code."""
+    for name in ("grid", "warmup"):
+        if name in kwargs:  # as if they had come to Triton's run(), whatever the kernel's parameters are called
+            run = f"{triton_run.__module__}.{triton_run.__qualname__}"
+            raise TypeError(f"{run}() got multiple values for keyword argument {name!r}")
     stream = None if "stream" in kernel.arg_names else kwargs.pop("stream", None)
     if mode_of(kernel, (*args, *kwargs.values()), stream) == "inline":
         if stream is not None:
@@ -452,9 +530,11 @@ def _call_slowly(
         for leaf in leaves(iter((value,))):
             if is_tensor(leaf):
                 refuse_foreign(kernel.__name__, name, "*", leaf)
+    client_values = (*args, *kwargs.values())
+    kwargs = with_settings(kernel, kwargs)
     for hook in kernel.pre_run_hooks:
         hook(*args, **kwargs)
-    client = client_of(kernel, iter((*args, *kwargs.values())), stream)
+    client = client_of(kernel, iter(client_values), stream)
     with kernel._lock:
         bound, variant = kernel._variant(client, args, kwargs, keyed=pending is not None)
         if variant is None:
@@ -481,10 +561,9 @@ def _finish(
     arguments, hooks, the grid's own kernel."""
     if core.kernel is None:
         return _inline().finish(kernel, core, grid, stream, bound)
-    for variant in list(kernel._variants_held.values()):
-        if variant._core is core:
-            return _launch(kernel, variant, grid, stream, bound)
-    options = {name: value for name, value in kwargs.items() if name not in bound}  # it was let go of meanwhile
+    if (variant := kernel._held(core)) is not None:
+        return _launch(kernel, variant, grid, stream, bound)
+    options = {name: value for name, value in kwargs.items() if name not in bound}
     return kernel[grid](**bound, **options)
 
 

@@ -25,7 +25,7 @@ from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._region import guard_driver
 from ringlaunch._stream import Stream
-from ringlaunch._triton import as_triton_describes, settings_of, triton_run
+from ringlaunch._triton import as_triton_describes, triton_run, with_settings
 from ringlaunch._triton_cache import Variant
 from ringlaunch._triton_load import WARP, flatten, leaves, type_of
 from ringlaunch._triton_save import tensor_map
@@ -143,10 +143,8 @@ def allocate(variant: _core.TritonVariant, stream: int, nbytes: int) -> Any:
 
 def _bound(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[dict[str, Any], str, Any]:
     """Bound arguments and Triton's key of a call on the current device, and Triton's kernels there."""
-    settings = settings_of(kernel)
-    settings["debug"] = kwargs.get("debug", kernel.debug) or knobs.runtime.debug
     kernels, keys, _, _, binder = kernel.device_caches[driver.active.get_current_device()]
-    bound, specialization, options = binder(*args, **{**kwargs, **settings})
+    bound, specialization, options = binder(*args, **with_settings(kernel, kwargs))
     return bound, jit.compute_cache_key(keys, specialization, options), kernels
 
 

@@ -259,6 +259,11 @@ class CallPath(_core.TritonKernel):
         """The variants that were compiled. (KernelCache)"""
         return KernelCache(self)
 
+    def _held(self, core: _core.TritonVariant) -> Variant | None:
+        """What a call has found, in the daemon; None: it was let go of meanwhile, or is launched here."""
+        held = list(self._variants_held.values())
+        return next((variant for variant in held if variant._core is core and variant.client is not None), None)
+
     def _release(self, variant: Variant) -> None:
         """Of a variant that is let go of."""
         # Another thread may be at the same dictionaries: whoever needs room lets go of variants of any kernel.

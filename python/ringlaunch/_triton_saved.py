@@ -518,6 +518,10 @@ def _call_slowly(
         kernel._remember(pending, variant, bound)
     if callable(grid):
         grid = grid(bound)
+    return _launch(kernel, variant, grid, stream, bound)
+
+
+def _launch(kernel: SavedKernel, variant: Variant, grid: Any, stream: Any, bound: dict[str, Any]) -> Any:
     kernel._launch(variant._core, grid, stream, kernel._passed(variant, bound))
     return variant._core.compiled
 
@@ -531,10 +535,8 @@ def _finish(
     kwargs: dict[str, Any],
 ) -> Any:
     """The rest of a call whose grid's function has changed something: the arguments, or what they are like."""
-    for variant in list(kernel._variants_held.values()):
-        if variant._core is core and core.kernel is not None:
-            kernel._launch(core, grid, stream, kernel._passed(variant, bound))
-            return core.compiled
+    if (variant := kernel._held(core)) is not None:
+        return _launch(kernel, variant, grid, stream, bound)
     options = {name: value for name, value in kwargs.items() if name not in kernel._names and name != "stream"}
     named = {} if stream is None or "stream" in kernel._names else {"stream": stream}
     return kernel[grid](**{name: bound[name] for name in kernel._names}, **options, **named)

@@ -507,6 +507,8 @@ bool same_name(PyObject* name, PyObject* known) {
     const Py_ssize_t count = PyTuple_GET_SIZE(tuple);
     for (Py_ssize_t i = 0; i < count; ++i) {
         PyObject* name = PyTuple_GET_ITEM(tuple, i);
+        if (core.of_triton && (same_name(name, name_grid) || same_name(name, name_warmup)))
+            return nullptr;  // what Triton's run() takes beside a kernel's arguments
         std::int16_t to = kFirstOption;
         if (same_name(name, name_stream)) to = kToStream;
         for (std::size_t p = 0; p < core.params.size(); ++p)
