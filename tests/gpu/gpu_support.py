@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ringlaunch import _client
 
@@ -32,6 +33,30 @@ RINGLAUNCH_EXPORT(pause)
 """
 MASK, A = 0xFFFFFFFF, 1664525  # of the steps
 CELLS = 1024  # of a chain: more than can be in doubt
+
+
+def of_torch():
+    """As much of a client as tests of Triton kernels ask of one, of torch's tensors: kernels are launched inline then,
+    and embedded in a region."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install torch")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU here")
+
+    class Array(torch.Tensor):
+        def numpy(self):
+            return self.as_subclass(torch.Tensor).cpu().numpy()
+
+        def fill(self, value):
+            self.fill_(value)
+
+    class OfTorch:
+        def array(self, data):
+            return torch.from_numpy(np.ascontiguousarray(data)).cuda().as_subclass(Array)
+
+        def zeros(self, shape, dtype=np.float32):
+            return self.array(np.zeros(shape, dtype))
+
+    return OfTorch()
 
 
 def daemon_program() -> str:

@@ -1,12 +1,14 @@
-"""Triton kernels in the daemon, on a real GPU: their results beside numpy's."""
+"""Triton kernels on a real GPU: their results beside numpy's; in the daemon, and some inline and in a region, too."""
 
 import importlib.util
 import random
 
 import numpy as np
 import pytest
+from gpu_support import of_torch
 
 import ringlaunch as rl
+from ringlaunch import _core
 
 triton = pytest.importorskip("triton", reason="Triton is not installed: pip install triton")
 tl = pytest.importorskip("triton.language")
@@ -85,46 +87,63 @@ def random_values():
     return np.random.default_rng(7)
 
 
+@pytest.fixture(params=["daemon", "inline", "region"])
+def memory(request):
+    """What makes the arrays of a test's launches, by which they go one way or another."""
+    if request.param == "daemon":
+        yield request.getfixturevalue("client")
+        return
+    tensors = of_torch()
+    before = _core.triton_region_counts()[1]
+    if request.param == "inline":
+        yield tensors
+        assert _core.triton_region_counts()[1] == before
+        return
+    with rl.region():
+        yield tensors
+    assert _core.triton_region_counts()[1] > before, "the first launch of each kind is Triton's own, others are not"
+
+
 @pytest.mark.parametrize("size", [1, 16, 1000, 98432])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32, np.int64, np.uint8])
-def test_vector_add(client, random_values, size, dtype):
+def test_vector_add(memory, random_values, size, dtype):
     a = (random_values.random(size) * 100).astype(dtype)
     b = (random_values.random(size) * 100).astype(dtype)
-    x, y, out = client.array(a), client.array(b), client.zeros(size, dtype)
+    x, y, out = memory.array(a), memory.array(b), memory.zeros(size, dtype)
     for _ in range(2):
         out.fill(0)
         add[lambda meta: (triton.cdiv(meta["n"], meta["BLOCK"]),)](x, y, out, size, BLOCK=512)
         assert np.array_equal(out.numpy(), a + b)
 
 
-def test_parts_of_a_buffer_that_are_not_aligned(client, random_values):
+def test_parts_of_a_buffer_that_are_not_aligned(memory, random_values):
     a = random_values.random(1000).astype(np.float32)
-    x, out = client.array(a), client.zeros(1000)
+    x, out = memory.array(a), memory.zeros(1000)
     for start in (0, 1, 4, 5):
         add[(2,)](x[start:], x[start:], out[start:], 1000 - start, BLOCK=512)
         assert np.array_equal(out.numpy()[start:], 2 * a[start:])
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(128, 781), (1823, 256), (1, 1)])
-def test_softmax(client, random_values, rows, columns):
+def test_softmax(memory, random_values, rows, columns):
     a = random_values.standard_normal((rows, columns)).astype(np.float32)
-    x, out = client.array(a), client.zeros(a.shape)
+    x, out = memory.array(a), memory.zeros(a.shape)
     block = triton.next_power_of_2(columns)
-    for warps in (1, 4, 8):
+    for warps in (1, 4, 8) * 2:
         out.fill(0)
         softmax[(rows,)](out, x, columns, columns, BLOCK=block, num_warps=warps)
         weights = np.exp(a - a.max(axis=1, keepdims=True))
         np.testing.assert_allclose(out.numpy(), weights / weights.sum(axis=1, keepdims=True), rtol=2e-5, atol=1e-7)
 
 
-def test_layer_norm(client, random_values):
+def test_layer_norm(memory, random_values):
     rows, columns = 300, 1000
     a = random_values.standard_normal((rows, columns)).astype(np.float16)
     w, b = random_values.random(columns).astype(np.float32), random_values.random(columns).astype(np.float32)
-    x, out = client.array(a), client.zeros(a.shape, np.float16)
-    mean, scale = client.zeros(rows), client.zeros(rows)
+    x, out = memory.array(a), memory.zeros(a.shape, np.float16)
+    mean, scale = memory.zeros(rows), memory.zeros(rows)
     for _ in range(2):
-        layer_norm[(rows,)](x, out, client.array(w), client.array(b), mean, scale, columns, columns, 1e-5, BLOCK=1024)
+        layer_norm[(rows,)](x, out, memory.array(w), memory.array(b), mean, scale, columns, columns, 1e-5, BLOCK=1024)
         wide = a.astype(np.float64)
         average, deviation = wide.mean(axis=1, keepdims=True), np.sqrt(wide.var(axis=1, keepdims=True) + 1e-5)
         np.testing.assert_allclose(out.numpy(), (wide - average) / deviation * w + b, rtol=5e-3, atol=5e-3)
@@ -132,7 +151,7 @@ def test_layer_norm(client, random_values):
 
 
 @pytest.mark.parametrize("activation", ["", "relu"])
-def test_matmul_with_autotune(client, random_values, activation):
+def test_matmul_with_autotune(memory, random_values, activation):
     configs = [
         triton.Config({"M": 64, "N": 64, "K": 32}, num_warps=4, num_stages=3),
         triton.Config({"M": 128, "N": 128, "K": 64}, num_warps=8, num_stages=4),  # 128 KiB of shared memory
@@ -141,7 +160,7 @@ def test_matmul_with_autotune(client, random_values, activation):
     rows, columns, inner = 500, 384, 320
     a = random_values.standard_normal((rows, inner)).astype(np.float16)
     b = random_values.standard_normal((inner, columns)).astype(np.float16)
-    x, y, out = client.array(a), client.array(b), client.zeros((rows, columns))
+    x, y, out = memory.array(a), memory.array(b), memory.zeros((rows, columns))
     expected = a.astype(np.float32) @ b.astype(np.float32)
     if activation:
         expected = np.maximum(expected, 0)

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from gpu_support import ROOT, WATCHDOG_S
+from gpu_support import ROOT, WATCHDOG_S, of_torch
 
 import ringlaunch as rl
 from ringlaunch import _core
@@ -33,28 +33,14 @@ def test_results_agree_with_numpy(client, load, name):
 
 
 @pytest.fixture
-def of_torch():
-    """As much of a client as the tutorials ask of one, of torch's tensors: their kernels are launched inline then."""
-    torch = pytest.importorskip("torch")
-
-    class Array(torch.Tensor):
-        def numpy(self):
-            return self.as_subclass(torch.Tensor).cpu().numpy()
-
-    class OfTorch:
-        def array(self, data):
-            return torch.from_numpy(np.ascontiguousarray(data)).cuda().as_subclass(Array)
-
-        def zeros(self, shape, dtype=np.float32):
-            return self.array(np.zeros(shape, dtype))
-
-    return OfTorch()
+def tensors():
+    return of_torch()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_results_agree_with_numpy_inline(of_torch, load, name):
+def test_results_agree_with_numpy_inline(tensors, load, name):
     module = load(name)
-    for what, found, expected, relative, absolute in module.compare(of_torch):
+    for what, found, expected, relative, absolute in module.compare(tensors):
         np.testing.assert_allclose(found, expected, rtol=relative, atol=absolute, err_msg=what)
     named = [kernel for each in vars(module).values() for kernel in (each, getattr(each, "fn", None))]
     variants = [variant for each in named if isinstance(each, _core.TritonKernel) for variant in each.cache]
@@ -62,12 +48,12 @@ def test_results_agree_with_numpy_inline(of_torch, load, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_results_agree_with_numpy_in_a_region(of_torch, load, name):
+def test_results_agree_with_numpy_in_a_region(tensors, load, name):
     module = load(name)
     for _ in range(2):  # the first launch of each kind is Triton's own
         before = _core.triton_region_counts()[1]
         with rl.region():
-            for what, found, expected, relative, absolute in module.compare(of_torch):
+            for what, found, expected, relative, absolute in module.compare(tensors):
                 np.testing.assert_allclose(found, expected, rtol=relative, atol=absolute, err_msg=what)
     assert _core.triton_region_counts()[1] > before
 
