@@ -48,6 +48,37 @@ def test_a_restart_that_fails_for_a_while_costs_nobody_a_byte(own_host):
         assert word.numpy(timeout=WATCHDOG_S)[0] == 1
 
 
+def test_what_one_session_cannot_have_costs_the_others_nothing():
+    def allow(stack):
+        resource.prlimit(daemon.process.pid, resource.RLIMIT_STACK, (stack, 8 << 20))
+
+    daemon = Daemon("host", "--max-stack", "8M")
+    try:
+        allow(8 << 20)
+        kill_the_executor(daemon)  # the one of before
+        with daemon.connect() as client, daemon.connect() as other:
+            deep, word = client.compile(KERNELS, name="deep.cu", stack=4 << 20), client.zeros(1, np.int32)
+            deep["increment"][1, 1](word)
+            assert word.numpy(timeout=WATCHDOG_S)[0] == 1
+            kept = other.array(np.arange(1000))
+            other.synchronize(WATCHDOG_S)
+            allow(2 << 20)
+            kill_the_executor(daemon)
+            assert np.array_equal(kept.numpy(timeout=WATCHDOG_S), np.arange(1000))
+            with daemon.connect() as late:
+                assert not late.zeros(10).numpy(timeout=WATCHDOG_S).any()
+            deep["increment"][1, 1](word)
+            with pytest.raises(rl.Timeout):
+                client.synchronize(0.05)
+            assert "module deep.cu could not be loaded again" in client.warning
+            assert "one of 4194304 cannot be had" in client.warning
+            assert other.warning == ""
+            allow(8 << 20)
+            assert word.numpy(timeout=WATCHDOG_S)[0] == 2
+    finally:
+        daemon.stop()
+
+
 def test_a_restart_that_fails_for_too_long_is_given_up_and_says_so():
     daemon = Daemon("host", "--restart-patience", "0.2")
     try:
