@@ -19,6 +19,7 @@
 #include "daemon/supervisor/descriptors.hpp"
 #include "daemon/supervisor/fault_domain.hpp"
 #include "daemon/supervisor/listener.hpp"
+#include "daemon/supervisor/recovery.hpp"
 #include "daemon/supervisor/registry.hpp"
 #include "schema/error.hpp"
 #include "schema/id_text.hpp"
@@ -214,7 +215,7 @@ class Core final : public FaultDomain::Owner {
     void restore_stream(FaultDomain& domain, Session& session, Stream& stream);
     std::optional<std::uint64_t> on_failed_start(FaultDomain& domain, const std::vector<Session*>& sessions);
     void forget_leaving_chunks(Session& session);
-    void decide_stream(Session& session, Stream& stream, const Death& death);
+    Fate decide_stream(Session& session, Stream& stream, const Death& death);
     void set_apart_unrestorable(FaultDomain& domain, const std::vector<Session*>& sessions);
     void warn_of_deaths(Session& session, std::uint64_t delay_ms);
     void warn(Session& session, Status status, const std::string& text, std::uint64_t delay_ms);

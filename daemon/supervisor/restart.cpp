@@ -157,8 +157,10 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
     domain.strict_probation = domain.probationer != 0 && unexplained;
     domain.first_suspect = std::exchange(domain.probationer, 0);
 
+    std::vector<Stream*> stopped;
     for (Session* session : sessions)
-        for (const auto& [id, stream] : session->streams) decide_stream(*session, *stream, death);
+        for (const auto& [id, stream] : session->streams)
+            if (decide_stream(*session, *stream, death) == Fate::stop) stopped.push_back(stream.get());
     for (Session* session : sessions) {
         session->attached = false;
         forget_leaving_chunks(*session);
@@ -195,7 +197,14 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
         } else if (culprit_session->deaths_caused >= options_.restart.own_executor_at) {
             const bool shared = domain.key().kind != DomainKey::Kind::session;
             const bool no_others = unproven && sessions.size() == 1;
-            if (shared && (no_others || !descriptors_.room(Descriptors::kExecutor))) {
+            const bool stays = shared && (no_others || !descriptors_.room(Descriptors::kExecutor));
+            for (Stream* stream : stopped)
+                if (stream->session == culprit_session->id)
+                    stream->stop_text += "; " + std::to_string(culprit_session->deaths_caused) +
+                                         " deaths of executors are put down to this session, so " +
+                                         (stays ? "the next one" : "it has one of its own, which") +
+                                         " starts after " + std::to_string(own_delay) + " ms";
+            if (stays) {
                 delay = own_delay;  // it stays where it is, and all wait with it
             } else {
                 move_alone(*culprit_session,
@@ -290,11 +299,11 @@ void Core::set_apart_unrestorable(FaultDomain& domain, const std::vector<Session
     }
 }
 
-void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
+Fate Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     // One that no executor had yet is opened anew by its request.
     if (!stream.page || stream.phase == Stream::Phase::opening) {
         stream.served = false;
-        return;
+        return Fate::go_on;
     }
     const StatusPage& page = stream.page.page();
     const auto page_error = static_cast<Status>(page.error_status);
@@ -407,6 +416,7 @@ void Core::decide_stream(Session& session, Stream& stream, const Death& death) {
     stream.page.end();
     stream.served = false;
     wake(stream.wake);
+    return decision.fate;
 }
 
 void Core::warn_of_deaths(Session& session, std::uint64_t delay_ms) {

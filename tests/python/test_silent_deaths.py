@@ -63,12 +63,15 @@ def test_who_kills_without_a_word_is_named_and_ends_alone(kernel, on_restart):
             peer = Peer(other)
             peer.start()
             launch = client.compile(SOURCE)[kernel]
-            for _ in range(DEATHS if on_restart == "stop" else 2):
+            for death in range(1, (DEATHS if on_restart == "stop" else 2) + 1):
                 with contextlib.suppress(rl.StreamStopped), client.stream(on_restart=on_restart) as stream:
                     launch[1, 1](stream=stream)
                     with pytest.raises(rl.StreamStopped) as stopped:
                         stream.synchronize(WATCHDOG_S)
                     assert f"kernel {kernel}, record at position 0" in str(stopped.value)
+                    if on_restart == "stop":
+                        slowed = f"{death} deaths of executors are put down to this session, so "
+                        assert (slowed in str(stopped.value)) == (death >= 2)
                     assert stream.status.error_kernel == kernel
                     if on_restart == "rerun":
                         assert isinstance(stopped.value, rl.KernelFault)

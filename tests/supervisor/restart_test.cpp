@@ -316,6 +316,12 @@ TEST(Restart, WhoKillsAgainAndAgainEndsAloneAndIsTold) {
         const auto told = bully.client.next_epoch(*bad);
         ASSERT_TRUE(told);
         EXPECT_EQ(why(*told), Status::kernel_faulted);
+        const std::string text = (*told)->answer_as_StreamEpoch()->error()->str();
+        const std::string alone_since = "; " + std::to_string(death) +
+                                        " deaths of executors are put down to this session, so it has one of "
+                                        "its own, which starts after ";
+        EXPECT_EQ(text.find(alone_since) != text.npos, death >= 2) << text;
+        EXPECT_EQ(text.find("of its own") != text.npos, death >= 2) << text;
         bully.client.close_stream(bad->id);
         if (death <= 2) {
             ASSERT_TRUE(neighbour.client.next_epoch(*calm));
