@@ -58,6 +58,7 @@ void ClientState::opened(const schema::Welcome& welcome, UniqueFd doorbell_fd) {
     info.pid = welcome.daemon_pid();
     info.version = text_of(welcome.daemon_version());
     info.driver = driver_name(welcome.driver());
+    info.driver_note = text_of(welcome.driver_note());
     info.device_name = text_of(welcome.device_name());
     info.architecture = text_of(welcome.architecture());
     info.device = welcome.device();

@@ -119,11 +119,12 @@ std::shared_ptr<ClientState> shake_hands(UniqueFd socket, const SocketPlace& pla
 void check_driver(const ClientState& client, const ConnectOptions& options) {
     const DaemonInfo& running = client.info;
     if (options.driver.empty() || options.driver == "auto" || options.driver == running.driver) return;
-    throw Error(Status::unsupported, "cannot connect with driver " + options.driver + ": the daemon at " +
-                                         running.socket + " (pid " + std::to_string(running.pid) +
-                                         ") runs with driver " + running.driver +
-                                         "; stop it with `ringlaunchd stop --socket " + running.socket +
-                                         "`, name another socket, or connect without a driver");
+    throw Error(Status::unsupported,
+                "cannot connect with driver " + options.driver + ": the daemon at " + running.socket +
+                    " (pid " + std::to_string(running.pid) + ") runs with driver " + running.driver +
+                    (running.driver_note.empty() ? "" : " (" + running.driver_note + ")") +
+                    "; stop it with `ringlaunchd stop --socket " + running.socket +
+                    "`, name another socket, or connect without a driver");
 }
 
 [[noreturn]] void nobody_listens(const SocketPlace& place) {

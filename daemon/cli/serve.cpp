@@ -142,9 +142,12 @@ void fill_standard_descriptors() {
     }
 }
 
-// Sets the driver and what depends on it.
-void serve_with(const ChosenDriver& driver, SupervisorOptions& supervisor) {
+constexpr std::size_t kLongestNote = 2048;  // it goes into messages
+
+// Sets the driver and what depends on it. `chosen`: nobody asked for this one.
+void serve_with(const ChosenDriver& driver, bool chosen, SupervisorOptions& supervisor) {
     supervisor.driver = driver.kind;
+    supervisor.driver_note = chosen ? driver.reason.substr(0, kLongestNote) : "";
     supervisor.devices = driver.devices;
     spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
     if (driver.kind == schema::DriverKind::Host &&
@@ -205,11 +208,12 @@ ExitCode serve(ServeOptions options, char* const* argv) {
         supervisor.executor_arguments.insert(supervisor.executor_arguments.end(),
                                              {"--log-file", options.log.file});
     supervisor.make_folder = !place.named;
-    serve_with(driver, supervisor);
-    if (options.driver == DriverChoice::automatic && driver.kind == schema::DriverKind::Cuda)
+    const bool chosen = options.driver == DriverChoice::automatic;
+    serve_with(driver, chosen, supervisor);
+    if (chosen && driver.kind == schema::DriverKind::Cuda)
         supervisor.on_unusable = [devices](SupervisorOptions& changed, const std::string& why) {
             try {
-                serve_with(choose_without_cuda(why, devices), changed);
+                serve_with(choose_without_cuda(why, devices), true, changed);
                 return true;
             } catch (const CommandError& error) {
                 spdlog::error("{}", error.what());

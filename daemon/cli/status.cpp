@@ -39,6 +39,7 @@ nlohmann::json to_json(const schema::DaemonStatus& status, const schema::Welcome
             {"socket", text(status.socket())},
             {"uptime_ms", status.uptime_ms()},
             {"driver", driver_name(status.driver())},
+            {"driver_note", text(status.driver_note())},
             {"devices", std::move(devices)},
             {"sessions", status.sessions()},
             {"streams", status.streams()},
@@ -53,7 +54,8 @@ void print(const schema::DaemonStatus& status, const schema::Welcome& welcome, c
                             text(status.version()) + " (protocol " + std::to_string(welcome.version()) +
                             "), up " + format_ms(status.uptime_ms()));
     facts.add("socket", text(status.socket()));
-    facts.add("driver", driver_name(status.driver()));
+    const std::string note = text(status.driver_note());
+    facts.add("driver", driver_name(status.driver()) + (note.empty() ? "" : ": " + note));
     if (status.devices() != nullptr)
         for (const schema::DeviceStatus* device : *status.devices())
             facts.add("device " + std::to_string(device->device()),

@@ -311,8 +311,9 @@ struct CudaOptions {
 };
 
 // Throws Error{unsupported} that says precisely what is missing. `fault`: where a fault leaves word; may be
-// null.
+// null. `note`: why it is this driver and no other, for who brings what only another takes; empty: nothing to
+// say.
 std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault,
-                                    const CudaOptions& options = {});
+                                    const CudaOptions& options = {}, const std::string& note = {});
 
 }  // namespace ringlaunch::driver

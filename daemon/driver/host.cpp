@@ -120,8 +120,9 @@ class HostModule final : public OwningModule {
 
 class HostDriver final : public Driver {
   public:
-    HostDriver(int device, FaultPage* fault)
-        : memory_(std::make_unique<HostMemory>(device)),
+    HostDriver(int device, FaultPage* fault, const std::string& note)
+        : note_(note),
+          memory_(std::make_unique<HostMemory>(device)),
           faults_(fault),
           completion_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
           abandoned_(std::make_shared<std::atomic<int>>(0)) {
@@ -164,7 +165,7 @@ class HostDriver final : public Driver {
                                                  ": kernels of the host driver are compiled already, for a "
                                                  "CPU, whose registers nobody limits");
         return std::make_unique<HostModule>(
-            name, image, read_module("the host driver", false, name, image, bytes, options.signatures),
+            name, image, read_module("the host driver", false, name, image, bytes, options.signatures, note_),
             abandoned_);
     }
     bool has_stack(std::uint64_t bytes) override {
@@ -194,6 +195,7 @@ class HostDriver final : public Driver {
 
   private:
     DeviceInfo device_;
+    std::string note_;
     std::unique_ptr<HostMemory> memory_;
     FaultCatcher faults_;
     UniqueFd completion_;
@@ -203,8 +205,8 @@ class HostDriver final : public Driver {
 
 }  // namespace
 
-std::unique_ptr<Driver> make_host_driver(int device, FaultPage* fault) {
-    return std::make_unique<HostDriver>(device, fault);
+std::unique_ptr<Driver> make_host_driver(int device, FaultPage* fault, const std::string& note) {
+    return std::make_unique<HostDriver>(device, fault, note);
 }
 
 }  // namespace ringlaunch::driver

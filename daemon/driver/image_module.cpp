@@ -32,7 +32,8 @@ Mapping map_image(const std::string& name, const UniqueFd& image, std::uint64_t 
 }
 
 ReadModule read_module(const std::string& taker, bool takes_cubins, const std::string& name,
-                       const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures) {
+                       const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures,
+                       const std::string& note) {
     const std::string loading = "cannot load " + module_text(name) + ": ";
     const Mapping mapping = map_image(name, image, bytes);
     ReadModule read;
@@ -46,7 +47,8 @@ ReadModule read_module(const std::string& taker, bool takes_cubins, const std::s
                                  ? " takes cubins (nvcc -cubin) and x86-64 shared objects (g++ -shared -fPIC)"
                                  : " takes x86-64 shared objects: compile the kernels with "
                                    "'g++ -O3 -shared -fPIC -x c++' and <ringlaunch/kernel.h>, or start the "
-                                   "daemon with '--driver cuda'"));
+                                   "daemon with '--driver cuda'") +
+                            (note.empty() ? "" : "; this daemon runs " + taker + ": " + note));
         read.layouts = make_layouts(name, read.image, signatures);
         if (read.layouts.empty())
             throw Error(Status::bad_image,

@@ -59,6 +59,7 @@ struct ReadModule {
 // unless it is a cubin (where `takes_cubins`) or a host object with at least one kernel. `taker` names the
 // driver in the text.
 ReadModule read_module(const std::string& taker, bool takes_cubins, const std::string& name,
-                       const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures);
+                       const UniqueFd& image, std::uint64_t bytes, std::span<const Signature> signatures,
+                       const std::string& note = {});
 
 }  // namespace ringlaunch::driver

@@ -10,8 +10,8 @@
 
 namespace ringlaunch::driver {
 
-std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault,
-                                    const CudaOptions& options) {
+std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* fault, const CudaOptions& options,
+                                    const std::string& note) {
     if (kind != DriverKind::Cuda && (device < 0 || device >= kHostDevices))
         throw Error(Status::unsupported, std::string("the ") + schema::EnumNameDriverKind(kind) +
                                              " driver has devices 0 to " + std::to_string(kHostDevices - 1) +
@@ -20,7 +20,7 @@ std::unique_ptr<Driver> make_driver(DriverKind kind, int device, FaultPage* faul
         case DriverKind::Null:
             return make_null_driver(device);
         case DriverKind::Host:
-            return make_host_driver(device, fault);
+            return make_host_driver(device, fault, note);
         case DriverKind::Cuda:
             return make_cuda_driver(device, fault, options);
     }

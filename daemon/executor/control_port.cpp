@@ -244,7 +244,8 @@ void ControlPort::configure(std::uint32_t id, const internal::Configure& request
     }
     std::unique_ptr<driver::Driver> made =
         driver::make_driver(request.driver(), request.device(), page,
-                            {.fault_dumps = request.fault_dumps(), .stack_bytes = request.stack_bytes()});
+                            {.fault_dumps = request.fault_dumps(), .stack_bytes = request.stack_bytes()},
+                            text_of(request.driver_note()));
     const driver::DeviceInfo& device = made->device();
     auto memory = std::make_unique<MemoryMap>(device);
 

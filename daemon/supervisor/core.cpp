@@ -403,6 +403,7 @@ void Core::welcome(Client& client, std::uint32_t request, const Greeting& greeti
             const auto version = builder.CreateString(options_.version);
             const auto name = builder.CreateString(device.name);
             const auto architecture = builder.CreateString(device.architecture);
+            const auto note = builder.CreateString(options_.driver_note);
             return {schema::Answer::Welcome,
                     schema::CreateWelcome(
                         builder, kProtocolVersion, session == nullptr ? 0 : session->id, ::getpid(), version,
@@ -411,7 +412,7 @@ void Core::welcome(Client& client, std::uint32_t request, const Greeting& greeti
                         device.max_grid_y, device.max_grid_z, device.max_threads_per_block,
                         static_cast<std::uint32_t>(max_streams()), options_.limits.max_modules, memory,
                         device.max_block_x, device.max_block_y, device.max_block_z,
-                        options_.limits.max_staging_bytes)
+                        options_.limits.max_staging_bytes, note)
                         .Union()};
         },
         fds);

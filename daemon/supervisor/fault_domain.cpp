@@ -95,11 +95,12 @@ void FaultDomain::spawn() {
     configure.on_death = Call::OnDeath::drop;
     configure.make = [this](Call::Wire& wire) {
         wire.kind = internal::ExecutorRequest::Configure;
-        wire.request =
-            internal::CreateConfigure(wire.builder, options_.driver, key_.device, epoch_, options_.spin_ns,
-                                      options_.max_in_flight, options_.max_batch, options_.coalesce,
-                                      options_.close_timeout_ms, options_.fault_dumps, options_.stack_bytes)
-                .Union();
+        const auto note = wire.builder.CreateString(options_.driver_note);
+        wire.request = internal::CreateConfigure(wire.builder, options_.driver, key_.device, epoch_,
+                                                 options_.spin_ns, options_.max_in_flight, options_.max_batch,
+                                                 options_.coalesce, options_.close_timeout_ms,
+                                                 options_.fault_dumps, options_.stack_bytes, note)
+                           .Union();
         wire.fds = {fault_fd_.get()};
         return true;
     };

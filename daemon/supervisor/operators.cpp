@@ -81,11 +81,12 @@ void Core::get_status(Client& client, std::uint32_t request) {
         const auto version = builder.CreateString(options_.version);
         const auto device = builder.CreateString(devices_.at(options_.devices.front()).name);
         const auto socket = builder.CreateString(options_.socket_path);
+        const auto note = builder.CreateString(options_.driver_note);
         return {schema::Answer::DaemonStatus,
-                schema::CreateDaemonStatus(builder, ::getpid(), version, options_.driver, device, socket,
-                                           ms_since(started_ns_),
-                                           static_cast<std::uint32_t>(sessions_.size()), streams,
-                                           static_cast<std::uint32_t>(modules_.size()), memory, list, served)
+                schema::CreateDaemonStatus(
+                    builder, ::getpid(), version, options_.driver, device, socket, ms_since(started_ns_),
+                    static_cast<std::uint32_t>(sessions_.size()), streams,
+                    static_cast<std::uint32_t>(modules_.size()), memory, list, served, note)
                     .Union()};
     });
 }

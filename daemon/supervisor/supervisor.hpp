@@ -54,6 +54,7 @@ struct SupervisorOptions {
     std::string socket_path;  // its folder is there and was checked (schema/socket_path.hpp)
     bool make_folder = true;  // make the socket's folder (0700) where it is missing
     schema::DriverKind driver = schema::DriverKind::Null;
+    std::string driver_note;         // why this one, where nobody asked for it; clients are told
     std::vector<int> devices = {0};  // the first has an executor from the beginning, others when asked for
     Isolate isolate = Isolate::user;
     std::vector<uid_t> allow_uids;  // besides the daemon's own
@@ -87,8 +88,8 @@ struct SupervisorOptions {
     std::string version;             // of this program, for Welcome and errors
     std::function<void()> on_ready;  // called once, when clients are served
     // Called where the first executor of all cannot be used, with what stands in its way. True: it has put
-    // another `driver` and its `devices` in, which serve those who wait; else, and without it, the daemon
-    // leaves.
+    // another `driver`, its `driver_note` and its `devices` in, which serve those who wait; else, and without
+    // it, the daemon leaves.
     std::function<bool(SupervisorOptions& options, const std::string& why)> on_unusable;
 
     // How an executor is started: `executor_path executor_arguments... --control-fd N`.

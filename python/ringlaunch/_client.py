@@ -57,6 +57,9 @@ class DaemonInfo(NamedTuple):
         The id of this client's session, as `ringlaunchd sessions` shows it.
     device : int
         The number of the device that this client's session belongs to.
+    driver_note : str
+        Why the daemon runs this driver, where it chose by itself (``--driver auto``): what keeps it from the GPU. Empty
+        where it was told which one to take.
     """
 
     pid: int
@@ -67,6 +70,7 @@ class DaemonInfo(NamedTuple):
     socket: str
     session: str
     device: int
+    driver_note: str = ""
 
 
 def connect(
@@ -235,7 +239,10 @@ class Client(Scope):
 
     @property
     def warning(self) -> str:
-        """What the daemon last warned this session of (it kills executors again and again); "": of nothing. (str)"""
+        """What the daemon last warned this session of; "": of nothing. (str)
+
+        It kills executors again and again, or a part of it could not be restored after a restart; the text says which.
+        """
         return self._handle.warning()
 
     @property

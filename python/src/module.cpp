@@ -549,7 +549,7 @@ class ClientHandle {
     py::tuple daemon() const {
         const DaemonInfo& info = session_->client.daemon();
         return py::make_tuple(info.pid, info.version, info.driver, info.device_name, info.architecture,
-                              info.socket, id_text(info.session), info.device);
+                              info.socket, id_text(info.session), info.device, info.driver_note);
     }
 
     void close() const {

@@ -195,7 +195,9 @@ def test_serve_takes_the_cpu_where_the_device_cannot_be_opened_and_says_why(cli,
     wrong, said = UNUSABLE[case]
     env = make_cuda(cli, **wrong)
     cli.serve(env=env)
-    assert json.loads(cli.run("status", "--json").stdout)["driver"] == "host"
+    status = json.loads(cli.run("status", "--json").stdout)
+    assert status["driver"] == "host"
+    assert re.search(rf"^no CUDA here \(the driver cannot be used: .*{said}", status["driver_note"])
     assert re.search(rf"driver host: no CUDA here \(the driver cannot be used: .*{said}", cli.log())
     assert cli.run("stop").returncode == 0
     refused = cli.run("serve", "--driver", "cuda", env=env)
@@ -284,6 +286,7 @@ def test_clients_that_came_before_the_device_was_known_are_served_by_the_cpu(cli
     with rl.connect(socket=cli.socket, device=device, start=False, timeout=30) as client:
         assert "no CUDA here" in cli.log()
         assert client.daemon.driver == "host"
+        assert "cannot make a context" in client.daemon.driver_note
         assert client.device == device
         assert not client.zeros(4).numpy().any()
 

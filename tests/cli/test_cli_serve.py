@@ -53,10 +53,18 @@ def test_a_ready_daemon_serves_at_once(cli):
 
 def test_the_automatic_driver_says_which_and_why(cli):
     cli.serve()
-    driver = json.loads(cli.run("status", "--json").stdout)["driver"]
+    status = json.loads(cli.run("status", "--json").stdout)
+    driver, note = status["driver"], status["driver_note"]
     assert driver in ("cuda", "host")
     line = next(line for line in cli.log().splitlines() if f"driver {driver}:" in line)
-    assert ("CUDA device is usable" in line) == (driver == "cuda")
+    assert line.endswith(f"driver {driver}: {note}")
+    assert note.startswith("no CUDA here (") == (driver == "host")
+    assert f"{driver}: {note[:40]}" in cli.run("status").stdout
+
+
+def test_of_a_driver_that_was_asked_for_there_is_nothing_to_say(cli):
+    cli.serve("--driver", "null")
+    assert json.loads(cli.run("status", "--json").stdout)["driver_note"] == ""
 
 
 def test_a_service_manager_is_told_when_it_is_ready_and_when_it_leaves(cli):

@@ -38,6 +38,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
              options.driver = value == "host" ? ringlaunch::schema::DriverKind::Host
                                               : ringlaunch::schema::DriverKind::Null;
          }},
+        {"driver_note", [&] { options.driver_note = value; }},
         // As many devices as are asked for, from 0.
         {"devices",
          [&] {

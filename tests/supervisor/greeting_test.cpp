@@ -47,6 +47,28 @@ TEST_F(Greeting, WelcomesWithADoorbellAndTheDevicesLimits) {
     EXPECT_EQ(welcome.message.fds.size(), 1u);
 }
 
+TEST_F(Greeting, WhyTheDaemonTookItsDriverIsSaidWhereNobodyAskedForIt) {
+    const Daemon chosen({"driver=host", "driver_note=no GPU in here"});
+    SessionClient session(chosen.socket());
+    for (const auto& [daemon, note] :
+         {std::pair(&chosen, "no GPU in here"), std::pair<const Daemon*, const char*>(daemon_, "")}) {
+        RawClient client(daemon->socket());
+        const Answer welcome = client.hello(kProtocolVersion, true);
+        ASSERT_EQ(welcome.status(), Status::ok) << welcome.text();
+        EXPECT_EQ(welcome->answer_as_Welcome()->driver_note()->str(), note);
+        const Answer status = client.ask(
+            schema::Request::GetStatus,
+            [](flatbuffers::FlatBufferBuilder& builder) { return schema::CreateGetStatus(builder).Union(); });
+        EXPECT_EQ(status->answer_as_DaemonStatus()->driver_note()->str(), note);
+    }
+    std::uint64_t bytes = 0;
+    const UniqueFd cubin = image_of_file(TEST_CUBIN, bytes);
+    const Answer refused = session.try_load(cubin, bytes, "gpu.cubin");
+    EXPECT_EQ(refused.status(), Status::bad_image);
+    EXPECT_NE(refused.text().find("; this daemon runs the host driver: no GPU in here"), std::string::npos)
+        << refused.text();
+}
+
 TEST_F(Greeting, AnotherVersionIsToldBothAndHungUpOn) {
     RawClient client(daemon_->socket());
     const Answer refused = client.hello(kProtocolVersion + 41);

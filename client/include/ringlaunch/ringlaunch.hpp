@@ -112,6 +112,9 @@ struct DaemonInfo {
     std::string version, driver, device_name, architecture, socket;
     int device = 0;  // of this session, as device_name and architecture are
     std::uint64_t session = 0;
+    // Why the daemon runs this driver, where it chose by itself (--driver auto): what keeps it from the GPU.
+    // Empty where it was told which one to take.
+    std::string driver_note;
 };
 
 struct ConnectOptions {
@@ -666,7 +669,8 @@ class Client {
     TensorMap tensor_map(const Buffer& buffer, std::uint64_t offset, const TensorLayout& layout);
     Status synchronize(std::optional<std::uint64_t> timeout_ns = {}) noexcept;  // all streams of this client
     const DaemonInfo& daemon() const;
-    // What the daemon last warned this session of (it kills executors again and again); empty: nothing.
+    // What the daemon last warned this session of (it kills executors again and again, or a part of it could
+    // not be restored after a restart, so that it waits for an executor of its own); empty: nothing.
     std::string warning() const;
     void close();  // waits for nothing; handles answer `closed` from then on
     explicit operator bool() const { return state_ != nullptr; }
