@@ -326,6 +326,11 @@ bool read_grid(PyObject* object, Dim3& out) {
     return true;
 }
 
+// Of no blocks: nothing is launched, and what is wrong with the arguments is said all the same.
+bool is_empty(const Dim3& grid) noexcept {
+    return grid.x == 0 || grid.y == 0 || grid.z == 0;
+}
+
 // ---- enqueuing ----
 
 struct Launch {
@@ -873,7 +878,7 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
     for (TakenMap& each : taken)
         if (!each.find_or_ask(variant)) return nullptr;
     Ref scratch;
-    if (variant.scratch_bytes != 0 &&
+    if (variant.scratch_bytes != 0 && !is_empty(grid) &&
         !(scratch = find_scratch(core, kernel, variant_object, stream, scratch_needed(variant, grid))))
         return nullptr;
     if (!with_clusters(variant, grid)) return nullptr;
@@ -901,6 +906,7 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
         put_scratch(variant, scratch, params);
         return true;
     };
+    if (is_empty(grid)) return again() ? Py_NewRef(compiled.get()) : nullptr;
     const auto buffers = [&] {
         std::vector<ringlaunch::Buffer> found;
         for (std::size_t i = 0; i < core.params.size(); ++i) add_buffers(bound.values[i], found);
@@ -958,9 +964,6 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
                       const std::uint64_t* stream, const Dim3& grid, bool& tritons) {
     const Ref kept = Ref::borrowed(entry.variant.get());
     Variant& variant = variant_of(kept.get());
-    // As Triton's launcher counts blocks, so that later calls do what the first one did.
-    if (static_cast<std::int32_t>(grid.x * grid.y * grid.z) <= 0) [[unlikely]]
-        return Py_NewRef(variant.compiled.get());
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
     // Before what may run Python code: the entry may go then.
     if (const Op* unfit = pack(variant.takes, entry.packing, key.leaves(), params); unfit != nullptr)
@@ -976,6 +979,12 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
                                 "': making the map of a tensor descriptor: " + inline_error_text(result));
             return nullptr;
         }
+    // As Triton's launcher counts blocks, so that later calls do what the first one did.
+    if (static_cast<std::int32_t>(grid.x * grid.y * grid.z) <= 0) [[unlikely]] {
+        tritons =
+            core.of_triton && variant.scratch_bytes != 0;  // it asks for the scratch memory all the same
+        return tritons ? nullptr : Py_NewRef(variant.compiled.get());
+    }
     Dim3 blocks = grid;
     if (variant.ctas != 1 && !with_clusters(variant, blocks)) [[unlikely]] {
         tritons = core.of_triton;
@@ -1025,12 +1034,10 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         check_stream(variant.takes.kernel, stream, variant.session.get());
         return nullptr;
     }
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0) [[unlikely]]
-        return Py_NewRef(variant.compiled.get());
     const Dim3 blocks{grid.x * variant.ctas, grid.y, grid.z};
     const StreamObject* to = as_stream(stream);
-    if (variant.scratch_bytes == 0 && !to->busy && to->state != nullptr && grid.x <= kMaxGridX / variant.ctas)
-        [[likely]] {
+    if (!is_empty(grid) && variant.scratch_bytes == 0 && !to->busy && to->state != nullptr &&
+        grid.x <= kMaxGridX / variant.ctas) [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
         if (const Op* unfit = pack(variant.takes, entry.packing, key.leaves(), params); unfit != nullptr)
             [[unlikely]] {
@@ -1538,7 +1545,7 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
         return nullptr;
     for (TakenMap& each : taken)
         if (!each.find_or_ask(variant)) return nullptr;
-    if (grid.x == 0 || grid.y == 0 || grid.z == 0) Py_RETURN_NONE;
+    if (is_empty(grid)) Py_RETURN_NONE;
     Ref scratch;
     if (variant.scratch_bytes != 0 && !(scratch = find_scratch(*as_kernel(self)->core, self, variant_object,
                                                                stream, scratch_needed(variant, grid))))

@@ -121,8 +121,8 @@ bool address_object(const Takes& takes, std::size_t i, PyObject* arg, std::uint6
         return true;
     }
     if (PyLong_Check(arg)) {
-        out = PyLong_AsUnsignedLongLongMask(arg);
-        return PyErr_Occurred() == nullptr;
+        out = PyLong_AsUnsignedLongLong(arg);
+        return PyErr_Occurred() == nullptr || out_of_range(takes, i, short_repr(arg));
     }
     return wrong_type(takes, i, "a Buffer, None or an address", arg);
 }
@@ -168,7 +168,7 @@ bool plan(const Takes& takes, const Key& key, const std::vector<std::uint16_t>& 
         Move move = Move::narrow;
         if (param.type == ParamType::pointer) {
             if (kind == LeafKind::real || kind == LeafKind::constant) return false;
-            move = Move::word;
+            move = kind == LeafKind::int32 || kind == LeafKind::int64 ? Move::checked : Move::word;
         } else if (kind == LeafKind::none || kind == LeafKind::buffer || kind == LeafKind::tensor ||
                    kind == LeafKind::constant) {
             return false;

@@ -208,8 +208,11 @@ CUresult cuFuncGetParamInfo(CUfunction function, size_t number, size_t* offset, 
 CUresult cuOccupancyMaxActiveClusters(int* number, CUfunction function, const CUlaunchConfig* config) {
     return *number = 1, function == 0 || config == 0;
 }
+// Below 1 << 40 memory is the device's; from there on pinned, which the device knows by another address; from 1 << 41 on
+// it is the host's alone.
 CUresult cuPointerGetAttribute(void* value, CUpointer_attribute attribute, CUdeviceptr pointer) {
-    (void)attribute;
+    if (attribute != CU_POINTER_ATTRIBUTE_DEVICE_POINTER || pointer >> 41) return CUDA_ERROR_INVALID_VALUE;
+    if (pointer >> 40) pointer -= (1ull << 40) - 64;
     memcpy(value, &pointer, sizeof pointer);
     return CUDA_SUCCESS;
 }

@@ -76,6 +76,11 @@ def of_constant(x, VALUE: tl.constexpr):
 
 
 @triton.jit
+def of_address(x: "*fp32"):  # noqa: F722
+    pass
+
+
+@triton.jit
 def named_like_an_option(x, num_warps):
     tl.store(x, num_warps)
 
@@ -438,6 +443,30 @@ def test_no_hook_runs_behind_a_launch_that_was_refused(client, x, monkeypatch):
     with pytest.raises(rl.InvalidArgument, match="grid"):
         launches_with(lambda _: seen.append("enter"), lambda _: seen.append("exit"), call, monkeypatch)
     assert seen == ["enter"]
+
+
+@pytest.mark.parametrize("grid", [(1,), (0,), (3, 0)])
+@pytest.mark.parametrize("quick", [False, True])
+def test_arguments_are_converted_whatever_the_grid(client, x, grid, quick):
+    kernel = rl.wrap(add_up, mode="daemon")
+    if quick:
+        kernel[(1,)](x, 3, 4)
+    freed = client.zeros(16)
+    freed.free()
+    before = client.default_stream.status.published
+    for _ in range(2):
+        with pytest.raises(rl.OutOfRange, match="parameter 'a'"):
+            kernel[grid](x, 2**31, 4)
+        with pytest.raises(rl.Closed, match="freed"):
+            kernel[grid](freed, 3, 4)
+        with pytest.raises(rl.OutOfRange, match=r"parameter 'x'.*from 0 to 18446744073709551615, found -16"):
+            rl.wrap(of_address, mode="daemon")[grid](-16)
+    assert client.default_stream.status.published == before
+    of_addresses = rl.wrap(of_address, mode="daemon")
+    for address, refused in ((x.address, False), (-16, True), (0, False), (-(2**40), True), (None, False)):
+        with pytest.raises(rl.OutOfRange) if refused else contextlib.nullcontext():
+            of_addresses[grid](address)
+    kernel[grid](x, 3, 4)
 
 
 def compilations(monkeypatch):
