@@ -181,6 +181,7 @@ const DaemonInfo& Client::daemon() const {
 
 std::string Client::warning() const {
     if (!state_ || state_->forked.load(std::memory_order_relaxed)) return {};
+    state_->connection->pump();
     const std::lock_guard lock(state_->mutex);
     return state_->warning;
 }
