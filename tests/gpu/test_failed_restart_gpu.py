@@ -1,4 +1,4 @@
-"""A restart for which the GPU has no memory just then waits for it, and nobody loses a byte."""
+"""A restart for which the GPU has no memory just then waits for it, and nobody loses a byte; who needs less goes on."""
 
 import contextlib
 import json
@@ -24,9 +24,10 @@ extern "C" __global__ void until_set(const volatile unsigned* flag, unsigned* co
 }
 RINGLAUNCH_EXPORT(until_set)
 """
-# A program that takes all of the device's memory, and what becomes free, until it is killed.
+# A program that takes the device's memory but for so many bytes, and what becomes free, until it is killed.
 FILLER = """
-import ctypes, time
+import ctypes, sys, time
+left = int(sys.argv[1])
 cuda = ctypes.CDLL("libcuda.so.1")
 def check(result):
     assert result == 0, result
@@ -35,11 +36,13 @@ check(cuda.cuInit(0))
 check(cuda.cuDeviceGet(ctypes.byref(device), 0))
 check(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device))
 check(cuda.cuCtxSetCurrent(context))
+free, total = ctypes.c_size_t(), ctypes.c_size_t()
 full = False
 while True:
     size = 1 << 33
     while size >= 1 << 21:
-        if cuda.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(size)) != 0:
+        check(cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
+        if free.value < left + size or cuda.cuMemAlloc_v2(ctypes.byref(memory), ctypes.c_size_t(size)) != 0:
             size >>= 1
     if not full:
         print("full", flush=True)
@@ -49,8 +52,8 @@ while True:
 
 
 @contextlib.contextmanager
-def all_memory_taken():
-    filler = subprocess.Popen([sys.executable, "-c", FILLER], stdout=subprocess.PIPE, text=True)
+def memory_taken(left=0):
+    filler = subprocess.Popen([sys.executable, "-c", FILLER, str(left)], stdout=subprocess.PIPE, text=True)
     try:
         assert filler.stdout.readline() == "full\n"
         yield
@@ -85,7 +88,7 @@ def test_a_restart_waits_for_memory_that_another_process_has(serve_gpu):
         again = client.stream(on_restart="rerun")
         kernels["until_set"][1, 1](flag, count, stream=again)
         until(lambda: again.status.issued == again.status.published)
-        with all_memory_taken():
+        with memory_taken():
             os.kill(executor(socket)["pid"], signal.SIGKILL)
             until(lambda: int((executor(socket)["failure"] or "0").split()[0]) >= 3)
             print(executor(socket)["failure"])
@@ -104,3 +107,30 @@ def test_a_restart_waits_for_memory_that_another_process_has(serve_gpu):
         now = executor(socket)
         assert (now["restarts"], now["failure"]) == (1, "")
         assert client.empty(1 << 30, np.uint8).address != 0
+
+
+def test_a_stack_that_there_is_no_memory_for_costs_its_session_alone(serve_gpu):
+    """32 KiB for every thread that fits on the device are 9 GB on an H200; a context and a kernel are half a GB."""
+    with (
+        serve_gpu() as socket,
+        rl.connect(socket=socket, start=False) as deep,
+        rl.connect(socket=socket, start=False) as other,
+    ):
+        word, kept = deep.zeros(1, np.uint32), other.zeros(1, np.uint32)
+        step = deep.compile(KERNELS, name="deep.cu", stack=32 << 10)["step"]
+        others_step = other.compile(KERNELS, name="kernels.cu")["step"]
+        step[1, 1](word, 1, 7)
+        others_step[1, 1](kept, 1, 5)
+        deep.synchronize(WATCHDOG_S)
+        other.synchronize(WATCHDOG_S)
+        with memory_taken(left=4 << 30):
+            os.kill(executor(socket)["pid"], signal.SIGKILL)
+            others_step[1, 1](kept, 1, 1)
+            assert int(kept.numpy(timeout=WATCHDOG_S)[0]) == 6
+            print(deep.warning)
+            assert "module deep.cu could not be loaded again" in deep.warning
+            assert other.warning == ""
+            step[1, 1](word, 2, 0)
+            with pytest.raises(rl.Timeout):
+                deep.synchronize(0.5)
+        assert int(word.numpy(timeout=WATCHDOG_S)[0]) == 14
