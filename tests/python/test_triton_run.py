@@ -9,6 +9,7 @@ import importlib.util
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from triton_support import triton, triton_version
 
@@ -229,6 +230,36 @@ def test_defaults_are_those_of_the_decorated_function(x):
             kernel.fn.__defaults__ = (2.0, 64)
 
     assert len(set(same(scale, act))) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["text", [1], {}, np.int32(3), np.float32(3), np.bool_(True), float, len, 2**64, -(2**63) - 1], ids=repr
+)
+def test_arguments_of_no_kind_are_refused_in_tritons_words(x, value):
+    def act(kernel):
+        return [outcome(lambda: kernel[(1,)](x, value)) for _ in range(2)]
+
+    assert {kind for kind, _ in same(scale, act)} <= {TypeError, OverflowError}
+
+
+def test_heuristics_are_asked_at_each_call_one_behind_the_other(x):
+    def act(kernel):
+        seen = []
+
+        def by(args):
+            seen.append(dict(args))
+            return 3.0
+
+        def block(args):
+            seen.append(dict(args))
+            return 32 if args["by"] == 3.0 else 64
+
+        kernel = triton.heuristics({"by": by, "BLOCK": block})(kernel)
+        calls = [lambda: kernel[(1,)](x, 128), lambda: kernel[(1,)](x, n=128, by=5.0, BLOCK=16)]
+        return [outcome(call) for call in calls * 2], seen
+
+    found, seen = same(scale, act)
+    assert len(set(found)) == 1 and len(seen) == 8
 
 
 # ---- settings ----
