@@ -122,6 +122,9 @@ class TritonKernel:
     def _key(
         self, args: tuple[Any, ...], keywords: dict[str, Any], /
     ) -> tuple[bytes, bytes, bytes, int, tuple[int, ...]] | None: ...
+    def _repeat(
+        self, first: tuple[tuple[Any, ...], dict[str, Any]], second: tuple[tuple[Any, ...], dict[str, Any]], /
+    ) -> tuple[bool, bool, bool] | bool | None: ...
     def _variants(self) -> list[TritonVariant]: ...
 
 @final

@@ -63,10 +63,8 @@ class LaunchRing {
             *new (at(tail_)) Entry = {nullptr, {}, static_cast<std::uint16_t>(to_end), 0};
             tail_ += to_end;
         }
-        auto* const entry = new (at(tail_)) Entry;
-        *entry = {&kernel, grid, static_cast<std::uint16_t>(needed),
-                  static_cast<std::uint16_t>(param_bytes / sizeof(std::uint64_t))};
-        return entry;
+        return new (at(tail_)) Entry{&kernel, grid, static_cast<std::uint16_t>(needed),
+                                     static_cast<std::uint16_t>(param_bytes / sizeof(std::uint64_t))};
     }
     // For the entry that was reserved last.
     void hold(void* object) noexcept { held_[held_end_++ & held_mask_] = object; }

@@ -52,6 +52,32 @@ inline bool read_torch(PyObject* object, TensorView& out) noexcept {
     return true;
 }
 
+// What a tensor is, in torch's numbers.
+struct TorchKind {
+    std::int32_t dtype = 0, device_type = 0, device = 0;
+};
+inline bool torch_kind(PyObject* object, TorchKind& out) noexcept {
+    const TorchFunctions& torch = torch_functions;
+    void* const tensor = object + 1;
+    return torch.dtype(tensor, &out.dtype) == 0 && torch.device_type(tensor, &out.device_type) == 0 &&
+           torch.device_index(tensor, &out.device) == 0;
+}
+// read_torch() of a tensor that is of this kind. False: it is of another.
+[[gnu::always_inline]] inline bool read_torch_as(PyObject* object, const TorchKind& kind,
+                                                 std::uint64_t& address) noexcept {
+    const TorchFunctions& torch = torch_functions;
+    void* const tensor = object + 1;
+    std::int32_t dtype = 0, device_type = 0, device = 0;
+    void* data = nullptr;
+    if (torch.dtype(tensor, &dtype) != 0 || dtype != kind.dtype ||
+        torch.device_type(tensor, &device_type) != 0 || device_type != kind.device_type ||
+        torch.device_index(tensor, &device) != 0 || device != kind.device || torch.data(tensor, &data) != 0)
+        [[unlikely]]
+        return false;
+    address = reinterpret_cast<std::uint64_t>(data);
+    return true;
+}
+
 // Has the object its at::Tensor where read_torch() looks for it? `cdata`: what stands as `_cdata` in its
 // type. May run Python code, but sets no error.
 bool has_torch_tensor(PyObject* object, PyObject* cdata);

@@ -34,6 +34,7 @@
 #include "triton_key.hpp"
 #include "triton_pack.hpp"
 #include "triton_region.hpp"
+#include "triton_repeat.hpp"
 #include "triton_settings.hpp"
 #include "triton_tensor.hpp"
 #include "triton_tuned.hpp"
@@ -63,7 +64,9 @@ constexpr unsigned kUsualSharedBytes = 48 << 10;  // of a block; for more a kern
 constexpr std::size_t kMaxOptions = 255;
 constexpr std::size_t kCachedGrids = 16;
 constexpr std::size_t kCachedNames = 8;
-constexpr std::size_t kMaxEntries = 4096;  // of one kernel; then all are looked up anew
+constexpr std::size_t kMaxEntries = 4096;   // of one kernel; then all are looked up anew
+constexpr std::uint32_t kMaxRepeats = 8;    // made for one entry: its calls are of many kinds
+constexpr std::uint32_t kLongestWait = 64;  // calls
 
 // A reference that is held.
 class Ref {
@@ -128,6 +131,9 @@ Variant& variant_of(PyObject* object) {
 
 // ---- the table ----
 
+// Where a kernel's calls go: _triton_mode.py.
+enum class Mode : std::uint8_t { daemon, in_process, by_arguments };
+
 struct Entry {
     std::uint64_t hash = 0;
     std::vector<std::uint64_t> key;
@@ -135,6 +141,16 @@ struct Entry {
     std::vector<TensorMaps> maps;
     std::vector<Ref> held;  // what the key names by its address
     Ref variant;
+    // Of calls that find it, those with these names behind so many arguments, in this mode.
+    std::unique_ptr<Repeat> repeat;
+    Ref names;
+    Py_ssize_t count = 0;
+    Mode mode = Mode::daemon;
+    std::uint32_t repeats = 0;  // made so far
+
+    bool is_repeat(Mode of, Py_ssize_t given, PyObject* keywords) const noexcept {
+        return names.get() == keywords && count == given && mode == of;
+    }
 };
 
 // Open addressing over entries that never move.
@@ -214,9 +230,6 @@ struct Captured {
     Ref holds;  // or a tl.constexpr, with what it held, if that cannot change
 };
 
-// Where a kernel's calls go: _triton_mode.py.
-enum class Mode : std::uint8_t { daemon, in_process, by_arguments };
-
 // That of kernels that have none; by_arguments: none was chosen.
 Mode default_mode = Mode::by_arguments;
 // It was asked, and answered that it has none.
@@ -231,7 +244,8 @@ struct Core {
     std::vector<Ref> option_names;
     std::array<Names, kCachedNames> names;
     std::array<GridObject*, kCachedGrids>
-        grids{};  // strong, by hash; their own reference to the kernel is not counted
+        grids{};                      // strong, by hash; their own reference to the kernel is not counted
+    GridObject* last_grid = nullptr;  // of these
     // Triton's own run(kernel, ..., grid=, warmup=), of a kernel that may launch in this program; none:
     // something has to be checked before.
     Ref run;
@@ -251,10 +265,20 @@ struct Core {
     bool here = false;      // some calls are launched in this program
     Table table;
     Entry* last = nullptr;  // most calls are like the one before
-    Ref default_stream;     // of the only client, as long as sessions_changed is this
+    // Calls are tried as such of `last->repeat`; null: not now. Where they often are others, it is longer
+    // until they are tried again.
+    const Repeat* repeat = nullptr;
+    std::uint32_t repeat_in = 1, repeat_after = 1;  // calls that find `last`
+    std::uint64_t hits_before = 0;                  // of the variant, when it was tried first
+    Ref default_stream;                             // of the only client, as long as sessions_changed is this
     std::uint64_t default_of = 0;
     std::uint64_t slow_calls = 0;
 };
+
+void forget_last(Core& core) noexcept {
+    core.last = nullptr;
+    core.repeat = nullptr;
+}
 
 struct KernelBase {
     PyObject_HEAD Core* core;
@@ -386,16 +410,19 @@ template <class Again, class Buffers>
     }
 }
 
+inline bool has_clusters(const Variant& variant, const Dim3& grid) noexcept {
+    return std::uint64_t{grid.x} * variant.ctas <= kMaxGridX;
+}
+
 bool with_clusters(const Variant& variant, Dim3& grid) {
-    const std::uint64_t x = std::uint64_t{grid.x} * variant.ctas;
-    if (x > kMaxGridX) [[unlikely]] {
+    if (!has_clusters(variant, grid)) [[unlikely]] {
         set_named_error("OutOfRange",
                         "kernel '" + variant.takes.kernel + "': a grid of " + std::to_string(grid.x) +
                             " clusters of " + std::to_string(variant.ctas) +
                             " blocks is more than a device takes (" + std::to_string(kMaxGridX) + ")");
         return false;
     }
-    grid.x = static_cast<std::uint32_t>(x);
+    grid.x *= variant.ctas;
     return true;
 }
 
@@ -683,6 +710,7 @@ bool watches(const Core& core, PyObject* caches) {
         }
         std::vector<Ref> lists = refs_of(hooks, [](PyObject* each) { return PyList_Check(each) != 0; });
         core.hooks.swap(lists);
+        core.repeat = nullptr;
         core.settings = settings;
         core.always_slow = slow != 0 || core.params.size() > kMaxParams;
         core.settings_state = state;
@@ -936,11 +964,14 @@ void add_buffers(PyObject* value, std::vector<ringlaunch::Buffer>& out) {
     return true;
 }
 
-// What has to live until a launch is issued beside the arguments: the variant, scratch memory, and of
-// descriptors, which may be given another tensor meanwhile, those that they have. Borrowed.
+// What has to live until a launch is issued: the arguments, the variant, scratch memory, and of descriptors,
+// which may be given another tensor meanwhile, those that they have. Borrowed.
+using Holds = std::array<PyObject*, kMaxParams + kMaxDescriptors + 2>;
 std::size_t held_by_launch(const Core& core, const Key& key, const Bound& bound, PyObject* variant,
-                           PyObject* scratch, PyObject** out) noexcept {
-    std::size_t count = 0;
+                           PyObject* scratch, Holds& out) noexcept {
+    const auto given = key.given();
+    std::size_t count = given.size();
+    std::copy(given.begin(), given.end(), out.begin());
     out[count++] = variant;
     if (scratch != nullptr) out[count++] = scratch;
     if (key.descriptor_count() == 0) [[likely]]
@@ -956,6 +987,33 @@ std::size_t held_by_launch(const Core& core, const Key& key, const Bound& bound,
 bool find_stream(const Variant& variant, PyObject* named, std::uint64_t& out) {
     return named == nullptr ? current_stream(variant.here->device(), out)
                             : named_stream(variant.takes.kernel, named, out);
+}
+
+// The last step of a launch in this program; the caller keeps the variant. `holds`: what a region holds until
+// it is issued.
+[[gnu::always_inline]] inline PyObject* issue_here(Variant& variant, const Dim3& blocks,
+                                                   const std::byte* params, std::uint64_t context,
+                                                   std::uint64_t stream, std::span<PyObject* const> holds) {
+    if (in_region()) {
+        if (!launch_in_region({*variant.here,
+                               variant.takes.kernel,
+                               blocks,
+                               {params, variant.takes.padded_bytes},
+                               context,
+                               stream,
+                               holds}))
+            return nullptr;
+    } else if (!issue_region() ||
+               !launch_inline(*variant.here, variant.takes.kernel, blocks, params, stream)) {
+        return nullptr;
+    }
+    ++variant.hits;
+    return Py_NewRef(variant.compiled.get());
+}
+
+// As Triton's launcher counts blocks, so that later calls do what the first one did.
+inline bool has_blocks(const Dim3& grid) noexcept {
+    return static_cast<std::int32_t>(grid.x * grid.y * grid.z) > 0;
 }
 
 // The launch of a variant that was found, in this program. `stream`: null: it is to be asked for. `tritons`:
@@ -979,8 +1037,7 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
                                 "': making the map of a tensor descriptor: " + inline_error_text(result));
             return nullptr;
         }
-    // As Triton's launcher counts blocks, so that later calls do what the first one did.
-    if (static_cast<std::int32_t>(grid.x * grid.y * grid.z) <= 0) [[unlikely]] {
+    if (!has_blocks(grid)) [[unlikely]] {
         tritons =
             core.of_triton && variant.scratch_bytes != 0;  // it asks for the scratch memory all the same
         return tritons ? nullptr : Py_NewRef(variant.compiled.get());
@@ -1003,23 +1060,19 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         if (!scratch) return nullptr;
         std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &address, sizeof address);
     }
-    if (in_region()) {
-        std::array<PyObject*, kMaxDescriptors + 2> more;
-        const std::size_t count = held_by_launch(core, key, bound, kept.get(), scratch.get(), more.data());
-        if (!launch_in_region({*variant.here,
-                               variant.takes.kernel,
-                               blocks,
-                               {params, variant.takes.padded_bytes},
-                               std::bit_cast<std::uint64_t>(key.session()),
-                               to,
-                               key.given(),
-                               {more.data(), count}}))
-            return nullptr;
-    } else if (!issue_region() || !launch_inline(*variant.here, variant.takes.kernel, blocks, params, to)) {
-        return nullptr;
-    }
-    ++variant.hits;
-    return Py_NewRef(variant.compiled.get());
+    Holds holds;
+    const std::size_t count =
+        in_region() ? held_by_launch(core, key, bound, kept.get(), scratch.get(), holds) : 0;
+    return issue_here(variant, blocks, params, std::bit_cast<std::uint64_t>(key.session()), to,
+                      {holds.data(), count});
+}
+
+// Where nothing stands in its way.
+[[gnu::always_inline]] inline bool enqueue_there(const Variant& variant, detail::StreamState& stream,
+                                                 const Dim3& grid, const std::byte* params) noexcept {
+    return detail::try_enqueue_launch<true>(stream, *variant.state, {grid.x * variant.ctas, grid.y, grid.z},
+                                            variant.block, variant.shared_bytes,
+                                            {params, variant.state->param_bytes});
 }
 
 // The launch of a variant that was found, into the daemon.
@@ -1034,19 +1087,16 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
         check_stream(variant.takes.kernel, stream, variant.session.get());
         return nullptr;
     }
-    const Dim3 blocks{grid.x * variant.ctas, grid.y, grid.z};
     const StreamObject* to = as_stream(stream);
     if (!is_empty(grid) && variant.scratch_bytes == 0 && !to->busy && to->state != nullptr &&
-        grid.x <= kMaxGridX / variant.ctas) [[likely]] {
+        has_clusters(variant, grid)) [[likely]] {
         alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
         if (const Op* unfit = pack(variant.takes, entry.packing, key.leaves(), params); unfit != nullptr)
             [[unlikely]] {
             refuse_unfit(variant.takes, *unfit, key.leaves());
             return nullptr;
         }
-        if (put_kept_maps(entry, variant, key, params) &&
-            detail::try_enqueue_launch<true>(*to->state, *variant.state, blocks, variant.block,
-                                             variant.shared_bytes, {params, variant.state->param_bytes}))
+        if (put_kept_maps(entry, variant, key, params) && enqueue_there(variant, *to->state, grid, params))
             [[likely]] {
             ++variant.hits;
             return Py_NewRef(variant.compiled.get());
@@ -1124,12 +1174,74 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
     return tritons ? finish() : launched;
 }
 
-PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
-    const auto* grid_of = reinterpret_cast<GridObject*>(self);
-    PyObject* kernel = grid_of->kernel;
-    Core& core = *as_kernel(kernel)->core;
-    const Py_ssize_t count = PyVectorcall_NARGS(flags);
-    const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
+// What a call gives for each parameter, and for options. False: nothing, or it names a stream.
+bool list_given(const Core& core, const Bound& bound, PyObject* const* args, Py_ssize_t count,
+                std::vector<Repeat::Given>& params, std::vector<Repeat::Given>& options) {
+    for (std::size_t i = 0; i < core.params.size(); ++i)
+        params.push_back({bound.values[i], Repeat::Given::kDefault, core.flags[i]});
+    const auto place = [](std::size_t arg) { return static_cast<std::uint16_t>(arg); };
+    const std::size_t given = bound.values == args ? params.size() : static_cast<std::size_t>(count);
+    for (std::size_t i = 0; i < given; ++i) params[i].arg = place(i);
+    if (bound.names == nullptr) return given != 0;
+    for (std::size_t i = 0; i < bound.names->to.size(); ++i) {
+        const std::int16_t to = bound.names->to[i];
+        if (to == kToStream) return false;
+        if (to < kFirstOption)
+            params[static_cast<std::size_t>(to)].arg = place(given + i);
+        else
+            options.push_back({args[given + i], place(given + i), kConstexpr});
+    }
+    return true;
+}
+
+// Null: it has arguments that no Repeat knows, or is of none.
+std::unique_ptr<Repeat> make_repeat(const Core& core, const Entry& entry, const Key& key, const Bound& bound,
+                                    Mode mode, PyObject* const* args, Py_ssize_t count) {
+    const Variant& variant = variant_of(entry.variant.get());
+    const std::size_t total = core.params.size();
+    // Without tensors or buffers it takes more than the arguments to know where the call goes.
+    const bool known = variant.here != nullptr
+                           ? key.has_tensors() || mode == Mode::in_process
+                           : std::any_of(bound.values, bound.values + total,
+                                         [](PyObject* value) { return Py_TYPE(value) == usual_buffer_type; });
+    if (variant.scratch_bytes != 0 || !entry.maps.empty() || bound.stream != nullptr || !known ||
+        key.leaf_count() != total || key.check_count() != 0)
+        return nullptr;
+    std::vector<Repeat::Given> params, options;
+    if (!list_given(core, bound, args, count, params, options)) return nullptr;
+    return Repeat::make(params, options, entry.packing, key.session(),
+                        variant.here == nullptr ? -1 : variant.here->device());
+}
+
+// From now on calls are tried as repeats of this one, which has found `core.last`.
+[[gnu::noinline]] void try_repeats(Core& core, Entry& entry, const Key& key, const Bound& bound, Mode mode,
+                                   PyObject* const* args, Py_ssize_t count, PyObject* names) {
+    const Variant& variant = variant_of(entry.variant.get());
+    core.hits_before = variant.hits;
+    if (!entry.is_repeat(mode, count, names)) {
+        if (entry.repeats == kMaxRepeats) return;
+        ++entry.repeats;
+        entry.repeat.reset();
+        entry.names = Ref::borrowed(names);
+        entry.count = count;
+        entry.mode = mode;
+        try {
+            entry.repeat = make_repeat(core, entry, key, bound, mode, args, count);
+        } catch (const std::bad_alloc&) {
+        }
+    }
+    core.repeat = entry.repeat.get();
+}
+
+[[gnu::noinline]] void was_no_repeat(Core& core) noexcept {
+    const bool many = variant_of(core.last->variant.get()).hits - core.hits_before > kLongestWait;
+    core.repeat_after = many ? 1 : std::min(2 * core.repeat_after, kLongestWait);
+    core.repeat_in = core.repeat_after;
+    core.repeat = nullptr;
+}
+
+[[gnu::noinline]] PyObject* call(Core& core, PyObject* kernel, const GridObject* grid_of, Mode mode,
+                                 PyObject* const* args, Py_ssize_t count, PyObject* names) {
     bool here = mode == Mode::in_process;  // that it is launched in this program is known
     const auto slowly = [&](const Key* key) -> PyObject* {
         Ref kept = Ref::borrowed(kernel);
@@ -1140,7 +1252,6 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         return call_slowly(core, kernel, object.get(), args, count, names, key);
     };
 
-    if (in_region()) tidy_region();
     if (watched.state(core.watched) != core.settings_state) [[unlikely]]
         if (!refresh_settings(core, kernel)) return nullptr;
     Bound bound;
@@ -1195,6 +1306,10 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         if (entry == nullptr) [[unlikely]]
             return slowly(&key);
         core.last = entry;
+        core.repeat = nullptr;
+        core.repeat_in = core.repeat_after;
+    } else if (core.repeat_in != 0 && --core.repeat_in == 0) [[unlikely]] {
+        try_repeats(core, *entry, key, bound, mode, args, count, names);
     }
     if (!grid_of->plain) [[unlikely]]
         return call_with_grid(core, kernel, grid_of->object, mode, *entry, key, bound, args, count, names);
@@ -1211,6 +1326,64 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
         return slowly(nullptr);
     }
     return launch_there(core, kernel, *entry, key, bound, args + count, names, grid_of->dim);
+}
+
+// A call like the one before. False: it is another, or there is something in its way, and nothing was done.
+[[gnu::always_inline]] inline bool call_again(Core& core, const Dim3& grid, PyObject* const* args,
+                                              PyObject*& out) {
+    const Repeat& repeat = *core.repeat;
+    Variant& variant = variant_of(core.last->variant.get());
+    if (watched.state(core.watched) != core.settings_state || hooked(core)) [[unlikely]]
+        return false;
+    if (!core.captured.empty() && !captured_as_seen(core)) [[unlikely]]
+        return false;
+    if (!has_clusters(variant, grid) || !has_blocks(grid)) [[unlikely]]
+        return false;
+    alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
+    std::array<PyObject*, kMaxParams + 1> holds;
+    PyObject** end = holds.data();
+    if (variant.here == nullptr) {
+        const StreamObject* to = as_stream(variant.stream.get());
+        if (to->busy || to->state == nullptr) [[unlikely]]
+            return false;
+        if (!repeat.pack(args, params, end)) [[unlikely]] {
+            was_no_repeat(core);
+            return false;
+        }
+        if (!enqueue_there(variant, *to->state, grid, params)) [[unlikely]]
+            return false;
+        ++variant.hits;
+        out = Py_NewRef(variant.compiled.get());
+        return true;
+    }
+    const std::uint64_t context = current_context();
+    if (context != repeat.context() || !repeat.pack(args, params, end)) [[unlikely]] {
+        was_no_repeat(core);
+        return false;
+    }
+    // The entry may go, and with it the repeat.
+    const Ref kept = Ref::borrowed(core.last->variant.get());
+    std::uint64_t to = 0;
+    if (!current_stream(repeat.device(), to)) [[unlikely]] {
+        out = nullptr;
+        return true;
+    }
+    *end++ = kept.get();
+    out = issue_here(variant, {grid.x * variant.ctas, grid.y, grid.z}, params, context, to,
+                     {holds.data(), end});
+    return true;
+}
+
+PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
+    const auto* grid = reinterpret_cast<GridObject*>(self);
+    Core& core = *as_kernel(grid->kernel)->core;
+    const Py_ssize_t count = PyVectorcall_NARGS(flags);
+    const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
+    PyObject* launched = nullptr;
+    if (core.repeat != nullptr && grid->plain && core.last->is_repeat(mode, count, names) &&
+        call_again(core, grid->dim, args, launched)) [[likely]]
+        return launched;
+    return call(core, grid->kernel, grid, mode, args, count, names);
 }
 
 // ---- TritonGrid ----
@@ -1285,16 +1458,22 @@ std::size_t slot_of(const Dim3& dim, Py_ssize_t sides) {
 
 PyObject* kernel_subscript(PyObject* self, PyObject* key) {
     Core& core = *as_kernel(self)->core;
+    // A constant of the calling code.
+    if (core.last_grid != nullptr && core.last_grid->object == key) [[likely]]
+        return Py_NewRef(reinterpret_cast<PyObject*>(core.last_grid));
     if (!core.slow) return set_named_error("InternalError", "a Triton kernel that was not bound");
     Dim3 dim{1, 1, 1};
     if (!read_plain_grid(key, dim)) return make_grid(self, key, dim, false);
     GridObject*& cached = core.grids[slot_of(dim, PyTuple_GET_SIZE(key))];
     if (cached != nullptr && cached->dim.x == dim.x && cached->dim.y == dim.y && cached->dim.z == dim.z &&
-        PyTuple_GET_SIZE(cached->object) == PyTuple_GET_SIZE(key)) [[likely]]
+        PyTuple_GET_SIZE(cached->object) == PyTuple_GET_SIZE(key)) [[likely]] {
+        core.last_grid = cached;
         return Py_NewRef(reinterpret_cast<PyObject*>(cached));
+    }
     PyObject* made = make_grid(self, key, dim, true);
     if (made == nullptr) return nullptr;
     GridObject* old = std::exchange(cached, reinterpret_cast<GridObject*>(Py_NewRef(made)));
+    core.last_grid = cached;
     Py_XDECREF(reinterpret_cast<PyObject*>(old));
     return made;
 }
@@ -1372,6 +1551,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
         param.default_value = Ref::borrowed(value);
         made_flags.push_back(flags);
     }
+    forget_last(core);
     core.params.swap(made);
     core.flags.swap(made_flags);
     core.positional = static_cast<std::size_t>(std::max<Py_ssize_t>(0, positional));
@@ -1428,7 +1608,7 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
     for (const Ref& each : *pending->held) entry->held.push_back(Ref::borrowed(each.get()));
     entry->variant = Ref::borrowed(variant);
     core.here |= taker.here != nullptr;
-    core.last = nullptr;
+    forget_last(core);
     const bool full = core.table.size() >= kMaxEntries;
     const auto old = core.table.take([&](const Entry& each) {
         return full || variant_of(each.variant.get()).closed() ||
@@ -1441,7 +1621,7 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
 // _forget(variant or None): calls of its keys go the slow way again; None: all of them.
 PyObject* kernel_forget(PyObject* self, PyObject* variant) {
     Core& core = *as_kernel(self)->core;
-    core.last = nullptr;
+    forget_last(core);
     const auto old = core.table.take(
         [&](const Entry& each) { return variant == Py_None || each.variant.get() == variant; });
     return PyLong_FromSize_t(old.size());
@@ -1571,58 +1751,158 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     Py_RETURN_NONE;
 }
 
+// A call as _key() and _repeat() are given it.
+struct GivenCall {
+    std::vector<PyObject*> all;  // borrowed
+    Py_ssize_t count = 0;
+    Ref names;
+    Bound bound;
+    Key key;
+    Asked tensors;
+
+    // False: it has no key; an error may be set.
+    bool read(Core& core, PyObject* positional, PyObject* keywords) {
+        if (core.params.size() > kMaxParams) return false;
+        count = PyTuple_GET_SIZE(positional);
+        for (Py_ssize_t i = 0; i < count; ++i) all.push_back(PyTuple_GET_ITEM(positional, i));
+        if (PyDict_GET_SIZE(keywords) != 0) {
+            names = Ref(PyTuple_New(PyDict_GET_SIZE(keywords)));
+            if (!names) return false;
+        }
+        PyObject *name = nullptr, *value = nullptr;
+        Py_ssize_t at = 0, number = 0;
+        while (PyDict_Next(keywords, &at, &name, &value) != 0) {
+            PyTuple_SET_ITEM(names.get(), number++, Py_NewRef(name));
+            all.push_back(value);
+        }
+        const auto has_key = [&] {
+            return bind(core, all.data(), count, names.get(), bound) &&
+                   encode(core, bound, all.data() + count, core.settings, key);
+        };
+        if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
+        if (has_key()) return true;
+        if (!key.unasked() || !tensors.ask(bound.values, core.params.size())) return false;
+        key.begin_with_tensors(&tensors);
+        return has_key();
+    }
+};
+
 // _key(args, keywords): for tests. (key without what names the session, kinds of leaves, leaves, device of
 // the tensors, leaves to check), or None.
 PyObject* kernel_key(PyObject* self, PyObject* args) {
     PyObject *positional = nullptr, *keywords = nullptr;
     if (!PyArg_ParseTuple(args, "O!O!", &PyTuple_Type, &positional, &PyDict_Type, &keywords)) return nullptr;
-    Core& core = *as_kernel(self)->core;
-    if (core.params.size() > kMaxParams) Py_RETURN_NONE;
-    std::vector<PyObject*> all;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(positional); ++i)
-        all.push_back(PyTuple_GET_ITEM(positional, i));
-    const Py_ssize_t count = PyTuple_GET_SIZE(positional);
-    Ref names(PyTuple_New(PyDict_GET_SIZE(keywords)));
-    if (!names) return nullptr;
-    PyObject *name = nullptr, *value = nullptr;
-    Py_ssize_t at = 0, number = 0;
-    while (PyDict_Next(keywords, &at, &name, &value) != 0) {
-        PyTuple_SET_ITEM(names.get(), number++, Py_NewRef(name));
-        all.push_back(value);
-    }
-    Bound bound;
-    Key key;
-    Asked tensors;
-    const auto has_key = [&] {
-        return bind(core, all.data(), count, number == 0 ? nullptr : names.get(), bound) &&
-               encode(core, bound, all.data() + count, core.settings, key);
-    };
-    if (core.mode != Mode::daemon) key.begin_with_tensors(nullptr);
-    bool found = has_key();
-    if (!found && key.unasked()) {
-        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
-        key.begin_with_tensors(&tensors);
-        found = has_key();
-    }
-    if (!found) {
+    GivenCall call;
+    if (!call.read(*as_kernel(self)->core, positional, keywords)) {
         if (PyErr_Occurred() != nullptr) return nullptr;
         Py_RETURN_NONE;
     }
-    Ref checks(PyTuple_New(static_cast<Py_ssize_t>(key.check_count())));
-    for (std::size_t i = 0; checks && i < key.check_count(); ++i) {
-        PyObject* leaf = PyLong_FromSize_t(key.check(i));
+    Ref checks(PyTuple_New(static_cast<Py_ssize_t>(call.key.check_count())));
+    for (std::size_t i = 0; checks && i < call.key.check_count(); ++i) {
+        PyObject* leaf = PyLong_FromSize_t(call.key.check(i));
         if (leaf == nullptr) return nullptr;
         PyTuple_SET_ITEM(checks.get(), static_cast<Py_ssize_t>(i), leaf);
     }
     if (!checks) return nullptr;
     std::vector<std::uint64_t> kept;
-    key.keep(kept);
+    call.key.keep(kept);
     std::string kinds;
-    for (std::size_t i = 0; i < key.leaf_count(); ++i) kinds += static_cast<char>(key.kind(i));
+    for (std::size_t i = 0; i < call.key.leaf_count(); ++i) kinds += static_cast<char>(call.key.kind(i));
     return Py_BuildValue("(y#y#y#iO)", reinterpret_cast<const char*>(kept.data() + 2),
                          static_cast<Py_ssize_t>(8 * (kept.size() - 2)), kinds.data(),
-                         static_cast<Py_ssize_t>(kinds.size()), reinterpret_cast<const char*>(key.leaves()),
-                         static_cast<Py_ssize_t>(8 * key.leaf_count()), key.device(), checks.get());
+                         static_cast<Py_ssize_t>(kinds.size()),
+                         reinterpret_cast<const char*>(call.key.leaves()),
+                         static_cast<Py_ssize_t>(8 * call.key.leaf_count()), call.key.device(), checks.get());
+}
+
+// Parameters that take all leaves but those that Triton compiles in, of the types that it gives them.
+Takes plain_takes(const Core& core, const Key& key, const Bound& bound, std::vector<std::uint16_t>& leaves) {
+    Takes takes;
+    std::uint32_t bytes = 0;
+    for (std::size_t i = 0; i < key.leaf_count(); ++i) {
+        std::int64_t value = 0;
+        if (PyLong_CheckExact(bound.values[i]) && small_int(bound.values[i], value) && value == 1 &&
+            (core.flags[i] & (kNoSpecialize | kReal)) == 0)
+            continue;
+        Param param;
+        switch (key.kind(i)) {
+            case LeafKind::constant:
+            case LeafKind::none:
+            case LeafKind::descriptor:
+                continue;
+            case LeafKind::boolean:
+                param.type = ParamType::boolean;
+                break;
+            case LeafKind::int32:
+                param.type = ParamType::int32;
+                break;
+            case LeafKind::int64:
+                param.type = ParamType::int64;
+                break;
+            case LeafKind::uint64:
+                param.type = ParamType::uint64;
+                break;
+            case LeafKind::real:
+                param.type = i % 3 == 0 ? ParamType::float64 : ParamType::float32;
+                break;
+            case LeafKind::buffer:
+            case LeafKind::tensor:
+                param.type = ParamType::pointer;
+                break;
+        }
+        param.size = param_type_bytes(param.type);
+        param.offset = (bytes + param.size - 1) / param.size * param.size;
+        bytes = param.offset + param.size;
+        takes.params.push_back(param);
+        leaves.push_back(static_cast<std::uint16_t>(i));
+    }
+    takes.padded_bytes = (bytes + 7) / 8 * 8 + 16;  // and two pointers that nobody gives
+    return takes;
+}
+
+// _repeat((args, keywords), (args, keywords)): for tests. Is the second call to a Repeat of the first like
+// it, and if so: has it the same key, and does it give the same parameters as pack() does, and the same
+// tensors? None: there is no Repeat of the first.
+PyObject* kernel_repeat(PyObject* self, PyObject* args) {
+    PyObject *positional[2] = {}, *keywords[2] = {};
+    if (!PyArg_ParseTuple(args, "(O!O!)(O!O!)", &PyTuple_Type, &positional[0], &PyDict_Type, &keywords[0],
+                          &PyTuple_Type, &positional[1], &PyDict_Type, &keywords[1]))
+        return nullptr;
+    Core& core = *as_kernel(self)->core;
+    GivenCall first, second;
+    std::vector<std::uint16_t> leaves;
+    std::vector<Repeat::Given> params, options;
+    if (!first.read(core, positional[0], keywords[0]) || first.key.leaf_count() != core.params.size() ||
+        !list_given(core, first.bound, first.all.data(), first.count, params, options)) {
+        if (PyErr_Occurred() != nullptr) return nullptr;
+        Py_RETURN_NONE;
+    }
+    const Takes takes = plain_takes(core, first.key, first.bound, leaves);
+    Packing packing;
+    const auto repeat = plan(takes, first.key, leaves, packing)
+                            ? Repeat::make(params, options, packing, first.key.session(), first.key.device())
+                            : nullptr;
+    if (repeat == nullptr) Py_RETURN_NONE;
+    const bool has_key = second.read(core, positional[1], keywords[1]);
+    if (PyErr_Occurred() != nullptr) return nullptr;
+    std::array<std::byte, kMaxPackedBytes + kPackedPadding> ours, theirs;
+    ours.fill(std::byte{0xa5});
+    theirs.fill(std::byte{0x5a});
+    std::array<PyObject*, kMaxParams> tensors;
+    PyObject** end = tensors.data();
+    if (!repeat->pack(second.all.data(), ours.data(), end)) Py_RETURN_FALSE;
+    std::vector<std::uint64_t> kept;
+    first.key.keep(kept);
+    const bool same_key = has_key && second.key.equals(kept);
+    const bool same_bytes = same_key &&
+                            triton::pack(takes, packing, second.key.leaves(), theirs.data()) == nullptr &&
+                            std::memcmp(ours.data(), theirs.data(), takes.padded_bytes) == 0;
+    std::vector<PyObject*> given;
+    for (PyObject* object : second.key.given())
+        if (object != Py_None) given.push_back(object);
+    const bool same_tensors = same_key && std::equal(given.begin(), given.end(), tensors.data(), end);
+    return Py_BuildValue("(NNN)", PyBool_FromLong(same_key), PyBool_FromLong(same_bytes),
+                         PyBool_FromLong(same_tensors));
 }
 
 // _variants(): those that calls find, without repetition.
@@ -1694,15 +1974,11 @@ void kernel_dealloc(PyObject* self) {
 }
 
 PyMethodDef kernel_methods[] = {
-    {"_bind", kernel_bind, METH_VARARGS, nullptr},
-    {"_add", kernel_add, METH_VARARGS, nullptr},
-    {"_forget", kernel_forget, METH_O, nullptr},
-    {"_capture", kernel_capture, METH_O, nullptr},
-    {"_default", kernel_default, METH_O, nullptr},
-    {"_launch", kernel_launch, METH_VARARGS, nullptr},
-    {"_key", kernel_key, METH_VARARGS, nullptr},
-    {"_variants", kernel_variants, METH_NOARGS, nullptr},
-    {nullptr, nullptr, 0, nullptr},
+    {"_bind", kernel_bind, METH_VARARGS, nullptr},        {"_add", kernel_add, METH_VARARGS, nullptr},
+    {"_forget", kernel_forget, METH_O, nullptr},          {"_capture", kernel_capture, METH_O, nullptr},
+    {"_default", kernel_default, METH_O, nullptr},        {"_launch", kernel_launch, METH_VARARGS, nullptr},
+    {"_key", kernel_key, METH_VARARGS, nullptr},          {"_repeat", kernel_repeat, METH_VARARGS, nullptr},
+    {"_variants", kernel_variants, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr},
 };
 
 PyGetSetDef kernel_getters[] = {

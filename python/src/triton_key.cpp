@@ -141,7 +141,8 @@ bool Key::descriptor(PyObject* arg) {
         return false;
     }
     Descriptor& made = descriptors_[descriptor_count_++];
-    made = {static_cast<std::uint16_t>(leaf_count_), static_cast<std::uint8_t>(rank), parts.how()};
+    made = {static_cast<std::uint16_t>(leaf_count_), static_cast<std::uint8_t>(rank), parts.how(), nullptr,
+            0};
     if (memory != nullptr) {
         made.buffer = memory;
         made.room = memory->buffer.size() - memory->offset;

@@ -97,11 +97,11 @@ extern ConstantTypes constant_types;
 
 // A tensor descriptor among the arguments.
 struct Descriptor {
-    std::uint16_t leaf = 0;  // its first
-    std::uint8_t rank = 0;
-    std::uint8_t how = 0;                     // of these
-    const BufferObject* buffer = nullptr;     // borrowed from the call; null: of this program
-    std::uint64_t room = 0;                   // of the buffer from the tensor's address on
+    std::uint16_t leaf;  // its first
+    std::uint8_t rank;
+    std::uint8_t how;                         // of these
+    const BufferObject* buffer;               // borrowed from the call; null: of this program
+    std::uint64_t room;                       // of the buffer from the tensor's address on
     static constexpr std::uint8_t kNan = 1;   // what is read outside of it
     static constexpr std::uint8_t kTf32 = 2;  // rounded to it
 };

@@ -217,12 +217,7 @@ bool refuse_unfit(const Takes& takes, const Op& op, const std::uint64_t* leaves)
 
 const Op* pack(const Takes& takes, const Packing& packing, const std::uint64_t* leaves, std::byte* out) {
     // Whole words are stored, because whole words are what the ring's copy loads.
-    std::byte* zero = out + 8 * packing.first_zero;
-    for (std::uint32_t i = packing.zero_pieces; i != 0; --i) {
-        std::memset(zero, 0, Packing::kPieceBytes);
-        zero += Packing::kPieceBytes;
-        asm("" : "+r"(zero));  // a call of memset for all of them would take as long as the rest of this
-    }
+    zero_pieces(out + 8 * packing.first_zero, packing.zero_pieces);
     for (const Op& op : packing.ops) {
         std::byte* const at = out + 8 * op.word;
         const std::uint64_t leaf = leaves[op.leaf];

@@ -11,6 +11,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <ringlaunch/ringlaunch.hpp>
 #include <string>
 #include <vector>
@@ -53,6 +54,14 @@ struct Packing {
     std::uint16_t first_zero = 0, zero_pieces = 0;
     static constexpr std::size_t kPieceBytes = 32;
 };
+
+inline void zero_pieces(std::byte* at, std::uint32_t pieces) noexcept {
+    for (; pieces != 0; --pieces) {
+        std::memset(at, 0, Packing::kPieceBytes);
+        at += Packing::kPieceBytes;
+        asm("" : "+r"(at));  // a call of memset for all of them would take as long as the rest of this
+    }
+}
 
 // How leaves of these kinds are passed. `leaves`: which of the key's is each parameter. False: some argument
 // is of a kind that its parameter cannot take; the slow way says so.

@@ -5,9 +5,12 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <ringlaunch/ring_producer.hpp>
 #include <utility>
 
+#include <ringlaunch/ring_producer.hpp>
 #include "errors.hpp"
+
 #include "triton_inline.hpp"
 
 namespace ringlaunch::python::triton {
@@ -67,6 +70,7 @@ void drain() {
     PyEval_RestoreThread(state);
 }
 
+// Lets go of what launches were given that are issued by now. May run Python code.
 void reclaim() {
     lane->worker.ring().reclaim([](void* object) { Py_DECREF(static_cast<PyObject*>(object)); });
 }
@@ -100,6 +104,13 @@ bool flush() {
     return well;
 }
 
+void copy_words(std::byte* to, std::span<const std::byte> from) noexcept {
+    for (std::size_t i = 0; i < from.size(); i += 8) {
+        const std::uint64_t word = load_word(from.data() + i);
+        std::memcpy(to + i, &word, sizeof word);
+    }
+}
+
 // Launches go to this context and stream from now on.
 bool aim(std::uint64_t context, std::uint64_t stream) {
     if (!flush()) return false;
@@ -125,39 +136,57 @@ bool in_region_of_this_thread() noexcept {
     return lane->owner == ::pthread_self();
 }
 
-void tidy_region() {
-    if (lane->worker.ring().unreclaimed() > kReclaimLines) [[unlikely]]
+namespace {
+
+[[gnu::always_inline]] inline void hand_over(LaunchRing::Entry& entry, const RegionLaunch& launch) {
+    LaunchWorker& worker = lane->worker;
+    copy_words(entry.params(), launch.params);
+    for (PyObject* object : launch.holds) worker.ring().hold(Py_NewRef(object));
+    worker.publish(entry);
+    ++lane->handed_over;
+    if (worker.ring().unreclaimed() > kReclaimLines) [[unlikely]]
         reclaim();
 }
 
-bool launch_in_region(const RegionLaunch& launch) {
+[[gnu::always_inline]] inline LaunchRing::Entry* reserve(const RegionLaunch& launch) noexcept {
+    return lane->worker.ring().reserve(launch.kernel, launch.grid, launch.params.size(), launch.holds.size());
+}
+
+// Whatever stands in its way.
+[[gnu::noinline]] bool launch_patiently(const RegionLaunch& launch) {
     LaunchRing::Entry* entry = nullptr;
     while (true) {
         // What is waited for here may run other code of this thread, which may leave the region.
-        if (!in_region() || (lane->aimed && lane->by_itself && lane->stream == launch.stream)) [[unlikely]]
+        if (!in_region() || (lane->aimed && lane->by_itself && lane->stream == launch.stream))
             return launch_inline(launch.kernel, launch.name, launch.grid, launch.params.data(),
                                  launch.stream);
-        if (!lane->aimed || lane->stream != launch.stream || lane->context != launch.context) [[unlikely]] {
+        if (!lane->aimed || lane->stream != launch.stream || lane->context != launch.context) {
             if (!aim(launch.context, launch.stream)) return false;
             continue;
         }
-        if (!check_failure()) [[unlikely]]
-            return false;
-        entry = lane->worker.ring().reserve(launch.kernel, launch.grid, launch.params.size(),
-                                            launch.arguments.size() + launch.more.size());
-        if (entry != nullptr) [[likely]]
-            break;
+        if (!check_failure()) return false;
+        entry = reserve(launch);
+        if (entry != nullptr) break;
         PyThreadState* const state = PyEval_SaveThread();
         lane->worker.make_room();
         PyEval_RestoreThread(state);
         reclaim();
     }
-    std::memcpy(entry->params(), launch.params.data(), launch.params.size());
-    for (PyObject* object : launch.arguments) lane->worker.ring().hold(Py_NewRef(object));
-    for (PyObject* object : launch.more) lane->worker.ring().hold(Py_NewRef(object));
-    lane->worker.publish(*entry);
-    ++lane->handed_over;
+    hand_over(*entry, launch);
     return true;
+}
+
+}  // namespace
+
+bool launch_in_region(const RegionLaunch& launch) {
+    const Lane& mine = *lane;
+    if (mine.aimed && !mine.by_itself && mine.stream == launch.stream && mine.context == launch.context &&
+        !mine.worker.failed()) [[likely]]
+        if (LaunchRing::Entry* const entry = reserve(launch); entry != nullptr) [[likely]] {
+            hand_over(*entry, launch);
+            return true;
+        }
+    return launch_patiently(launch);
 }
 
 bool issue_region() {

@@ -27,19 +27,17 @@ inline bool in_region() noexcept {
     return region_depth != 0 && in_region_of_this_thread();
 }
 
-// Lets go of what launches were given that are issued by now, where that is due. May run Python code.
-void tidy_region();
-
 struct RegionLaunch {
     InlineKernel& kernel;
     const std::string& name;
     const Dim3& grid;  // with clusters
     std::span<const std::byte> params;
     std::uint64_t context, stream;
-    std::span<PyObject*const> arguments, more;  // that it needs until it is issued; borrowed
+    std::span<PyObject* const> holds;  // what it needs until it is issued; borrowed
 };
-// Hands a launch over, or makes it where a region cannot. May run Python code. False: a Python error is set,
-// perhaps of a launch before.
+// Hands a launch of the thread in the region over, or makes it where a region cannot, and lets go of what
+// launches were given that are issued by now, where that is due. May run Python code. False: a Python error
+// is set, perhaps of a launch before.
 bool launch_in_region(const RegionLaunch& launch);
 
 // Before anything else is put on a stream: waits until what the region holds is issued. False: a Python error
