@@ -711,6 +711,7 @@ bool watches(const Core& core, PyObject* caches) {
         std::vector<Ref> lists = refs_of(hooks, [](PyObject* each) { return PyList_Check(each) != 0; });
         core.hooks.swap(lists);
         core.repeat = nullptr;
+        core.repeat_in = core.repeat_after;
         core.settings = settings;
         core.always_slow = slow != 0 || core.params.size() > kMaxParams;
         core.settings_state = state;
