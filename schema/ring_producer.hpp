@@ -159,27 +159,27 @@ class RingProducer {
   public:
     RingProducer() = default;
     RingProducer(Slot* slots, std::uint32_t slot_count, std::uint64_t position)
-        : slots_(slots), slot_count_(slot_count), position_(position), completed_(position) {}
+        : slots_(slots), mask_(slot_count - 1), position_(position), completed_(position) {}
 
     // Any thread may ask; each position it sees was published.
     std::uint64_t position() const { return __atomic_load_n(&position_, __ATOMIC_RELAXED); }
-    std::uint32_t slot_count() const { return slot_count_; }
-    std::uint32_t max_record_slots() const { return slot_count_ / 4; }
+    std::uint32_t slot_count() const { return static_cast<std::uint32_t>(mask_ + 1); }
+    std::uint32_t max_record_slots() const { return slot_count() / 4; }
 
     // Makes room for a record of `count` slots that stand in one piece, padding to the end of the ring where
     // needed. ok: the record's head is at position(). Reads the completed position only when the ring looks
     // full.
     [[nodiscard]] Status reserve(std::uint32_t count, const SharedU64& completed) noexcept {
         if (count == 0 || count > max_record_slots()) return Status::record_too_long;
-        const std::uint32_t to_end = slot_count_ - index(position_);
-        const std::uint32_t padding = count <= to_end ? 0 : to_end;
-        if (position_ + padding + count > completed_ + slot_count_) {
+        const std::uint64_t to_end = slot_count() - index(position_);
+        const std::uint64_t padding = count <= to_end ? 0 : to_end;
+        if (position_ + padding + count > completed_ + slot_count()) {
             // sync: COMPLETED (pairs with the device's or the dispatcher's store of `completed`): what the
             // reader did with the slots happens before we write them again.
             completed_ = Memory::load_acquire(completed);
-            if (position_ + padding + count > completed_ + slot_count_) return Status::ring_full;
+            if (position_ + padding + count > completed_ + slot_count()) return Status::ring_full;
         }
-        if (padding != 0) publish_padding(padding);
+        if (padding != 0) publish_padding(static_cast<std::uint32_t>(padding));
         return Status::ok;
     }
 
@@ -189,9 +189,9 @@ class RingProducer {
     [[nodiscard]] bool clear(std::uint32_t count) const noexcept { return position_ + count <= clear_until_; }
     // For clear(), with what reserve() last read. `every` is a power of two.
     void look_ahead(std::uint64_t every) noexcept {
-        const std::uint64_t lap_end = position_ + slot_count_ - index(position_);
+        const std::uint64_t lap_end = position_ + slot_count() - index(position_);
         const std::uint64_t before_multiple = position_ | (every - 1);
-        clear_until_ = std::min({completed_ + slot_count_, lap_end, before_multiple});
+        clear_until_ = std::min({completed_ + slot_count(), lap_end, before_multiple});
     }
     // clear() says no until the next look ahead.
     void look_no_further() noexcept { clear_until_ = 0; }
@@ -262,9 +262,7 @@ class RingProducer {
     void move_to(std::uint64_t position) noexcept {
         __atomic_store_n(&position_, position, __ATOMIC_RELAXED);
     }
-    std::uint32_t index(std::uint64_t position) const {
-        return static_cast<std::uint32_t>(position) & (slot_count_ - 1);
-    }
+    std::uint64_t index(std::uint64_t position) const { return position & mask_; }
 
     template <class Word, std::uint32_t... kBefore>
     [[gnu::always_inline]] static void write_continuations(
@@ -290,7 +288,8 @@ class RingProducer {
         using Pair [[gnu::vector_size(16)]] = std::uint64_t;
         std::uint64_t low = word(std::integral_constant<std::size_t, kWord>());
         std::uint64_t high = word(std::integral_constant<std::size_t, kWord + 1>());
-        asm volatile("" : "+r"(low), "+r"(high));  // as in load_word()
+        asm volatile("" : "+r"(low));  // as in load_word()
+        if (!(__builtin_constant_p(high) && high == 0)) asm volatile("" : "+r"(high));
         const Pair pair = {low, high};
         Memory::write_payload(to, &pair, sizeof pair);
     }
@@ -302,7 +301,7 @@ class RingProducer {
     }
 
     Slot* slots_ = nullptr;
-    std::uint32_t slot_count_ = 0;
+    std::uint64_t mask_ = 0;  // the slots of the ring, a power of two, less one
     std::uint64_t position_ = 0;
     std::uint64_t completed_ = 0;    // as last read
     std::uint64_t clear_until_ = 0;  // see clear()

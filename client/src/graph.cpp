@@ -141,7 +141,7 @@ void publish_update(StreamState& stream, std::uint64_t graph, std::uint32_t i,
         std::memcpy(reinterpret_cast<std::byte*>(&head) + sizeof head - kUpdateHeadParamBytes,
                     node.params.data(), std::min<std::size_t>(bytes, kUpdateHeadParamBytes));
     producer.publish(head);
-    wake_reader(stream, stream.current());
+    wake_reader(stream, stream.current(), stream.must_fence);
 }
 
 // The next node that this instance has not as it is now; the count of nodes: there is none.

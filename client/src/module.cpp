@@ -56,7 +56,7 @@ KernelState take_kernel(const schema::KernelInfo& info, ModuleState& module) {
             kernel.params.push_back(std::move(taken));
         }
     }
-    kernel.digest = layout_digest(kernel.layout);
+    kernel.digest = layout_digest(kernel.layout, kernel.param_bytes);
     kernel.settle();
     return kernel;
 }

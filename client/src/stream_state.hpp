@@ -154,7 +154,7 @@ template <class Record>
 inline void publish_record(StreamState& stream, const Record& record) noexcept {
     sample_if_due(stream, record.slots());
     stream.producer.publish(record);
-    wake_reader(stream, stream.current());
+    wake_reader(stream, stream.current(), stream.must_fence);
 }
 
 // Why launchable() said no: leaves a text for last_error() and answers its status.
@@ -186,8 +186,8 @@ template <bool kPadded>
     else
         publish_launch<kPadded, LaunchForm::general>(stream.producer, kernel, grid, block, shared_bytes,
                                                      params);
-    stream.producer.look_ahead(kSlotsPerSample);
-    wake_reader(stream, stream.current());
+    if (!stream.must_fence) stream.producer.look_ahead(kSlotsPerSample);
+    wake_reader(stream, stream.current(), stream.must_fence);
     return Status::ok;
 }
 

@@ -222,9 +222,10 @@ TEST(Arguments, structs_may_reach_from_one_word_into_the_next) {
 
 TEST(Arguments, have_another_digest_for_every_difference) {
     const std::vector<ArgLayout> some = {{ParamType::pointer, 0, 0, 8}, {ParamType::int32, 0, 8, 4}};
-    const std::uint64_t digest = layout_digest(some);
-    EXPECT_EQ(digest, layout_digest(std::vector<ArgLayout>(some)));
-    EXPECT_NE(digest, layout_digest({}));
+    const std::uint64_t digest = layout_digest(some, 12);
+    EXPECT_EQ(digest, layout_digest(std::vector<ArgLayout>(some), 12));
+    EXPECT_NE(digest, layout_digest({}, 12));
+    EXPECT_NE(digest, layout_digest(some, 16));
     for (std::size_t i = 0; i < some.size(); ++i) {
         auto shorter = some, type = some, offset = some, size = some, twice = some;
         shorter.erase(shorter.begin() + static_cast<std::ptrdiff_t>(i));
@@ -233,7 +234,7 @@ TEST(Arguments, have_another_digest_for_every_difference) {
         offset[i].offset += 4;
         size[i].size *= 2;
         for (const auto& other : {shorter, type, offset, size, twice})
-            EXPECT_NE(digest, layout_digest(other));
+            EXPECT_NE(digest, layout_digest(other, 12));
     }
 }
 

@@ -33,7 +33,7 @@ struct HotKernel {
     std::uint64_t id = 0;
     std::uint32_t compact_id = 0;  // 0: it has none
     std::uint32_t param_bytes = 0;
-    std::uint64_t digest = 0;  // of its parameters, see layout_digest()
+    std::uint64_t digest = 0;  // of its parameters and their bytes, see layout_digest()
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared_bytes = 0;  // dynamic
     Dim3 default_block{0, 0, 0};
@@ -52,7 +52,7 @@ struct HotStream {
     // sync: EPOCH (pairs with replace_page): the page's mapping is there before its address.
     std::atomic<const StatusPage*> page{nullptr};
     RungSleep rung;
-    bool must_fence = false;
+    bool must_fence = false;  // then the producer never looks ahead, and all takes the slow path
 
     [[gnu::cold]] void ring_doorbell() noexcept;
 
@@ -155,8 +155,9 @@ template <LaunchForm kForm, std::size_t kWord>
 
 // After a record was published. `page` is the one that nothing_in_the_way() looked at: had its epoch ended
 // before this look, it is marked, and the mark came before the next epoch's first sleep.
-[[gnu::always_inline]] inline void wake_reader(HotStream& stream, const StatusPage& page) noexcept {
-    if (producer_must_ring(page.need_wakeup, stream.rung, stream.must_fence)) [[unlikely]]
+[[gnu::always_inline]] inline void wake_reader(HotStream& stream, const StatusPage& page,
+                                               bool must_fence) noexcept {
+    if (producer_must_ring(page.need_wakeup, stream.rung, must_fence)) [[unlikely]]
         stream.ring_doorbell();
 }
 
@@ -182,7 +183,7 @@ template <LaunchForm kForm, std::size_t kParamBytes, class Param>
                             return param(
                                 std::integral_constant<std::size_t, kWord - kHeadWords<kForm> - kWord / 8>());
                     });
-    wake_reader(stream, page);
+    wake_reader(stream, page, false);  // the way is never clear for who must fence
     return true;
 }
 
@@ -245,7 +246,7 @@ template <bool kPadded, LaunchForm kForm>
     if (!nothing_in_the_way(stream, page, launch_slots(params.size(), kForm))) [[unlikely]]
         return false;
     publish_launch<kPadded, kForm>(stream.producer, kernel, grid, block, shared_bytes, params);
-    wake_reader(stream, page);
+    wake_reader(stream, page, false);  // the way is never clear for who must fence
     return true;
 }
 template <bool kPadded>

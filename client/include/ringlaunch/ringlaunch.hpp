@@ -327,16 +327,19 @@ inline std::uint64_t arg_address(const T& arg) {
         return 0;
 }
 
-// A list of arguments, or of parameters, as one number (FNV-1a over its words): equal lists are found equal
-// with one comparison, and two different ones have the same by no accident that anybody will see.
-constexpr std::uint64_t layout_digest(std::span<const ArgLayout> all) {
+// A list of arguments, or of parameters, and the bytes that they take in all, as one number (FNV-1a over its
+// words): equal lists are found equal with one comparison, and two different ones have the same by no
+// accident that anybody will see.
+constexpr std::uint64_t layout_digest(std::span<const ArgLayout> all, std::uint64_t bytes) {
     std::uint64_t digest = 0xcbf29ce484222325;
-    for (const ArgLayout& arg : all) {
-        const std::uint64_t word = static_cast<std::uint64_t>(arg.type) | std::uint64_t{arg.offset} << 16 |
-                                   std::uint64_t{arg.size} << 32;
+    const auto add = [&digest](std::uint64_t word) {
         for (int shift = 0; shift < 64; shift += 8)
             digest = (digest ^ (word >> shift & 0xff)) * 0x100000001b3;
-    }
+    };
+    for (const ArgLayout& arg : all)
+        add(static_cast<std::uint64_t>(arg.type) | std::uint64_t{arg.offset} << 16 |
+            std::uint64_t{arg.size} << 32);
+    add(bytes);
     return digest;
 }
 
@@ -375,7 +378,7 @@ struct ArgPack {
             return kLayout[kCount - 1].offset + kLayout[kCount - 1].size;
     }
     static_assert(bytes() <= 4096, "a kernel takes at most 4096 bytes of parameters");
-    static constexpr ArgShape kShape{kLayout, layout_digest(kLayout), padded_param_bytes(bytes())};
+    static constexpr ArgShape kShape{kLayout, layout_digest(kLayout, bytes()), padded_param_bytes(bytes())};
 
     static constexpr std::size_t kWords = kShape.padded_bytes / 8;
     // Does no argument reach from one word into the next? Scalars never do; a struct may.
@@ -385,7 +388,11 @@ struct ArgPack {
         return true;
     }();
 
-    // Which argument is an empty Buffer or PinnedMemory; -1: none.
+    // Is no argument an empty Buffer or PinnedMemory?
+    [[gnu::always_inline]] static bool no_empty_buffer(const Args&... args) noexcept {
+        return (true && ... && !is_empty_buffer(args));
+    }
+    // Which is; -1: none.
     [[gnu::always_inline]] static int empty_buffer(const Args&... args) noexcept {
         int found = -1;
         int i = 0;
@@ -540,9 +547,9 @@ class Stream {
     [[gnu::always_inline]] Status launch_args(const Kernel& kernel, Dim3 grid, Dim3 block,
                                               const Args&... args) noexcept {
         using Pack = detail::ArgPack<Args...>;
-        if (state_ && kernel && Pack::empty_buffer(args...) < 0) [[likely]] {
+        if (state_ && kernel && Pack::no_empty_buffer(args...)) [[likely]] {
             const detail::HotKernel& of = *kernel.state_;
-            if (of.digest == Pack::kShape.digest && of.param_bytes == Pack::bytes()) [[likely]] {
+            if (of.digest == Pack::kShape.digest) [[likely]] {
                 if constexpr (Pack::kWithinWords) {
                     if (detail::try_enqueue<Pack::bytes()>(
                             *state_, of, grid, block, 0,
