@@ -50,7 +50,7 @@ class CudaIssuer final : public StreamIssuer {
 
     void aim(std::uint64_t context, std::uint64_t stream) override;
     void forget(InlineKernel& kernel) noexcept override;
-    std::size_t issue(std::span<LaunchRing::Entry* const> entries, int& result) noexcept override;
+    std::size_t issue(std::span<LaunchRing::Entry* const> entries, Refusal& why) noexcept override;
 
   private:
     using Pool = driver::GraphPool<CudaGraphs>;
@@ -111,7 +111,7 @@ void CudaIssuer::forget(InlineKernel& kernel) noexcept {
     }
 }
 
-std::size_t CudaIssuer::issue(std::span<LaunchRing::Entry* const> entries, int& result) noexcept {
+std::size_t CudaIssuer::issue(std::span<LaunchRing::Entry* const> entries, Refusal& why) noexcept {
     const Entered entered(api_, target_->context);
     std::array<driver::Launch, LaunchWorker::kMostAtOnce> launches;
     for (std::size_t i = 0; i < entries.size(); ++i) {
@@ -134,8 +134,11 @@ std::size_t CudaIssuer::issue(std::span<LaunchRing::Entry* const> entries, int& 
         }
         if (!target_->graphs->launch(all[done])) {
             LaunchRing::Entry& entry = *entries[done];
-            result = entry.kernel->launch_plainly(entry.grid, entry.params(), target_->stream);
-            if (result != CUDA_SUCCESS) return done;
+            const int result = entry.kernel->launch_plainly(entry.grid, entry.params(), target_->stream);
+            if (result != CUDA_SUCCESS) {
+                why = {entry.kernel->shape().name, result};
+                return done;
+            }
         }
         ++done;
     }

@@ -11,6 +11,7 @@
 #include <array>
 #include <chrono>
 #include <system_error>
+#include <utility>
 
 namespace ringlaunch::python {
 
@@ -150,16 +151,16 @@ bool LaunchWorker::issue_some() noexcept {
     const std::size_t count = ring_.take(entries, end);
     if (end == ring_.issued()) return false;
     std::size_t done = 0;
-    if (failure_.kernel == nullptr && count != 0) {
-        int result = 0;
-        done = issuer_.issue({entries.data(), count}, result);
+    if (!failure_ && count != 0) {
+        Issuer::Refusal why;
+        done = issuer_.issue({entries.data(), count}, why);
         if (done < count) {
-            failure_ = {entries[done]->kernel, entries[done]->grid, result, 0};
+            failure_ = Failure{std::move(why), entries[done]->grid};
             ++done;
             failed_.store(true, std::memory_order_relaxed);  // relaxed: see failed()
         }
     }
-    if (failure_.kernel != nullptr) failure_.dropped += count - done;
+    if (failure_) failure_->dropped += count - done;
     // At the most what a chain takes ahead, lest a quicker device is thought busy for long. relaxed: as in
     // run()
     const std::uint64_t now = now_ns(), longest = now + kMostAtOnce * kDeviceNs;
@@ -169,12 +170,10 @@ bool LaunchWorker::issue_some() noexcept {
     return true;
 }
 
-LaunchWorker::Failure LaunchWorker::take_failure() noexcept {
+std::optional<LaunchWorker::Failure> LaunchWorker::take_failure() noexcept {
     const std::lock_guard lock(issuing_);
-    const Failure failure = failure_;
-    failure_ = {};
     failed_.store(false, std::memory_order_relaxed);  // relaxed: the producer's own word now
-    return failure;
+    return std::exchange(failure_, std::nullopt);
 }
 
 // `at_once`: whoever waits issues as soon as nobody else does.

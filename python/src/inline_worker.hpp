@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -21,8 +22,13 @@ namespace ringlaunch::python {
 class Issuer {
   public:
     virtual ~Issuer() = default;
-    // Launches in order. How many happened; fewer: `result` says why the next one did not.
-    virtual std::size_t issue(std::span<LaunchRing::Entry* const> entries, int& result) noexcept = 0;
+    // Why a launch did not happen.
+    struct Refusal {
+        std::string kernel;  // its name: the kernel itself may be gone before anybody asks
+        int result = 0;
+    };
+    // Launches in order. How many happened; fewer: `why` is of the next one.
+    virtual std::size_t issue(std::span<LaunchRing::Entry* const> entries, Refusal& why) noexcept = 0;
 };
 
 class LaunchWorker {
@@ -42,9 +48,8 @@ class LaunchWorker {
     static constexpr std::uint64_t kDeviceNs = 500;
 
     struct Failure {
-        const InlineKernel* kernel = nullptr;  // null: nothing has failed
+        Issuer::Refusal why;
         Dim3 grid;
-        int result = 0;
         std::uint64_t dropped = 0;  // launches behind it, which did not happen either
     };
 
@@ -71,8 +76,8 @@ class LaunchWorker {
     }
     // relaxed: a hint; the failure itself is read once all is issued.
     bool failed() const noexcept { return failed_.load(std::memory_order_relaxed); }
-    // What has failed, if all is issued; the launches from here on happen again.
-    Failure take_failure() noexcept;
+    // What has failed, if all is issued; the launches from here on happen again. None: nothing has.
+    std::optional<Failure> take_failure() noexcept;
 
     // ---- whoever may wait, without the interpreter lock
 
@@ -102,7 +107,7 @@ class LaunchWorker {
     const bool must_fence_;
     alignas(128) std::mutex issuing_;  // guards the consumer's side: issuer_, failure_
     Issuer& issuer_;
-    Failure failure_;
+    std::optional<Failure> failure_;
     std::atomic<std::uint64_t> busy_until_ns_{0};  // the device, at least
     std::thread thread_;
 };

@@ -5,10 +5,11 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <optional>
 #include <ringlaunch/ring_producer.hpp>
+#include <string>
 #include <utility>
 
-#include <ringlaunch/ring_producer.hpp>
 #include "errors.hpp"
 
 #include "triton_inline.hpp"
@@ -80,14 +81,13 @@ bool check_failure() {
     if (!lane->worker.failed()) [[likely]]
         return true;
     drain();
-    const LaunchWorker::Failure failure = lane->worker.take_failure();
-    if (failure.kernel == nullptr) return true;  // another took it meanwhile
-    const std::string name = failure.kernel->shape().name;
+    const std::optional<LaunchWorker::Failure> failure = lane->worker.take_failure();
+    if (!failure) return true;  // another took it meanwhile
     std::string more;
-    if (failure.dropped != 0)
-        more = "; of the launches behind it in its region " + std::to_string(failure.dropped) +
-               (failure.dropped == 1 ? " was not made either" : " were not made either");
-    return refused_inline(name, failure.grid, failure.result, more);
+    if (failure->dropped != 0)
+        more = "; of the launches behind it in its region " + std::to_string(failure->dropped) +
+               (failure->dropped == 1 ? " was not made either" : " were not made either");
+    return refused_inline(failure->why.kernel, failure->grid, failure->why.result, more);
 }
 
 // All launches are issued when this returns, and what they held is let go of.

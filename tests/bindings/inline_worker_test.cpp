@@ -31,13 +31,13 @@ InlineKernel& kernel_of(std::uint64_t number) {
 // Whoever holds the worker's lock calls it, so it needs none of its own.
 class Log final : public Issuer {
   public:
-    std::size_t issue(std::span<Entry* const> entries, int& result) noexcept override {
+    std::size_t issue(std::span<Entry* const> entries, Refusal& why) noexcept override {
         if (before) before();
         for (std::size_t i = 0; i < entries.size(); ++i) {
             std::uint64_t number = 0;
             std::memcpy(&number, entries[i]->params(), sizeof number);
             if (number == refused) {
-                result = 42;
+                why = {"number " + std::to_string(number), 42};
                 return i;
             }
             ok &= entries[i]->kernel == &kernel_of(number % 7 + 1) && entries[i]->grid.x == number % 100 + 1;
@@ -139,9 +139,9 @@ TEST(LaunchRing, EntriesComeWholeAndInOrderWhateverTheirSizes) {
         if (pick() % 4 == 0) {
             std::array<Entry*, 7> entries;
             std::uint64_t end = 0;
-            int result = 0;
+            Issuer::Refusal why;
             const std::size_t count = ring.take(entries, end);
-            ASSERT_EQ(log.issue({entries.data(), count}, result), count);
+            ASSERT_EQ(log.issue({entries.data(), count}, why), count);
             ring.issued_up_to(end);
         }
         if (pick() % 5 == 0) ring.reclaim([&](void* each) { held.let_go(each); });
@@ -321,14 +321,15 @@ TEST(LaunchWorker, AFailureIsThatOfTheFirstAndDropsWhatIsBehind) {
     EXPECT_TRUE(worker.failed());
     put(worker, held, 160);
     worker.drain();
-    const LaunchWorker::Failure failure = worker.take_failure();
-    EXPECT_EQ(failure.kernel, &kernel_of(100 % 7 + 1));
-    EXPECT_EQ(failure.grid.x, 1u);
-    EXPECT_EQ(failure.result, 42);
-    EXPECT_EQ(failure.dropped, 60u);
+    const auto failure = worker.take_failure();
+    ASSERT_TRUE(failure.has_value());
+    EXPECT_EQ(failure->why.kernel, "number 100");
+    EXPECT_EQ(failure->why.result, 42);
+    EXPECT_EQ(failure->grid.x, 1u);
+    EXPECT_EQ(failure->dropped, 60u);
     EXPECT_EQ(log.issued, numbers(0, 100));
     EXPECT_FALSE(worker.failed());
-    EXPECT_EQ(worker.take_failure().kernel, nullptr);
+    EXPECT_FALSE(worker.take_failure().has_value());
     // It goes on.
     log.issued.clear();
     put(worker, held, 200);

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 
-from stub_kernels import ready, second, wrapped
+from stub_kernels import ready, second, with_a_name_of_its_own, wrapped
 from stub_program import NoTorch, Tensor, entries, error_of, numbers, stub, x
 
 import ringlaunch as rl
@@ -147,6 +147,29 @@ def failures():
     # What the body launched before its error is launched.
     error_of(ValueError, lambda: in_region(21, error=ValueError("of the body")))
     assert numbers(before) == [20, 21]
+
+
+def failures_of_what_is_gone():
+    """The error names its kernel, whose launch was let go of, with the last that held it, before anybody was told."""
+    gone, kernel = wrapped(with_a_name_of_its_own), wrapped()
+    ready(gone)
+    ready(kernel)
+    stub.stub_refuse(20)
+    kept = [weakref.ref(variant.compiled) for variant in gone.cache]
+
+    def in_region():
+        with rl.region():
+            stub.stub_hold(1)
+            gone[(1,)](x, 20, 0)
+            gone.cache.clear()
+            gone.device_caches.clear()
+            threading.Timer(0.3, stub.stub_hold, (0,)).start()
+            for i in range(20000):  # more than the ring holds
+                kernel[(1,)](x, i, i)
+
+    text = str(error_of(rl.DriverError, in_region))
+    assert "kernel 'with_a_name_of_its_own'" in text and "CUDA_ERROR_INVALID_VALUE" in text, text
+    assert not [each for each in kept if each() is not None]
 
 
 def nested():

@@ -17,6 +17,11 @@ def second(x, a: tl.int64, b: tl.int64):
     pass
 
 
+@triton.jit(do_not_specialize=["a", "b"])
+def with_a_name_of_its_own(x, a: tl.int64, b: tl.int64):
+    pass
+
+
 def wrapped(kernel=first, mode="inline"):
     return rl.wrap(kernel, mode=mode)
 
