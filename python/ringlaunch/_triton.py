@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import triton
 import triton.language as tl
@@ -182,25 +182,59 @@ def _daemon_driver(target: GPUTarget, device: str) -> Iterator[None]:
                 config._active = None
 
 
-@contextlib.contextmanager
-def _noting(kernel: str, device: str) -> Iterator[None]:
-    """Tells a program that seems to hang what it waits for."""
-    begin = time.monotonic()
-    log = logging.getLogger("ringlaunch")
-    done = _thread.allocate_lock()
-    done.acquire()
+class _Noting:
+    """Tells a program that seems to hang what it waits for: `with _Noting(kernel, device):` around a compilation.
 
-    def note() -> None:
-        if not done.acquire(timeout=_NOTE_S):
-            log.warning("compiling kernel %r for %s: %.0f s so far", kernel, device, _NOTE_S)
+    Most compilations read a file, and a thread for each would cost more than the reading. So one watches over all,
+    from the first on; it ends once it finds none, _NOTE_S behind the last.
+    """
 
-    _thread.start_new_thread(note, ())  # most compilations read a file: one does not wait for the thread to run
-    try:
-        yield
-    finally:
-        done.release()
-        if (seconds := time.monotonic() - begin) > _NOTE_S:
-            log.warning("compiling kernel %r for %s took %.1f s", kernel, device, seconds)
+    _lock: ClassVar[Any] = threading.Lock()
+    _running: ClassVar[set[_Noting]] = set()
+    _watched: ClassVar[bool] = False  # there is the thread
+
+    def __init__(self, kernel: str, device: str) -> None:
+        self._what, self._noted = f"compiling kernel {kernel!r} for {device}", False
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+        with self._lock:
+            self._running.add(self)
+            starts, _Noting._watched = not _Noting._watched, True
+        if starts:
+            _thread.start_new_thread(self._watch, ())
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._running.discard(self)
+        if (seconds := time.monotonic() - self._begin) > _NOTE_S:
+            logging.getLogger("ringlaunch").warning("%s took %.1f s", self._what, seconds)
+
+    @classmethod
+    def _watch(cls) -> None:
+        wait = _NOTE_S
+        while True:
+            time.sleep(wait)
+            with cls._lock:
+                waiting = [each for each in cls._running if not each._noted]
+                if not cls._running:
+                    cls._watched = False
+                    return
+                now = time.monotonic()
+                due = [each for each in waiting if now - each._begin >= _NOTE_S]
+                for each in due:
+                    each._noted = True
+            for each in due:
+                logging.getLogger("ringlaunch").warning("%s: %.0f s so far", each._what, now - each._begin)
+            next_due = (each._begin + _NOTE_S - now for each in waiting if not each._noted)
+            wait = min(next_due, default=_NOTE_S)
+
+    @classmethod
+    def _forked(cls) -> None:
+        cls._lock, cls._running, cls._watched = threading.Lock(), set(), False
+
+
+os.register_at_fork(after_in_child=_Noting._forked)
 
 
 # ---- kernels ----
@@ -278,7 +312,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
             return super().preload(specialization_data)
         client = client_of(self, iter(()), None)
         device, (kernels, _, target, _, _) = self._target(client)
-        with _daemon_driver(target, device), _noting(self.__name__, f"sm_{target.arch}"):
+        with _daemon_driver(target, device), _Noting(self.__name__, f"sm_{target.arch}"):
             compiled = _finished(super().preload(specialization_data))
         key = json.loads(specialization_data)["key"]
         kernels.pop(key, None)
@@ -379,7 +413,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         or compiled now."""
         kwargs, bound, specialization, options, key = specialized
         device, (kernels, _, _, backend, _) = self._target(client)
-        with _daemon_driver(backend.target, device), _noting(self.__name__, f"sm_{backend.target.arch}"):
+        with _daemon_driver(backend.target, device), _Noting(self.__name__, f"sm_{backend.target.arch}"):
             _refuse_sanitizer(self.__name__, kwargs)
             options, signature, constants, attributes = self._pack_args(backend, kwargs, bound, specialization, options)
             for known in self._known(client, device, key):

@@ -34,6 +34,14 @@ extern "C" __global__ void meet(unsigned* words, unsigned* arrived) {
     while (*(volatile unsigned*)arrived < gridDim.x) {}
 }
 RINGLAUNCH_EXPORT(meet)
+// Waits until the host has come so far; gives up after a while, so that it ends in any case.
+extern "C" __global__ void gate(volatile unsigned* reached, unsigned round) {
+    unsigned long long begin, now;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+    do asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    while (*reached < round && now - begin < 20000000000ull);
+}
+RINGLAUNCH_EXPORT(gate)
 """
 )
 
@@ -187,11 +195,14 @@ def test_a_killed_executor_leaves_graphs_as_their_updates_left_them(serve_gpu, o
         graph.launch()  # the last link again: the update has outlived its executor
         stream.synchronize(WATCHDOG_S)
         assert list(cells.numpy(stream=stream)[: at + 1]) == list(expected[: at + 1])
-        for _ in range(3):
-            kernels["pause"][1, 1](300_000, stream=stream)
+        reached = client.pinned_empty(1, np.uint32)
+        reached[0] = 0
+        for number in range(1, 4):
+            kernels["gate"][1, 1](reached, number, stream=stream)
             first = at
             launch(50)
             kill_executor(client)
+            reached[0] = number
             if on_restart == "stop":
                 assert stopped(stream).status in ("executor_killed", "suspect")
                 stream.resume(rerun=True)

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -560,15 +561,37 @@ def test_a_cache_hook_that_takes_over_launches_nothing(client, kernel, x, monkey
 
 
 def test_a_long_compilation_is_noted(kernel, x, monkeypatch, caplog):
-    from ringlaunch import _triton
-
     monkeypatch.setattr(_triton, "_NOTE_S", 0.0)
+    monkeypatch.setattr(_triton._Noting, "_watched", False)  # who watches already looks again in 5 s
     kernel[(1,)](x, 128, num_stages=5)
     assert "compiling kernel 'scale' for sm_90: 0 s so far" in caplog.text
     assert "compiling kernel 'scale' for sm_90 took" in caplog.text
     caplog.clear()
     kernel[(1,)](x, 128, num_stages=5)
     assert not caplog.text
+
+
+def test_one_thread_watches_over_all_compilations_and_ends(kernel, x, monkeypatch, caplog):
+    def watched_until(seconds, what):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not what():
+            time.sleep(0.01)
+        return what()
+
+    monkeypatch.setattr(_triton, "_NOTE_S", 0.3)
+    monkeypatch.setattr(_triton._Noting, "_watched", False)
+    before = len(sys._current_frames())
+    with _triton._Noting("early", "sm_90"):
+        pass
+    time.sleep(0.2)
+    begin = time.monotonic()
+    with _triton._Noting("late", "sm_90"), _triton._Noting("other", "sm_90"):
+        assert len(sys._current_frames()) == before + 1  # the first one's
+        assert watched_until(10, lambda: caplog.text.count("so far") == 2)
+        assert time.monotonic() - begin >= 0.3
+    assert "early" not in caplog.text
+    assert watched_until(10, lambda: not _triton._Noting._watched)
+    assert watched_until(10, lambda: len(sys._current_frames()) == before)
 
 
 def test_a_kernel_of_ours_may_be_called_by_another(client, x):
