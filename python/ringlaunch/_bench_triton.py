@@ -23,6 +23,10 @@ import ringlaunch as rl
 
 _TABLE_RUNS = 10
 _FIRST_CALLS = 30  # of each
+# Autograd hands each step to a thread of its own and back, which takes longer or shorter for seconds on end: what is
+# compared with the torch operation runs in many short turns with it.
+_PAIRED = ("torch operation", "short, ringlaunch inline", "long, ringlaunch inline")
+_PAIRS, _STEPS_OF_A_PAIR = 60, 500
 _LENGTH_RUNS = 5
 _BURST = 500  # calls, fewer than a ring has slots
 _SCALARS, _TENSORS = (0, 8, 16, 24), (2, 10, 18)
@@ -514,7 +518,7 @@ def _targets(rows: list[Row], times: _Times) -> Iterator[str]:
         if few is not None and many is not None:
             yield most(f"ns for each further {kind}", (many - few) / (counts[-1] - counts[0]) * 1e3, bound)
     for size, bound in (("short", 1.15), ("long", 1.20)):
-        if (found := ratio("autograd", f"{size}, ringlaunch inline", "torch operation", "step")) is not None:
+        if (found := ratio("autograd", f"{size}, ringlaunch inline", "torch operation", "pairs")) is not None:
             yield most(f"{size}, forward and backward over the torch operation's", found, bound)
     if (ours := median.get(("once", "import ringlaunch", "once"))) is not None:
         yield most("ms of import", ours / 1e3, 150)
@@ -556,6 +560,15 @@ def _measure(ways: list[Way], runs: int, steps: int, notes: list[str], kept: _Ti
         rows.append(Row(ways[number].table, ways[number].name, _HERE, measure, figures, mean, deviation))
         kept[ways[number].table, ways[number].name, measure] = found
     return rows
+
+
+def _measure_pairs(ways: list[Way], kept: _Times) -> list[Row]:
+    """Those of _PAIRED once more, in short turns."""
+    ways = [way for way in ways if way.name in _PAIRED and (way.table, way.name, "step") in kept]
+    for _ in range(_PAIRS):
+        for way in ways:
+            kept.setdefault((way.table, way.name, "pairs"), []).append(_step_us(way, _STEPS_OF_A_PAIR))
+    return [Row(way.table, way.name, _HERE, "pairs", *_summary(kept[way.table, way.name, "pairs"])) for way in ways]
 
 
 # ---- the output ----
@@ -691,8 +704,12 @@ def run(options: argparse.Namespace) -> int:
                 ("autograd", ways.autograd, _TABLE_RUNS),
                 ("length", ways.length, _LENGTH_RUNS),
             ):
-                if table in only:
-                    rows += _measure(list(listed()), min(most_runs, options.runs), options.steps, notes, times)
+                if table not in only:
+                    continue
+                made = list(listed())
+                rows += _measure(made, min(most_runs, options.runs), options.steps, notes, times)
+                if table == "autograd":
+                    rows += _measure_pairs(made, times)
             if "once" in only:
                 rows += ways.once()
             info = client.daemon
@@ -700,7 +717,8 @@ def run(options: argparse.Namespace) -> int:
         "What a Triton kernel's call costs, and a step until it is done",
         f"{info.device_name} ({info.driver} driver), {_machine()}, {', '.join(ways.versions)}",
         f"{min(options.runs, _TABLE_RUNS)} runs of {options.steps} steps; all: {options.runs} runs, of calls",
-        f"call: the calling thread's time, in bursts of {_BURST}; step: until all steps are done",
+        f"call: the calling thread's time, in bursts of {_BURST}; step: until all steps are done; pairs: the same in "
+        f"{_PAIRS} turns of {_STEPS_OF_A_PAIR} steps",
         *dict.fromkeys(notes),
     ]
     tables = {row.table for row in rows}
