@@ -59,6 +59,7 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
         death.kernel = fault.kernel;
         death.also = fault.also;
         const bool caught = fault.kind == driver::FaultKind::signal;
+        death.device_lost = !caught;
         death.outside_streams = caught && fault.stream == 0 && fault.also.empty();
         if (caught && fault.text.starts_with(signal_name(fault.signal))) {
             death.text = "caught " + fault.text;  // it says signal and address itself
@@ -87,9 +88,9 @@ Death explain_death(const ExitInfo& exit, const FaultReport& fault, const OwnKil
             (death.cause == DeathCause::killed ? "was killed by " : "died of ") + signal_name(exit.code);
         return death;
     }
-    death.text = exit.code == driver::kExitDeviceLost
-                     ? "lost its device"
-                     : "left by itself with exit status " + std::to_string(exit.code);
+    death.device_lost = exit.code == driver::kExitDeviceLost;
+    death.text = death.device_lost ? "lost its device"
+                                   : "left by itself with exit status " + std::to_string(exit.code);
     return death;
 }
 

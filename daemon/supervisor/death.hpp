@@ -40,6 +40,7 @@ struct Death {
     // A fault was caught outside of every stream's work: what the control thread was doing is to blame.
     bool outside_streams = false;
     bool by_daemon = false;               // the supervisor ended it
+    bool device_lost = false;             // it found its device lost
     bool before_ready = false;            // it had run no stream's work yet
     std::vector<std::uint64_t> suspects;  // streams of which one may have done it, where nobody is known to
     std::string text;                     // "caught SIGSEGV at address 0x0", "was killed by SIGKILL"

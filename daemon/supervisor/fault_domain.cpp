@@ -2,8 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <boost/asio/post.hpp>
 #include <system_error>
+#include <utility>
 
 #include "daemon/supervisor/clock.hpp"
 #include "schema/version.hpp"
@@ -127,12 +129,19 @@ void FaultDomain::spawn() {
 }
 
 void FaultDomain::wait_start() {
-    if (options_.restart.start_timeout_ms == 0) return;
-    timer_.expires_after(std::chrono::milliseconds(options_.restart.start_timeout_ms));
-    timer_.async_wait([this, alive = alive_, epoch = epoch_](const auto& error) {
+    // It answers in order: the first that is unanswered is what it is at.
+    const auto at = std::ranges::find_if(sent_, [](const auto& entry) { return entry.second.restore; });
+    const bool own = at != sent_.end() && at->second.timeout_ms != 0;
+    const std::uint64_t timeout_ms = own ? at->second.timeout_ms : options_.restart.start_timeout_ms;
+    timer_.cancel();
+    if (timeout_ms == 0) return;
+    timer_.expires_after(std::chrono::milliseconds(timeout_ms));
+    timer_.async_wait([this, alive = alive_, epoch = epoch_, own, timeout_ms](const auto& error) {
         if (error || !*alive || epoch != epoch_) return;
         if (state_ == State::starting || state_ == State::restoring)
-            kill("it was not ready after " + std::to_string(options_.restart.start_timeout_ms) + " ms", 0);
+            kill((own ? "a part of its sessions was not restored after " : "it was not ready after ") +
+                     std::to_string(timeout_ms) + " ms",
+                 0);
     });
 }
 
@@ -149,8 +158,9 @@ void FaultDomain::restore_call(Call call) {
 }
 
 void FaultDomain::finish_restore() {
-    restore_complete_ = true;
+    const bool first = !std::exchange(restore_complete_, true);
     pump();
+    if (first && state_ == State::restoring) wait_start();
     if (restoring_ != 0 || state_ != State::restoring || own_kill_.done) return;
     if (!unrestored.empty()) {
         const std::size_t others = unrestored.size() - 1;
@@ -163,6 +173,7 @@ void FaultDomain::finish_restore() {
     was_ready_ = true;
     failed_starts_ = 0;
     failing_since_ns_ = 0;
+    killed_loading_ = 0;
     last_failure_.clear();
     owner_.on_ready(*this);
     pump();
@@ -443,12 +454,29 @@ void FaultDomain::failed_start(const std::string& text) {
     schedule(delay_ms);
 }
 
-// It died of a part of the restore: of a module that it was loading again.
+// How many tries in a row were killed while they loaded this module, this one included.
+std::uint32_t FaultDomain::kills_at(std::uint64_t module) {
+    kills_ = module == killed_loading_ ? kills_ + 1 : 1;
+    killed_loading_ = module;
+    return kills_;
+}
+
+// It died of a part of the restore: of a module that it was loading again. Nothing else runs meanwhile, so it
+// was that, however it died; but a kill may have come from outside, and a device be lost by itself, which
+// does not hit the same module again and again.
 void FaultDomain::blame_restore(std::map<std::uint32_t, Call>& sent, std::uint32_t was_loading,
                                 const Death& death) {
     const auto at = sent.find(was_loading);
-    if (at == sent.end() || !at->second.restore) return;
-    answer(at->second, Status::executor_lost, "the executor " + death.text + " while it did this");
+    if (at == sent.end() || !at->second.restore) {
+        killed_loading_ = 0;
+        return;
+    }
+    const bool of_outside = death.cause == DeathCause::killed || death.device_lost;
+    const std::uint32_t kills = of_outside ? kills_at(at->second.module) : 0;
+    if (of_outside && kills < kKillsToConvict) return;
+    answer(at->second, Status::executor_lost,
+           "the executor " + death.text + " while it did this" +
+               (of_outside ? ", in " + std::to_string(kills) + " tries in a row" : ""));
 }
 
 void FaultDomain::on_exit(const ExitInfo& exit) {
@@ -490,7 +518,7 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     }
     // What the death means comes first; then what was asked is answered or asked again, which may ask for
     // more.
-    if (at_control_thread && died_in == State::restoring) blame_restore(sent, was_loading, death);
+    if (died_in == State::restoring) blame_restore(sent, was_loading, death);
     const std::size_t refused = unrestored.size();
     const std::optional<std::uint64_t> delay = owner_.on_death(*this, death, blamed);
 
@@ -527,8 +555,9 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     if (!delay) return;  // nobody needs the next one yet
     if (!death.before_ready) return schedule(*delay);
     if (unrestored.size() < refused) return schedule(0);
-    failed_start(cannot_start_.empty() ? "an executor " + death.text + " before it was ready"
-                                       : cannot_start_);
+    failed_start(!cannot_start_.empty() ? cannot_start_
+                 : !unrestored.empty()  ? unrestored.begin()->second.why
+                                        : "an executor " + death.text + " before it was ready");
 }
 
 }  // namespace ringlaunch::supervisor

@@ -55,6 +55,9 @@ struct Call {
     std::function<bool(Wire&)> make;
     std::function<void(Reply&)> done;
 
+    std::uint64_t module = 0;      // loads the module with this key; 0: none
+    std::uint64_t timeout_ms = 0;  // of a part of the restore; 0: a start's
+
     std::uint32_t attempts = 0;
     bool restore = false;  // the domain counts it
 };
@@ -168,6 +171,7 @@ class FaultDomain {
     void cannot_start(const std::string& why);
     void failed_start(const std::string& text);
     void blame_restore(std::map<std::uint32_t, Call>& sent, std::uint32_t was_loading, const Death& death);
+    std::uint32_t kills_at(std::uint64_t module);
     std::string tries() const;  // "3 tries in 12 s"
     void ping();
     void wait_start();
@@ -196,6 +200,8 @@ class FaultDomain {
     std::uint64_t failing_since_ns_ = 0;  // ... when the first of them was
     std::string last_failure_;            // why the last of them did
     std::string cannot_start_;            // why this life is being ended before it was ready
+    std::uint64_t killed_loading_ = 0;    // the module during whose load tries were killed, and ...
+    std::uint32_t kills_ = 0;             // ... how many in a row
     bool delayed_ = false;                // the timer will start it
     std::uint64_t started_ns_ = 0;
     std::string last_death_;

@@ -470,8 +470,19 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
     for (const Session* session : sessions)
         for (const auto& [id, use] : session->modules)
             if (use.bound) modules.insert(use.key);
+    const auto waited_for = [&](std::uint64_t key) {  // by a session without it
+        return std::ranges::any_of(sessions, [&](const Session* session) {
+            return session->ending == Session::Ending::no &&
+                   std::ranges::none_of(session->modules, [key](const auto& use) {
+                       return use.second.bound && use.second.key == key;
+                   });
+        });
+    };
     for (const std::uint64_t key : modules) {
         Call call;
+        call.module = key;
+        if (waited_for(key) && descriptors_.room(Descriptors::kExecutor))
+            call.timeout_ms = options_.restart.load_timeout_ms;
         call.make = [this, key](Call::Wire& wire) {
             const auto module = modules_.find(key);
             return module != modules_.end() && make_load_module(wire, module->second);

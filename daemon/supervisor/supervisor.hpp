@@ -46,6 +46,8 @@ struct RestartPolicy {
     // Of one that was: how long its sessions are kept while the next one cannot be started or set up.
     std::uint64_t patience_ms = 300'000;
     std::uint64_t start_timeout_ms = 60'000;
+    // Of a module's load while others wait for it: its session is given an executor of its own then.
+    std::uint64_t load_timeout_ms = 10'000;
     std::uint64_t suspicion_ms = 60'000;  // without a death of which a session is suspected: all is forgotten
     std::uint64_t probation_ms = 2'000;   // how long other streams may be held for a suspect's rerun
 };

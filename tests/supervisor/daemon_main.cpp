@@ -69,6 +69,7 @@ bool set(SupervisorOptions& options, const std::string& name, const std::string&
         {"suspicion_ms", [&] { u64(options.restart.suspicion_ms); }},
         {"max_delay_ms", [&] { u64(options.restart.max_delay_ms); }},
         {"patience_ms", [&] { u64(options.restart.patience_ms); }},
+        {"load_timeout_ms", [&] { u64(options.restart.load_timeout_ms); }},
         // While this file is there no executor can be set up: see block().
         {"blocked_by", [&] { ::setenv("RINGLAUNCH_TEST_BLOCKED_BY", value.c_str(), 1); }},
         {"first_delay_ms", [&] { u64(options.restart.first_delay_ms); }},

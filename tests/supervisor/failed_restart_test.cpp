@@ -298,24 +298,86 @@ TEST(FailedRestart, WhoComesNeedNotWaitForWhatAnotherSessionCannotHave) {
     EXPECT_THAT(deep.warning(), HasSubstr("module deep could not be loaded again"));
 }
 
-TEST(FailedRestart, AModuleThatKillsWhoLoadsItAgainCostsNobodyButItsSession) {
+// A session whose module does harm to who loads it again (bad_again.cu), beside another.
+struct Harm {
+    explicit Harm(std::vector<std::string> options = {})
+        : blockable(std::move(options)), bad(blockable.daemon), other(blockable.daemon) {
+        bad.client.load_file(TEST_BAD_AGAIN);
+        bad.put(bad.log.address, 77);
+    }
+    void begin(const std::string& how) const {
+        blockable.block("module " + how);
+        EXPECT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    }
+    bool other_goes_on() {
+        return comes_back(other.client, *other.side) && other.look(other.count.address) == 0;
+    }
+    std::string warning() {
+        const auto warned = bad.client.notice(schema::Answer::SessionWarning);
+        return warned ? (*warned)->answer_as_SessionWarning()->error()->str() : "";
+    }
+    bool bad_has_all() { return comes_back(bad.client, *bad.side) && bad.look(bad.log.address) == 77; }
+
     const Blockable blockable;
-    Work bad(blockable.daemon);
-    bad.client.load_file(TEST_BAD_AGAIN);
-    bad.put(bad.log.address, 77);
-    Work other(blockable.daemon);
-    blockable.block("module");
-    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
-    ASSERT_TRUE(comes_back(other.client, *other.side));
-    EXPECT_EQ(other.look(other.count.address), 0u);
-    const auto warned = bad.client.notice(schema::Answer::SessionWarning);
-    ASSERT_TRUE(warned);
-    EXPECT_THAT((*warned)->answer_as_SessionWarning()->error()->str(),
-                AllOf(HasSubstr("module supervisor_bad_again.so could not be loaded again"),
-                      HasSubstr("caught SIGSEGV")));
-    blockable.unblock();
-    ASSERT_TRUE(comes_back(bad.client, *bad.side));
-    EXPECT_EQ(bad.look(bad.log.address), 77u);
+    Work bad, other;
+};
+
+void costs_nobody_but_its_session(const std::string& how, const std::string& death) {
+    SCOPED_TRACE(how);
+    Harm harm({"load_timeout_ms=300", "patience_ms=3000"});
+    harm.begin(how);
+    ASSERT_TRUE(harm.other_goes_on()) << harm.blockable.log();
+    EXPECT_THAT(harm.warning(), AllOf(HasSubstr("module supervisor_bad_again.so could not be loaded again"),
+                                      HasSubstr(death), HasSubstr("an executor of its own")));
+    EXPECT_FALSE(harm.other.client.kept(schema::Answer::SessionWarning));
+    harm.blockable.unblock();
+    if (how == "hang")  // the one that hangs has a start's time otherwise
+        for (const pid_t each : harm.blockable.daemon.executors()) ::kill(each, SIGKILL);
+    EXPECT_TRUE(harm.bad_has_all());
+}
+
+TEST(FailedRestart, AModuleThatKillsWhoLoadsItAgainCostsNobodyButItsSession) {
+    costs_nobody_but_its_session("segv", "caught SIGSEGV");
+}
+
+TEST(FailedRestart, AModuleWhoseLoadEndsTheExecutorCostsNobodyButItsSession) {
+    costs_nobody_but_its_session("exit", "left by itself with exit status 0 while it did this");
+}
+
+TEST(FailedRestart, AModuleWhoseLoadKillsTheExecutorEachTimeCostsNobodyButItsSession) {
+    costs_nobody_but_its_session("kill", "was killed by SIGKILL while it did this, in 3 tries in a row");
+}
+
+TEST(FailedRestart, AModuleThatHangsWhenLoadedAgainCostsOthersTheBoundOfALoad) {
+    costs_nobody_but_its_session("hang", "a part of its sessions was not restored after 300 ms");
+}
+
+// It may have come from outside.
+TEST(FailedRestart, AKillDuringALoadIsNotTheModulesUnlessItComesAgain) {
+    Harm harm;
+    harm.begin("kill 2");
+    ASSERT_TRUE(harm.other_goes_on());
+    EXPECT_TRUE(harm.bad_has_all());
+    EXPECT_FALSE(harm.bad.client.kept(schema::Answer::SessionWarning));
+    EXPECT_EQ(harm.blockable.daemon.executors().size(), 1u);
+}
+
+TEST(FailedRestart, AModuleThatIsSlowToLoadHasTheTimeItNeedsWhereNobodyWaitsForIt) {
+    Harm harm({"load_timeout_ms=300"});
+    harm.begin("slow");
+    ASSERT_TRUE(harm.other_goes_on());
+    EXPECT_THAT(harm.warning(), HasSubstr("not restored after 300 ms"));
+    EXPECT_TRUE(harm.bad_has_all());
+    EXPECT_EQ(harm.blockable.daemon.executors().size(), 2u);
+}
+
+TEST(FailedRestart, AModuleThatAllOfItsExecutorHaveIsWaitedFor) {
+    Harm harm({"load_timeout_ms=300"});
+    harm.other.client.load_file(TEST_BAD_AGAIN);
+    harm.begin("slow");
+    ASSERT_TRUE(harm.other_goes_on());
+    EXPECT_TRUE(harm.bad_has_all());
+    EXPECT_EQ(harm.blockable.daemon.executors().size(), 1u);
 }
 
 // Each of them fits by itself, both together do not: one of them goes, and both have all that they had.
