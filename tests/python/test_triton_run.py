@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from triton_support import triton, triton_version
+from triton_support import triton, triton_version, without_gpu
 
 import ringlaunch as rl
 
 tl = pytest.importorskip("triton.language")
 
 from triton import knobs  # noqa: E402
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.runtime import _async_compile, driver  # noqa: E402
+from triton.runtime import _async_compile  # noqa: E402
 
 DAEMON = "null"
 LIBDEVICE = str(Path(triton.__file__).parent / "backends" / "nvidia" / "lib" / "libdevice.10.bc")
@@ -84,46 +83,6 @@ def of_address(x: "*fp32"):  # noqa: F722
 @triton.jit
 def named_like_an_option(x, num_warps):
     tl.store(x, num_warps)
-
-
-class NoGpu:
-    """As much of a driver as Triton's run() asks of one."""
-
-    class Utils:
-        def get_device_properties(self, device):
-            return {"max_shared_mem": 232448}
-
-        def load_binary(self, name, image, shared, device):
-            return None, 16, 8, 0, 1024
-
-    utils = Utils()
-
-    def get_current_device(self):
-        return 0
-
-    def get_current_stream(self, device):
-        return 0
-
-    def get_current_target(self):
-        return GPUTarget("cuda", 90, 32)
-
-    def launcher_cls(self, source, metadata):
-        def launch(x, y, z, stream, function, packed, told, enter, leave, *args):
-            if enter is not None:
-                enter(told)
-            if leave is not None:
-                leave(told)
-
-        return launch
-
-
-@contextlib.contextmanager
-def without_gpu():
-    before, driver._active = driver._active, NoGpu()
-    try:
-        yield
-    finally:
-        driver._active = before
 
 
 @pytest.fixture

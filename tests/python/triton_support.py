@@ -1,5 +1,6 @@
 """What the tests of Triton kernels share; without Triton they are skipped."""
 
+import contextlib
 import ctypes
 import os
 from pathlib import Path
@@ -12,6 +13,54 @@ triton_version = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 # An answer to a warning of Triton's that each test would print.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
+
+
+class NoGpu:
+    """As much of a driver as Triton's run() asks of one. It keeps what it is given to launch."""
+
+    def __init__(self):
+        self.launches = []  # (grid, arguments)
+
+    class Utils:
+        def get_device_properties(self, device):
+            return {"max_shared_mem": 232448}
+
+        def load_binary(self, name, image, shared, device):
+            return None, 16, 8, 0, 1024
+
+    utils = Utils()
+
+    def get_current_device(self):
+        return 0
+
+    def get_current_stream(self, device):
+        return 0
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def launcher_cls(self, source, metadata):
+        def launch(x, y, z, stream, function, packed, told, enter, leave, *args):
+            if enter is not None:
+                enter(told)
+            self.launches.append(((x, y, z), args))
+            if leave is not None:
+                leave(told)
+
+        return launch
+
+
+@contextlib.contextmanager
+def without_gpu():
+    from triton.runtime import driver
+
+    before, driver._active = driver._active, NoGpu()
+    try:
+        yield driver._active
+    finally:
+        driver._active = before
 
 
 def launch_record(data):
