@@ -720,9 +720,9 @@ bool watches(const Core& core, PyObject* caches) {
 }
 
 inline bool hooked(const Core& core) {
-    Py_ssize_t held = 0;
-    for (const Ref& list : core.hooks) held |= PyList_GET_SIZE(list.get());
-    return held != 0;
+    for (const Ref& list : core.hooks)
+        if (PyList_GET_SIZE(list.get()) != 0) return true;
+    return false;
 }
 
 // An object that stays equal to what it is.

@@ -26,8 +26,12 @@ class Watched {
     template <class Refs>
     std::uint64_t state(const Refs& own) const noexcept {
         std::uint64_t sum = 0;
-        for (const auto& dict : own) sum += reinterpret_cast<PyDictObject*>(dict.get())->ma_version_tag;
-        for (const PyDictObject* dict : dicts_) sum += dict->ma_version_tag;
+        const auto add = [&sum](const PyDictObject* dict) {
+            sum += dict->ma_version_tag;
+            asm("" : "+r"(sum));  // they are few: vectors of them cost more than they save
+        };
+        for (const auto& dict : own) add(reinterpret_cast<const PyDictObject*>(dict.get()));
+        for (const PyDictObject* dict : dicts_) add(dict);
         return sum;
     }
     bool add_own(PyObject*) { return true; }
