@@ -9,6 +9,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <system_error>
 
 #include "daemon/driver/module_text.hpp"
 #include "daemon/executor/clock.hpp"
@@ -171,6 +172,14 @@ void ControlPort::answering(std::uint32_t id, const Handle& handle) {
         answer_error(id, error.status(), error.what());
     } catch (const std::bad_alloc&) {
         answer_error(id, Status::out_of_memory, "the executor has no memory left for this request");
+    } catch (const std::system_error& error) {
+        const bool descriptors = error.code() == std::errc::too_many_files_open ||
+                                 error.code() == std::errc::too_many_files_open_in_system;
+        answer_error(id,
+                     descriptors                                    ? Status::limit_reached
+                     : error.code() == std::errc::not_enough_memory ? Status::out_of_memory
+                                                                    : Status::internal_error,
+                     error.what());
     } catch (const std::exception& error) {
         answer_error(id, Status::internal_error, error.what());
     }

@@ -34,7 +34,8 @@ bool convicts_probationer(DeathCause cause, std::size_t in_doubt, bool probation
 
 bool is_its_own(const Unrestorable& session) {
     const bool lack = session.status == Status::out_of_memory || session.status == Status::limit_reached;
-    return session.tries >= (lack ? kTriesOfLack : session.others_hold ? 1u : 2u);
+    if (session.others_hold) return session.tries >= (lack ? kTriesOfLackBesideOthers : 1);
+    return session.tries >= (lack ? kTriesOfLack : 2);
 }
 
 }  // namespace ringlaunch::supervisor

@@ -63,9 +63,11 @@ struct Unrestorable {
     bool others_hold = false;    // another session that was restored holds something of the device
 };
 // Whether that is for the session alone to bear. What is lacking now (memory, descriptors) may be there in a
-// moment, so that is waited for; and a device that fails for good refuses whoever holds something of it:
-// where nobody else does, the driver has to be usable once more.
+// moment, so that is waited for, though not for long where others that hold something could go on: it goes on
+// trying in an executor of its own, and loses nothing. A device that fails for good refuses whoever holds
+// something of it: where nobody else does, the driver has to be usable once more.
 inline constexpr std::uint32_t kTriesOfLack = 8;
+inline constexpr std::uint32_t kTriesOfLackBesideOthers = 4;
 bool is_its_own(const Unrestorable& session);
 
 }  // namespace ringlaunch::supervisor

@@ -34,6 +34,13 @@ std::string bytes_at(std::uint64_t bytes, std::uint64_t address) {
     return text;
 }
 
+// How much an executor needs for it, about: each part is descriptors and memory.
+std::size_t parts_of(const Session* session) {
+    return session->modules.size() + session->chunks.size() + session->loans.size() +
+           session->staging.size() + session->watched.size() + session->graphs.size() +
+           Descriptors::kStream * session->streams.size();
+}
+
 // The launch of this stream that the death is put down to, or may be.
 std::optional<driver::FaultedLaunch> faulted_launch(const Death& death, std::uint64_t stream) {
     if (stream == death.stream) return driver::FaultedLaunch{death.stream, death.position, death.kernel};
@@ -464,12 +471,14 @@ void Core::on_started(FaultDomain& domain, const internal::Ready& ready) {
         if (!std::exchange(announced_, true) && options_.on_ready) options_.on_ready();
         for (auto& waiting : std::exchange(device.waiting, {})) waiting(nullptr);
     }
-    const std::vector<Session*> sessions = sessions_in(domain);
+    std::vector<Session*> sessions = sessions_in(domain);
+    // Who needs little is first: where not all can be had, what lacks is then left to who needs most of it.
+    std::ranges::stable_sort(sessions, {}, parts_of);
     // Each module once, before the kernels of any session.
-    std::set<std::uint64_t> modules;
+    std::vector<std::uint64_t> modules;
     for (const Session* session : sessions)
         for (const auto& [id, use] : session->modules)
-            if (use.bound) modules.insert(use.key);
+            if (use.bound && std::ranges::find(modules, use.key) == modules.end()) modules.push_back(use.key);
     const auto waited_for = [&](std::uint64_t key) {  // by a session without it
         return std::ranges::any_of(sessions, [&](const Session* session) {
             return session->ending == Session::Ending::no &&

@@ -25,8 +25,9 @@ using ::testing::Not;
 struct Blockable {
     explicit Blockable(std::vector<std::string> options = {}) : daemon(with(std::move(options), folder)) {}
     static std::vector<std::string> with(std::vector<std::string> options, const Folder& folder) {
-        options.insert(options.end(), {"driver=host", "first_delay_ms=10", "max_delay_ms=40",
-                                       "blocked_by=" + folder.file("blocked"), "log=" + folder.file("log")});
+        options.insert(options.begin(),
+                       {"driver=host", "first_delay_ms=10", "max_delay_ms=40",
+                        "blocked_by=" + folder.file("blocked"), "log=" + folder.file("log")});
         return options;
     }
     void block(const std::string& what) const { std::ofstream(folder.file("blocked")) << what; }
@@ -78,7 +79,7 @@ std::uint32_t send_alloc(SessionClient& client, std::uint64_t bytes) {
 
 void nobody_loses_anything_while_no_executor_can_be_started(const std::string& missing) {
     SCOPED_TRACE(missing);
-    const Blockable blockable;
+    const Blockable blockable({"max_delay_ms=150"});
     Work work(blockable.daemon);
     Work other(blockable.daemon);
     auto leaver = std::make_unique<Work>(blockable.daemon);
@@ -155,7 +156,7 @@ TEST(FailedRestart, WhereItCannotBeConfiguredForAWhileNobodyLosesAnything) {
 }
 
 TEST(FailedRestart, WhereItsSessionsCannotBeRestoredForAWhileNobodyLosesAnything) {
-    nobody_loses_anything_while_no_executor_can_be_started("descriptors");
+    nobody_loses_anything_while_no_executor_can_be_started("descriptors 10");  // for itself alone, just about
 }
 
 TEST(FailedRestart, IsGivenUpAfterItsBoundWithATextThatSaysSoAndTheDaemonGoesOn) {
@@ -402,6 +403,30 @@ TEST(FailedRestart, WhatDoesNotFitIntoOneExecutorIsServedByTwo) {
     EXPECT_EQ(small.look(small.log.address), 1u);
     EXPECT_EQ(big.look(big.log.address), 2u);
     EXPECT_THAT(blockable.log(), HasSubstr("gets an executor of its own: session"));
+}
+
+// It comes first by age, and would leave nothing for others.
+TEST(FailedRestart, ASessionThatCannotBeHadTakesNothingFromOthers) {
+    const Blockable blockable({"max_delay_ms=1000"});
+    Work big(blockable.daemon);
+    std::vector<std::unique_ptr<TestStream>> many;
+    for (unsigned i = 0; i < 40; ++i) many.push_back(big.client.open_stream());
+    big.put(big.log.address, 2);
+    Work small(blockable.daemon), late(blockable.daemon);
+    small.put(small.log.address, 1);
+    blockable.block("descriptors 50");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(comes_back(small.client, *small.side)) << blockable.log();
+    ASSERT_TRUE(comes_back(late.client, *late.side)) << blockable.log();
+    EXPECT_EQ(small.look(small.log.address), 1u);
+    EXPECT_FALSE(small.client.kept(schema::Answer::SessionWarning));
+    const auto warned = big.client.notice(schema::Answer::SessionWarning);
+    ASSERT_TRUE(warned);
+    EXPECT_EQ(static_cast<Status>((*warned)->answer_as_SessionWarning()->status()), Status::limit_reached);
+    EXPECT_THAT(blockable.log(), Not(HasSubstr("5 tries")));
+    blockable.unblock();
+    ASSERT_TRUE(comes_back(big.client, *big.side));
+    EXPECT_EQ(big.look(big.log.address), 2u);
 }
 
 // The one that was moved, too: its new executor was never ready, and it has something to lose.

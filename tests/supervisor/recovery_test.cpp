@@ -122,10 +122,11 @@ TEST(Recovery, WhereNobodyElseHoldsAnythingTheDriverHasToBeUsableAgain) {
     EXPECT_TRUE(is_its_own({Status::driver_error, 2, false}));
 }
 
-TEST(Recovery, WhatIsLackingNowIsWaitedFor) {
+TEST(Recovery, WhatIsLackingNowIsWaitedForWhichOthersThatHoldSomethingNeedNotDoForLong) {
     for (const Status lack : {Status::out_of_memory, Status::limit_reached}) {
-        EXPECT_FALSE(is_its_own({lack, 1, true}));
-        EXPECT_FALSE(is_its_own({lack, kTriesOfLack - 1, true}));
+        EXPECT_FALSE(is_its_own({lack, 3, true}));
+        EXPECT_TRUE(is_its_own({lack, 4, true}));
+        EXPECT_FALSE(is_its_own({lack, kTriesOfLack - 1, false}));
         EXPECT_TRUE(is_its_own({lack, kTriesOfLack, false}));
     }
 }
