@@ -18,6 +18,7 @@
 #include "daemon/cli/format.hpp"
 #include "daemon/cli/log.hpp"
 #include "daemon/cli/readiness.hpp"
+#include "daemon/cli/terminal.hpp"
 #include "daemon/cli/text.hpp"
 #include "daemon/supervisor/sealed_program.hpp"
 #include "daemon/supervisor/supervisor.hpp"
@@ -147,7 +148,7 @@ constexpr std::size_t kLongestNote = 2048;  // it goes into messages
 // Sets the driver and what depends on it. `chosen`: nobody asked for this one.
 void serve_with(const ChosenDriver& driver, bool chosen, SupervisorOptions& supervisor) {
     supervisor.driver = driver.kind;
-    supervisor.driver_note = chosen ? driver.reason.substr(0, kLongestNote) : "";
+    supervisor.driver_note = chosen ? valid_utf8(driver.reason, kLongestNote) : "";
     supervisor.devices = driver.devices;
     spdlog::info("driver {}: {}", driver_name(driver.kind), driver.reason);
     if (driver.kind == schema::DriverKind::Host &&

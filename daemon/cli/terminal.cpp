@@ -14,6 +14,22 @@ bool begins_code_point(char c) {
     return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u;
 }
 
+// How many bytes the character takes that the text begins with; 0: it begins with none.
+std::size_t character_bytes(std::string_view text) {
+    const auto at = [&](std::size_t i) -> unsigned { return static_cast<unsigned char>(text[i]); };
+    const unsigned lead = at(0);
+    if (lead < 0x80) return 1;
+    const std::size_t bytes = lead < 0xc2 || lead > 0xf4 ? 0 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    if (bytes == 0 || text.size() < bytes) return 0;
+    for (std::size_t i = 1; i < bytes; ++i)
+        if (begins_code_point(text[i])) return 0;
+    // Neither longer than need be, nor a surrogate, nor beyond the last character.
+    if ((lead == 0xe0 && at(1) < 0xa0) || (lead == 0xed && at(1) > 0x9f) || (lead == 0xf0 && at(1) < 0x90) ||
+        (lead == 0xf4 && at(1) > 0x8f))
+        return 0;
+    return bytes;
+}
+
 }  // namespace
 
 Terminal Terminal::of_stdout() {
@@ -76,6 +92,18 @@ std::string printable(std::string_view text) {
     std::replace_if(
         out.begin(), out.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; },
         '?');
+    return out;
+}
+
+std::string valid_utf8(std::string_view text, std::size_t at_most) {
+    std::string out;
+    while (!text.empty()) {
+        const std::size_t bytes = character_bytes(text);
+        const std::string_view next = bytes == 0 ? std::string_view("\ufffd") : text.substr(0, bytes);
+        if (out.size() + next.size() > at_most) break;
+        out += next;
+        text.remove_prefix(bytes == 0 ? 1 : bytes);
+    }
     return out;
 }
 

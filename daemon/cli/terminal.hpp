@@ -34,5 +34,7 @@ std::size_t columns_of(std::string_view text);
 std::string cut(std::string_view text, std::size_t columns);
 // Text of a client as it may be shown: control characters, which could steer the terminal, become '?'.
 std::string printable(std::string_view text);
+// As UTF-8 of at most so many bytes: what is not UTF-8 becomes U+FFFD, and the end is that of a character.
+std::string valid_utf8(std::string_view text, std::size_t at_most);
 
 }  // namespace ringlaunch::cli

@@ -19,11 +19,11 @@ PyObject* raise_from(const char* function, PyObject* args) {
     return nullptr;
 }
 
+}  // namespace
+
 PyObject* text_object(const std::string& text) {
     return PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
 }
-
-}  // namespace
 
 PyObject* set_error(Status status, const std::string& text) {
     PyObject* name = text_object(std::string(status_name(status)));

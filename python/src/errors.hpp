@@ -14,6 +14,8 @@ PyObject* set_error(Status status, const std::string& text);
 // Sets the exception called `name` in ringlaunch.errors. Always returns null.
 PyObject* set_named_error(const char* name, const std::string& text);
 
+// A str of text that others wrote: what is not UTF-8 becomes U+FFFD. Null: an exception is set.
+PyObject* text_object(const std::string& text);
 // "int", "numpy.float32": for messages.
 std::string type_name(PyObject* object);
 // repr(), cut where it is long; never fails and leaves no error set.

@@ -363,7 +363,7 @@ PyObject* launcher_repr(PyObject* self) {
         (launcher->shared_bytes == 0 ? std::string()
                                      : ", " + std::to_string(launcher->shared_bytes) + " shared bytes") +
         ">";
-    return PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size()));
+    return text_object(text);
 }
 
 PyObject* dim_object(const Dim3& dim) {
@@ -533,8 +533,7 @@ void kernel_dealloc(PyObject* self) {
 }
 
 PyObject* kernel_name(PyObject* self, void*) {
-    const std::string& name = as_kernel(self)->plan->layout.kernel;
-    return PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size()));
+    return text_object(as_kernel(self)->plan->layout.kernel);
 }
 PyObject* kernel_declared(PyObject* self, void*) {
     return PyBool_FromLong(as_kernel(self)->plan->kernel.declared());
@@ -548,7 +547,7 @@ PyObject* kernel_params(PyObject* self, void*) {
     const std::vector<Param>& params = as_kernel(self)->plan->layout.params;
     PyObject* out = PyTuple_New(static_cast<Py_ssize_t>(params.size()));
     for (std::size_t i = 0; out != nullptr && i < params.size(); ++i) {
-        PyObject* item = Py_BuildValue("(ssII)", params[i].name.c_str(), type_word(params[i].type),
+        PyObject* item = Py_BuildValue("(NsII)", text_object(params[i].name), type_word(params[i].type),
                                        params[i].offset, params[i].size);
         if (item == nullptr) {
             Py_CLEAR(out);

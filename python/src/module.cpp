@@ -57,6 +57,11 @@ py::object steal(PyObject* object) {
     return py::reinterpret_steal<py::object>(object);
 }
 
+// Of the daemon, or of its device: it may hold anything.
+py::object text(const std::string& bytes) {
+    return steal(text_object(bytes));
+}
+
 // Seconds as ns; none: without end.
 std::optional<std::uint64_t> seconds_ns(const py::object& given, const char* expected) {
     const auto refuse = [&](const char* error) {
@@ -333,7 +338,7 @@ py::tuple stream_status(const py::object& self) {
     StreamObject* stream = stream_of(self);
     if (stream->state == nullptr) stream_status_check(stream, Status::closed, "asking for the status");
     const StreamStatus now = stream->stream.status();
-    return py::make_tuple(std::string(status_name(now.status)), now.text, now.completed, now.issued,
+    return py::make_tuple(std::string(status_name(now.status)), text(now.text), now.completed, now.issued,
                           now.published, now.error_position, now.error_kernel, now.epoch);
 }
 
@@ -396,7 +401,11 @@ class ModuleHandle {
         return steal(make_kernel(reinterpret_cast<PyTypeObject*>(type.ptr()), session_, module_.kernel(name),
                                  stream.ptr()));
     }
-    std::vector<std::string> kernels() const { return module_.kernels(); }
+    py::list kernels() const {
+        py::list names;
+        for (const std::string& name : module_.kernels()) names.append(text(name));
+        return names;
+    }
 
   private:
     std::shared_ptr<Session> session_;
@@ -548,8 +557,9 @@ class ClientHandle {
 
     py::tuple daemon() const {
         const DaemonInfo& info = session_->client.daemon();
-        return py::make_tuple(info.pid, info.version, info.driver, info.device_name, info.architecture,
-                              info.socket, id_text(info.session), info.device, info.driver_note);
+        return py::make_tuple(info.pid, text(info.version), text(info.driver), text(info.device_name),
+                              text(info.architecture), text(info.socket), id_text(info.session), info.device,
+                              text(info.driver_note));
     }
 
     void close() const {
@@ -559,7 +569,7 @@ class ClientHandle {
         if (session_->pid == ::getpid()) session_->client.close();
     }
 
-    std::string warning() const { return session_->client.warning(); }
+    py::object warning() const { return text(session_->client.warning()); }
     bool closed() const { return session_->closed; }
     bool forked() const { return session_->pid != ::getpid(); }
 
