@@ -159,11 +159,36 @@ class MessageQueuePeer : public EchoPeer {
     Child child_;
 };
 
-// Both ends spin, and yield now and then so that two cores are enough.
+// Two ends that spin, on a processor each: the OS may leave them on one, where they would take turns. The
+// other end keeps off this one's.
+class Apart {
+  public:
+    Apart() {
+        if (::sched_getaffinity(0, sizeof before_, &before_) != 0) fail("cannot ask for the processors");
+        cpu_set_t here;
+        CPU_ZERO(&here);
+        CPU_SET(::sched_getcpu(), &here);
+        CPU_XOR(&elsewhere_, &before_, &here);
+        if (CPU_COUNT(&elsewhere_) != 0) ::sched_setaffinity(0, sizeof here, &here);
+    }
+    ~Apart() { ::sched_setaffinity(0, sizeof before_, &before_); }
+    Apart(const Apart&) = delete;
+    Apart& operator=(const Apart&) = delete;
+
+    void go_elsewhere() const {
+        if (CPU_COUNT(&elsewhere_) != 0) ::sched_setaffinity(0, sizeof elsewhere_, &elsewhere_);
+    }
+
+  private:
+    cpu_set_t before_, elsewhere_;
+};
+
+// Both ends spin, and yield now and then so that one processor is enough.
 class LockfreePeer : public EchoPeer {
   public:
     LockfreePeer()
         : queues_(map()), child_([this] {
+              apart_.go_elsewhere();
               Bytes message;
               for (;;) {
                   pop(queues_->there, message);
@@ -172,7 +197,7 @@ class LockfreePeer : public EchoPeer {
               }
           }) {}
     ~LockfreePeer() override { ::munmap(queues_, sizeof(Queues)); }
-    std::string name() const override { return "boost::lockfree::spsc_queue"; }
+    std::string name() const override { return "boost::lockfree::spsc_queue, ends apart"; }
     void round_trip(const std::uint8_t (&message)[kMessageBytes]) override {
         Bytes out;
         std::memcpy(out.data(), message, sizeof message);
@@ -200,6 +225,7 @@ class LockfreePeer : public EchoPeer {
         }
     }
     Queues* queues_;
+    Apart apart_;
     Child child_;
 };
 

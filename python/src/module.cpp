@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "client/src/client_state.hpp"
 #include "client/src/stream_state.hpp"
 #include "control_call.hpp"
 #include "errors.hpp"
@@ -129,9 +130,12 @@ void check_open(const Session& session, const char* doing) {
 }
 
 // A status of a wait on a whole client.
-void check_client(Status status, const char* doing) {
+void check_client(Status status, const ringlaunch::Client& client, const char* doing) {
     if (status == Status::ok) return;
-    set_error(status, std::string(doing) + ": " + std::string(status_text(status)));
+    const auto* state = ringlaunch::detail::Access::state(client);
+    const bool ended = status == Status::daemon_lost && state->life() != Status::ok;
+    set_error(status,
+              std::string(doing) + ": " + (ended ? state->life_text() : std::string(status_text(status))));
     throw py::error_already_set();
 }
 
@@ -535,7 +539,7 @@ class ClientHandle {
         check(wait_in_slices(
             [session = session_](std::uint64_t slice_ns) { return session->client.synchronize(slice_ns); },
             timeout_ns(timeout), status));
-        check_client(status, "synchronizing");
+        check_client(status, session_->client, "synchronizing");
     }
 
     // Maps of tensors that the daemon was asked for, and those that are kept of them.
@@ -550,7 +554,7 @@ class ClientHandle {
             check(wait_in_slices(
                 [kept = stream](std::uint64_t slice_ns) mutable { return kept.synchronize(slice_ns); },
                 timeout_ns(timeout), status));
-            if (status != Status::stream_stopped) check_client(status, "synchronizing");
+            if (status != Status::stream_stopped) check_client(status, session_->client, "synchronizing");
         }
         session_->forget_drained();
     }

@@ -91,6 +91,10 @@ def test_a_restart_that_fails_for_too_long_is_given_up_and_says_so():
         with pytest.raises(rl.DaemonLost) as caught:
             kept.numpy(timeout=WATCHDOG_S)
         text = str(caught.value)
+        with pytest.raises(rl.DaemonLost) as waiting:
+            client.synchronize(WATCHDOG_S)
+        assert str(waiting.value).startswith("synchronizing: ")
+        assert "hung up: the executor of user" in str(waiting.value)
         assert "hung up: the executor of user" in text
         assert "could not be started again, in" in text
         assert "cannot reserve the address range" in text
