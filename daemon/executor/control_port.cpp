@@ -340,12 +340,15 @@ void ControlPort::handle_stream(const ToExecutor& message, std::vector<UniqueFd>
         }
         case ExecutorRequest::WatchStream: {
             const auto& request = *message.request_as_WatchStream();
-            held.watch_stream(request.session(), request.stream(), take_fd(fds, 0, "the status page"));
+            if (fds.empty())
+                held.watch_without_page(request.session(), request.stream(), request.completed(), true);
+            else
+                held.watch_stream(request.session(), request.stream(), take_fd(fds, 0, "the status page"));
             break;
         }
         case ExecutorRequest::UnwatchStream: {
             const auto& request = *message.request_as_UnwatchStream();
-            held.unwatch_stream(request.session(), request.stream(), request.final_position());
+            held.watch_without_page(request.session(), request.stream(), request.final_position(), false);
             break;
         }
         default:

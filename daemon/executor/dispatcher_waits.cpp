@@ -18,10 +18,10 @@ Dispatcher::WaitAnswer Dispatcher::look_at_watched(const WatchedStream& watched,
     const StatusPage* page = watched.page;
     // sync: COMPLETED: what that stream wrote before is seen by what is issued behind this wait.
     const std::uint64_t completed =
-        page == nullptr ? watched.final_position : page->completed.load(std::memory_order_acquire);
+        page == nullptr ? watched.completed : page->completed.load(std::memory_order_acquire);
     if (completed >= position) return WaitAnswer::satisfied;
     why = Status::awaited_stream_stopped;
-    if (page == nullptr) return WaitAnswer::refuse;
+    if (page == nullptr) return watched.away ? WaitAnswer::hold : WaitAnswer::refuse;
     // sync: STATE: the error belongs to it. An ended page has a successor, which is on its way here.
     const auto state = static_cast<schema::StreamState>(page->state.load(std::memory_order_acquire));
     if (state != schema::StreamState::Stopped) return WaitAnswer::hold;
@@ -40,7 +40,7 @@ std::int64_t Dispatcher::watch_sleep_us(StreamPort& stream) noexcept {
     if (watched == nullptr) return -1;
     // relaxed: only how often it is looked at depends on it.
     const std::uint64_t at = watched->page == nullptr
-                                 ? watched->final_position
+                                 ? watched->completed
                                  : watched->page->completed.load(std::memory_order_relaxed);
     const bool went_on =
         std::exchange(stream.watched_for, stream.wait.end) != stream.wait.end || at != stream.watched_at;

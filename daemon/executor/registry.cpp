@@ -413,10 +413,11 @@ void Registry::watch_stream(std::uint64_t session_id, std::uint64_t stream_id, c
     change_watched(session(session_id), stream_id, std::move(now));
 }
 
-void Registry::unwatch_stream(std::uint64_t session_id, std::uint64_t stream_id,
-                              std::uint64_t final_position) {
+void Registry::watch_without_page(std::uint64_t session_id, std::uint64_t stream_id, std::uint64_t completed,
+                                  bool away) {
     auto now = std::make_unique<Session::Watched>();
-    now->view.final_position = final_position;
+    now->view.completed = completed;
+    now->view.away = away;
     change_watched(session(session_id), stream_id, std::move(now));
 }
 

@@ -90,7 +90,8 @@ class Registry {
                      std::uint64_t chunk_address, std::uint64_t chunk_bytes, const UniqueFd& chunk);
     void return_memory(std::uint64_t session, std::uint64_t loan, Answer answer);
     void watch_stream(std::uint64_t session, std::uint64_t stream, const UniqueFd& status);
-    void unwatch_stream(std::uint64_t session, std::uint64_t stream, std::uint64_t final_position);
+    // `away`: its next page is on its way; else it was closed.
+    void watch_without_page(std::uint64_t session, std::uint64_t stream, std::uint64_t completed, bool away);
     void map_staging(std::uint64_t session, std::uint64_t staging, std::uint64_t address, std::uint64_t bytes,
                      const UniqueFd& segment);
     void unmap_staging(std::uint64_t session, std::uint64_t staging, Answer answer);

@@ -77,7 +77,8 @@ struct Loan {
 // A stream of another session, which may stand in another executor: seen through its status page.
 struct WatchedStream {
     const StatusPage* page = nullptr;  // null: it was closed
-    std::uint64_t final_position = 0;  // then
+    std::uint64_t completed = 0;       // then
+    bool away = false;                 // null, but not closed: its next page is on its way
 };
 
 class Graph;

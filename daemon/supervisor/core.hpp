@@ -185,7 +185,6 @@ class Core final : public FaultDomain::Owner {
     // The addresses of a chunk that its owner has no more: another's once nothing in it is lent.
     void give_back_chunk(int device, std::uint64_t address, std::uint64_t bytes);
     void forget_right(std::optional<Right>& right);
-    void watch_stream(Session& watcher, std::uint64_t stream);
     // The stream has another page, or is closed.
     void tell_watchers(const Stream& stream, bool closed);
     bool make_lend(Call::Wire& wire, const Session& session, const Loan& loan) const;

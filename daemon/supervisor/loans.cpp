@@ -189,11 +189,10 @@ bool Core::make_watch(Call::Wire& wire, const Session& session, std::uint64_t id
         return true;
     }
     const Stream& stream = *find(stream_sessions_.at(id))->streams.at(id);
-    // Its next page is sealed in a moment, and told then.
-    if (!stream.page.sealed()) return false;
     wire.kind = internal::ExecutorRequest::WatchStream;
-    wire.request = internal::CreateWatchStream(wire.builder, session.id, id).Union();
-    wire.fds = {stream.page.fd().get()};
+    wire.request = internal::CreateWatchStream(wire.builder, session.id, id, stream.page.completed()).Union();
+    // One that is not sealed is told once it is (tell_watchers).
+    if (stream.page.sealed()) wire.fds = {stream.page.fd().get()};
     return true;
 }
 
@@ -221,8 +220,9 @@ void Core::borrow_stream(Session& session, std::uint32_t request, const Stream& 
 void Core::tell_watchers(const Stream& stream, bool closed) {
     for (auto& [id, session] : sessions_) {
         const auto watched = session->watched.find(stream.id);
-        if (watched == session->watched.end() || session->ending != Session::Ending::no) continue;
+        if (watched == session->watched.end()) continue;
         if (closed) watched->second = stream.page ? stream.page.completed() : 0;
+        if (session->ending != Session::Ending::no) continue;
         call(
             *session, Call::OnDeath::drop,
             [this, of = stream.id](Call::Wire& wire, Session& in) { return make_watch(wire, in, of); },

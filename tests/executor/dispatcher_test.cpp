@@ -649,6 +649,26 @@ TEST_F(DispatcherTest, AStreamOfAnotherSessionIsWaitedForThroughItsPageAlone) {
     EXPECT_EQ(dispatcher.arm(), 1000) << "of another wait";
 }
 
+TEST_F(DispatcherTest, AStreamOfAnotherSessionThatIsAwayIsWaitedForUntilItHasAPage) {
+    ClientStream theirs(kStranger, make_id(0)), past(kSession, make_id(1)), waiter(kSession, make_id(2));
+    open(past);
+    open(waiter);
+    WatchedStream away{nullptr, 5, true};
+    view.watched.set(theirs.id, &away);
+    past.put_wait(theirs.id, 5);
+    waiter.put_wait(theirs.id, 6);
+    work();
+    EXPECT_EQ(past.completed(), 1u);
+    EXPECT_EQ(waiter.state(), StreamState::Running);
+    EXPECT_EQ(waiter.issued(), 0u);
+    EXPECT_EQ(dispatcher.arm(), 1000) << "nobody wakes it, so it looks once a millisecond";
+    theirs.page->completed.store(6);
+    WatchedStream back{theirs.page};
+    view.watched.set(theirs.id, &back);
+    work();
+    EXPECT_EQ(waiter.completed(), 1u);
+}
+
 TEST_F(DispatcherTest, AWaiterOfAnotherSessionsStreamThatStopsOrClosesIsTold) {
     ClientStream theirs(kStranger, make_id(0));
     auto& page = *theirs.page;

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <optional>
 #include <sstream>
 
 #include "schema/id_text.hpp"
+#include "tests/supervisor/lending.hpp"
 #include "tests/supervisor/work.hpp"
 
 namespace ringlaunch::test {
@@ -379,6 +381,59 @@ TEST(FailedRestart, AModuleThatAllOfItsExecutorHaveIsWaitedFor) {
     ASSERT_TRUE(harm.other_goes_on());
     EXPECT_TRUE(harm.bad_has_all());
     EXPECT_EQ(harm.blockable.daemon.executors().size(), 1u);
+}
+
+// What is awaited stands in a session that has no executor for a while.
+void a_wait_for_who_is_away(bool awaited_first, bool borrowed_before, bool leaves) {
+    SCOPED_TRACE(std::string(awaited_first ? "awaited first" : "waiter first") +
+                 (borrowed_before ? ", borrowed before" : ", borrowed while it is away") +
+                 (leaves ? ", which leaves" : ""));
+    const Blockable blockable;
+    std::optional<Work> away, other;
+    if (awaited_first) away.emplace(blockable.daemon);
+    other.emplace(blockable.daemon);
+    if (!awaited_first) away.emplace(blockable.daemon);
+    away->client.load_file(TEST_BAD_AGAIN);
+    const auto awaited = away->client.open_stream(), waiting = other->client.open_stream();
+    const std::uint64_t past = away->append(*awaited, 1);
+    ASSERT_TRUE(awaited->reaches(past));
+    if (borrowed_before) lend_stream(away->client, *awaited, other->client);
+    blockable.block("module segv");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(comes_back(other->client, *other->side));
+    ASSERT_TRUE(comes_back(other->client, *waiting));
+    ASSERT_TRUE(away->client.notice(schema::Answer::SessionWarning));
+    if (!borrowed_before) lend_stream(away->client, *awaited, other->client);
+    // What has come has come; what has not is held for.
+    waiting->wait_for(awaited->id, past);
+    ASSERT_TRUE(waiting->reaches(other->append(*waiting, 2))) << waiting->status().error_text;
+    const std::uint64_t position = away->append(*awaited, 3);
+    waiting->wait_for(awaited->id, position);
+    const std::uint64_t end = other->append(*waiting, 4);
+    ::usleep(100'000);
+    ASSERT_EQ(waiting->state(), StreamState::Running) << waiting->status().error_text;
+    EXPECT_LT(waiting->completed(), end);
+    if (leaves) {
+        away.reset();
+        ASSERT_TRUE(eventually([&] { return waiting->state() == StreamState::Stopped; }));
+        EXPECT_EQ(static_cast<Status>(waiting->status().error_status), Status::awaited_stream_stopped);
+        EXPECT_EQ(other->look(other->count.address), 1u);
+        return;
+    }
+    blockable.unblock();
+    ASSERT_TRUE(waiting->reaches(end)) << waiting->status().error_text;
+    ASSERT_TRUE(comes_back(away->client, *awaited));
+    EXPECT_GE(awaited->completed(), position);
+    EXPECT_EQ(other->look(other->count.address), 2u);
+    ASSERT_TRUE(comes_back(away->client, *away->side));
+    EXPECT_EQ(away->look(away->count.address), 2u);
+}
+
+TEST(FailedRestart, AWaitForASessionThatIsAwayGoesOnOnceItIsBackOrIsToldThatItLeft) {
+    for (const bool awaited_first : {true, false})
+        for (const bool borrowed_before : {true, false})
+            for (const bool leaves : {true, false})
+                a_wait_for_who_is_away(awaited_first, borrowed_before, leaves);
 }
 
 // Each of them fits by itself, both together do not: one of them goes, and both have all that they had.

@@ -8,8 +8,10 @@
 
 #include <csignal>
 #include <cstring>
+#include <optional>
 
-#include "harness.hpp"
+#include "lending.hpp"
+#include "work.hpp"
 
 namespace ringlaunch::test {
 namespace {
@@ -17,30 +19,6 @@ namespace {
 using testing::HasSubstr;
 
 constexpr std::size_t kLent = 3u << 20;
-
-struct Right {
-    std::uint64_t low = 0, high = 0;
-    bool operator==(const Right&) const = default;
-};
-
-Answer try_share(SessionClient& client, std::uint64_t buffer, std::uint64_t stream = 0) {
-    return client.ask(schema::Request::Share, [&](flatbuffers::FlatBufferBuilder& builder) {
-        return schema::CreateShare(builder, buffer, stream).Union();
-    });
-}
-
-Right share(SessionClient& client, std::uint64_t buffer, std::uint64_t stream = 0) {
-    const Answer answer = try_share(client, buffer, stream);
-    EXPECT_EQ(answer.status(), Status::ok) << answer.text();
-    const auto* shared = answer->answer_as_Shared();
-    return shared == nullptr ? Right{} : Right{shared->right_low(), shared->right_high()};
-}
-
-Answer try_borrow(SessionClient& client, const Right& right) {
-    return client.ask(schema::Request::Borrow, [&](flatbuffers::FlatBufferBuilder& builder) {
-        return schema::CreateBorrow(builder, right.low, right.high).Union();
-    });
-}
 
 SessionClient::Memory borrow(SessionClient& client, const Right& right) {
     const Answer answer = try_borrow(client, right);
@@ -319,6 +297,93 @@ TEST(Waits, GoFromDeviceToDeviceAndOverRestarts) {
     one.stream->wait_for(other->id, position + 1);
     EXPECT_TRUE(eventually([&] { return one.stream->state() == schema::StreamState::Stopped; }));
     EXPECT_EQ(static_cast<Status>(one.stream->status().error_status), Status::awaited_stream_stopped);
+}
+
+// The wait was made before the death, or before the next executor was there; whoever is restored first.
+void a_wait_outlives_the_executors(const std::string& isolate, bool awaited_first, bool before, bool crash) {
+    SCOPED_TRACE(isolate + (awaited_first ? ", awaited first" : ", waiter first") +
+                 (before ? ", waits before" : ", waits after") + (crash ? ", crash" : ", SIGKILL"));
+    const Daemon daemon({"driver=host", "isolate=" + isolate});
+    std::optional<Work> theirs, ours, third;
+    if (awaited_first) theirs.emplace(daemon);
+    ours.emplace(daemon);
+    if (!awaited_first) theirs.emplace(daemon);
+    if (crash) third.emplace(daemon);
+    const auto awaited = theirs->client.open_stream(schema::OnRestart::Rerun);
+    const auto waiting = ours->client.open_stream();
+    lend_stream(theirs->client, *awaited, ours->client);
+    const std::uint64_t held = theirs->hold(*awaited);
+    theirs->append(*awaited, 1);
+    const std::uint64_t position = awaited->event();
+    std::uint64_t end = 0;
+    const auto wait = [&] {
+        waiting->wait_for(awaited->id, position);
+        end = ours->append(*waiting, 2);
+    };
+    ASSERT_TRUE(eventually([&] { return awaited->issued() >= held; }));
+    if (before) {
+        wait();
+        ::usleep(20'000);
+        ASSERT_EQ(waiting->issued(), 0u);
+    }
+    if (crash) {
+        third->crash(*third->side);
+    } else {
+        for (const pid_t executor : daemon.executors()) ::kill(executor, SIGKILL);
+    }
+    ASSERT_TRUE(eventually([&] { return waiting->state() == schema::StreamState::Ended; }));
+    if (!before) wait();
+    const auto goes_on = [](Work& work, TestStream& stream) {
+        return eventually([&] { return stream.state() == schema::StreamState::Ended; }) &&
+               settles(work.client, stream, [&] { return stream.state() == schema::StreamState::Running; });
+    };
+    ASSERT_TRUE(goes_on(*theirs, *awaited));
+    ASSERT_TRUE(goes_on(*theirs, *theirs->side));
+    ASSERT_TRUE(goes_on(*ours, *waiting));
+    ASSERT_TRUE(goes_on(*ours, *ours->side));
+    ::usleep(20'000);
+    EXPECT_LT(waiting->completed(), end);
+    ASSERT_EQ(waiting->state(), schema::StreamState::Running) << waiting->status().error_text;
+    theirs->put(theirs->gate.address, 1);
+    ASSERT_TRUE(waiting->reaches(end)) << waiting->status().error_text;
+    EXPECT_GE(awaited->completed(), position) << "it went on too early";
+    EXPECT_EQ(theirs->look(theirs->count.address), 1u);
+    EXPECT_EQ(ours->look(ours->count.address), 1u);
+    EXPECT_EQ(ours->look(ours->log.address), 2u);
+}
+
+TEST(Waits, OutliveTheExecutorsThatAreKilled) {
+    for (const std::string isolate : {"user", "session"})
+        for (const bool awaited_first : {true, false})
+            for (const bool before : {true, false})
+                a_wait_outlives_the_executors(isolate, awaited_first, before, false);
+}
+
+TEST(Waits, OutliveTheCrashOfAThirdSession) {
+    for (const bool awaited_first : {true, false})
+        for (const bool before : {true, false})
+            a_wait_outlives_the_executors("user", awaited_first, before, true);
+}
+
+TEST(Waits, AreToldOfWhatARestartStopped) {
+    for (const bool awaited_first : {true, false}) {
+        const Daemon daemon({"driver=host"});
+        std::optional<Work> theirs, ours;
+        if (awaited_first) theirs.emplace(daemon);
+        ours.emplace(daemon);
+        if (!awaited_first) theirs.emplace(daemon);
+        const auto awaited = theirs->client.open_stream(schema::OnRestart::Stop);
+        const auto waiting = ours->client.open_stream();
+        lend_stream(theirs->client, *awaited, ours->client);
+        const std::uint64_t position = theirs->hold(*awaited);
+        ASSERT_TRUE(eventually([&] { return awaited->issued() >= position; }));
+        waiting->wait_for(awaited->id, position);
+        ::kill(daemon.executor(), SIGKILL);
+        ASSERT_TRUE(eventually([&] { return waiting->state() == schema::StreamState::Ended; }));
+        ASSERT_TRUE(settles(ours->client, *waiting,
+                            [&] { return waiting->state() == schema::StreamState::Stopped; }));
+        EXPECT_EQ(static_cast<Status>(waiting->status().error_status), Status::awaited_stream_stopped);
+    }
 }
 
 TEST(Waits, ForAStreamThatWasNotLentAreRefused) {

@@ -1,0 +1,58 @@
+"""A stream that waits for an event of another client's stream, while the executor of both ends."""
+
+import os
+import signal
+import time
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+from support import KERNELS, WATCHDOG_S
+
+import ringlaunch as rl
+
+
+def kill_the_executor(daemon):
+    children = f"/proc/{daemon.process.pid}/task/{daemon.process.pid}/children"
+    with open(children) as file:
+        os.kill(int(file.read().split()[0]), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("ending", ["SIGKILL", "the crash of a third client"])
+@pytest.mark.parametrize("waits", ["before", "after"])
+@pytest.mark.parametrize("awaited_first", [True, False])
+def test_a_wait_for_another_clients_event_outlives_the_executor(own_host, awaited_first, waits, ending):
+    with ExitStack() as clients:
+        first, second, third = (clients.enter_context(own_host.connect()) for _ in range(3))
+        theirs, ours = (first, second) if awaited_first else (second, first)
+        their_kernels, our_kernels = (client.compile(KERNELS, name="kernels.cu") for client in (theirs, ours))
+        crash = third.compile(KERNELS, name="kernels.cu")["crash"]
+        awaited, waiting = theirs.stream(on_restart="rerun"), ours.stream()
+        their_word, our_word, nothing = (client.zeros(1, np.int32) for client in (theirs, ours, third))
+        waiting.wait_event(awaited.record())
+        for client in (theirs, ours, third):
+            client.synchronize(WATCHDOG_S)
+
+        def wait():
+            waiting.wait_event(event)
+            our_word.copy_from(their_word, stream=waiting)
+            our_kernels["increment"][1, 1](our_word, stream=waiting)
+
+        their_kernels["nap"][1, 1](200, stream=awaited)
+        their_kernels["increment"][1, 1](their_word, stream=awaited)
+        event = awaited.record()
+        time.sleep(0.02)
+        if waits == "before":
+            wait()
+        if ending == "SIGKILL":
+            kill_the_executor(own_host)
+        else:
+            crash[1, 1](nothing)
+            with pytest.raises(rl.KernelFault):
+                third.synchronize(WATCHDOG_S)
+            third.default_stream.resume()
+        if waits == "after":
+            wait()
+        waiting.synchronize(WATCHDOG_S)
+        assert our_word.numpy(timeout=WATCHDOG_S).tolist() == [2], "it went on too early"
+        assert their_word.numpy(timeout=WATCHDOG_S).tolist() == [1]
