@@ -158,7 +158,7 @@ TEST(FailedRestart, WhereItCannotBeConfiguredForAWhileNobodyLosesAnything) {
 }
 
 TEST(FailedRestart, WhereItsSessionsCannotBeRestoredForAWhileNobodyLosesAnything) {
-    nobody_loses_anything_while_no_executor_can_be_started("descriptors 10");  // for itself alone, just about
+    nobody_loses_anything_while_no_executor_can_be_started("descriptors 12");  // for itself alone, just about
 }
 
 TEST(FailedRestart, IsGivenUpAfterItsBoundWithATextThatSaysSoAndTheDaemonGoesOn) {
