@@ -56,3 +56,19 @@ def test_a_wait_for_another_clients_event_outlives_the_executor(own_host, awaite
         waiting.synchronize(WATCHDOG_S)
         assert our_word.numpy(timeout=WATCHDOG_S).tolist() == [2], "it went on too early"
         assert their_word.numpy(timeout=WATCHDOG_S).tolist() == [1]
+
+
+def test_who_only_asks_hears_of_what_completed_after_a_restart(own_host):
+    with own_host.connect() as client:
+        kernels = client.compile(KERNELS, name="kernels.cu")
+        stream, word = client.stream(on_restart="rerun"), client.zeros(1, np.int32)
+        stream.synchronize(WATCHDOG_S)
+        client.synchronize(WATCHDOG_S)
+        kill_the_executor(own_host)
+        kernels["increment"][1, 1](word, stream=stream)
+        event = stream.record()
+        end = time.monotonic() + WATCHDOG_S
+        while not event.done() and time.monotonic() < end:
+            time.sleep(0.001)
+        assert event.done()
+        assert word.numpy(timeout=WATCHDOG_S)[0] == 1
