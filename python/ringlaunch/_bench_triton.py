@@ -492,10 +492,12 @@ def _targets(rows: list[Row], times: _Times) -> Iterator[str]:
     calls = {name: us for (table, name, measure), us in median.items() if table == "calls" and measure == "call"}
 
     def most(what: str, found: float, bound: float) -> str:
-        return f"target: {what}: {found:.3g}, at most {bound:g}: {'met' if found <= bound else 'NOT met'}"
+        verdict = "met" if found <= bound else "NOT met"
+        return f"target: {what}: {_beside(found, bound)}, at most {bound:g}: {verdict}"
 
     def least(what: str, found: float, bound: float) -> str:
-        return f"target: {what}: {found:.3g}, at least {bound:g}: {'met' if found >= bound else 'NOT met'}"
+        verdict = "met" if found >= bound else "NOT met"
+        return f"target: {what}: {_beside(found, bound)}, at least {bound:g}: {verdict}"
 
     into_ring = ((0.25, 50), (1.0, 17))
     for mode, bounds in (
@@ -582,6 +584,12 @@ def _machine() -> str:
                 model = line.split(":")[1].strip()
                 break
     return f"{model}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def _beside(found: float, bound: float) -> str:
+    """With as many digits, at least four, as tell it from the bound."""
+    texts = (f"{found:.{digits}g}" for digits in range(4, 18))
+    return next((text for text in texts if float(text) != bound or found == bound), repr(found))
 
 
 def _shown(value: float) -> str:

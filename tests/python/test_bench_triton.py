@@ -8,6 +8,8 @@ import sys
 import pytest
 import triton_support  # noqa: F401  skips where there is no Triton
 
+from ringlaunch import _bench_triton
+
 
 def bench(*arguments, cwd):
     return subprocess.run(
@@ -80,3 +82,19 @@ def test_one_table_alone(tmp_path):
 def test_an_unknown_benchmark_is_refused(tmp_path):
     done = bench("nothing", cwd=tmp_path)
     assert done.returncode == 2 and "triton" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("us", "said"),
+    [
+        (0.25, "0.25, at most 0.25: met"),
+        (0.252, "0.252, at most 0.25: NOT met"),
+        (0.2504, "0.2504, at most 0.25: NOT met"),
+        (0.250004, "0.250004, at most 0.25: NOT met"),
+        (0.249999, "0.249999, at most 0.25: met"),
+        (0.1234567, "0.1235, at most 0.25: met"),
+    ],
+)
+def test_a_target_has_as_many_digits_as_tell_it_from_its_bound(us, said):
+    row = _bench_triton.Row("calls", "short, ringlaunch", _bench_triton._HERE, "call", (us,) * 7, us, 0.0)
+    assert list(_bench_triton._targets([row], {})) == [f"target: short, ringlaunch, us a call: {said}"]
