@@ -14,7 +14,11 @@ from ringlaunch.errors import OutOfRange
 
 
 class scalar:
-    """The type of a number, or of the elements of a tensor, by Triton's names for them."""
+    """The type of a number, or of the elements of a tensor, by Triton's names for them.
+
+    As a parameter's annotation int1 takes True and False alone; the other integers take them, too, as 1 and 0, as
+    Triton's own do.
+    """
 
     triton: ClassVar[str]  # what Triton calls it in signatures
     __triton_builtin__ = True  # nothing that Triton would have to keep an eye on
@@ -169,7 +173,7 @@ def check(kernel: str, name: str, hint: TensorOf | type[scalar], value: Any) -> 
         fits = isinstance(value, int | float) or (hasattr(value, "__float__") and not is_tensor)
     else:
         expected = f"an integer for {hint.__name__}" if hint is not int1 else "True or False"
-        fits = isinstance(value, int)
+        fits = isinstance(value, bool if hint is int1 else int)  # of any other number the code reads the lowest bit
     if not fits:
         raise refused(f"kernel {kernel!r}, parameter {name!r}", expected, value)
     if not isinstance(hint, TensorOf) and (held := _not_held(hint, value)) is not None:
@@ -186,7 +190,7 @@ def _not_held(hint: type[scalar], value: Any) -> str | None:
         except OverflowError:
             return "a number that float16 holds"
     elif hint.triton[0] in "iu":
-        bits = max(8, int(hint.triton[1:]))  # a bool has a byte
+        bits = int(hint.triton[1:])
         least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if hint.triton[0] == "i" else (0, (1 << bits) - 1)
         if not least <= value <= most:
             return f"an integer from {least} to {most}"

@@ -156,6 +156,24 @@ def test_numbers_beyond_the_type_are_refused(client, kernel, x):
         kernel[(1,)](x, 16, "2.0", BLOCK=64)
 
 
+def test_true_and_false_are_integers_and_a_bool_is_nothing_else(client, x):
+    @rl.jit
+    def both(x: rl.tensor[rl.float32], n: rl.int32, flag: rl.int1):
+        pass
+
+    stream = client.stream()
+    for n, flag in ((5, True), (True, True), (False, False), (3, False), (True, False)):
+        before = stream.status.published
+        both[(1,)](x, n, flag, stream=stream)
+        _, packed = launch_record(_core._ring_bytes(stream, before, 1))
+        assert int.from_bytes(packed[8:12], "little") == n and packed[12] == flag
+    assert both._slow_calls == 2
+    for wrong in (0, 1, 2, 5, -1, 0.5, None):
+        for _ in range(2):
+            with pytest.raises(rl.ParamTypeError, match="kernel 'both', parameter 'flag': expected True or False"):
+                both[(1,)](x, 5, wrong, stream=stream)
+
+
 def test_an_address_is_a_pointer_where_the_annotation_says_so(client, kernel, x):
     stream = client.stream()
     for _ in range(3):
