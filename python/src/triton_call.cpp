@@ -321,15 +321,18 @@ bool read_plain_grid(PyObject* key, Dim3& out) {
 }
 
 // Any sequence, as Triton takes it: what stands behind the third is not looked at.
-bool read_grid(PyObject* object, Dim3& out) {
+bool read_grid(const std::string& kernel, PyObject* object, Dim3& out) {
     if (read_plain_grid(object, out)) return true;
+    const auto refuse = [&](const char* error, const std::string& expected) {
+        set_named_error(error, "kernel '" + kernel + "', grid: expected " + expected + ", found " +
+                                   short_repr(object) + " (" + type_name(object) + ")");
+        return false;
+    };
     const Py_ssize_t count = PySequence_Check(object) ? PySequence_Size(object) : -1;
     if (count < 1) {
         if (PyErr_Occurred() != nullptr) return false;
-        set_named_error(count == 0 ? "InvalidArgument" : "ParamTypeError",
-                        "grid: expected (x,), (x, y) or (x, y, z), or a function that answers one, found " +
-                            short_repr(object) + " (" + type_name(object) + ")");
-        return false;
+        return refuse(count == 0 ? "InvalidArgument" : "ParamTypeError",
+                      "(x,), (x, y) or (x, y, z), or a function that answers one");
     }
     std::uint32_t* to[3] = {&out.x, &out.y, &out.z};
     out = {1, 1, 1};
@@ -337,14 +340,15 @@ bool read_grid(PyObject* object, Dim3& out) {
         Ref item(PySequence_GetItem(object, i));
         if (!item) return false;
         Ref index(PyNumber_Index(item.get()));
-        if (!index) return false;
+        if (!index) {
+            if (PyErr_ExceptionMatches(PyExc_TypeError) == 0) return false;
+            PyErr_Clear();
+            return refuse("ParamTypeError", "integers");
+        }
         int overflow = 0;
         const long long value = PyLong_AsLongLongAndOverflow(index.get(), &overflow);
-        if (overflow != 0 || value < 0 || value > kMaxGridX) {
-            set_named_error("OutOfRange", "grid: expected numbers of blocks from 0 to " +
-                                              std::to_string(kMaxGridX) + ", found " + short_repr(object));
-            return false;
-        }
+        if (overflow != 0 || value < 0 || value > kMaxGridX)
+            return refuse("OutOfRange", "numbers of blocks from 0 to " + std::to_string(kMaxGridX));
         *to[i] = static_cast<std::uint32_t>(value);
     }
     return true;
@@ -1131,7 +1135,7 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
     if (PyCallable_Check(given)) answered = ask_grid(core, given, bound, arguments, changed);
     Dim3 grid;
     if (!answered) return nullptr;
-    const bool read = read_grid(answered.get(), grid);
+    const bool read = read_grid(variant.takes.kernel, answered.get(), grid);
     // Triton's launcher takes whatever has a length and items, and passes over less than one block.
     if (!read && !(here && core.of_triton && PyErr_ExceptionMatches(PyExc_Exception) != 0)) return nullptr;
     const auto finish = [&]() -> PyObject* {
@@ -1538,6 +1542,8 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     if (mode > static_cast<unsigned char>(Mode::by_arguments))
         return PyErr_Format(PyExc_ValueError, "no mode: %d", int{mode});
     Core& core = *as_kernel(self)->core;
+    // What was kept of calls is of the parameters that they were bound to.
+    if (core.slow) return set_named_error("InternalError", "a Triton kernel that was bound before");
     const Py_ssize_t count = PyTuple_GET_SIZE(params);
     std::vector<ParamInfo> made;
     std::vector<std::uint8_t> made_flags;
@@ -1552,7 +1558,6 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
         param.default_value = Ref::borrowed(value);
         made_flags.push_back(flags);
     }
-    forget_last(core);
     core.params.swap(made);
     core.flags.swap(made_flags);
     core.positional = static_cast<std::size_t>(std::max<Py_ssize_t>(0, positional));
@@ -1716,7 +1721,7 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     if (!check_stream(variant.takes.kernel, stream, variant.session.get())) return nullptr;
     Ref kept_stream = Ref::borrowed(stream);
     Dim3 grid;
-    if (!read_grid(grid_given, grid)) return nullptr;
+    if (!read_grid(variant.takes.kernel, grid_given, grid)) return nullptr;
     std::vector<PyObject*> objects(total, nullptr);
     for (std::size_t i = 0; i < count; ++i) objects[i] = PyTuple_GET_ITEM(values, static_cast<Py_ssize_t>(i));
     alignas(16) std::byte params[kMaxPackedBytes + kPackedPadding];
@@ -1886,6 +1891,13 @@ PyObject* kernel_repeat(PyObject* self, PyObject* args) {
     if (repeat == nullptr) Py_RETURN_NONE;
     const bool has_key = second.read(core, positional[1], keywords[1]);
     if (PyErr_Occurred() != nullptr) return nullptr;
+    // Which the call looks at itself (Entry::is_repeat()).
+    const bool alike = first.count == second.count && (!first.names) == (!second.names);
+    const int named = !alike        ? 0
+                      : first.names ? PyObject_RichCompareBool(first.names.get(), second.names.get(), Py_EQ)
+                                    : 1;
+    if (named < 0) return nullptr;
+    if (named == 0) Py_RETURN_FALSE;
     std::array<std::byte, kMaxPackedBytes + kPackedPadding> ours, theirs;
     ours.fill(std::byte{0xa5});
     theirs.fill(std::byte{0x5a});

@@ -3,7 +3,8 @@
 // Five ways, by the object's type, which is looked at once:
 // - exchange: the C functions that tensor libraries offer one another (DLPack's exchange API, of torch and
 //   others); of torch's own tensors, where that can be had, what is quicker (torch_tensor.hpp). No Python
-//   code runs.
+//   code runs. So a `data_ptr` that was set on one object is not seen, which Triton would call: whether an
+//   object has attributes of its own is nothing that CPython tells without making a dict for it.
 // - method: `data_ptr()` and `dtype`, which is all that Triton itself asks for. They may be Python code.
 // - interface: `__cuda_array_interface__`, likewise.
 // - attributes: of CuPy's own arrays, what that interface is made of, for a sixth of the time: `data.ptr` and

@@ -233,3 +233,25 @@ def test_what_is_looked_at_besides_the_arguments_counts_in_each_call(null, clien
     client.close()
     with pytest.raises(rl.Closed):
         call()
+
+
+def test_a_call_of_another_shape_is_none_like_another(buffers):
+    kernel, x = rl.wrap(KERNELS["plain"]), buffers[0]
+    call = ((x, 2, 3, 4, 5), {})
+    assert kernel._repeat(call, ((x, 2, 3, 4, 5), {})) == (True, True, True)
+    for args, keywords in (
+        ((), {}),
+        ((x, 2), {}),
+        ((x, 2, 3, 4), {"num_warps": 4}),
+        ((x, 2, 3, 4, 5), {"num_warps": 4}),
+    ):
+        assert kernel._repeat(call, (args, keywords)) is False
+    named = ((x, 2, 3, 4, 5), {"num_warps": 8})
+    assert kernel._repeat(named, ((x, 2, 3, 4, 5), {"num_stages": 8})) is False
+
+
+def test_a_kernel_is_bound_once(buffers):
+    kernel = rl.wrap(KERNELS["plain"])
+    with pytest.raises(rl.InternalError, match="bound before"):
+        kernel.__init__(KERNELS["plain"], None, None)
+    assert kernel._repeat(((buffers[0], 2, 3, 4, 5), {}), ((buffers[0], 4, 3, 4, 5), {})) == (True, True, True)
