@@ -92,6 +92,10 @@ def jit(fn: Any = None, *, client: Client | None = None, mode: str | None = None
 
     Raises
     ------
+    ParamTypeError
+        No function: a kernel that there is is for `wrap`.
+    InvalidArgument
+        As of `wrap`.
     Unsupported
         Triton is not installed.
 
@@ -108,8 +112,8 @@ def jit(fn: Any = None, *, client: Client | None = None, mode: str | None = None
     """
     module = _triton()
     if fn is None:
-        return lambda fn: module.wrap(module.triton.jit(fn, **options), client, mode)
-    return module.wrap(module.triton.jit(fn, **options), client, mode)
+        return lambda fn: module.jit_and_wrap(fn, client, mode, options)
+    return module.jit_and_wrap(fn, client, mode, options)
 
 
 def install(mode: str | None = None, client: Client | None = None) -> None:

@@ -49,7 +49,7 @@ from ringlaunch._triton_load import (
     refuse_foreign,
 )
 from ringlaunch._triton_mode import check_mode, is_tensor, mode_of
-from ringlaunch._triton_save import save, save_wrapped, tensor_maps
+from ringlaunch._triton_save import default_options, save, save_wrapped, tensor_maps
 from ringlaunch._triton_tune import TunedKernel, tune
 from ringlaunch.errors import Unsupported
 
@@ -347,6 +347,9 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         """
         return save(self, path)
 
+    def _usual_options(self, compiled: Any) -> dict[str, Any]:
+        return default_options(self, compiled.metadata.target)
+
     def _forget_cleared(self) -> tuple[dict[Any, Any], ...]:
         """Lets go of what a program has taken out of Triton's caches (`kernel.device_caches.clear()`), and says which
         dictionaries these are."""
@@ -626,6 +629,15 @@ def _launch_metadata(kernel: JITFunction, compiled: Any, grid: Any, stream: Any,
 
 
 # ---- wrapping ----
+
+
+def jit_and_wrap(fn: Any, client: Client | None, mode: str | None, options: dict[str, Any]) -> Any:
+    """See `ringlaunch.jit`."""
+    if isinstance(fn, jit.KernelInterface):
+        raise refused("fn", "a function (ringlaunch.wrap takes a kernel that there is)", fn)
+    if not callable(fn):
+        raise refused("fn", "a function", fn)
+    return wrap(triton.jit(fn, **options), client, mode)
 
 
 def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:

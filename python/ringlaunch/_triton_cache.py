@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +18,27 @@ if TYPE_CHECKING:
 
 
 def kinds_text(
-    signature: dict[str, Any], constant: Callable[[tuple[int, ...]], str], attributes: dict[tuple[int, ...], Any]
+    signature: dict[str, Any],
+    constant: Callable[[tuple[int, ...]], str],
+    attributes: dict[tuple[int, ...], Any],
+    all_looked_at: bool = False,
 ) -> str:
-    """What a variant takes, for messages: types, what is compiled in, and what is divisible by 16."""
+    """What a variant takes, for messages: types, what is compiled in, and what is divisible by 16. `all_looked_at`:
+    `attributes` have whatever Triton's specialization has looked at, and found nothing, too. It looks at no bool and
+    no float, so that of those there is nothing to say."""
+
+    def marked(kind: str, path: tuple[int, ...]) -> str:
+        if attributes.get(path):
+            return f"{kind}, a multiple of 16"
+        unspecialized = all_looked_at and path not in attributes and re.match(r"\*|[iu](?!1$)\d", kind)
+        return f"{kind}, not specialized" if unspecialized else kind
 
     def walk(kind: Any, path: tuple[int, ...]) -> str:
         if isinstance(kind, tuple):
             return f"({', '.join(walk(part, (*path, i)) for i, part in enumerate(kind))})"
         if kind == "constexpr":
             return constant(path)
-        return f"{kind}{', a multiple of 16' if attributes.get(path) else ''}"
+        return marked(kind, path)
 
     return ", ".join(f"{name}: {walk(kind, (i,))}" for i, (name, kind) in enumerate(signature.items()))
 
@@ -137,11 +149,20 @@ class Variant:
         return self._core.compiled
 
     def __repr__(self) -> str:
-        constants = self._constants()
-        kinds = kinds_text(self._signature, lambda path: repr(constants.get(path)), self.compiled.src.attrs)
+        constants, source = self._constants(), self.compiled.src
+        by_triton = hasattr(source, "fn")  # no file has the attributes that nothing was found for
+        kinds = kinds_text(self._signature, lambda path: repr(constants.get(path)), source.attrs, by_triton)
+        kernel, metadata = self._of(), self.compiled.metadata
+        usual = {} if kernel is None else kernel._usual_options(self.compiled)
+        options = "".join(
+            f", {name}={value!r}"
+            for name in usual
+            if name != "num_warps" and (value := getattr(metadata, name, usual[name])) != usual[name]
+        )
+        where = "inline" if self.client is None else f"session {self.client.daemon.session}"
         return (
-            f"<variant ({kinds}), {self.options['num_warps']} warps, {self.registers} registers, {self.shared} bytes "
-            f"of shared memory, {self.hits} launches>"
+            f"<variant ({kinds}), {self.options['num_warps']} warps{options}, {where}, {self.registers} registers, "
+            f"{self.shared} bytes of shared memory, {self.hits} launches>"
         )
 
 

@@ -182,6 +182,13 @@ def _version(saved: SavedFile) -> int:
 
 def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str]) -> None:
     """Writes the whole file, or none."""
+    try:
+        _write(Path(path), saved, made_by)
+    except OSError as error:  # of a file that nobody has asked for
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _write(target: Path, saved: SavedFile, made_by: dict[str, str]) -> None:
     images = {hashlib.sha256(each.image).hexdigest(): each.image for each in saved.variants}
     manifest = {
         "format": FORMAT,
@@ -197,7 +204,6 @@ def write(path: str | os.PathLike[str], saved: SavedFile, made_by: dict[str, str
         manifest["tuned"] = {"key": saved.tuned.key, "choices": choices}
     if saved.heuristics is not None:
         manifest["heuristics"] = saved.heuristics._asdict()
-    target = Path(path)
     made = target.with_name(f"{target.name}.{secrets.token_hex(8)}")  # with the rights of any file that is made
     with made.open("xb") as file:
         try:
@@ -250,6 +256,12 @@ def _variant_out(variant: SavedVariant) -> dict[str, Any]:
         **variant.launch,
         **maps,
     }
+
+
+def described(variant: SavedVariant) -> str:
+    """What a file says of a variant, but for its image: two of one description take the same calls."""
+    out = _variant_out(variant)
+    return json.dumps({name: out[name] for name in out if name not in ("image", "sha256", "bytes")}, sort_keys=True)
 
 
 # ---- reading ----

@@ -149,9 +149,8 @@ def report() -> str:
             if (twin := kernel.__dict__.get(_TWIN)) is None:
                 rows.append((name, "-", "all", "-"))
                 continue
-            variants = list(twin.cache)
-            launches = sum(variant.hits for variant in variants)
-            rows.append((name, str(launches), str(twin._slow_calls), str(len(variants))))
+            launches, variants = twin._totals()
+            rows.append((name, str(launches), str(twin._slow_calls), str(variants)))
     if len(rows) == 1:
         return "ringlaunch: no Triton kernel was called"
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -58,7 +58,14 @@ _CONSTEXPR, _NO_SPECIALIZE, _NO_ALIGNMENT, _NAMED_LIKE_OPTION, _REAL, _WIDE = 1,
 
 
 def open_clients() -> list[Client]:
-    return [client for client in list(_open_clients) if not client.closed and not client._handle.forked]
+    """Without those whose daemon is known to be gone, where there are others."""
+    found = [client for client in list(_open_clients) if not client.closed and not client._handle.forked]
+    return [client for client in found if not _is_lost(client)] or found
+
+
+def _is_lost(client: Client) -> bool:
+    stream = client._handle.default_stream
+    return stream is not None and stream.status.status == "daemon_lost"
 
 
 def _only_client(name: str) -> Client:
@@ -237,7 +244,7 @@ class CallPath(_core.TritonKernel):
         The variants that were compiled.
     """
 
-    __slots__ = ("_by_key", "_client", "_lock", "_variants_held")
+    __slots__ = ("_by_key", "_client", "_hits_before", "_lock", "_variants_held")
 
     __name__: str
     params: Sequence[Any]
@@ -248,11 +255,21 @@ class CallPath(_core.TritonKernel):
         self._lock = threading.RLock()
         self._by_key: dict[tuple[Any, ...], Variant] = {}  # of calls that have no key of bytes
         self._variants_held: dict[tuple[Any, ...], Variant] = {}
+        self._hits_before: list[int] = []  # of each variant that was let go of
         _kernels[id(self)] = self
 
     @abstractmethod
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Variant | None:
         """What a call would launch, if it is there."""
+
+    def _totals(self) -> tuple[int, int]:
+        """Launches and variants, those that were let go of and those of closed clients among them."""
+        hits = [*self._hits_before, *(variant.hits for variant in list(self._variants_held.values()))]
+        return sum(hits), len(hits)
+
+    @abstractmethod
+    def _usual_options(self, compiled: Any) -> dict[str, Any]:
+        """The options of a call that gives none, where that was compiled for."""
 
     @property
     def cache(self) -> KernelCache:
@@ -269,7 +286,8 @@ class CallPath(_core.TritonKernel):
         # Another thread may be at the same dictionaries: whoever needs room lets go of variants of any kernel.
         for held in (self._by_key, self._variants_held):
             for key in [key for key, value in list(held.items()) if value is variant]:
-                held.pop(key, None)
+                if held.pop(key, None) is variant and held is self._variants_held:
+                    self._hits_before.append(variant.hits)
         self._forget(variant._core)
         if variant.client is None:
             return

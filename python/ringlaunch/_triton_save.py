@@ -19,6 +19,7 @@ from ringlaunch._triton_file import (
     SavedTuning,
     SavedVariant,
     TensorMap,
+    described,
     encode,
     same,
 )
@@ -93,9 +94,9 @@ def _save(
         )
     params = tuple(_param(kernel, each) for each in kernel.params)
     targets = {each.metadata.target.arch: each.metadata.target for each in compiled.values()}
-    defaults = {arch: _defaults(kernel, target) for arch, target in targets.items()}
+    defaults = {arch: default_options(kernel, target) for arch, target in targets.items()}
     options = defaults[min(defaults)]
-    variants = [_variant(kernel, each, options) for each in compiled.values()]
+    variants = _without_twins([_variant(kernel, each, options) for each in compiled.values()])
     if tuned is not None:
         names = [param.name for param in params]
         variants = [
@@ -104,6 +105,15 @@ def _save(
     saved = SavedFile(kernel.__name__, params, options, tuple(variants), tuned, heuristics)
     _triton_file.write(path, saved, {"triton": triton.__version__})
     return len(variants)
+
+
+def _without_twins(variants: list[SavedVariant]) -> list[SavedVariant]:
+    """Triton compiles two of one kind where its specialization looked at an argument and found nothing, and where it
+    did not look at it: their code is one, and so is what files say of them."""
+    first: dict[str, SavedVariant] = {}
+    for each in variants:
+        first.setdefault(described(each), each)
+    return list(first.values())
 
 
 def _is_of(variant: SavedVariant, config: dict[str, Any], names: list[str], defaults: dict[str, Any]) -> bool:
@@ -118,7 +128,7 @@ def _is_of(variant: SavedVariant, config: dict[str, Any], names: list[str], defa
     return True
 
 
-def _defaults(kernel: JITFunction, target: Any) -> dict[str, Any]:
+def default_options(kernel: JITFunction, target: Any) -> dict[str, Any]:
     """The options of a call that gives none."""
     found = vars(make_backend(target).parse_options({"debug": bool(kernel.debug)}))
     return {

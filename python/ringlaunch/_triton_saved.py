@@ -164,6 +164,9 @@ class SavedKernel(CallPath):
                 )
         return dict(bound.arguments), options
 
+    def _usual_options(self, compiled: Any) -> dict[str, Any]:
+        return self._options
+
     def _image(self, number: int) -> SavedImage:
         return self._images.setdefault(number, SavedImage(self.saved[number], self._options))
 

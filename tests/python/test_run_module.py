@@ -154,6 +154,13 @@ def test_a_report_says_what_was_launched(run, write, null):
     done = run("run", "--report", "--mode", "daemon", script, null.socket)
     heads, *rows = (line.split() for line in done.stderr.splitlines())
     assert heads[:2] == ["kernel", "launches"] and rows == [["__main__.fill", "3", "1", "1"]]
+    closing = f"""{KERNELS}
+    client.close()
+    with rl.connect(sys.argv[1], start=False) as client:
+        fill[(1,)](client.zeros(4), 1.0)
+"""
+    done = run("run", "--report", write("closing.py", closing), null.socket)
+    assert done.stderr.splitlines()[1].split() == ["__main__.fill", "4", "2", "2"]
     done = run("run", "--report", write("nothing.py", "raise SystemExit(3)"))
     assert done.returncode == 3 and done.stderr == "ringlaunch: no Triton kernel was called\n"
 

@@ -150,12 +150,15 @@ def test_a_kernel_is_compiled_anew_once_its_caches_are_cleared(kernel, x):
 @pytest.mark.parametrize(
     ("grid", "error", "text"),
     [
-        (3, TypeError, r"grid: expected \(x,\)"),
-        ((), ValueError, "grid: expected"),
-        ((-1,), OverflowError, "grid: expected numbers of blocks from 0"),
-        ((2**31,), OverflowError, "grid: expected numbers"),
-        (("a",), TypeError, "integer"),
-        (lambda meta: 3, TypeError, "grid: expected"),
+        (3, TypeError, r"^kernel 'scale', grid: expected \(x,\), .*, found 3 \(int\)"),
+        ((), ValueError, "^kernel 'scale', grid: expected"),
+        ((-1,), OverflowError, "^kernel 'scale', grid: expected numbers of blocks from 0"),
+        ((2**31,), OverflowError, "^kernel 'scale', grid: expected numbers"),
+        (("a",), TypeError, "^kernel 'scale', grid: expected integers"),
+        ((1.5,), TypeError, r"^kernel 'scale', grid: expected integers, found \(1.5,\) \(tuple\)"),
+        ([2, None], TypeError, r"^kernel 'scale', grid: expected integers, found \[2, None\]"),
+        (lambda meta: 3, TypeError, "^kernel 'scale', grid: expected"),
+        (lambda meta: (meta["n"] / 64,), TypeError, r"^kernel 'scale', grid: expected integers, found \(2.0,\)"),
         (lambda meta: meta["nothing"], KeyError, "nothing"),
     ],
 )
@@ -239,6 +242,39 @@ def test_variants_that_differ_in_alignment_or_constants_are_told_apart(kernel, x
     assert "x: *fp32, a multiple of 16, n: i32, a multiple of 16, " in lines[0] and "BLOCK: 64)" in lines[0]
     assert "x: *fp32, a multiple of 16, n: i32, " in lines[1] and "x: *fp32, n: i32, a multiple of 16" in lines[2]
     assert "BLOCK: 32)" in lines[3]
+
+
+def test_variants_that_differ_print_differently(null, client, x):
+    @rl.jit(do_not_specialize=["d"])
+    def kinds(x, n, t, d, C: tl.constexpr):
+        pass
+
+    @rl.jit
+    def hinted(x, n: rl.int32):
+        pass
+
+    for n in (5, True, 1, None, 2.5, 16, 2**40, 2**63):
+        kinds[(1,)](x, n, (1, 2), 3, C=True)
+        kinds[(1,)](x[1:], n, (1, 2), 3, C=True)
+    for constant in (1, 1.0, "text", None, (1,), tl.float32):
+        kinds[(1,)](x, 5, (1, 2), 3, C=constant)
+    for pair in ((1, 1), (1, True), (2, 16), (None, 2)):
+        kinds[(1,)](x, 5, pair, 3, C=True)
+    for options in ({"num_warps": 8}, {"num_stages": 2}, {"enable_fp_fusion": False}, {"maxnreg": 64}):
+        kinds[(1,)](x, 5, (1, 2), 3, C=True, **options)
+    for n in (5, True, 1, 16):
+        hinted[(1,)](x, n)
+    with null.connect() as other:
+        kinds[(1,)](other.zeros(4), 5, (1, 2), 3, C=True)
+        lines = [repr(variant) for variant in kinds.cache]
+        assert len(lines) == 31 and len(set(lines)) == 31
+        assert sum(f"session {other.daemon.session}," in line for line in lines) == 1
+    assert "t: (1, i32), d: i32, not specialized, C: True), 4 warps, session" in lines[0]
+    assert sum("enable_fp_fusion=False" in line for line in lines) == 1
+    lines = [repr(variant) for variant in hinted.cache]
+    assert ["n: i32)" in lines[0], "n: i32, not specialized)" in lines[1], "n: i32, a multiple" in lines[2]] == [
+        True
+    ] * 3
 
 
 def test_only_a_variant_of_its_own_is_evicted(kernel, x):
@@ -871,3 +907,101 @@ def test_settings_that_another_thread_meets_meanwhile_have_a_number_of_their_own
         assert _triton._refresh(kernel)[0] not in other_numbers and other_numbers
     finally:
         other.debug = kernel.debug = False
+
+
+def test_of_a_kernel_that_there_is_jit_says_how_it_is_taken():
+    tuned = triton.autotune([triton.Config({"BLOCK": 32})], key=["n"])(triton.jit(scale.fn))
+    for there in (scale, rl.wrap(scale), tuned, triton.heuristics({"by": lambda meta: 2.0})(scale)):
+        for how in (rl.jit, rl.jit(do_not_specialize=["n"])):
+            with pytest.raises(rl.ParamTypeError, match=r"^fn: expected a function \(ringlaunch.wrap takes a kernel"):
+                how(there)
+    with pytest.raises(rl.ParamTypeError, match=r"^fn: expected a function, found 3 \(int\)"):
+        rl.jit(3)
+
+
+def launch_into_a_full_ring(launch):
+    for _ in range(1 << 20):
+        launch()
+
+
+@pytest.mark.parametrize("way", ["kill", "terminate"])
+def test_a_kernel_outlives_its_daemon(kernel, way):
+    daemon = Daemon("null")
+    lost = daemon.connect()
+    x = lost.zeros(256)
+    for n in range(2, 202, 4):
+        kernel[(1,)](x, n)
+    getattr(daemon.process, way)()
+    daemon.process.wait(WATCHDOG_S)
+    gone = rf"^launching kernel 'scale': the daemon at {daemon.socket} is gone: it hung up"
+    with pytest.raises(rl.DaemonLost, match=gone):
+        launch_into_a_full_ring(lambda: kernel[(1,)](x, 6))
+    for args in ((x, 2), (x, 16), (x, 2, 2.0, 128)):  # like those before, of another kind, of one not compiled
+        with pytest.raises(rl.DaemonLost, match="is gone: it hung up"):
+            kernel[(1,)](*args)
+    lost.close()
+    daemon.stop()
+
+
+def test_who_lost_a_daemon_launches_on_another(null, kernel):
+    daemon = Daemon("null")
+    lost = daemon.connect()
+    kernel[(1,)](lost.zeros(256), 16)
+    numbers = rl.wrap(numbers_only)
+    numbers[(1,)](2, 3)  # on the only client
+    daemon.process.kill()
+    daemon.process.wait(WATCHDOG_S)
+    with pytest.raises(rl.DaemonLost):
+        launch_into_a_full_ring(lambda: numbers[(1,)](2, 3))
+    with null.connect() as client:
+        x = client.empty(256)
+        for _ in range(3):
+            kernel[(1,)](x, 16)
+            numbers[(1,)](2, 3)
+        assert client.default_stream.status.published == 6
+        tuned = triton.autotune([triton.Config({"BLOCK": 32}), triton.Config({"BLOCK": 64})], key=["n"])
+        rl.wrap(tuned(triton.jit(scale.fn)))[(1,)](x, 16)  # its tuning waits for clients
+        with null.connect(), pytest.raises(rl.InvalidArgument, match="2 open"):
+            numbers[(1,)](2, 3)
+    with pytest.raises(rl.DaemonLost):
+        numbers[(1,)](2, 3)
+    lost.close()
+    daemon.stop()
+
+
+def test_a_forked_child_is_refused_and_its_parent_goes_on(null, client, kernel, x):
+    for n in range(2, 802, 4):
+        kernel[(1,)](x, n)
+    assert kernel._slow_calls == 1
+    read_end, write_end = os.pipe()
+    if (child := os.fork()) == 0:
+        said = []
+        try:
+            for args in ((x, 806), (x, 16), (x, 806, 3)):  # like those before, of another kind, of one not compiled
+                try:
+                    kernel[(1,)](*args)
+                    said.append("launched")
+                except rl.Closed as error:
+                    said.append(str(error))
+            with null.connect() as mine:
+                y = mine.empty(256)
+                for n in range(2, 202, 4):
+                    kernel[(1,)](y, n)
+                mine.synchronize()
+                said.append(f"{mine.default_stream.status.completed} of its own")
+        except BaseException as error:
+            said.append(repr(error))
+        os.write(write_end, "\n".join(said).encode())
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end) as end:
+        said = end.read().splitlines()
+    os.waitpid(child, 0)
+    assert said[0] == "launching kernel 'scale': it belongs to the parent of this forked process; connect anew"
+    assert all("belongs to the parent of this forked process; connect anew" in text for text in said[:3]), said
+    assert said[3:] == ["50 of its own"], said
+    before = client.default_stream.status.published
+    for n in range(2, 202, 4):
+        kernel[(1,)](x, n)
+    client.synchronize()
+    assert client.default_stream.status.completed == before + 50 and kernel._slow_calls == 1

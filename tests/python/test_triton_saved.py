@@ -560,6 +560,43 @@ def test_the_same_kernels_make_the_same_file(client, x, tmp_path):
     assert files[0] == files[1]
 
 
+def test_what_triton_compiles_twice_stands_in_a_file_once(client, x, path):
+    @rl.jit
+    def hinted(x, n: rl.int32):
+        pass
+
+    for n in (5, 1, 16):
+        hinted[(1,)](x, n)
+    assert len(hinted.cache) == 3 and hinted.save(path) == 2
+    loaded = rl.load(path)
+    for n in (5, 1, 16, True):
+        loaded[(1,)](x, n)
+    assert len(loaded.cache) == 2 and len({repr(variant) for variant in loaded.cache}) == 2
+    with pytest.raises(rl.NotFound) as refusal:
+        loaded[(1,)](x[1:], 5)
+    held = str(refusal.value).splitlines()[1:-1]
+    assert [line.strip() for line in held] == [
+        "(x: *fp32, a multiple of 16, n: i32)",
+        "(x: *fp32, a multiple of 16, n: i32, a multiple of 16)",
+    ]
+
+
+def test_a_file_that_cannot_be_written_is_named_as_it_was_asked_for(client, x, tmp_path):
+    kernel = rl.wrap(triton.jit(scale.fn))
+    kernel[(1,)](x, 128)
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for name, error in (
+        ("nowhere/file", FileNotFoundError),
+        ("folder", IsADirectoryError),
+        ("file/in", NotADirectoryError),
+    ):
+        with pytest.raises(error) as refusal:
+            kernel.save(tmp_path / name)
+        assert str(refusal.value).endswith(f": {str(tmp_path / name)!r}")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"] and not os.listdir(tmp_path / "folder")
+
+
 def test_the_format_is_as_documented(client, x, path):
     kernel = rl.wrap(scale)
     kernel[(1,)](x, 16, num_warps=8)
