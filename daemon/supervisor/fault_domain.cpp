@@ -72,6 +72,7 @@ void FaultDomain::spawn() {
     restore_complete_ = false;
     restoring_ = 0;
     ping_sent_ns_ = 0;
+    watching_ns_ = 0;
     cannot_start_.clear();
     unrestored.clear();
     epoch_ = owner_.next_epoch();
@@ -271,16 +272,23 @@ void FaultDomain::on_message(Message& message) {
 void FaultDomain::ping() {
     if (options_.ping_every_ms == 0) return;
     ping_timer_.expires_after(std::chrono::milliseconds(options_.ping_every_ms));
-    ping_timer_.async_wait([this, alive = alive_, epoch = epoch_](const auto& error) {
+    const std::uint64_t due_ns = now_ns() + options_.ping_every_ms * kNsPerMs;
+    const std::uint64_t bound_ns = options_.ping_timeout_ms * kNsPerMs;  // 0: none
+    ping_timer_.async_wait([this, due_ns, bound_ns, alive = alive_, epoch = epoch_](const auto& error) {
         if (error || !*alive || epoch != epoch_ || !process_) return;
         const std::uint64_t now = now_ns();
+        // What holds this process (Ctrl-Z, a frozen machine) holds the executor too: no silence of its own.
+        if (now > due_ns + bound_ns / 2) watching_ns_ = now;
+        const auto silent_for = [&](std::uint64_t since_ns) {
+            const std::uint64_t from = std::max(since_ns, watching_ns_);
+            return now > from ? now - from : 0;
+        };
         // The dispatch thread never waits for a kernel: its silence is a hang, whatever the control thread
         // says.
         const std::uint64_t beat = state_ == State::ready ? owner_.last_heartbeat_ns(*this) : 0;
-        if (options_.ping_timeout_ms != 0 && beat != 0 && now > beat &&
-            now - beat > options_.ping_timeout_ms * kNsPerMs + kHeartbeatSlackNs) {
-            kill("its dispatch thread gave no sign of life for " + std::to_string((now - beat) / kNsPerMs) +
-                     " ms",
+        if (bound_ns != 0 && beat != 0 && silent_for(beat) > bound_ns + kHeartbeatSlackNs) {
+            kill("its dispatch thread gave no sign of life for " +
+                     std::to_string(silent_for(beat) / kNsPerMs) + " ms",
                  0);
             return;
         }
@@ -298,9 +306,8 @@ void FaultDomain::ping() {
                 urgent_.push_back(std::move(call));
                 pump();
             }
-        } else if (options_.ping_timeout_ms != 0 &&
-                   now - ping_sent_ns_ > options_.ping_timeout_ms * kNsPerMs) {
-            kill("it did not answer for " + std::to_string((now - ping_sent_ns_) / kNsPerMs) + " ms", 0);
+        } else if (bound_ns != 0 && silent_for(ping_sent_ns_) > bound_ns) {
+            kill("it did not answer for " + std::to_string(silent_for(ping_sent_ns_) / kNsPerMs) + " ms", 0);
             return;
         }
         ping();

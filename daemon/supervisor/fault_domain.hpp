@@ -193,6 +193,7 @@ class FaultDomain {
     bool ending_abandoned_ = false;   // end_abandoned() was called
     bool issue_held_ = false;         // and the executor issues nothing more
     std::uint64_t ping_sent_ns_ = 0;  // not 0: unanswered since
+    std::uint64_t watching_ns_ = 0;   // since when this process has run without a long pause
     std::uint32_t epoch_ = 0;
     std::uint32_t restarts_ = 0;
     bool was_ready_ = false;  // this executor or one before it: its sessions may have something to lose

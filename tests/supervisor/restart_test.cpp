@@ -657,7 +657,7 @@ TEST(Restart, AnyOtherSignalOfAKernelStopsItsStreamWithAnError) {
 }
 
 TEST(Restart, AnExecutorThatDoesNotAnswerIsEnded) {
-    const Daemon daemon({"driver=host", "ping_every_ms=50", "ping_timeout_ms=200"});
+    const Daemon daemon({"driver=host", "ping_every_ms=50", "ping_timeout_ms=1000"});
     Work work(daemon);
     const auto stream = work.client.open_stream();
     ASSERT_EQ(::kill(daemon.executor(), SIGSTOP), 0);
@@ -666,15 +666,33 @@ TEST(Restart, AnExecutorThatDoesNotAnswerIsEnded) {
 }
 
 TEST(Restart, ALongKernelIsNotTakenForAHang) {
-    const Daemon daemon({"driver=host", "ping_every_ms=20", "ping_timeout_ms=400"});
+    const Daemon daemon({"driver=host", "ping_every_ms=20", "ping_timeout_ms=1000"});
     Work work(daemon);
     const pid_t before = daemon.executor();
     const auto stream = work.client.open_stream();
     const std::uint64_t end = work.hold(*stream);
-    ::usleep(1'500'000);
+    ::usleep(2'500'000);
     work.put(work.gate.address, 1);
     EXPECT_TRUE(stream->reaches(end));
     EXPECT_EQ(daemon.executor(), before);
+}
+
+// Ctrl-Z and fg, a machine that is held: the silence of an executor counts while the supervisor runs.
+TEST(Restart, AnExecutorThatWasStoppedTogetherWithTheSupervisorIsLeftAlone) {
+    const Daemon daemon({"driver=host", "ping_every_ms=20", "ping_timeout_ms=1000"});
+    Work work(daemon);
+    const pid_t executor = daemon.executor();
+    const auto stream = work.client.open_stream();
+    ASSERT_TRUE(stream->reaches(work.append(*stream, 1)));
+    ASSERT_EQ(::kill(executor, SIGSTOP), 0);
+    ::usleep(100'000);  // until it owes an answer
+    ASSERT_EQ(::kill(daemon.pid(), SIGSTOP), 0);
+    ::usleep(5'000'000);  // longer than either bound
+    ASSERT_EQ(::kill(daemon.pid(), SIGCONT), 0);
+    ::usleep(100'000);
+    ASSERT_EQ(::kill(executor, SIGCONT), 0);
+    EXPECT_TRUE(stream->reaches(work.append(*stream, 2)));
+    EXPECT_EQ(daemon.executor(), executor);
 }
 
 TEST(Restart, AModuleThatKillsItsLoaderIsRefusedAndCountsAgainstItsSession) {
