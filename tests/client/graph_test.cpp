@@ -35,6 +35,17 @@ class Graphs : public ::testing::TestWithParam<const char*> {
         }
         return values;
     }
+    // A word that holds the kernel `gate` until it is opened.
+    Buffer closed_gate() {
+        Buffer gate = client_.alloc(4);
+        EXPECT_EQ(stream_.fill(gate, 0, 4, 0, 4), Status::ok);
+        EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+        return gate;
+    }
+    void open(const Buffer& gate) {
+        Stream opener = client_.stream();
+        EXPECT_EQ(opener.fill(gate, 1, 4, 0, 4), Status::ok) << opener.last_error();
+    }
 
     std::unique_ptr<Daemon> daemon_;
     Client client_;
@@ -94,10 +105,12 @@ TEST_F(Graphs, refuses_what_a_graph_cannot_hold_and_throws_it_at_the_end) {
     refused("a copy from or to the host", [&] { return stream_.copy_to_host(&word, log_, 4); });
     refused("an event or a barrier", [&] { return stream_.barrier(); });
     refused("an event or a barrier", [&] { return stream_.record().wait(); });
+    const Buffer gate = closed_gate();
     Stream gated = client_.stream();
-    ASSERT_EQ(gated.launch(kernel("nap"), {1}, {1}, 200u), Status::ok);
+    ASSERT_EQ(gated.launch(kernel("gate"), {1}, {1}, gate), Status::ok);
     const Event later = gated.record();
     refused("a wait for an event", [&] { return stream_.wait(later); });
+    open(gate);
     ASSERT_EQ(stream_.begin_graph(), Status::ok);
     EXPECT_EQ(append(stream_, 1), Status::ok);
     EXPECT_EQ(stream_.begin_graph(), Status::invalid_argument);
@@ -279,11 +292,13 @@ TEST_F(Graphs, a_kill_loses_no_update_and_doubles_none) {
         ASSERT_EQ(graph.launch(), Status::ok);
         EXPECT_THAT(logged(stream), ElementsAre(0u, 10u, 2u, 0u, 10u, 2u));
         // An update and a launch in doubt, behind a record that holds them.
-        ASSERT_EQ(stream.launch(kernel("nap"), {1}, {1}, 300u), Status::ok);
+        const Buffer gate = closed_gate();
+        ASSERT_EQ(stream.launch(kernel("gate"), {1}, {1}, gate), Status::ok);
         ASSERT_EQ(graph.update(2, log_, count_, 20u), Status::ok);
         ASSERT_EQ(graph.launch(), Status::ok);
         ASSERT_TRUE(eventually([&] { return stream.status().issued == stream.status().published; }));
         daemon_->kill_executor();
+        open(gate);
         if (on_restart == OnRestart::stop) {
             ASSERT_TRUE(eventually([&] { return stream.status().status != Status::ok; }));
             EXPECT_EQ(stream.status().status, Status::executor_killed);

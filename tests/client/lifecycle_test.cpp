@@ -132,9 +132,9 @@ TEST(ExecutorKilled, a_stream_in_doubt_stops_and_its_waiters_learn_of_it) {
     ASSERT_EQ(session.stream.fill(words, 0, 4, 0, 64), Status::ok);
     ASSERT_EQ(session.stream.synchronize(kPatienceNs), Status::ok);
     const std::uint64_t begin = session.stream.status().published;
-    ASSERT_EQ(session.stream.launch(session.module.kernel("nap"), {1}, {1}, 1'000u), Status::ok);
-    const std::uint64_t behind_nap = session.stream.status().published;
-    ASSERT_TRUE(eventually([&] { return session.stream.status().issued >= behind_nap; }));
+    ASSERT_EQ(session.stream.launch(session.module.kernel("gate"), {1}, {1}, words), Status::ok);
+    const std::uint64_t behind_gate = session.stream.status().published;
+    ASSERT_TRUE(eventually([&] { return session.stream.status().issued >= behind_gate; }));
     std::thread waiter([&] { EXPECT_EQ(session.stream.synchronize(kPatienceNs), Status::stream_stopped); });
     std::this_thread::sleep_for(10ms);
     daemon.kill_executor();
@@ -142,7 +142,7 @@ TEST(ExecutorKilled, a_stream_in_doubt_stops_and_its_waiters_learn_of_it) {
     const StreamStatus status = session.stream.status();
     EXPECT_EQ(status.status, Status::executor_killed) << status.text;
     EXPECT_EQ(status.completed, begin);
-    EXPECT_EQ(status.issued, behind_nap);
+    EXPECT_EQ(status.issued, behind_gate);
     EXPECT_NE(status.text, "");
     EXPECT_EQ(session.stream.launch(session.module.kernel("none"), {1}, {1}), Status::stream_stopped);
     session.stream.resume();
@@ -164,12 +164,11 @@ void enqueue_across_restarts(OnRestart on_restart) {
     std::atomic<bool> done{false};
     std::atomic<int> kills{0};
     std::thread killer([&] {
-        while (!done && kills < 3) {
+        do {
             std::this_thread::sleep_for(30ms);
-            if (done) break;
             daemon.kill_executor();
             ++kills;
-        }
+        } while (!done && kills < 3);
     });
     unsigned skipped = 0;
     // Resumes and says how many records were in doubt: they are skipped, as resume() promises.
@@ -222,7 +221,10 @@ TEST(ExecutorKilled, while_enqueuing_a_stream_that_reruns) {
 TEST(ExecutorKilled, a_wait_goes_on_across_a_restart) {
     Daemon daemon("host");
     Session session(daemon, OnRestart::rerun);
-    ASSERT_EQ(session.stream.launch(session.module.kernel("nap"), {1}, {1}, 300u), Status::ok);
+    const Buffer gate = session.client.alloc(4);
+    ASSERT_EQ(session.stream.fill(gate, 0, 4, 0, 4), Status::ok);
+    ASSERT_EQ(session.stream.synchronize(kPatienceNs), Status::ok);
+    ASSERT_EQ(session.stream.launch(session.module.kernel("gate"), {1}, {1}, gate), Status::ok);
     const Event event = session.stream.record();
     ASSERT_EQ(event.arm(), Status::timed_out);
     std::vector<std::thread> threads;
@@ -231,6 +233,8 @@ TEST(ExecutorKilled, a_wait_goes_on_across_a_restart) {
             [&] { EXPECT_EQ(event.wait(kPatienceNs), Status::ok) << session.stream.status().text; });
     std::this_thread::sleep_for(20ms);
     daemon.kill_executor();
+    Stream opener = session.client.stream();
+    ASSERT_EQ(opener.fill(gate, 1, 4, 0, 4), Status::ok);
     Status status = event.arm();
     while (status == Status::timed_out) {
         pollfd entry{session.stream.wake_fd(), POLLIN, 0};

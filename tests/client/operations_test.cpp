@@ -701,31 +701,41 @@ TEST_F(Host, refuses_what_is_no_module_and_names_the_kernels_there_are) {
     EXPECT_THAT(module_.kernels(), ::testing::Contains("five"));
 }
 
+// A word that holds the kernel `gate` until another value is written into it.
+Buffer closed_gate(Client& client, Stream& stream) {
+    Buffer word = client.alloc(4);
+    EXPECT_EQ(stream.fill(word, 0, 4, 0, 4), Status::ok);
+    EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok);
+    return word;
+}
+
 TEST_F(Host, a_wait_can_be_interrupted_by_its_caller) {
-    const Buffer gate = words(1);
-    ASSERT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
     Client client = daemon_->connect();
-    Stream stream = client.stream();
-    const Kernel nap = client.load_file(TEST_KERNELS).kernel("nap");
+    Stream stream = client.stream(), opener = client.stream();
+    const Kernel gate = client.load_file(TEST_KERNELS).kernel("gate");
+    const Buffer word = closed_gate(client, opener);
     std::atomic<int> asked{0};
     detail::Access::state(client)->connection->set_hook(
         {[](void* context) { return ++*static_cast<std::atomic<int>*>(context) == 2; }, &asked});
-    ASSERT_EQ(stream.launch(nap, {1}, {1}, 500u), Status::ok);
+    ASSERT_EQ(stream.launch(gate, {1}, {1}, word), Status::ok);
     EXPECT_EQ(stream.synchronize(), Status::interrupted);
     EXPECT_EQ(asked, 2);
+    ASSERT_EQ(opener.fill(word, 1, 4, 0, 4), Status::ok);
     EXPECT_EQ(stream.synchronize(kPatienceNs), Status::ok) << "it was a wait that ended, not the work";
 }
 
-TEST_F(Host, closing_wakes_who_waits) {
-    Client client = daemon_->connect();
+TEST(Close, wakes_who_waits) {
+    Daemon daemon("host");  // which ends the kernel that the session leaves behind
+    Client client = daemon.connect();
     Stream stream = client.stream();
-    const Kernel nap = client.load_file(TEST_KERNELS).kernel("nap");
-    ASSERT_EQ(stream.launch(nap, {1}, {1}, 300u), Status::ok);
+    const Kernel gate = client.load_file(TEST_KERNELS).kernel("gate");
+    const Buffer word = closed_gate(client, stream);
+    ASSERT_EQ(stream.launch(gate, {1}, {1}, word), Status::ok);
     std::thread waiter([&] { EXPECT_EQ(stream.synchronize(kPatienceNs), Status::closed); });
     std::this_thread::sleep_for(20ms);
     client.close();
     waiter.join();
-    EXPECT_EQ(stream.launch(nap, {1}, {1}, 1u), Status::closed);
+    EXPECT_EQ(stream.launch(gate, {1}, {1}, word), Status::closed);
     EXPECT_EQ(stream.status().status, Status::closed);
     EXPECT_THROW(stream.resume(), Error);
 }

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,14 @@ def _private_environment(tmp_path_factory):
         patch.delenv("RINGLAUNCH_SOCKET", raising=False)
         patch.setenv("RINGLAUNCHD", daemon_program())
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interrupts_are_heeded():
+    """Ctrl-C ends the programs of the tests, though a shell that runs the tests in its background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """What the tests of the Python package share: a real daemon as an object, kernels, programs in their own process."""
 
+import contextlib
 import os
 import select
 import shutil
@@ -8,6 +9,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ringlaunch as rl
@@ -39,6 +41,13 @@ extern "C" __global__ void nap(int milliseconds) {
 }
 RINGLAUNCH_EXPORT(nap)
 
+// Until *open is not 0, but not for ever.
+extern "C" __global__ void hold(const volatile int* open) {
+    const timespec millisecond{0, 1000000};
+    for (int i = 0; i < 60000 && *open == 0; ++i) nanosleep(&millisecond, nullptr);
+}
+RINGLAUNCH_EXPORT(hold)
+
 extern "C" __global__ void crash(int* x) { *reinterpret_cast<volatile int*>(8) = *x; }
 RINGLAUNCH_EXPORT(crash)
 
@@ -63,6 +72,31 @@ extern "C" __global__ void scalars(double* out, bool b, signed char i8, short i1
 }
 RINGLAUNCH_EXPORT(scalars)
 """
+
+
+class Gate:
+    """Holds streams of a client until it is opened, at the latest at the end of its block."""
+
+    def __init__(self, client, kernels) -> None:
+        self._kernel = kernels["hold"]
+        self._side = client.stream()
+        self._open = client.empty(1, np.int32)
+        self._open.fill(0, self._side)
+        self._side.synchronize(WATCHDOG_S)
+
+    def hold(self, stream) -> None:
+        self._kernel[1, 1](self._open, stream=stream)
+
+    def open(self) -> None:
+        self._open.fill(1, self._side)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        with contextlib.suppress(rl.Error):
+            self.open()
+        self._side.close()
 
 
 def in_threads(*targets):

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from support import KERNELS, WATCHDOG_S
+from support import KERNELS, WATCHDOG_S, Gate
 
 import ringlaunch as rl
 
@@ -24,22 +24,21 @@ def test_awaiting_what_is_done(client):
 
 
 def test_the_loop_goes_on_while_an_event_is_awaited(client, kernels):
-    async def main():
-        kernels["nap"][1, 1](300)
+    async def main(gate):
+        gate.hold(client.default_stream)
         event = client.default_stream.record()
-        turns = 0
 
-        async def count():
-            nonlocal turns
-            while not event.done():
-                turns += 1
+        async def take_turns():
+            for _ in range(10):
+                assert not event.done()
                 await asyncio.sleep(0)
+            gate.open()
 
-        await asyncio.wait_for(asyncio.gather(later(event), count()), WATCHDOG_S)
+        await asyncio.wait_for(asyncio.gather(later(event), take_turns()), WATCHDOG_S)
         assert event.done()
-        assert turns > 10
 
-    asyncio.run(main())
+    with Gate(client, kernels) as gate:
+        asyncio.run(main(gate))
 
 
 def test_many_events_of_many_streams(client, kernels):
@@ -72,10 +71,10 @@ def test_several_awaits_of_one_stream_in_any_order(client, kernels):
 
 
 def test_cancelling_leaves_the_work_alone(client, kernels):
-    async def main():
+    async def main(gate):
         stream = client.stream()
         x = client.zeros(1, np.int32)
-        kernels["nap"][1, 1](300, stream=stream)
+        gate.hold(stream)
         kernels["increment"][1, 1](x, stream=stream)
         event = stream.record()
         tasks = [asyncio.create_task(later(event)) for _ in range(3)]
@@ -86,24 +85,27 @@ def test_cancelling_leaves_the_work_alone(client, kernels):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(later(event), 0.01)
         assert not event.done()
+        gate.open()
         await asyncio.wait_for(asyncio.gather(*tasks[1:]), WATCHDOG_S)
         assert x.numpy(stream)[0] == 1
         assert not stream._waiter._awaited
         assert not stream._waiter._readers
 
-    asyncio.run(main())
+    with Gate(client, kernels) as gate:
+        asyncio.run(main(gate))
 
 
 def test_a_loop_may_end_with_an_await_pending(client, kernels):
     stream = client.stream()
-    kernels["nap"][1, 1](300, stream=stream)
 
     async def main():
         task = asyncio.create_task(later(stream.record()))
         await asyncio.sleep(0.01)
         return task
 
-    assert asyncio.run(main()).cancelled()
+    with Gate(client, kernels) as gate:
+        gate.hold(stream)
+        assert asyncio.run(main()).cancelled()
 
     async def again():
         await asyncio.wait_for(later(stream.record()), WATCHDOG_S)

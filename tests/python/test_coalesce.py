@@ -5,7 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from support import KERNELS, Daemon, daemon_program
+from support import KERNELS, Daemon, Gate, daemon_program
 
 import ringlaunch as rl
 
@@ -30,9 +30,10 @@ def appended(client, name):
     stream = client.stream(name=name)
     found = client.zeros(LAUNCHES + 1, np.int32)
     client.synchronize()
-    kernels["nap"][1, 1](50, stream=stream)  # so that there is a backlog
-    for i in range(LAUNCHES):
-        kernels["append"][1, 1](found, i, stream=stream)
+    with Gate(client, kernels) as gate:
+        gate.hold(stream)  # so that there is a backlog
+        for i in range(LAUNCHES):
+            kernels["append"][1, 1](found, i, stream=stream)
     stream.synchronize()
     return found.numpy().tolist(), stream
 
@@ -78,17 +79,19 @@ def test_a_fault_in_a_backlog_is_named_by_its_record(own_host, coalesce):
         found = client.zeros(1 + 2 * LAUNCHES, np.int32)
         client.synchronize()
         for _ in range(3):  # the first backlogs are launched plainly
-            kernels["nap"][1, 1](20, stream=stream)
-            for i in range(LAUNCHES // 3):
-                kernels["append"][1, 1](found, i, stream=stream)
+            with Gate(client, kernels) as gate:
+                gate.hold(stream)
+                for i in range(LAUNCHES // 3):
+                    kernels["append"][1, 1](found, i, stream=stream)
             stream.synchronize()
-        kernels["nap"][1, 1](20, stream=stream)
-        for i in range(45):
-            kernels["append"][1, 1](found, i, stream=stream)
-        position = stream.status.published
-        kernels["crash"][1, 1](found, stream=stream)
-        for i in range(45):
-            kernels["append"][1, 1](found, i, stream=stream)
+        with Gate(client, kernels) as gate:
+            gate.hold(stream)
+            for i in range(45):
+                kernels["append"][1, 1](found, i, stream=stream)
+            position = stream.status.published
+            kernels["crash"][1, 1](found, stream=stream)
+            for i in range(45):
+                kernels["append"][1, 1](found, i, stream=stream)
         with pytest.raises(rl.KernelFault, match="crash"):
             stream.synchronize(60)
         status = stream.status
@@ -97,9 +100,10 @@ def test_a_fault_in_a_backlog_is_named_by_its_record(own_host, coalesce):
         assert int(found.numpy(client.stream())[0]) == LAUNCHES + 45
         # Another executor, and launches go as before.
         stream.resume()
-        kernels["nap"][1, 1](20, stream=stream)
-        for i in range(LAUNCHES // 3):
-            kernels["append"][1, 1](found, i, stream=stream)
+        with Gate(client, kernels) as gate:
+            gate.hold(stream)
+            for i in range(LAUNCHES // 3):
+                kernels["append"][1, 1](found, i, stream=stream)
         stream.synchronize()
         chained = by_name(asked(own_host, "stats", "--over", "0"), "mine")["counters"]["chained"]
         assert (chained > 0) == coalesce

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import KERNELS, WATCHDOG_S
+from support import KERNELS, WATCHDOG_S, Gate
 
 import ringlaunch as rl
 
@@ -163,21 +163,22 @@ def test_fills_and_copies_on_the_device_are_recorded(client, kernels, stream):
 
 def test_what_a_graph_cannot_hold_is_refused_and_leaves_no_graph(client, kernels, stream, log):
     host = np.zeros(256, np.int32)
-    nap = client.stream()
-    kernels["nap"][1, 1](200, stream=nap)
-    event = nap.record()
     with stream.record() as inner:
         kernels["append"][1, 1](log, 1, stream=stream)
-    for act, what in [
-        (lambda: log.copy_from(host, stream=stream), "copy from or to the host"),
-        (lambda: log.numpy(stream=stream), "copy from or to the host"),
-        (lambda: stream.record(), "event"),
-        (lambda: stream.barrier(), "event or a barrier"),
-        (lambda: stream.wait_event(event), "a wait"),
-        (lambda: inner.launch(), "another graph"),
-    ]:
-        with pytest.raises(rl.Unsupported, match=what):
-            record(stream, [lambda: kernels["append"][1, 1](log, 5, stream=stream), act])
+    with Gate(client, kernels) as gate:
+        other = client.stream()
+        gate.hold(other)
+        event = other.record()
+        for act, what in [
+            (lambda: log.copy_from(host, stream=stream), "copy from or to the host"),
+            (lambda: log.numpy(stream=stream), "copy from or to the host"),
+            (lambda: stream.record(), "event"),
+            (lambda: stream.barrier(), "event or a barrier"),
+            (lambda: stream.wait_event(event), "a wait"),
+            (lambda: inner.launch(), "another graph"),
+        ]:
+            with pytest.raises(rl.Unsupported, match=what):
+                record(stream, [lambda: kernels["append"][1, 1](log, 5, stream=stream), act])
     kernels["append"][1, 1](log, 9, stream=stream)
     assert logged(log, stream) == [9]
 
@@ -397,11 +398,12 @@ def test_a_restarted_executor_has_graphs_with_the_updates_that_were_taken(own_ho
         graph.launch()
         assert logged(log, stream) == [1, 2, 10, 2, 10, 2, 10, 20]
         # With work in doubt: an update, and a launch that has not come to its end.
-        kernels["nap"][1, 1](300, stream=stream)
-        graph["a"].update(log, 11)
-        graph.launch()
-        eventually(lambda: stream.status.issued == stream.status.published, "all is issued")
-        kill_executor(own_host)
+        with Gate(client, kernels) as gate:
+            gate.hold(stream)
+            graph["a"].update(log, 11)
+            graph.launch()
+            eventually(lambda: stream.status.issued == stream.status.published, "all is issued")
+            kill_executor(own_host)
         if on_restart == "stop":
             eventually(lambda: not stream.status.running, "the stream stops")
             stream.resume()

@@ -124,7 +124,7 @@ def test_kernels_say_what_they_are(kernels):
     assert kernels["scale"].name == "scale"
     assert kernels["scale"].declared
     assert kernels.kernel("scale") is kernels["scale"]
-    assert set(kernels) == {"scale", "increment", "append", "nap", "crash", "shape", "scalars"}
+    assert set(kernels) == {"scale", "increment", "append", "nap", "hold", "crash", "shape", "scalars"}
     assert kernels["scale"].params[1] == rl.Param("", "float32", 8, 4)
 
 

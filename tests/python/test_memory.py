@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from support import WATCHDOG_S, Daemon
+from support import WATCHDOG_S, Daemon, Gate
 
 import ringlaunch as rl
 
@@ -202,11 +202,12 @@ def test_without_a_stream_copies_wait_for_all_streams(client, kernels):
 
 def test_a_read_that_takes_too_long(client, kernels):
     x = client.zeros(1, np.int32)
-    kernels["nap"][1, 1](1000)
-    with pytest.raises(rl.Timeout):
-        x.numpy(timeout=0.01)
-    with pytest.raises(rl.Timeout):
-        x.numpy(client.default_stream, timeout=0.01)
+    with Gate(client, kernels) as gate:
+        gate.hold(client.default_stream)
+        with pytest.raises(rl.Timeout):
+            x.numpy(timeout=0.01)
+        with pytest.raises(rl.Timeout):
+            x.numpy(client.default_stream, timeout=0.01)
     assert x.numpy()[0] == 0
 
 

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from support import WATCHDOG_S, Daemon, daemon_program
+from support import WATCHDOG_S, Daemon, Gate, daemon_program
 
 import ringlaunch as rl
 
@@ -277,7 +277,8 @@ def test_what_cannot_be_copied_to_is_refused(client):
 
 def test_reading_into_pinned_memory_can_take_too_long(client, kernels):
     x, out = client.zeros(3), client.pinned_empty(3)
-    kernels["nap"][1, 1](1000)
-    with pytest.raises(rl.Timeout):
-        x.numpy(client.default_stream, timeout=0.01, out=out)
+    with Gate(client, kernels) as gate:
+        gate.hold(client.default_stream)
+        with pytest.raises(rl.Timeout):
+            x.numpy(client.default_stream, timeout=0.01, out=out)
     client.synchronize()

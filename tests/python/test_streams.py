@@ -4,16 +4,17 @@ import threading
 
 import numpy as np
 import pytest
-from support import KERNELS, WATCHDOG_S, Daemon
+from support import KERNELS, WATCHDOG_S, Daemon, Gate
 
 import ringlaunch as rl
 
 
 def test_an_event_is_done_when_the_work_before_it_is(client, kernels):
-    with client.stream() as stream:
-        kernels["nap"][1, 1](200, stream=stream)
+    with client.stream() as stream, Gate(client, kernels) as gate:
+        gate.hold(stream)
         event = stream.record()
         assert not event.done()
+        gate.open()
         event.wait()
         assert event.done()
         event.wait(timeout=0)
@@ -22,8 +23,8 @@ def test_an_event_is_done_when_the_work_before_it_is(client, kernels):
 
 
 def test_an_event_says_when_time_is_over(client, kernels):
-    with client.stream() as stream:
-        kernels["nap"][1, 1](500, stream=stream)
+    with client.stream() as stream, Gate(client, kernels) as gate:
+        gate.hold(stream)
         event = stream.record()
         with pytest.raises(TimeoutError):
             event.wait(timeout=0.01)
@@ -31,6 +32,7 @@ def test_an_event_says_when_time_is_over(client, kernels):
             stream.synchronize(timeout=0)
         with pytest.raises(rl.Timeout):
             client.synchronize(timeout=0.01)
+        gate.open()
         event.wait(timeout=float("inf"))
 
 
@@ -64,8 +66,8 @@ def test_what_was_closed_makes_room_at_once(client):
 
 
 def test_streams_run_beside_each_other(client, kernels):
-    with client.stream() as slow, client.stream() as fast:
-        kernels["nap"][1, 1](500, stream=slow)
+    with client.stream() as slow, client.stream() as fast, Gate(client, kernels) as gate:
+        gate.hold(slow)
         behind = slow.record()
         x = client.empty(1, np.int32)
         x.fill(1, fast)
@@ -100,15 +102,16 @@ def test_a_stream_block_waits_and_closes(client, kernels):
 
 def test_a_block_that_raises_does_not_wait(client, kernels):
     def fail(stream):
-        kernels["nap"][1, 1](3000, stream=stream)
+        gate.hold(stream)
         events.append(stream.record())
         raise ZeroDivisionError
 
     events = []
-    with pytest.raises(ZeroDivisionError), client.stream() as stream:
-        fail(stream)
-    assert stream.closed
-    assert not events[0].done()
+    with Gate(client, kernels) as gate:
+        with pytest.raises(ZeroDivisionError), client.stream() as stream:
+            fail(stream)
+        assert stream.closed
+        assert not events[0].done()
 
 
 @pytest.mark.parametrize("let_go", ["close", "collect"])

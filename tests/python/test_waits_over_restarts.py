@@ -7,9 +7,16 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from support import KERNELS, WATCHDOG_S
+from support import KERNELS, WATCHDOG_S, Gate
 
 import ringlaunch as rl
+
+
+def until(holds):
+    end = time.monotonic() + WATCHDOG_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def kill_the_executor(daemon):
@@ -38,12 +45,16 @@ def test_a_wait_for_another_clients_event_outlives_the_executor(own_host, awaite
             our_word.copy_from(their_word, stream=waiting)
             our_kernels["increment"][1, 1](our_word, stream=waiting)
 
-        their_kernels["nap"][1, 1](200, stream=awaited)
+        gate = clients.enter_context(Gate(theirs, their_kernels))
+        gate.hold(awaited)
+        held = awaited.status.published
         their_kernels["increment"][1, 1](their_word, stream=awaited)
         event = awaited.record()
-        time.sleep(0.02)
+        until(lambda: awaited.status.issued >= held)
+        epoch = awaited.status.epoch
         if waits == "before":
             wait()
+            time.sleep(0.02)  # mostly until it is read
         if ending == "SIGKILL":
             kill_the_executor(own_host)
         else:
@@ -53,6 +64,8 @@ def test_a_wait_for_another_clients_event_outlives_the_executor(own_host, awaite
             third.default_stream.resume()
         if waits == "after":
             wait()
+        until(lambda: awaited.status.epoch > epoch)
+        gate.open()
         waiting.synchronize(WATCHDOG_S)
         assert our_word.numpy(timeout=WATCHDOG_S).tolist() == [2], "it went on too early"
         assert their_word.numpy(timeout=WATCHDOG_S).tolist() == [1]
@@ -67,8 +80,5 @@ def test_who_only_asks_hears_of_what_completed_after_a_restart(own_host):
         kill_the_executor(own_host)
         kernels["increment"][1, 1](word, stream=stream)
         event = stream.record()
-        end = time.monotonic() + WATCHDOG_S
-        while not event.done() and time.monotonic() < end:
-            time.sleep(0.001)
-        assert event.done()
+        until(event.done)
         assert word.numpy(timeout=WATCHDOG_S)[0] == 1

@@ -142,11 +142,11 @@ TEST(Daemon, StopsWhenAskedTo) {
 }
 
 TEST(Daemon, APrivateOneLeavesWhenItsLastClientHas) {
-    Daemon daemon({"exit_when_idle_ms=300"});
+    Daemon daemon({"exit_when_idle_ms=1500"});
     auto first = std::make_unique<SessionClient>(daemon.socket());
     auto second = std::make_unique<SessionClient>(daemon.socket());
     first.reset();
-    ::usleep(600'000);
+    ::usleep(2'000'000);
     EXPECT_NE(second->open_stream()->id, 0u);  // it stayed for the second
     second.reset();
     EXPECT_EQ(daemon.wait(), kExitOk);
@@ -158,7 +158,7 @@ TEST(Daemon, APrivateOneLeavesWhenNobodyCame) {
 }
 
 TEST(Daemon, WhoObservesKeepsNoPrivateOneAlive) {
-    Daemon daemon({"exit_when_idle_ms=400"});
+    Daemon daemon({"exit_when_idle_ms=1500"});
     RawClient operators(daemon.socket());
     EXPECT_EQ(operators.hello(kProtocolVersion, true).status(), Status::ok);
     EXPECT_EQ(daemon.wait(), kExitOk);

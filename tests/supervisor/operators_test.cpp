@@ -347,7 +347,7 @@ TEST(Drain, OfWorkThatDoesNotEndIsBounded) {
     const std::uint64_t end = holder.hold();
     const pid_t executor = daemon.executor();
     RawClient operators = operators_of(daemon);
-    ASSERT_EQ(stop(operators, 200).status(), Status::ok);
+    ASSERT_EQ(stop(operators, 1'000).status(), Status::ok);
     ASSERT_EQ(stop(operators, 60'000).status(), Status::ok) << "the first word counts";
     EXPECT_EQ(daemon.wait(), 0);
     EXPECT_LT(holder.stream->completed(), end);
