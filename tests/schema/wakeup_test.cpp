@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <thread>
 
 #include "schema/segment.hpp"
@@ -67,7 +68,11 @@ class Edges {
     }
     bool sleep(int at_most_ms) const {
         epoll_event event;
-        return ::epoll_wait(epoll_.get(), &event, 1, at_most_ms) == 1;
+        int found;
+        do  // a process that was stopped and goes on comes out of this call, too
+            found = ::epoll_wait(epoll_.get(), &event, 1, at_most_ms);
+        while (found < 0 && errno == EINTR);
+        return found == 1;
     }
 
   private:
