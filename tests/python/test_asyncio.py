@@ -157,10 +157,13 @@ def test_an_await_raises_what_stopped_the_stream(own_host):
 
         async def main():
             kernels = client.compile(KERNELS, name="kernels.cu")
-            kernels["nap"][1, 1](100, stream=stream)
-            kernels["crash"][1, 1](None, stream=stream)
+            with Gate(client, kernels) as gate:
+                gate.hold(stream)
+                kernels["crash"][1, 1](None, stream=stream)
+                awaiting = asyncio.create_task(later(stream.record()))
+                await asyncio.sleep(0)  # until it awaits
             with pytest.raises(rl.KernelFault, match="crash"):
-                await asyncio.wait_for(later(stream.record()), WATCHDOG_S)
+                await asyncio.wait_for(awaiting, WATCHDOG_S)
 
         asyncio.run(main())
         stream.close()

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import pytest
-from support import KERNELS, WATCHDOG_S, Daemon, daemon_program
+from support import KERNELS, WATCHDOG_S, Daemon, Gate, daemon_program
 
 import ringlaunch as rl
 
@@ -256,12 +256,14 @@ def test_a_stream_waits_for_an_event_of_another_device(pair):
 
 def test_a_wait_for_a_stream_that_stops_stops(pair):
     zero, one = pair
-    crash = zero.compile(KERNELS)["crash"]
+    kernels = zero.compile(KERNELS)
     faulty, waiting = zero.stream(), one.stream()
+    nothing = zero.zeros(1, np.int32)
     zero.default_stream.synchronize()
-    crash[1, 1](zero.zeros(1, np.int32), stream=faulty)
-    event = faulty.record()
-    waiting.wait_event(event)
+    with Gate(zero, kernels) as gate:
+        gate.hold(faulty)
+        kernels["crash"][1, 1](nothing, stream=faulty)
+        waiting.wait_event(faulty.record())
     with pytest.raises(rl.StreamStopped, match=r"awaited|stopped"):
         waiting.synchronize(WATCHDOG_S)
     faulty.close()

@@ -314,8 +314,11 @@ def test_an_event_that_will_not_be_done_says_so_when_it_is_waited_for(own_host):
     client = own_host.connect()
     kernels = client.compile(KERNELS, name="kernels.cu")
     stopped, lost = client.stream(), client.stream()
-    kernels["crash"][1, 1](client.zeros(1, np.int32), stream=stopped)
-    event = stopped.record()
+    nothing = client.zeros(1, np.int32)
+    with Gate(client, kernels) as gate:
+        gate.hold(stopped)
+        kernels["crash"][1, 1](nothing, stream=stopped)
+        event = stopped.record()
     with pytest.raises(rl.KernelFault):
         event.wait(30)
     assert not event.done()

@@ -19,6 +19,7 @@ namespace {
 using schema::OnRestart;
 using schema::StreamState;
 using ::testing::AllOf;
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -180,7 +181,7 @@ TEST(FailedRestart, IsGivenUpAfterItsBoundWithATextThatSaysSoAndTheDaemonGoesOn)
     std::string told;
     while (const auto message = client.receive())
         if (!message->text().empty()) told = message->text();
-    EXPECT_THAT(told, AllOf(HasSubstr("could not be started again, in "), HasSubstr(" tries in 0 s"),
+    EXPECT_THAT(told, AllOf(HasSubstr("could not be started again, in "), ContainsRegex(" tries in [0-9]+ s"),
                             HasSubstr("the driver cannot be used: cannot reserve the address range"),
                             HasSubstr("given up, with their memory; the daemon goes on"),
                             HasSubstr("--restart-patience"), Not(HasSubstr("gone"))));
@@ -337,7 +338,7 @@ struct Harm {
 void costs_nobody_but_its_session(const std::string& how, const std::string& death) {
     SCOPED_TRACE(how);
     // Of the others none waits for the bound: under a sanitizer a process takes a second to end.
-    Harm harm({how == "hang" ? "load_timeout_ms=300" : "load_timeout_ms=20000", "patience_ms=3000"});
+    Harm harm({how == "hang" ? "load_timeout_ms=300" : "load_timeout_ms=20000", "patience_ms=20000"});
     harm.begin(how);
     ASSERT_TRUE(harm.other_goes_on()) << harm.blockable.log();
     EXPECT_THAT(harm.warning(), AllOf(HasSubstr("module supervisor_bad_again.so could not be loaded again"),

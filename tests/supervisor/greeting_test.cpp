@@ -217,7 +217,7 @@ TEST_F(Greeting, ARequestWithoutAnIdIsHungUpOn) {
 }
 
 TEST(GreetingOfItsOwn, WhoNeverSaysHelloIsHungUpOn) {
-    const Daemon daemon({"handshake_timeout_ms=200"});
+    const Daemon daemon({"handshake_timeout_ms=1000"});
     RawClient silent(daemon.socket());
     ASSERT_TRUE(silent.connected());
     EXPECT_TRUE(silent.hung_up());
