@@ -103,6 +103,7 @@ class Core final : public FaultDomain::Owner {
     bool is_first(const DomainKey& key) const { return devices_.at(key.device).first_domain == key; }
     DeviceRange& range_of(const Session& session) { return devices_.at(session.device).range; }
     void move_alone(Session& session, const std::string& why);
+    void bring_along(std::uint64_t session, const DomainKey& from);
     // Asks the session's executor, and counts. `done` is called unless the session has been erased.
     void call(Session& session, Call::OnDeath on_death, std::function<bool(Call::Wire&, Session&)> make,
               std::function<void(Session&, Reply&)> done);
@@ -216,6 +217,8 @@ class Core final : public FaultDomain::Owner {
     void forget_leaving_chunks(Session& session);
     Fate decide_stream(Session& session, Stream& stream, const Death& death);
     void set_apart_unrestorable(FaultDomain& domain, const std::vector<Session*>& sessions);
+    void set_apart(FaultDomain& domain, Session& unrestorable);
+    void make_way(FaultDomain& domain, const Session& newcomer);
     void warn_of_deaths(Session& session, std::uint64_t delay_ms);
     void warn(Session& session, Status status, const std::string& text, std::uint64_t delay_ms);
     void go_on_probation(FaultDomain& domain);

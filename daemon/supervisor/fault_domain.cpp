@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <boost/asio/post.hpp>
+#include <chrono>
 #include <system_error>
 #include <utility>
 
@@ -53,6 +54,15 @@ void FaultDomain::start_after(std::uint64_t delay_ms) {
     schedule(delay_ms);
 }
 
+std::uint64_t FaultDomain::cut_delay() {
+    if (!delayed()) return 0;
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(
+        timer_.expiry() - boost::asio::steady_timer::clock_type::now());
+    timer_.cancel();
+    spawn();
+    return left.count() > 0 ? static_cast<std::uint64_t>(left.count()) : 0;
+}
+
 void FaultDomain::schedule(std::uint64_t delay_ms) {
     state_ = State::resting;
     if (delay_ms == 0) return spawn();
@@ -67,6 +77,7 @@ void FaultDomain::schedule(std::uint64_t delay_ms) {
 void FaultDomain::spawn() {
     state_ = State::starting;
     delayed_ = false;
+    put_off_for = 0;
     own_kill_ = {};
     ending_abandoned_ = issue_held_ = false;
     restore_complete_ = false;
@@ -318,7 +329,7 @@ std::vector<Call> FaultDomain::take_calls(std::uint64_t session) {
     std::vector<Call> taken;
     std::deque<Call> rest;
     for (Call& call : waiting_) {
-        if (call.session == session)
+        if (call.session == session || call.risk_of == session)
             taken.push_back(std::move(call));
         else
             rest.push_back(std::move(call));

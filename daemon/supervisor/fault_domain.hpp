@@ -112,13 +112,16 @@ class FaultDomain {
 
     void start();  // if it is resting, and no delay runs
     void start_after(std::uint64_t delay_ms);
+    bool delayed() const { return state_ == State::resting && delayed_; }  // starts after a delay
+    // Starts at once what starts after a delay. What was left of that in ms.
+    std::uint64_t cut_delay();
     // Asked when the executor is ready, in order; at once where it is.
     void call(Call call);
     // While restoring: asked now, before everything that waits.
     void restore_call(Call call);
     // After the last restore_call(): ready once all of them have been answered.
     void finish_restore();
-    // Calls of a session that wait go to another domain.
+    // Calls of a session that wait, those that run its code included: it goes to another domain.
     std::vector<Call> take_calls(std::uint64_t session);
     // Calls of a session that has ended are forgotten, unanswered.
     void forget_calls(std::uint64_t session);
@@ -155,6 +158,7 @@ class FaultDomain {
     std::set<std::uint64_t> loaded;  // module keys; forgotten at a death
     std::map<std::uint64_t, std::vector<std::function<void(Reply&)>>> loading;  // who waits for a module
 
+    std::uint64_t put_off_for = 0;  // the session in it for whose deaths the next start is delayed; 0: none
     std::uint32_t deaths_without_culprit = 0;  // in a row
     std::uint64_t probationer = 0;             // the stream that is being rerun alone
     bool strict_probation = false;             // and all others are held meanwhile

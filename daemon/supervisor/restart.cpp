@@ -212,7 +212,8 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
                                          (stays ? "the next one" : "it has one of its own, which") +
                                          " starts after " + std::to_string(own_delay) + " ms";
             if (stays) {
-                delay = own_delay;  // it stays where it is, and all wait with it
+                delay = own_delay;  // it stays where it is, and all wait with it; who comes does not
+                domain.put_off_for = culprit_session->id;
             } else {
                 move_alone(*culprit_session,
                            "it caused " + std::to_string(culprit_session->deaths_caused) + " deaths");
@@ -278,8 +279,13 @@ std::optional<std::uint64_t> Core::on_failed_start(FaultDomain& domain,
 // What one session cannot have costs nobody else anything: it goes on trying in an executor of its own.
 void Core::set_apart_unrestorable(FaultDomain& domain, const std::vector<Session*>& sessions) {
     bool others = false, others_hold = false;
-    for (const Session* session : sessions) {
-        if (session->ending != Session::Ending::no || domain.unrestored.contains(session->id)) continue;
+    std::vector<Session*> refused;
+    for (Session* session : sessions) {
+        if (session->ending != Session::Ending::no) continue;
+        if (domain.unrestored.contains(session->id)) {
+            refused.push_back(session);
+            continue;
+        }
         others = true;
         others_hold |= !session->chunks.empty() || std::ranges::any_of(session->modules, [](const auto& use) {
             return use.second.bound;
@@ -287,23 +293,52 @@ void Core::set_apart_unrestorable(FaultDomain& domain, const std::vector<Session
             return each.second->phase == Stream::Phase::open;
         });
     }
-    if (!others) return;
-    for (Session* session : sessions) {
-        const auto refused = domain.unrestored.find(session->id);
-        if (refused == domain.unrestored.end() || session->ending != Session::Ending::no) continue;
-        const FaultDomain::Refusal& refusal = refused->second;
-        if (!is_its_own({refusal.status, ++session->failed_restores, others_hold}) ||
-            !descriptors_.room(Descriptors::kExecutor))
-            continue;
-        move_alone(*session, refusal.why);
-        warn(*session, refusal.status,
-             refusal.why + "; so it has an executor of its own now, whose start is tried again for " +
-                 std::to_string(options_.restart.patience_ms / 1000) +
-                 " s (--restart-patience), and keeps what it has meanwhile; sessions beside it go on",
-             0);
-        domains_.at(session->domain)->start();
-        domain.unrestored.erase(refused);
+    // Of several that are all refused none is told from the device.
+    if (!others && refused.size() != 1) return;
+    for (Session* session : refused) {
+        const Status status = domain.unrestored.at(session->id).status;
+        if (is_its_own({status, ++session->failed_restores, others_hold}) && others &&
+            descriptors_.room(Descriptors::kExecutor))
+            set_apart(domain, *session);
     }
+}
+
+void Core::set_apart(FaultDomain& domain, Session& unrestorable) {
+    const FaultDomain::Refusal refusal = domain.unrestored.at(unrestorable.id);
+    move_alone(unrestorable, refusal.why);
+    warn(unrestorable, refusal.status,
+         refusal.why + "; so it has an executor of its own now, whose start is tried again for " +
+             std::to_string(options_.restart.patience_ms / 1000) +
+             " s (--restart-patience), and keeps what it has meanwhile; sessions beside it go on",
+         0);
+    domains_.at(unrestorable.domain)->start();
+    domain.unrestored.erase(unrestorable.id);
+}
+
+// Who comes into an executor whose start waits for one session alone, for its deaths or for what it cannot
+// have, does not wait for that: the other one gets an executor of its own.
+void Core::make_way(FaultDomain& domain, const Session& newcomer) {
+    if (!domain.delayed()) return;
+    const bool room = descriptors_.room(Descriptors::kExecutor);
+    if (Session* killer = find(domain.put_off_for); killer != nullptr) {
+        if (!room) return;
+        move_alone(*killer, "it caused " + std::to_string(killer->deaths_caused) +
+                                " deaths, and another session came");
+        bring_along(killer->id, domain.key());
+        domains_.at(killer->domain)->start_after(domain.cut_delay());
+        return;
+    }
+    std::vector<Session*> others = sessions_in(domain);
+    std::erase(others, &newcomer);
+    if (others.size() != 1) return;
+    const auto refused = domain.unrestored.find(others.front()->id);
+    if (refused == domain.unrestored.end()) return;
+    // Too early to say that it is this session's: the next try says more, for it is not alone in that.
+    if (room && is_its_own({refused->second.status, others.front()->failed_restores, false})) {
+        set_apart(domain, *others.front());
+        bring_along(others.front()->id, domain.key());
+    }
+    domain.cut_delay();
 }
 
 Fate Core::decide_stream(Session& session, Stream& stream, const Death& death) {

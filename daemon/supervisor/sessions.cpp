@@ -93,6 +93,7 @@ FaultDomain& Core::domain_of(Session& session) {
     }
     auto& domain = domains_[session.domain];
     if (!domain) domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
+    make_way(*domain, session);
     domain->start();
     return *domain;
 }
@@ -102,9 +103,12 @@ void Core::leave_domain(Session& session) {
     if (domain == nullptr) return;
     session.placed = false;
     session.attached = session.attaching = false;
-    if (is_first(domain->key())) return;
-    for (const auto& [id, other] : sessions_)
-        if (other->placed && other->domain == domain->key()) return;
+    const bool was_refused = domain->unrestored.erase(session.id) != 0 && domain->unrestored.empty();
+    if (is_first(domain->key()) || !sessions_in(*domain).empty()) {
+        // What its start waits for has gone.
+        if (was_refused || domain->put_off_for == session.id) domain->cut_delay();
+        return;
+    }
     // Nobody uses it any more.
     auto at = domains_.find(domain->key());
     leaving_domains_.push_back(std::move(at->second));
@@ -179,28 +183,38 @@ void Core::move_alone(Session& session, const std::string& why) {
     auto& domain = domains_[session.domain];
     domain = std::make_unique<FaultDomain>(io_, options_, session.domain, *this);
     domain->take_over_from(*before);
-    // Once the death has been dealt with, what this session asked for goes along.
-    boost::asio::post(io_, [this, id, from] {
-        const auto old = domains_.find(from);
-        Session* moved = find(id);
-        if (old == domains_.end()) return;
-        std::vector<Call> calls = old->second->take_calls(id);
-        FaultDomain* now = moved == nullptr ? nullptr : existing_domain(*moved);
-        if (now != nullptr)
-            for (Call& call : calls) now->call(std::move(call));
-        if (is_first(from) || !sessions_in(*old->second).empty()) return;
-        // Nobody is left there. Who waited for a module goes on waiting where it is now.
+    // Once the death has been dealt with.
+    boost::asio::post(io_, [this, id, from] { bring_along(id, from); });
+}
+
+// What a session that was moved has asked for goes along.
+void Core::bring_along(std::uint64_t id, const DomainKey& from) {
+    const auto old = domains_.find(from);
+    Session* moved = find(id);
+    if (old == domains_.end()) return;
+    std::vector<Call> calls = old->second->take_calls(id);
+    FaultDomain* now = moved == nullptr ? nullptr : existing_domain(*moved);
+    std::vector<std::function<void(Reply&)>> elsewhere;
+    for (Call& call : calls) {
+        if (call.risk_of != 0)
+            elsewhere.push_back(std::move(call.done));
+        else if (now != nullptr)
+            now->call(std::move(call));
+    }
+    if (!is_first(from) && sessions_in(*old->second).empty()) {
+        // Nobody is left there.
         leaving_domains_.push_back(std::move(old->second));
         domains_.erase(old);
         FaultDomain& empty = *leaving_domains_.back();
-        const auto loading = std::exchange(empty.loading, {});
+        for (auto& [key, waiters] : std::exchange(empty.loading, {}))
+            elsewhere.insert(elsewhere.end(), waiters.begin(), waiters.end());
         empty.leave();
-        for (const auto& [key, waiters] : loading)
-            for (const auto& waiter : waiters) {
-                Reply loaded_elsewhere;
-                waiter(loaded_elsewhere);
-            }
-    });
+    }
+    // Who waited for a module goes on waiting where it is now.
+    for (const auto& waiter : elsewhere) {
+        Reply loaded_elsewhere;
+        waiter(loaded_elsewhere);
+    }
 }
 
 // ---- the end

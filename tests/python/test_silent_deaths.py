@@ -90,7 +90,7 @@ def test_who_kills_without_a_word_is_named_and_ends_alone(kernel, on_restart):
                 assert "find out what its kernels do wrong" in client.warning
                 assert "gets an executor of its own" in daemon.log()
                 # The executor that the peer is in never waits. Had the peer (session 1) been the first to be moved
-                # away, the killer is alone in the one that they shared, and waits there.
+                # away, the killer is alone in the one that they shared, and waits there, for nobody else comes.
                 if not re.search(r"session 1 \(.*gets an executor of its own", daemon.log()):
                     assert "the next executor of user" not in daemon.log()
     finally:

@@ -311,6 +311,55 @@ TEST(FailedRestart, WhoComesNeedNotWaitForWhatAnotherSessionCannotHave) {
     EXPECT_THAT(deep.warning(), HasSubstr("module deep could not be loaded again"));
 }
 
+// Not in the time of a test.
+const std::vector<std::string> kNoSecondTry{"first_delay_ms=120000", "max_delay_ms=120000"};
+
+TEST(FailedRestart, WhoComesDoesNotWaitForTheNextTryOfASessionThatIsAlone) {
+    const Blockable blockable(kNoSecondTry);
+    Work bad(blockable.daemon);
+    bad.client.load_file(TEST_BAD_AGAIN);
+    blockable.block("module segv");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(blockable.has_failed(1));
+    // One that it is not alone in, which is the second, tells.
+    Work late(blockable.daemon);
+    EXPECT_EQ(late.look(late.count.address), 0u);
+    const auto warned = bad.client.notice(schema::Answer::SessionWarning);
+    ASSERT_TRUE(warned);
+    EXPECT_THAT((*warned)->answer_as_SessionWarning()->error()->str(),
+                HasSubstr("could not be loaded again"));
+}
+
+TEST(FailedRestart, WhoWasRefusedOftenEnoughAloneMakesWayAtOnce) {
+    const Blockable blockable({"first_delay_ms=2000", "max_delay_ms=120000"});
+    Work bad(blockable.daemon);
+    bad.client.load_file(TEST_BAD_AGAIN);
+    bad.put(bad.log.address, 77);
+    blockable.block("module segv");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(blockable.has_failed(2));
+    Work late(blockable.daemon);
+    EXPECT_EQ(late.look(late.count.address), 0u);
+    ASSERT_TRUE(bad.client.notice(schema::Answer::SessionWarning));
+    EXPECT_THAT(blockable.log(), Not(HasSubstr("(3 tries")));
+    blockable.unblock();
+    ASSERT_TRUE(comes_back(bad.client, *bad.side));
+    EXPECT_EQ(bad.look(bad.log.address), 77u);
+}
+
+TEST(FailedRestart, ADelayEndsWithTheSessionThatCannotBeRestored) {
+    const Blockable blockable(kNoSecondTry);
+    auto bad = std::make_unique<Work>(blockable.daemon);
+    bad->client.load_file(TEST_BAD_AGAIN);
+    blockable.block("module segv");
+    ASSERT_EQ(::kill(blockable.daemon.executor(), SIGKILL), 0);
+    ASSERT_TRUE(blockable.has_failed(1));
+    bad.reset();
+    EXPECT_NE(blockable.daemon.executor(), 0);
+    Work late(blockable.daemon);
+    EXPECT_EQ(late.look(late.count.address), 0u);
+}
+
 // A session whose module does harm to who loads it again (bad_again.cu), beside another.
 struct Harm {
     explicit Harm(std::vector<std::string> options = {})

@@ -5,8 +5,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstring>
+#include <memory>
 #include <optional>
+#include <thread>
+#include <vector>
 
 #include "tests/supervisor/work.hpp"
 
@@ -462,6 +466,131 @@ TEST(Restart, WhoKillsWithoutAWordEndsAloneAndItsBusyPeerIsLeftInPeace) {
     for (const std::string kernel : {"kill_itself", "vanish"})
         for (const OnRestart on_restart : {OnRestart::Stop, OnRestart::Rerun})
             kills_beside_a_busy_peer(kernel, on_restart);
+}
+
+// Two deaths that are put down to it: the start of the executor that it is alone in waits for it.
+void put_off_the_next_start(Work& killer) {
+    for (int death = 1; death <= 2; ++death) {
+        const auto stream = killer.client.open_stream();
+        killer.run(*stream, "vanish");
+        ASSERT_TRUE(eventually([&] { return stream->state() == StreamState::Ended; }));
+        if (death == 2) return;
+        ASSERT_TRUE(killer.client.next_epoch(*stream));
+        ASSERT_TRUE(killer.client.next_epoch(*killer.side));
+    }
+}
+constexpr const char* kLongerThanAnyTest = "first_delay_ms=120000";
+constexpr const char* kAtMost = "max_delay_ms=120000";
+
+TEST(Restart, WhoComesWaitsForNobodysDelay) {
+    const Daemon daemon({"driver=host", kLongerThanAnyTest, kAtMost});
+    Work killer(daemon);
+    put_off_the_next_start(killer);
+    EXPECT_EQ(daemon.executors().size(), 0u);
+    Work late(daemon);
+    const auto stream = late.client.open_stream();
+    EXPECT_TRUE(stream->reaches(late.append(*stream, 1)));
+    EXPECT_FALSE(see(daemon, late.client).isolated);
+    EXPECT_TRUE(see(daemon, killer.client).isolated);
+    EXPECT_EQ(daemon.executors().size(), 1u) << "its delay runs on";
+    EXPECT_FALSE(late.client.kept(schema::Answer::SessionWarning));
+}
+
+TEST(Restart, SeveralWhoComeAtOnceWaitForNobodysDelay) {
+    const Daemon daemon({"driver=host", kLongerThanAnyTest, kAtMost});
+    Work killer(daemon);
+    put_off_the_next_start(killer);
+    std::vector<std::unique_ptr<SessionClient>> late;
+    std::vector<std::uint32_t> requests;
+    for (int i = 0; i < 4; ++i) late.push_back(std::make_unique<SessionClient>(daemon.socket()));
+    for (const auto& each : late)
+        requests.push_back(
+            each->send(schema::Request::OpenStream, [](flatbuffers::FlatBufferBuilder& builder) {
+                return schema::CreateOpenStream(builder, 64).Union();
+            }));
+    for (std::size_t i = 0; i < late.size(); ++i)
+        EXPECT_EQ(late[i]->answer(requests[i]).status(), Status::ok);
+    EXPECT_EQ(daemon.executors().size(), 1u);
+}
+
+TEST(Restart, WhoMakesWayWaitsForTheRestOfItsDelayAndKeepsWhatItHas) {
+    constexpr std::chrono::milliseconds kDelay{4000}, kBefore{3000};
+    const Daemon daemon({"driver=host", "first_delay_ms=4000"});
+    Work killer(daemon);
+    killer.put(killer.log.address, 77);
+    put_off_the_next_start(killer);
+    const auto since = std::chrono::steady_clock::now();
+    const auto waited = [&] { return std::chrono::steady_clock::now() - since; };
+    // What it asks for meanwhile goes along.
+    const std::uint32_t opening =
+        killer.client.send(schema::Request::OpenStream, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateOpenStream(builder, 64).Union();
+        });
+    std::this_thread::sleep_for(kBefore);
+    Work late(daemon);
+    const pid_t executor = see(daemon, late.client).executor;
+    ASSERT_TRUE(
+        settles(killer.client, *killer.side, [&] { return killer.side->state() == StreamState::Running; }));
+    EXPECT_GE(waited(), kDelay - std::chrono::milliseconds(500));  // `since` is a little late
+    EXPECT_LT(waited(), kDelay + kBefore);
+    EXPECT_EQ(killer.client.answer(opening).status(), Status::ok);
+    EXPECT_EQ(killer.look(killer.log.address), 77u);
+    EXPECT_NE(see(daemon, killer.client).executor, executor);
+    EXPECT_EQ(see(daemon, late.client).executor, executor);
+}
+
+TEST(Restart, AModuleOfWhoMakesWayIsLoadedWhereItGoes) {
+    const Daemon daemon({"driver=host", kLongerThanAnyTest, kAtMost});
+    Work killer(daemon);
+    put_off_the_next_start(killer);
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_BAD_MODULE, bytes);
+    killer.client.send(schema::Request::LoadModule,
+                       [&](flatbuffers::FlatBufferBuilder& builder) {
+                           return schema::CreateLoadModule(builder, 0, bytes).Union();
+                       },
+                       {image.get()});
+    // Behind the load, in the order in which the daemon reads.
+    killer.client.ask(schema::Request::GetStatus, [](flatbuffers::FlatBufferBuilder& builder) {
+        return schema::CreateGetStatus(builder).Union();
+    });
+    Work late(daemon);
+    const auto stream = late.client.open_stream();
+    EXPECT_TRUE(stream->reaches(late.append(*stream, 1)));
+    EXPECT_EQ(late.side->state(), StreamState::Running);
+}
+
+TEST(Restart, ADelayEndsWithTheSessionItIsFor) {
+    const Daemon daemon({"driver=host", kLongerThanAnyTest, kAtMost});
+    auto killer = std::make_unique<Work>(daemon);
+    put_off_the_next_start(*killer);
+    killer.reset();
+    EXPECT_NE(daemon.executor(), 0);
+    Work late(daemon);
+    const auto stream = late.client.open_stream();
+    EXPECT_TRUE(stream->reaches(late.append(*stream, 1)));
+}
+
+// Without room for one more executor all have to wait; not for what has gone, though.
+TEST(Restart, WhereNoOtherExecutorCanBeHadAllWaitForTheDelay) {
+    const Daemon daemon({"driver=host", kLongerThanAnyTest, kAtMost, "nofile=160"});
+    auto killer = std::make_unique<Work>(daemon);
+    put_off_the_next_start(*killer);
+    SessionClient late(daemon.socket());
+    std::vector<std::unique_ptr<RawClient>> fill;
+    do fill.push_back(std::make_unique<RawClient>(daemon.socket()));
+    while (fill.back()->hello().status() == Status::ok);
+    fill.pop_back();
+    const std::uint32_t alloc =
+        late.send(schema::Request::AllocBuffer, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateAllocBuffer(builder, 4096).Union();
+        });
+    EXPECT_FALSE(see(daemon, killer->client).isolated);
+    EXPECT_EQ(daemon.executors().size(), 0u);
+    EXPECT_FALSE(late.kept_answer(alloc));
+    killer.reset();
+    const Answer answer = late.answer(alloc);
+    EXPECT_EQ(answer.status(), Status::ok) << answer.text();
 }
 
 TEST(Restart, KillsFromOutsideNowAndThenAreForgotten) {
