@@ -122,7 +122,7 @@ void name_running(Writer& to) {
     to.text(running.what);
     if (running.node >= 0)
         to.text(" (launch ").number(static_cast<std::uint64_t>(running.node), 10).text(" of a graph)");
-    to.text(", record ").number(running.position, 10);
+    if (running.stream != 0) to.text(", record ").number(running.position, 10);
 }
 
 void publish(FaultPage& to) {
@@ -181,6 +181,7 @@ bool accuse_senders(FaultPage& to, int signal) {
     } else {
         to.also_count = found;
         text.text("one of the kernels that were running");
+        if (loads) text.text(", or in ").text(running.what);
     }
     publish(to);
     return true;
@@ -250,7 +251,8 @@ void on_exit_called() {
     if (running.what == nullptr || to == nullptr) return;
     if (caught.exchange(true, std::memory_order_relaxed))  // relaxed: as in on_fault
         for (;;) ::pause();
-    name_running(describe(*to, SIGABRT, 0).text("exit() called in kernel "));
+    Writer text = describe(*to, SIGABRT, 0);
+    name_running(text.text(running.kernel != 0 ? "exit() called in kernel " : "exit() called in "));
     publish(*to);
     // Neither the exit status of the kernel's choice nor the destructors of a process whose threads still
     // run.

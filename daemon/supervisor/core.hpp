@@ -204,7 +204,7 @@ class Core final : public FaultDomain::Owner {
     void on_started(FaultDomain& domain, const internal::Ready& ready) override;
     void on_ready(FaultDomain& domain) override;
     void on_stream_stopped(FaultDomain& domain, std::uint64_t stream) override;
-    std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) override;
+    std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death) override;
     void on_unusable(FaultDomain& domain, bool driver, const std::string& text) override;
     bool take_other_driver(const std::string& why);
     void on_left(FaultDomain& domain) override;
@@ -238,6 +238,8 @@ class Core final : public FaultDomain::Owner {
     // `late`: nothing of the stream has completed for the time that its session gives a record.
     RecordsInFlight in_flight(const Session& session, const Stream& stream, bool late = false) const;
     std::string describe_suspicion(const Session& session, const Stream& stream, const Death& death) const;
+    // What was being loaded, as `session` may know it.
+    std::string describe_load(const Session& session, const Death& death) const;
 
     // ---- watchdog.cpp: records that take too long
     void watch_kernels();

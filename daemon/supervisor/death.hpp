@@ -39,6 +39,9 @@ struct Death {
     std::vector<driver::FaultedLaunch> also;
     // A fault was caught outside of every stream's work: what the control thread was doing is to blame.
     bool outside_streams = false;
+    // What its control thread was loading: the module's key, and the session that brought it; 0: nothing.
+    std::uint64_t module = 0, loader = 0;
+    bool by_load = false;                 // and that did it
     bool by_daemon = false;               // the supervisor ended it
     bool device_lost = false;             // it found its device lost
     bool before_ready = false;            // it had run no stream's work yet

@@ -524,21 +524,24 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
     const std::uint32_t was_loading = fault_page_.as<driver::FaultPage>()->loading.load(
         std::memory_order_relaxed);  // relaxed: it is reaped
     std::map<std::uint32_t, Call> sent = std::exchange(sent_, {});
-    std::uint64_t blamed = 0;
     const bool at_control_thread =
         death.stream == 0 &&
         (death.outside_streams || (own_kill_.done && !own_kill_.abandoned && !own_kill_.late));
-    for (auto& [id, call] : sent) {
-        if (!at_control_thread || call.risk_of == 0 || id != was_loading) continue;
-        blamed = call.risk_of;
-        call.attempts = kMaxAttempts;
-        break;
+    // Of what the device was lost is its work: a load runs nothing there.
+    if (const auto load = sent.find(was_loading);
+        load != sent.end() && load->second.risk_of != 0 && !death.device_lost) {
+        death.module = load->second.module;
+        death.loader = load->second.risk_of;
+        if (at_control_thread) {
+            death.by_load = true;
+            load->second.attempts = kMaxAttempts;
+        }
     }
     // What the death means comes first; then what was asked is answered or asked again, which may ask for
     // more.
     if (died_in == State::restoring) blame_restore(sent, was_loading, death);
     const std::size_t refused = unrestored.size();
-    const std::optional<std::uint64_t> delay = owner_.on_death(*this, death, blamed);
+    const std::optional<std::uint64_t> delay = owner_.on_death(*this, death);
 
     std::vector<Call> settled;
     std::deque<Call> again;
@@ -564,7 +567,7 @@ void FaultDomain::on_exit(const ExitInfo& exit) {
             answer(call, Status::ok, "");
         else
             answer(call, Status::executor_lost,
-                   call.risk_of != 0 && call.risk_of == blamed
+                   death.by_load && call.risk_of == death.loader
                        ? "the executor " + death.text + " while it worked on this"
                        : std::to_string(call.attempts) +
                              " executors that worked on this ended; the last one " + death.text);

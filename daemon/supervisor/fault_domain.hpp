@@ -50,7 +50,7 @@ struct Call {
     };
     std::uint64_t session = 0;  // 0: of nobody
     OnDeath on_death = OnDeath::repeat;
-    std::uint64_t risk_of = 0;  // not 0: runs this session's code on the control thread
+    std::uint64_t risk_of = 0;  // not 0: loads a module that this session brought, whose code may run
     // False: there is nothing (any more) to ask for; answered ok. May throw Error: answered with that.
     std::function<bool(Wire&)> make;
     std::function<void(Reply&)> done;
@@ -81,10 +81,8 @@ class FaultDomain {
         virtual void on_started(FaultDomain& domain, const internal::Ready& ready) = 0;
         virtual void on_ready(FaultDomain& domain) = 0;
         virtual void on_stream_stopped(FaultDomain& domain, std::uint64_t stream) = 0;
-        // It was reaped. `blamed`: the session whose risky call it died of, 0: none. Answers the delay before
-        // the next one in ms, or nothing where none is wanted.
-        virtual std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death,
-                                                      std::uint64_t blamed) = 0;
+        // It was reaped. Answers the delay before the next one in ms, or nothing where none is wanted.
+        virtual std::optional<std::uint64_t> on_death(FaultDomain& domain, Death& death) = 0;
         // There will be no executor (`driver`: the driver said no): its sessions are let go, and told `text`.
         virtual void on_unusable(FaultDomain& domain, bool driver, const std::string& text) = 0;
         virtual void on_left(FaultDomain& domain) = 0;

@@ -103,6 +103,7 @@ void Core::ensure_loaded(Session& session, std::uint64_t key, std::function<void
     waiting.push_back(std::move(finish));
     if (waiting.size() > 1) return;
     Call call;
+    call.module = key;
     call.risk_of = session.id;
     call.make = [this, key, where](Call::Wire& wire) {
         const auto module = modules_.find(key);

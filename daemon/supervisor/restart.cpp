@@ -100,7 +100,7 @@ bool Core::nothing_in_doubt(const FaultDomain& domain) {
 
 // ---- a death
 
-std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, std::uint64_t blamed) {
+std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death) {
     const std::vector<Session*> sessions = sessions_in(domain);
     if (death.before_ready) return on_failed_start(domain, sessions);
     // A page written by a process that ran other people's kernels: believed only where it names a stream of
@@ -137,20 +137,20 @@ std::optional<std::uint64_t> Core::on_death(FaultDomain& domain, Death& death, s
             return at != session->streams.end() && at->second->served;
         });
     });
-    if (culprit_session == nullptr && death.stream == 0 && blamed != 0) {
-        // It died of a module that was being loaded: no stream did it.
-        culprit_session = find(blamed);
-        if (culprit_session != nullptr) death.cause = DeathCause::culprit_known;
+    if (death.by_load) {  // no stream did it
+        culprit_session = find(death.loader);
+        death.cause = DeathCause::culprit_known;
     }
     const std::vector<Stream*> in_doubt = streams_in_doubt(sessions);
-    if (culprit_session == nullptr && death.stream == 0 && death.also.empty())
+    const bool known = culprit_session != nullptr || death.stream != 0 || death.by_load;
+    if (!known && death.also.empty())
         for (const Stream* stream : in_doubt) death.suspects.push_back(stream->id);
-    else if (culprit_session == nullptr && death.stream == 0)
+    else if (!known)
         // It is known whom it can have been, in doubt or not.
         for (const driver::FaultedLaunch& launch : death.also) death.suspects.push_back(launch.stream);
     std::vector<Session*> suspects = suspect(domain, death);
     // A suspect that was rerun while nothing else was in doubt.
-    if (in_doubt.size() == 1 && death.suspects == std::vector{in_doubt[0]->id} &&
+    if (in_doubt.size() == 1 && death.suspects == std::vector{in_doubt[0]->id} && death.loader == 0 &&
         convicts_probationer(death.cause, 1, in_doubt[0]->id == domain.probationer,
                              in_doubt[0]->times_alone)) {
         culprit_session = find(in_doubt[0]->session);
@@ -422,7 +422,10 @@ Fate Core::decide_stream(Session& session, Stream& stream, const Death& death) {
                     break;
                 }
                 case Status::neighbour_faulted:
-                    stream.stop_text = "another stream's fault restarted the executor of " + where;
+                    stream.stop_text =
+                        death.by_load ? describe_load(session, death) + " ended the executor of " + where +
+                                            (death.loader == session.id ? ": it " + death.text : "")
+                                      : "another stream's fault restarted the executor of " + where;
                     break;
                 case Status::executor_killed:
                     if (death.cause == DeathCause::abandoned_work) {

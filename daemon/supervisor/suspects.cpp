@@ -7,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "daemon/driver/module_text.hpp"
 #include "daemon/supervisor/core.hpp"
 #include "schema/ring.hpp"
 
@@ -30,12 +31,16 @@ std::vector<Stream*> Core::streams_in_doubt(const std::vector<Session*>& session
 
 std::vector<Session*> Core::suspect(FaultDomain& domain, const Death& death) {
     std::vector<Session*> suspects;
-    if (!death.of_its_work() || death.suspects.empty()) return suspects;
+    if (!death.of_its_work()) return suspects;
+    const auto add = [&](Session* session) {
+        if (session != nullptr && std::ranges::find(suspects, session) == suspects.end())
+            suspects.push_back(session);
+    };
+    for (const std::uint64_t id : death.suspects) add(find(stream_sessions_.at(id)));
+    add(find(death.loader));
+    if (suspects.empty()) return suspects;
     const std::uint64_t now = now_ns();
-    for (const std::uint64_t id : death.suspects) {
-        Session* session = find(stream_sessions_.at(id));
-        if (std::ranges::find(suspects, session) != suspects.end()) continue;
-        suspects.push_back(session);
+    for (Session* session : suspects) {
         if (now - session->suspected_ns > options_.restart.suspicion_ms * kNsPerMs) {
             session->deaths_caused -= session->unproven_deaths;
             session->unproven_deaths = session->suspicions = 0;
@@ -53,7 +58,7 @@ std::vector<Session*> Core::suspect(FaultDomain& domain, const Death& death) {
         session->suspicions = 0;
         if (!here) spdlog::info("session {} is no suspect any more", id_text(id));
     }
-    if (death.suspects.size() == 1) {
+    if (death.suspects.size() == 1 && death.loader == 0) {
         Stream& alone = *suspects.front()->streams.at(death.suspects.front());
         const std::uint64_t at = alone.page.completed();
         alone.times_alone = alone.alone_at == at ? alone.times_alone + 1 : 1;
@@ -94,21 +99,32 @@ std::string Core::describe_suspicion(const Session& session, const Stream& strea
         name_records(records, kernel_name(session, records.kernel)) + (records.one() ? ", was " : " was ");
     std::vector<std::uint64_t> others = death.suspects;
     std::erase(others, stream.id);
+    const bool alone = others.empty() && death.loader == 0;
     if (records.one())
-        text += others.empty() ? "all that was in flight when the executor " : "in flight when the executor ";
+        text += alone ? "all that was in flight when the executor " : "in flight when the executor ";
     else
-        text += others.empty() ? "at work, and nothing else was in flight, when the executor "
-                               : "at work when the executor ";
+        text += alone ? "at work, and nothing else was in flight, when the executor "
+                      : "at work when the executor ";
     text += death.text;
     if (death.cause == DeathCause::killed) text += " (by a kernel itself, or from outside)";
+    if (death.loader != 0)
+        text += "; nobody knows who did it: " + describe_load(session, death) + " was under way";
     for (std::size_t i = 0; i < std::min(others.size(), kSuspectsListed); ++i) {
         const std::uint64_t whose = stream_sessions_.at(others[i]);
-        text += (i == 0 ? "; nobody knows who did it: also in flight: stream " : ", ") + id_text(others[i]) +
-                (whose == session.id ? "" : " of session " + id_text(whose));
+        text += (i != 0              ? ", "
+                 : death.loader != 0 ? "; also in flight: stream "
+                                     : "; nobody knows who did it: also in flight: stream ") +
+                id_text(others[i]) + (whose == session.id ? "" : " of session " + id_text(whose));
     }
     if (others.size() > kSuspectsListed)
         text += " and " + std::to_string(others.size() - kSuspectsListed) + " more";
     return text;
+}
+
+std::string Core::describe_load(const Session& session, const Death& death) const {
+    if (death.loader != session.id) return "the loading of a module of session " + id_text(death.loader);
+    const auto module = modules_.find(death.module);
+    return "the loading of " + driver::module_text(module == modules_.end() ? "" : module->second.name);
 }
 
 }  // namespace ringlaunch::supervisor

@@ -25,6 +25,8 @@ __attribute__((constructor)) static void on_load() {
     }
     if (strcmp(how, "segv") == 0) *reinterpret_cast<volatile int*>(8) = 1;
     if (strcmp(how, "exit") == 0) _exit(0);
+    if (strcmp(how, "leave") == 0) exit(0);
+    if (strcmp(how, "send") == 0) kill(getpid(), SIGABRT);
     if (strcmp(how, "kill") == 0) kill(getpid(), SIGKILL);
     if (strcmp(how, "slow") == 0) usleep(800 * 1000);
     while (strcmp(how, "hang") == 0) pause();

@@ -7,11 +7,13 @@
 
 #include <chrono>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <optional>
 #include <thread>
 #include <vector>
 
+#include "schema/id_text.hpp"
 #include "tests/supervisor/work.hpp"
 
 namespace ringlaunch::test {
@@ -545,19 +547,25 @@ TEST(Restart, AModuleOfWhoMakesWayIsLoadedWhereItGoes) {
     put_off_the_next_start(killer);
     std::uint64_t bytes = 0;
     const UniqueFd image = image_of_file(TEST_BAD_MODULE, bytes);
-    killer.client.send(schema::Request::LoadModule,
-                       [&](flatbuffers::FlatBufferBuilder& builder) {
-                           return schema::CreateLoadModule(builder, 0, bytes).Union();
-                       },
-                       {image.get()});
-    // Behind the load, in the order in which the daemon reads.
-    killer.client.ask(schema::Request::GetStatus, [](flatbuffers::FlatBufferBuilder& builder) {
-        return schema::CreateGetStatus(builder).Union();
-    });
+    const std::uint32_t load =
+        killer.client.send(schema::Request::LoadModule,
+                           [&](flatbuffers::FlatBufferBuilder& builder) {
+                               return schema::CreateLoadModule(builder, 0, bytes).Union();
+                           },
+                           {image.get()});
+    // Answered behind whatever the daemon has read and sent before.
+    const auto catch_up = [&] {
+        killer.client.ask(schema::Request::GetStatus, [](flatbuffers::FlatBufferBuilder& builder) {
+            return schema::CreateGetStatus(builder).Union();
+        });
+    };
+    catch_up();
     Work late(daemon);
     const auto stream = late.client.open_stream();
     EXPECT_TRUE(stream->reaches(late.append(*stream, 1)));
-    EXPECT_EQ(late.side->state(), StreamState::Running);
+    catch_up();
+    EXPECT_FALSE(killer.client.kept_answer(load)) << "it waits for its session's executor";
+    EXPECT_EQ(see(daemon, killer.client).deaths, 2u);
 }
 
 TEST(Restart, ADelayEndsWithTheSessionItIsFor) {
@@ -836,6 +844,147 @@ TEST(Restart, AModuleThatKillsItsLoaderIsRefusedAndCountsAgainstItsSession) {
     ASSERT_TRUE(neighbour.client.next_epoch(*stream));
     EXPECT_TRUE(stream->reaches(neighbour.append(*stream, 1)));
     EXPECT_NE(client.alloc(100).address, 0u);
+}
+
+// Loads a module that does harm meanwhile (bad_again.cu), beside work in flight of its session and of
+// another.
+struct HarmfulLoad {
+    explicit HarmfulLoad(const std::string& how)
+        : daemon({"driver=host", "first_delay_ms=1", "max_delay_ms=20", "blocked_by=" + folder.file("harm")}),
+          loader(daemon),
+          other(daemon) {
+        own = loader.client.open_stream(OnRestart::Stop, 256, "own");
+        others = other.client.open_stream(OnRestart::Stop, 256, "others");
+        std::ofstream(folder.file("harm")) << "module " << how;
+    }
+    void put_in_flight(Work& work, TestStream& stream) const {
+        const std::uint64_t held = work.hold(stream);
+        ASSERT_TRUE(eventually([&] { return stream.issued() >= held; }));
+    }
+    Answer load() {
+        std::uint64_t bytes = 0;
+        const UniqueFd image = image_of_file(TEST_BAD_AGAIN, bytes);
+        return loader.client.try_load(image, bytes, "bad");
+    }
+
+    Folder folder;
+    Daemon daemon;
+    Work loader, other;
+    std::unique_ptr<TestStream> own, others;
+};
+
+TEST(Restart, AModuleThatKillsItsLoaderIsNamedAndNoRecordIs) {
+    for (const bool busy : {false, true}) {
+        SCOPED_TRACE(busy);
+        HarmfulLoad harm("segv");
+        if (busy) harm.put_in_flight(harm.loader, *harm.own);
+        if (busy) harm.put_in_flight(harm.other, *harm.others);
+        const Answer refused = harm.load();
+        EXPECT_EQ(refused.status(), Status::executor_lost);
+        EXPECT_TRUE(says(refused.text(), "caught SIGSEGV at address 0x8 in loading module 'bad'"))
+            << refused.text();
+        EXPECT_FALSE(says(refused.text(), "record")) << refused.text();
+        const auto own = harm.loader.client.next_epoch(*harm.own);
+        const auto others = harm.other.client.next_epoch(*harm.others);
+        ASSERT_TRUE(own && others);
+        EXPECT_EQ(why(*own), busy ? Status::neighbour_faulted : Status::ok);
+        EXPECT_EQ(why(*others), busy ? Status::neighbour_faulted : Status::ok);
+        EXPECT_EQ(see(harm.daemon, harm.loader.client).deaths, 1u);
+        EXPECT_EQ(see(harm.daemon, harm.other.client).deaths, 0u);
+        if (!busy) continue;
+        EXPECT_TRUE(says(text(*own), "the loading of module 'bad' ended the executor of stream "))
+            << text(*own);
+        EXPECT_TRUE(says(text(*own), "(own): it caught SIGSEGV")) << text(*own);
+        EXPECT_TRUE(says(text(*others), "the loading of a module of session " +
+                                            id_text(harm.loader.client.session()) +
+                                            " ended the executor of stream "))
+            << text(*others);
+        for (const auto& told : {&own, &others}) EXPECT_FALSE(says(text(**told), "record")) << text(**told);
+    }
+}
+
+TEST(Restart, AModuleThatEndsItsLoaderInOtherWaysIsNamedToo) {
+    {
+        HarmfulLoad harm("leave");
+        const std::string said = harm.load().text();
+        EXPECT_TRUE(says(said, "exit() called in loading module 'bad') while it worked on this")) << said;
+    }
+    HarmfulLoad harm("send 1");
+    harm.put_in_flight(harm.other, *harm.others);
+    EXPECT_EQ(harm.load().status(), Status::ok);
+    const auto told = harm.other.client.next_epoch(*harm.others);
+    ASSERT_TRUE(told);
+    EXPECT_TRUE(says(text(*told),
+                     "sent to this process with kill() by one of the kernels that were running, or "
+                     "in loading module 'bad'"))
+        << text(*told);
+}
+
+// An exit or a SIGKILL says nothing: it can have been the load, or what was in flight.
+TEST(Restart, ADeathDuringALoadIsPutDownToItAsMuchAsToWhatWasInFlight) {
+    for (const std::string how : {"exit 1", "kill 1"}) {
+        SCOPED_TRACE(how);
+        HarmfulLoad harm(how);
+        harm.put_in_flight(harm.other, *harm.others);
+        const std::uint64_t at = harm.others->completed();
+        EXPECT_EQ(harm.load().status(), Status::ok) << "the second time it does no harm";
+        const auto told = harm.other.client.next_epoch(*harm.others);
+        ASSERT_TRUE(told);
+        EXPECT_TRUE(says(text(*told), "kernel hold, record at position " + std::to_string(at) +
+                                          ", was in flight when the executor "))
+            << text(*told);
+        EXPECT_TRUE(says(text(*told), "; nobody knows who did it: the loading of a module of session " +
+                                          id_text(harm.loader.client.session()) + " was under way"))
+            << text(*told);
+        EXPECT_EQ(see(harm.daemon, harm.loader.client).deaths, 0u);
+        EXPECT_EQ(see(harm.daemon, harm.other.client).deaths, 0u);
+    }
+}
+
+// A load runs nothing on the device.
+TEST(Restart, ADeviceThatIsLostDuringALoadIsPutDownToItsWorkAlone) {
+    HarmfulLoad harm("hang 1");
+    std::uint64_t bytes = 0;
+    const UniqueFd image = image_of_file(TEST_BAD_AGAIN, bytes);
+    const std::uint32_t load =
+        harm.loader.client.send(schema::Request::LoadModule,
+                                [&](flatbuffers::FlatBufferBuilder& builder) {
+                                    return schema::CreateLoadModule(builder, 0, bytes).Union();
+                                },
+                                {image.get()});
+    ASSERT_TRUE(eventually([&] {
+        std::string line;
+        return std::getline(std::ifstream(harm.folder.file("harm")), line) && line == "module hang 0";
+    }));
+    harm.others->launch(harm.other.client.kernel("accuse"), pack(std::uint64_t{0x7700000077}));
+    const auto told = harm.other.client.next_epoch(*harm.others);
+    ASSERT_TRUE(told);
+    EXPECT_TRUE(says(text(*told), "was all that was in flight when the executor lost its device"))
+        << text(*told);
+    EXPECT_EQ(see(harm.daemon, harm.other.client).deaths, 1u);
+    EXPECT_EQ(harm.loader.client.answer(load).status(), Status::ok);
+}
+
+// Whoever has the same load again and again end an executor ends alone; neighbours do not wait.
+TEST(Restart, WhoseModuleKillsWithoutAWordEndsAlone) {
+    for (const std::string how : {"exit", "kill"}) {
+        SCOPED_TRACE(how);
+        HarmfulLoad harm(how);
+        const Answer refused = harm.load();
+        EXPECT_EQ(refused.status(), Status::executor_lost) << refused.text();
+        EXPECT_FALSE(says(refused.text(), "record")) << refused.text();
+        EXPECT_GE(see(harm.daemon, harm.loader.client).deaths, 2u);
+        EXPECT_TRUE(see(harm.daemon, harm.loader.client).isolated);
+        EXPECT_EQ(see(harm.daemon, harm.other.client).deaths, 0u);
+        EXPECT_FALSE(see(harm.daemon, harm.other.client).isolated);
+        // Those at which nobody knew whose it was: no third one.
+        unsigned restarts = 0;
+        ASSERT_TRUE(settles(
+            harm.other.client, *harm.others, [&] { return harm.others->state() == StreamState::Running; },
+            &restarts));
+        EXPECT_LE(restarts, 2u);
+        EXPECT_TRUE(harm.others->reaches(harm.other.append(*harm.others, 1)));
+    }
 }
 
 // The host driver's threads have the stack that the limit says where their executor starts.
