@@ -51,7 +51,7 @@ struct RingHeader {
 
     // The client: the lowest position that a sleeper of this stream waits to see completed; 0: nobody sleeps.
     alignas(kCacheLine) SharedU64 wait_position;
-    // The client: about one record in 128 slots is timed. `sample_ns` (CLOCK_MONOTONIC) and
+    // The client: about one record in 128 slots is timed, later in 512. `sample_ns` (CLOCK_MONOTONIC) and
     // `sample_position` (the record's first slot) are written before the record's stamp, which releases both;
     // the dispatcher takes the sample when it issues that position. The time may be a later record's, should
     // the client be 128 slots further by then, but never an earlier one's.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -282,14 +283,19 @@ class RingProducer {
         write_pair<kFirst + 4>(to + 24, word);
         write_pair<kFirst + 6>(to + 40, word);
     }
-    // In one store: each waits in the store buffer behind those before it, for the line to come.
+    // In one store: each waits in the store buffer behind those before it, for the line to come. Built in a
+    // vector register, where a word from memory goes without a general one in between.
     template <std::size_t kWord, class Word>
     [[gnu::always_inline]] static void write_pair(std::byte* to, const Word& word) noexcept {
-        using Pair [[gnu::vector_size(16)]] = std::uint64_t;
-        std::uint64_t low = word(std::integral_constant<std::size_t, kWord>());
-        std::uint64_t high = word(std::integral_constant<std::size_t, kWord + 1>());
-        asm volatile("" : "+r"(low));  // as in load_word()
-        if (!(__builtin_constant_p(high) && high == 0)) asm volatile("" : "+r"(high));
+        using Pair [[gnu::vector_size(16)]] = double;  // of bits, which nothing here looks at
+        auto low = std::bit_cast<double>(word(std::integral_constant<std::size_t, kWord>()));
+        auto high = std::bit_cast<double>(word(std::integral_constant<std::size_t, kWord + 1>()));
+        // As in load_word(), and two words are never loaded as one vector.
+#ifdef __aarch64__
+        asm volatile("" : "+w"(low));
+#else
+        asm volatile("" : "+x"(low));
+#endif
         const Pair pair = {low, high};
         Memory::write_payload(to, &pair, sizeof pair);
     }

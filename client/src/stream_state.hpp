@@ -186,7 +186,7 @@ template <bool kPadded>
     else
         publish_launch<kPadded, LaunchForm::general>(stream.producer, kernel, grid, block, shared_bytes,
                                                      params);
-    if (!stream.must_fence) stream.producer.look_ahead(kSlotsPerSample);
+    if (!stream.must_fence) stream.producer.look_ahead(slots_per_sample(stream.producer.position()));
     wake_reader(stream, stream.current(), stream.must_fence);
     return Status::ok;
 }

@@ -238,5 +238,36 @@ TEST(Arguments, have_another_digest_for_every_difference) {
     }
 }
 
+TEST(Samples, stand_closer_at_first_and_none_is_passed_by_the_hot_path) {
+    Ring ring;
+    auto samples_up_to = [&ring, random = std::mt19937(1)](std::uint64_t end) mutable {
+        int samples = 0;
+        while (ring.producer.position() < end) {
+            const auto slots = static_cast<std::uint32_t>(1 + random() % kShortRecordSlots);
+            const bool clear = ring.producer.clear(slots);
+            if (!clear) {
+                ring.page.completed = ring.producer.position();  // the reader has caught up
+                EXPECT_EQ(ring.producer.reserve(slots, ring.page.completed), Status::ok);
+            }
+            const bool due = sample_is_due(ring.producer.position(), slots);
+            EXPECT_FALSE(clear && due) << ring.producer.position();
+            samples += due;
+            ring.producer.publish_head(
+                slots, [slots]<std::size_t kWord>(std::integral_constant<std::size_t, kWord>) {
+                    return kWord == 1 ? first_word(kLaunchKind, slots, 0) : 0;
+                });
+            if (!clear) ring.producer.look_ahead(slots_per_sample(ring.producer.position()));
+        }
+        return samples;
+    };
+    // Some would be due within the padding at the end of a lap.
+    constexpr int kMost = 16384 / 128, kMostLater = ((1 << 20) - 16384) / 512;
+    const int samples = samples_up_to(16384), later = samples_up_to(1 << 20);
+    EXPECT_LE(samples, kMost);
+    EXPECT_GE(samples, kMost * 3 / 4);
+    EXPECT_LE(later, kMostLater);
+    EXPECT_GE(later, kMostLater / 2);
+}
+
 }  // namespace
 }  // namespace ringlaunch::detail
