@@ -9,7 +9,7 @@
 
 namespace ringlaunch::bench {
 
-inline constexpr std::size_t kMessageBytes = 128;  // a launch of five parameters: two slots
+inline constexpr std::size_t kMessageBytes = 64;  // a launch of five parameters: a slot
 
 // A channel whose other end is a forked process that echoes every message.
 class EchoPeer {

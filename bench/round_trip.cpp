@@ -25,7 +25,7 @@ struct Samples {
 
 int main(int argc, char** argv) {
     CLI::App app(
-        "Round trip of one 128-byte message: ringlaunch (null driver) beside its peers, in interleaved "
+        "Round trip of one 64-byte message: ringlaunch (null driver) beside its peers, in interleaved "
         "rounds.");
     int rounds = 10, messages = 5000;
     std::string csv;

@@ -23,6 +23,7 @@ constexpr std::uint64_t kHeartbeatNs = 1'000'000'000;
 // woken for that takes 30 to 130 us. Where there are processors enough, that is.
 constexpr std::uint64_t kAwaitDeviceNs = 2'000'000;
 constexpr std::uint32_t kTurnsPerClock = 256;  // turns of work between two looks at the clock
+constexpr std::uint32_t kLooksPerClock = 16;   // the same of looks in vain: the clock costs two of them
 constexpr std::uint32_t kPausesPerYield = 32;
 constexpr std::uint64_t kStuckWriteNs = 500'000'000;
 constexpr int kRescueSignal = SIGURG;  // ignored by default, and nobody else's here
@@ -170,29 +171,32 @@ void DispatchThread::loop() {
     const std::lock_guard awake(awake_);
     std::uint64_t idle_since = 0, quiet_since = 0;
     std::uint32_t turns = 0, idle_rounds = 0;
+    const std::uint32_t looks_per_clock = config_.spin_ns == 0 ? 1 : kLooksPerClock;
     const std::uint64_t await_ns = config_.spin_ns == 0 || cpu_.few() ? 0 : kAwaitDeviceNs;
     for (;;) {
         const bool worked = look();
         if (worked) {
             if (stop_.load(std::memory_order_relaxed)) break;  // relaxed: pending_ brought it
             idle_since = 0;
+            idle_rounds = 0;
             if (++turns < kTurnsPerClock) continue;
+        } else if (++idle_rounds % looks_per_clock != 0) {
+            spin(idle_rounds);
+            continue;
         }
         turns = 0;
         const std::uint64_t now = now_ns();
         beat(now);
         if (worked) continue;
-        if (idle_since == 0) {
-            idle_since = quiet_since = now;
-            idle_rounds = 0;
-        }
+        if (idle_since == 0) idle_since = quiet_since = now;
         if (!dispatcher_.nothing_in_flight() && now - idle_since < await_ns) quiet_since = now;
         if (now - quiet_since < config_.spin_ns) {
-            spin(++idle_rounds);
+            spin(idle_rounds);
             continue;
         }
         sleep();
         idle_since = 0;
+        idle_rounds = 0;
     }
 }
 
