@@ -45,6 +45,7 @@ from ringlaunch._triton_load import (
     call_param,
     client_of,
     give_scratch,
+    leaf_numbers,
     leaves,
     refuse_foreign,
 )
@@ -580,10 +581,12 @@ def _call_slowly(
         kernel._capture(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
-        kernel._remember(pending, variant, bound)
+    leaves_passed = leaf_numbers(kernel, bound, variant.signature)  # before the grid's function changes something
     if callable(grid):
         grid = grid(bound)
-    return _launch(kernel, variant, grid, stream, bound)
+    compiled = _launch(kernel, variant, grid, stream, bound)
+    kernel._remember(pending, variant, leaves_passed)
+    return compiled
 
 
 def _finish(

@@ -27,7 +27,7 @@ from ringlaunch._region import guard_driver
 from ringlaunch._stream import Stream
 from ringlaunch._triton import as_triton_describes, triton_run, with_settings
 from ringlaunch._triton_cache import Variant
-from ringlaunch._triton_load import WARP, flatten, leaves, type_of
+from ringlaunch._triton_load import WARP, flatten, leaf_numbers, leaves, type_of
 from ringlaunch._triton_save import tensor_map
 from ringlaunch._triton_tensor import as_triton_takes
 from ringlaunch.errors import Unsupported
@@ -167,7 +167,7 @@ def _add(
         kernel._capture(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
-        kernel._remember(pending, variant, bound)
+        kernel._remember(pending, variant, leaf_numbers(kernel, bound, variant.signature))
         if _is_launched(grid):
             variant._core._count()
 

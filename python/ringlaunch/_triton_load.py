@@ -333,11 +333,15 @@ class CallPath(_core.TritonKernel):
         )
         return Variant(self, core, client, dict(signature), seconds)
 
-    def _remember(self, pending: _core.TritonPending | None, variant: Variant, bound: dict[str, Any]) -> None:
-        """From now on calls like this one are that variant's. `pending`: none where a call has no key."""
+    def _remember(self, pending: _core.TritonPending | None, variant: Variant, leaves: tuple[int, ...]) -> None:
+        """From now on calls like this one are that variant's. `pending`: none where a call has no key. `leaves`: see
+        leaf_numbers()."""
         if pending is None:
             return
-        self._add(pending, variant._core, leaf_numbers(self, bound, variant.signature))
+        with self._lock:
+            if variant.evicted:
+                return
+            self._add(pending, variant._core, leaves)
         if self._client is not None:
             self._default(default_stream(self._client._handle))
         elif variant.client is not None and (len(open_clients()) == 1 or _is_chosen(variant.client)):
@@ -394,7 +398,8 @@ def give_scratch(_: CallPath, variant: _core.TritonVariant, stream: Stream | int
 
 
 def leaf_numbers(kernel: CallPath, bound: dict[str, Any], signature: dict[str, Any]) -> tuple[int, ...]:
-    """Which leaf of a call's key is each parameter that is passed, as triton_key.cpp counts them."""
+    """Which leaf of a call's key is each parameter that is passed, as triton_key.cpp counts them. A tuple for a
+    parameter that is annotated with a type of a number or of a pointer has none: such a call is refused, each time."""
     numbers: list[int] = []
     count = 0
 

@@ -26,7 +26,7 @@ from ringlaunch._mode import mode_number
 from ringlaunch._stream import Stream
 from ringlaunch._triton_cache import Variant, kinds_text
 from ringlaunch._triton_file import SavedFile, SavedParam, SavedTuning, SavedVariant, constant_text, encode, same
-from ringlaunch._triton_load import MOST_QUICK_PARAMS, CallPath, call_param, client_of, give_scratch
+from ringlaunch._triton_load import MOST_QUICK_PARAMS, CallPath, call_param, client_of, give_scratch, leaf_numbers
 from ringlaunch._triton_mode import check_mode, mode_of
 from ringlaunch._triton_tensor import as_triton_takes
 from ringlaunch.errors import Error, InvalidArgument, LimitReached, NotFound, ParamTypeError, Unsupported
@@ -518,10 +518,12 @@ def _call_slowly(
     client = client_of(kernel, iter((*args, *kwargs.values())), stream)
     with kernel._lock:
         bound, variant = kernel._variant(client, args, kwargs)
-        kernel._remember(pending, variant, bound)
+    leaves_passed = leaf_numbers(kernel, bound, variant.signature)  # before the grid's function changes something
     if callable(grid):
         grid = grid(bound)
-    return _launch(kernel, variant, grid, stream, bound)
+    compiled = _launch(kernel, variant, grid, stream, bound)
+    kernel._remember(pending, variant, leaves_passed)
+    return compiled
 
 
 def _launch(kernel: SavedKernel, variant: Variant, grid: Any, stream: Any, bound: dict[str, Any]) -> Any:
@@ -565,7 +567,7 @@ def _call_inline(
     bound, options = kernel._bound(tuple(map(as_triton_takes, args)), _taken(kwargs))
     with kernel._lock:
         variant = kernel._inline_variant(context, bound, options)
-        kernel._remember(pending, variant, bound)
+        kernel._remember(pending, variant, leaf_numbers(kernel, bound, variant.signature))
     # Twice where the C++ side had not been told of types of elements and descriptors before.
     again = getattr(kernel._launching, "again", 0)
     if again == 2 or (again == 1 and pending is None):

@@ -104,6 +104,7 @@ struct Variant {
     std::shared_ptr<Session> session;
     const detail::KernelState* state = nullptr;
     Takes takes;
+    std::size_t given = 0;  // of its parameters, by a call; the rest is scratch memory
     Dim3 block;
     std::uint32_t shared_bytes = 0;
     std::uint32_t ctas = 1;           // blocks of a cluster, by which a grid is multiplied
@@ -1598,8 +1599,7 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
     Variant& taker = variant_of(variant);
     pending->key->set_session(taker.owner());
     auto entry = std::make_unique<Entry>();
-    if (leaves.size() > taker.takes.params.size() ||
-        !plan(taker.takes, *pending->key, leaves, entry->packing) ||
+    if (leaves.size() != taker.given || !plan(taker.takes, *pending->key, leaves, entry->packing) ||
         pending->key->descriptor_count() != taker.maps.size())
         Py_RETURN_FALSE;
     for (std::size_t i = 0; i < taker.maps.size(); ++i) {
@@ -1715,8 +1715,8 @@ PyObject* kernel_launch(PyObject* self, PyObject* args) {
     if (variant.here != nullptr) return PyErr_Format(PyExc_ValueError, "a variant of this program");
     const std::size_t count = static_cast<std::size_t>(PyTuple_GET_SIZE(values));
     const std::size_t total = variant.takes.params.size();
-    if (count > total)
-        return PyErr_Format(PyExc_ValueError, "%zu arguments for %zu parameters", count, total);
+    if (count != variant.given)
+        return PyErr_Format(PyExc_ValueError, "%zu arguments for %zu parameters", count, variant.given);
     if (stream == Py_None) stream = variant.stream.get();
     if (!check_stream(variant.takes.kernel, stream, variant.session.get())) return nullptr;
     Ref kept_stream = Ref::borrowed(stream);
@@ -2059,6 +2059,7 @@ PyObject* variant_new(PyTypeObject* type, PyObject* args, PyObject*) {
         if (name == nullptr) return nullptr;
         made->takes.params[static_cast<std::size_t>(i)].name = name;
     }
+    made->given = static_cast<std::size_t>(PyTuple_GET_SIZE(names));
     if (!read_kinds(maps, made->maps)) return nullptr;
     std::size_t described = 0;
     for (const Param& param : made->takes.params) {
@@ -2107,6 +2108,7 @@ PyObject* make_inline_variant(PyObject*, PyObject* args) {
         param.name = name;
         param.type = std::strcmp(type, "tensormap") == 0 ? ParamType::bytes : type_of_word(type);
     }
+    made->given = count;
     if (!read_kinds(maps, made->maps)) return nullptr;
     for (const char* name : {"global_scratch", "profile_scratch"}) {
         Param& param = made->takes.params.emplace_back();
