@@ -10,6 +10,7 @@
 // interpreter lock comes first, then key, look-up, packing and enqueuing, under one hold of the lock.
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <pthread.h>
 #include <structmember.h>
 
 #include <algorithm>
@@ -776,6 +777,47 @@ bool torch_imported() noexcept {
            PyDict_GetItemWithError(modules, name_torch) != nullptr;
 }
 
+// ---- calls within calls ----
+
+// What a call may leave of its thread's stack to the Python code that it runs, which may compile: so much, or
+// this part of a small stack.
+constexpr std::size_t kStackLeft = 1 << 20;
+constexpr std::size_t kStackPart = 4;
+
+struct Stack {
+    std::uintptr_t lowest = 0;
+    std::size_t bytes = 0;  // 0: nothing is known of it
+};
+
+Stack stack_of_thread() noexcept {
+    Stack found;
+    pthread_attr_t attributes;
+    if (pthread_getattr_np(pthread_self(), &attributes) != 0) return found;
+    void* lowest = nullptr;
+    std::size_t bytes = 0;
+    if (pthread_attr_getstack(&attributes, &lowest, &bytes) == 0)
+        found = {reinterpret_cast<std::uintptr_t>(lowest), bytes};
+    pthread_attr_destroy(&attributes);
+    return found;
+}
+
+// Python code that a call runs (the function of its grid, an argument's data_ptr()) may call kernels, and
+// each call takes far more of the stack than Python counts on: before that, this. False: there is no room
+// for more, and a RecursionError is set.
+[[gnu::noinline]] bool may_nest(PyObject* kernel) {
+    thread_local const Stack stack = stack_of_thread();
+    const std::uintptr_t here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+    const std::size_t left = here - stack.lowest;
+    if (left >= std::min(kStackLeft, stack.bytes / kStackPart)) [[likely]]
+        return true;
+    PyErr_Format(
+        PyExc_RecursionError,
+        "kernel '%s': maximum recursion depth exceeded: the function of a grid, or an argument, calls "
+        "kernels within calls of kernels, until there is no more stack",
+        kernel_name(kernel).c_str());
+    return false;
+}
+
 // ---- the slow way ----
 
 struct PendingObject {
@@ -1062,6 +1104,7 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
     Ref scratch;
     if (variant.scratch_bytes != 0) [[unlikely]] {
         std::uint64_t address = 0;
+        if (!may_nest(kernel)) return nullptr;
         scratch = allocate_here(core, kernel, kept.get(), to, scratch_needed(variant, grid), address);
         if (!scratch) return nullptr;
         std::memcpy(params + variant.takes.params[variant.scratch_param].offset, &address, sizeof address);
@@ -1114,6 +1157,70 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
                             keywords, names, stream, grid, entry.hash);
 }
 
+// A call whose grid has been asked for, or was read by Python code.
+struct AskedCall {
+    Core& core;
+    PyObject* kernel;
+    Mode mode;
+    PyObject* const* args;
+    Py_ssize_t count;
+    PyObject* names;
+    Bound& bound;
+    Ref variant;
+    PyObject* grid;
+    std::uint64_t stream;  // in this program
+    Ref arguments;         // by name; none: they are as they were
+
+    bool here() const noexcept { return variant_of(variant.get()).here != nullptr; }
+    bool settled() const {
+        return !core.always_slow && !hooked(core) && watched.state(core.watched) == core.settings_state;
+    }
+    // By Python code.
+    PyObject* finish() {
+        ++core.slow_calls;
+        if (!issue_region()) return nullptr;
+        if (!arguments) arguments = arguments_of(core, bound);
+        const Ref keywords = keywords_of(args + count, names);
+        const Ref to = here() ? Ref(PyLong_FromUnsignedLongLong(stream))
+                              : Ref::borrowed(bound.stream == nullptr ? Py_None : bound.stream);
+        if (!arguments || !keywords || !to) return nullptr;
+        const Ref function = Ref::borrowed(core.finish.get());
+        return PyObject_CallFunctionObjArgs(function.get(), kernel, variant.get(), grid, to.get(),
+                                            arguments.get(), keywords.get(), nullptr);
+    }
+};
+
+// Its launch, with what the arguments are now. Not inlined: while the grid is asked for, none of this is on
+// the stack.
+[[gnu::noinline]] PyObject* launch_asked(AskedCall& call, const Dim3& grid, const Session* session) {
+    Core& core = call.core;
+    Bound& bound = call.bound;
+    PyObject* const* keywords = call.args + call.count;
+    const Variant& variant = variant_of(call.variant.get());
+    Key key;
+    Asked tensors;
+    if (call.mode != Mode::daemon) key.begin_with_tensors(nullptr);
+    bool has_key = find_names(core, call.names, bound) && encode(core, bound, keywords, core.settings, key);
+    if (!has_key && key.unasked()) {
+        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
+        if (!call.settled()) return call.finish();
+        key.begin_with_tensors(&tensors);
+        has_key = find_names(core, call.names, bound) && encode(core, bound, keywords, core.settings, key);
+    }
+    if (!has_key) return PyErr_Occurred() != nullptr ? nullptr : call.finish();
+    if (!call.here() && key.foreign() != nullptr) return foreign_buffer(call.kernel, key);
+    if (key.session() == nullptr) key.set_session(session);
+    Entry* found = core.last;
+    if (found == nullptr || !key.equals(found->key)) found = core.table.find(key, key.hash());
+    if (found == nullptr || found->variant.get() != call.variant.get()) return call.finish();
+    if (!call.here()) return launch_there(core, call.kernel, *found, key, bound, keywords, call.names, grid);
+    const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
+    if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) return call.finish();
+    bool tritons = false;
+    PyObject* launched = launch_here(core, call.kernel, *found, key, bound, &call.stream, grid, tritons);
+    return tritons ? call.finish() : launched;
+}
+
 // The call of a variant that was found, whose grid is to be asked for, or is read by Python code. Whatever
 // that changes, Triton launches what it has found, on the stream that was current before, with what the
 // arguments are now.
@@ -1122,62 +1229,28 @@ PyObject* launch_here(Core& core, PyObject* kernel, Entry& entry, const Key& key
                                            PyObject* const* args, Py_ssize_t count, PyObject* names) {
     const Ref kept = Ref::borrowed(kernel);
     const Ref kept_grid = Ref::borrowed(given);
-    const Ref kept_variant = Ref::borrowed(entry.variant.get());
     // What stands in a tuned kernel's configuration nobody else may hold, and the function may change that.
     std::vector<Ref> kept_keywords;
     for (Py_ssize_t i = 0; names != nullptr && i < PyTuple_GET_SIZE(names); ++i)
         kept_keywords.push_back(Ref::borrowed(args[count + i]));
-    const Variant& variant = variant_of(kept_variant.get());
-    const bool here = variant.here != nullptr;
-    std::uint64_t to = 0;
-    if (here && !find_stream(variant, bound.stream, to)) return nullptr;
-    Ref answered = Ref::borrowed(given), arguments;
+    AskedCall call{core,  kernel, mode, args, count, names, bound, Ref::borrowed(entry.variant.get()),
+                   given, 0,      {}};
+    const Variant& variant = variant_of(call.variant.get());
+    if (call.here() && !find_stream(variant, bound.stream, call.stream)) return nullptr;
+    if (!may_nest(kernel)) return nullptr;
+    Ref answered = Ref::borrowed(given);
     bool changed = false;
-    if (PyCallable_Check(given)) answered = ask_grid(core, given, bound, arguments, changed);
+    if (PyCallable_Check(given)) answered = ask_grid(core, given, bound, call.arguments, changed);
     Dim3 grid;
     if (!answered) return nullptr;
+    call.grid = answered.get();
     const bool read = read_grid(variant.takes.kernel, answered.get(), grid);
     // Triton's launcher takes whatever has a length and items, and passes over less than one block.
-    if (!read && !(here && core.of_triton && PyErr_ExceptionMatches(PyExc_Exception) != 0)) return nullptr;
-    const auto finish = [&]() -> PyObject* {
-        ++core.slow_calls;
-        if (!issue_region()) return nullptr;
-        if (!arguments) arguments = arguments_of(core, bound);
-        const Ref keywords = keywords_of(args + count, names);
-        const Ref stream = here ? Ref(PyLong_FromUnsignedLongLong(to))
-                                : Ref::borrowed(bound.stream == nullptr ? Py_None : bound.stream);
-        if (!arguments || !keywords || !stream) return nullptr;
-        const Ref function = Ref::borrowed(core.finish.get());
-        return PyObject_CallFunctionObjArgs(function.get(), kernel, kept_variant.get(), answered.get(),
-                                            stream.get(), arguments.get(), keywords.get(), nullptr);
-    };
-    const auto settled = [&] {
-        return !core.always_slow && !hooked(core) && watched.state(core.watched) == core.settings_state;
-    };
+    if (!read && !(call.here() && core.of_triton && PyErr_ExceptionMatches(PyExc_Exception) != 0))
+        return nullptr;
     if (!read) PyErr_Clear();
-    if (changed || !read || !settled()) return finish();
-    Key key;
-    Asked tensors;
-    if (mode != Mode::daemon) key.begin_with_tensors(nullptr);
-    bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
-    if (!has_key && key.unasked()) {
-        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
-        if (!settled()) return finish();
-        key.begin_with_tensors(&tensors);
-        has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
-    }
-    if (!has_key) return PyErr_Occurred() != nullptr ? nullptr : finish();
-    if (!here && key.foreign() != nullptr) return foreign_buffer(kernel, key);
-    if (key.session() == nullptr) key.set_session(as_found.session());
-    Entry* found = core.last;
-    if (found == nullptr || !key.equals(found->key)) found = core.table.find(key, key.hash());
-    if (found == nullptr || found->variant.get() != kept_variant.get()) return finish();
-    if (!here) return launch_there(core, kernel, *found, key, bound, args + count, names, grid);
-    const bool elsewhere = key.device() >= 0 && key.device() != variant.here->device();
-    if ((key.check_count() != 0 || elsewhere) && !check_addresses(key, elsewhere)) return finish();
-    bool tritons = false;
-    PyObject* launched = launch_here(core, kernel, *found, key, bound, &to, grid, tritons);
-    return tritons ? finish() : launched;
+    if (changed || !read || !call.settled()) return call.finish();
+    return launch_asked(call, grid, as_found.session());
 }
 
 // What a call gives for each parameter, and for options. False: nothing, or it names a stream.
@@ -1251,7 +1324,7 @@ std::unique_ptr<Repeat> make_repeat(const Core& core, const Entry& entry, const 
     bool here = mode == Mode::in_process;  // that it is launched in this program is known
     const auto slowly = [&](const Key* key) -> PyObject* {
         Ref kept = Ref::borrowed(kernel);
-        if (!issue_region()) return nullptr;
+        if (!may_nest(kernel) || !issue_region()) return nullptr;
         Ref object = Ref::borrowed(grid_of->object);
         if (here && key == nullptr && is_all_tritons(core, args, count, names))
             return call_triton(core, kernel, object.get(), args, count, names);
@@ -1264,7 +1337,7 @@ std::unique_ptr<Repeat> make_repeat(const Core& core, const Entry& entry, const 
     if (core.always_slow || hooked(core) || !bind(core, args, count, names, bound)) [[unlikely]]
         return slowly(nullptr);
     if (!core.captured.empty() && !captured_as_seen(core)) [[unlikely]] {
-        const int same = compare_captured(core);
+        const int same = may_nest(kernel) ? compare_captured(core) : -1;
         if (same < 0) return nullptr;
         if (same == 0) return slowly(nullptr);  // which says what changed
     }
@@ -1273,7 +1346,7 @@ std::unique_ptr<Repeat> make_repeat(const Core& core, const Entry& entry, const 
     if (mode != Mode::daemon) key.begin_with_tensors(nullptr);
     bool has_key = find_names(core, names, bound) && encode(core, bound, args + count, core.settings, key);
     if (!has_key && key.unasked()) [[unlikely]] {
-        if (!tensors.ask(bound.values, core.params.size())) return nullptr;
+        if (!may_nest(kernel) || !tensors.ask(bound.values, core.params.size())) return nullptr;
         // That has run Python code, too.
         if (watched.state(core.watched) != core.settings_state || hooked(core) || !captured_as_seen(core) ||
             !bind(core, args, count, names, bound))
@@ -1385,8 +1458,11 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     Core& core = *as_kernel(grid->kernel)->core;
     const Py_ssize_t count = PyVectorcall_NARGS(flags);
     const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
+    // Before there are variables of call_again() on the stack, where the grid's function may call kernels.
+    if (!grid->plain) [[unlikely]]
+        return call(core, grid->kernel, grid, mode, args, count, names);
     PyObject* launched = nullptr;
-    if (core.repeat != nullptr && grid->plain && core.last->is_repeat(mode, count, names) &&
+    if (core.repeat != nullptr && core.last->is_repeat(mode, count, names) &&
         call_again(core, grid->dim, args, launched)) [[likely]]
         return launched;
     return call(core, grid->kernel, grid, mode, args, count, names);

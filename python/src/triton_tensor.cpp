@@ -371,8 +371,11 @@ bool Asked::ask_one(PyObject* object) {
         found_.push_back({object, view});
         return true;
     }
-    if (PyErr_Occurred() != nullptr && PyErr_ExceptionMatches(PyExc_Exception) == 0)
-        return false;  // an interrupt
+    // An interrupt; or it calls kernels that ask it in turn, and whoever asked once more would do so at each
+    // level.
+    if (PyErr_Occurred() != nullptr &&
+        (PyErr_ExceptionMatches(PyExc_Exception) == 0 || PyErr_ExceptionMatches(PyExc_RecursionError) != 0))
+        return false;
     PyErr_Clear();
     return true;
 }

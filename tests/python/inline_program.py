@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 
 import triton
 import triton.language as tl
@@ -361,6 +362,79 @@ def grids():
         assert outcome(lambda writes=writes: quick[writes](x, 1, 1)) == outcome(
             lambda writes=writes: first[writes](x, 1, 1)
         )
+
+
+class Calling(Tensor):
+    """Calls a kernel whenever it is asked for its address, so often."""
+
+    def __init__(self, kernel, times):
+        super().__init__()
+        self.kernel, self.times = kernel, times
+
+    def data_ptr(self):
+        self.times -= 1
+        if self.times >= 0:
+            self.kernel[(1,)](self, 5, 6)
+        return super().data_ptr()
+
+
+def calls_within_calls():
+    takes(8, 8, 8)
+    sys.setrecursionlimit(100_000)  # as programs do: Python's own limit says little of the stack
+    kernel = wrapped()
+    ready(kernel)
+    kernel[(1,)](Calling(kernel, 0), 5, 6)
+
+    def by_grid(times):
+        left = [times]
+
+        def grid(meta):
+            left[0] -= 1
+            if left[0] >= 0:
+                kernel[grid](x, meta["a"] + 1, 6)
+            return (1,)
+
+        kernel[grid](x, 0, 6)
+
+    def by_argument(times):
+        kernel[(1,)](Calling(kernel, times), 5, 6)
+
+    def by_slow_calls(times):
+        knobs.runtime.launch_enter_hook.add(nothing)
+        try:
+            by_grid(times)
+        finally:
+            knobs.runtime.launch_enter_hook.remove(nothing)
+
+    def nothing(metadata):
+        pass
+
+    def in_thread(stack, act):
+        ends = []
+
+        def call():
+            try:
+                ends.append(act())
+            except Exception as error:
+                ends.append((type(error), str(error)))
+
+        threading.stack_size(stack)
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        return ends[0]
+
+    for act in (by_grid, by_argument, by_slow_calls):
+        for stack in (512 << 10, 2 << 20, 8 << 20):
+            begin = stub.stub_count()
+            said = in_thread(stack, lambda act=act: act(2))
+            assert said is None and stub.stub_count() == begin + 3, (act, stack, said)
+            said = in_thread(stack, lambda act=act: act(1 << 40))
+            assert said[0] is RecursionError and "'first'" in said[1], (act, stack, said)
+        kernel[(1,)](x, 5, 6)  # as before
+    begin = stub.stub_count()
+    assert in_thread(8 << 20, lambda: by_grid(320)) is None  # as deep as Triton goes with Python's usual limit
+    assert numbers(begin) == list(range(320, -1, -1))
 
 
 def many_parameters():

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -839,6 +840,50 @@ def test_a_grids_function_that_calls_the_kernel_leaves_the_calls_own_keywords(ke
     for _ in range(2):
         compiled = kernel[grid](x, n=128, num_warps=8)
         assert compiled.metadata.num_warps == 8
+
+
+CALLS_WITHIN_CALLS = """
+import sys, threading
+import ringlaunch as rl, triton
+
+@triton.jit
+def kernel(x, n):
+    pass
+
+client = rl.connect(sys.argv[1], start=False)
+x, kernel, ends = client.zeros(64), rl.wrap(kernel), []
+sys.setrecursionlimit(100_000)
+kernel[(1,)](x, 5)
+
+def call(times):
+    left = [times]
+    def grid(meta):
+        left[0] -= 1
+        if left[0] >= 0:
+            kernel[grid](x, 5)
+        return (1,)
+    before = client.default_stream.status.published
+    try:
+        kernel[grid](x, 5)
+        ends.append(client.default_stream.status.published - before)
+    except RecursionError as error:
+        ends.append(str(error).partition(":")[0])
+
+for stack in (512 << 10, 8 << 20):
+    for times in (3, 300, 1 << 40):
+        threading.stack_size(stack)
+        thread = threading.Thread(target=call, args=(times,))
+        thread.start()
+        thread.join()
+print(ends)
+"""
+
+
+def test_calls_within_calls_end_before_the_stack_does(null, tmp_path):
+    (tmp_path / "program.py").write_text(CALLS_WITHIN_CALLS)
+    command = [sys.executable, tmp_path / "program.py", null.socket]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG_S)
+    assert done.stdout == "[4, \"kernel 'kernel'\", \"kernel 'kernel'\", 4, 301, \"kernel 'kernel'\"]\n", done.stderr
 
 
 def test_a_graph_keeps_the_buffers_of_its_launches(client):
