@@ -1,13 +1,12 @@
 """`with ringlaunch.region():` hands inline launches to a thread of this program, which issues them.
 
 Launches stand on the stream where they would be without it. So whatever else is put there, or waits for it, first
-waits until those before it are issued; here stands how it is caught.
+waits until those before it are issued; _region_torch.py has how torch is caught.
 """
 
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import sys
 import threading
@@ -15,109 +14,66 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from ringlaunch import _core
+from ringlaunch import _core, _region_torch
 from ringlaunch.errors import InvalidArgument, Unsupported
 
 _flush: Callable[[], None] = _core.triton_region_flush
-_mode_type: Any = None  # of torch
-_mode: Any = None  # that is entered
+_mode: Any = None  # of torch, of the open region
+_owner = 0  # the thread of the open region
+_era = 0  # regions of an earlier one were ended before their blocks were
+_untold: Exception | None = None  # of a launch in such a region
 _guarded: list[Any] | None = None  # drivers of Triton; none before the first region
-
-# What is no operation of torch and still has to do with streams. Functions of the modules, then methods.
-_FUNCTIONS = (
-    ("cuda", ("synchronize", "empty_cache", "ipc_collect", "caching_allocator_delete")),
-    ("cuda.memory", ("empty_cache", "caching_allocator_delete")),
-    ("accelerator", ("synchronize", "empty_cache")),
-    ("accelerator.memory", ("empty_cache",)),
-)
-_METHODS = (
-    ("cuda.Stream", ("query", "record_event", "synchronize", "wait_event", "wait_stream")),
-    ("cuda.Event", ("elapsed_time", "ipc_handle", "query", "record", "synchronize", "wait")),
-    ("cuda.CUDAGraph", ("capture_begin", "capture_end", "replay")),
-    ("UntypedStorage", ("resize_", "_share_cuda_")),
-)
-
-
-def _first(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, once all launches before it are issued."""
-
-    @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        _flush()
-        return function(*args, **kwargs)
-
-    return call
-
-
-def _find(root: Any, path: str) -> Any:
-    for name in path.split("."):
-        root = getattr(root, name, None)
-    return root
-
-
-def _guard_torch(torch: Any) -> None:
-    """For good: while there is no region it costs a comparison."""
-    global _mode_type
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Issued(TorchDispatchMode):  # type: ignore[misc]
-        """Every operation of torch, of the thread and of those that autograd runs for it."""
-
-        untraced = False  # torch's compiler is there, and keeps away from it
-
-    def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        _flush()
-        return func(*args, **(kwargs or {}))
-
-    # Not with the class, which would have torch import its compiler, for seconds, to keep that away from this.
-    Issued.__torch_dispatch__ = dispatch
-
-    for path, names in (*_FUNCTIONS, *_METHODS):
-        owner = _find(torch, path)
-        for name in names:
-            function = getattr(owner, name, None)
-            if function is not None and not hasattr(function, "_ringlaunch_first"):
-                guarded = _first(function)
-                guarded._ringlaunch_first = True  # type: ignore[attr-defined]
-                setattr(owner, name, guarded)
-    _mode_type = Issued
 
 
 def guard_driver(driver: Any) -> None:
     """Triton's own launches ask their driver for the stream, all of them."""
     if _guarded is not None and driver not in _guarded:
         _guarded.append(driver)
-        driver.get_current_stream = _first(driver.get_current_stream)
+        driver.get_current_stream = _region_torch.first(driver.get_current_stream)
 
 
 def _prepare() -> None:
     global _guarded
     if _guarded is None:
         _guarded = []
-    torch = sys.modules.get("torch")
-    if torch is not None and _mode_type is None:
-        _guard_torch(torch)
-    compiler = sys.modules.get("torch._dynamo")
-    if _mode_type is not None and not _mode_type.untraced and hasattr(compiler, "disable"):
-        _mode_type.__torch_dispatch__ = compiler.disable(_mode_type.__torch_dispatch__)  # type: ignore[union-attr]
-        _mode_type.untraced = True
+        _region_torch.watch_imports(_imported)
+    _region_torch.prepare()
     inline = sys.modules.get("ringlaunch._triton_inline")
     if inline is not None and inline.streams_of is not None:
         guard_driver(inline.streams_of)
 
 
+def _imported() -> None:
+    """torch, or a part of it, was imported after the first region began, perhaps within one."""
+    global _mode, _era, _untold
+    _region_torch.prepare()
+    if _core.triton_region_counts()[0] == 0 or _mode is not None:
+        return
+    if _owner == threading.get_ident():
+        _mode = _region_torch.begin()
+        return
+    # Another thread's operations cannot be guarded from here: its region ends, and its launches are inline.
+    _era += 1
+    while _core.triton_region_counts()[0] != 0:
+        try:
+            _core.triton_region_leave()
+        except Exception as error:  # is the region's, not the import's
+            _untold = error
+
+
 class Region:
     """What `ringlaunch.region()` returns: a context manager, to be entered once."""
 
-    __slots__ = ("_depth", "_pid", "_thread")
+    __slots__ = ("_depth", "_era", "_pid", "_thread")
 
     def __init__(self) -> None:
         self._thread: int | None = None
         self._depth = 0
+        self._era = 0
         self._pid = 0
 
     def __enter__(self) -> Region:
-        global _mode
+        global _mode, _owner
         if self._thread is not None:
             raise InvalidArgument("region: this one was entered before; each `with` takes a region() of its own")
         _prepare()
@@ -126,25 +82,32 @@ class Region:
             self._depth = _core.triton_region_enter()
         except Unsupported:  # there is no CUDA here: an inline launch says so
             return self
-        if self._depth == 1 and _mode_type is not None:
-            _mode = _mode_type()
-            _mode.__enter__()
+        self._era = _era
+        if self._depth == 1:
+            _owner = self._thread
+            _mode = _region_torch.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        global _mode
-        if self._depth == 0 or self._pid != os.getpid():
+        global _mode, _untold
+        if self._depth == 0:
             return
-        mine = self._thread == threading.get_ident()
+        if self._era != _era:
+            untold, _untold = _untold, None
+            if untold is not None:
+                raise untold
+            return
+        child = self._pid != os.getpid()
         try:
-            _core.triton_region_leave()
+            if not child:
+                _core.triton_region_leave()
         finally:
-            if mine and _mode is not None and _core.triton_region_counts()[0] == 0:
+            if _mode is not None and _core.triton_region_counts()[0] == 0:
                 mode, _mode = _mode, None
-                mode.__exit__(None, None, None)
-        if not mine:
+                _region_torch.end(mode)
+        if not child and self._thread != threading.get_ident():
             raise InvalidArgument("region: it was left by another thread than the one that entered it")
 
     def flush(self) -> None:
@@ -167,12 +130,18 @@ def region() -> Region:
     the region a launch waits for others to go with it, for 30 us at most.
 
     What else the thread does there that has to do with the device first waits until the launches before it are issued,
-    and is right: operations of torch, autograd's backward, events, streams, `torch.cuda.synchronize()`, captures,
-    graphs, launches by Triton itself. It is slower than outside, by some us: a region is for launches. What ringlaunch
-    cannot see needs a `flush()` before it:
+    and is right: operations of torch, autograd's backward, functions of torch.compile (which run compiled), printing a
+    tensor, `torch.cuda.Event` and `torch.cuda.Stream`, synchronizing, captures, graphs, launches by Triton itself. It
+    is slower than outside, by some us: a region is for launches. What ringlaunch cannot see needs a `flush()` before
+    it:
 
+    - `torch.Event` and `torch.Stream`, of which `torch.accelerator.current_stream()` is one: `record`, `synchronize`,
+      `query`, `wait`, `record_event`, `wait_event`, `wait_stream`, `elapsed_time`. Their types are of C and take no
+      guard; those of `torch.cuda` have theirs;
+    - `x.data = y`, which lets go of memory that launches before it were given, and is no operation;
     - other threads of the program that use the same stream, but for their launches through ringlaunch;
-    - libraries that launch without torch: CuPy, cuda-python, extensions of C++ that are no operators of torch.
+    - libraries that launch without torch: CuPy, cuda-python, models of AOTInductor, extensions of C++ that are no
+      operators of torch.
 
     A region belongs to the thread that entered it, also within a generator or a coroutine. Within another one it is a
     part of that: leaving it, too, waits until all are issued. While one thread has a region those of others are none:
@@ -187,8 +156,10 @@ def region() -> Region:
     A launch that CUDA refuses is told at the next launch, flush or operation of torch, at the latest where the region
     is left: as DriverError with the kernel's name. The launches between are not made, and are counted in the message.
     An exception that leaves the block ends the region as its end does: what was launched before is issued, and the
-    exception goes on (as the context of the DriverError, where there is one). Memory that launches were given, and
-    tensors, are kept until they are issued.
+    exception goes on (as the context of the DriverError, where there is one). Tensors and other objects that launches
+    were given are kept until they are issued.
+
+    torch may be imported in a region. Where another thread imports it, the region ends: its launches are inline then.
 
     A child of fork has no region, and launches none of what its parent's holds. A program that ends within a region
     has its launches issued first. Where there is no GPU a region does nothing.

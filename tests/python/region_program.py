@@ -1,6 +1,7 @@
 """What test_triton_region.py runs, each function in a process of its own: regions over a libcuda that runs nothing and
 lists what it was given. Each checks by itself and prints its name last."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -427,13 +428,36 @@ def sleeps():
     is_eventually(lambda: state() == "S")
 
 
+def imported_torch():
+    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, NoTorch)]
+    import torch
+
+    return torch
+
+
+def assert_behind_launches(kernel, act):
+    """To be called in a region: what is launched before is issued when the act returns."""
+    before = stub.stub_count()
+    stub.stub_hold(1)
+    for i in range(40):
+        kernel[(1,)](x, i, 0)
+    assert stub.stub_count() == before
+    release = threading.Timer(0.05, stub.stub_hold, (0,))
+    release.start()
+    act()
+    assert stub.stub_count() == before + 40, act
+    release.join()
+
+
 def operations_of_torch():
     """Each first waits until what is before it is issued, on whatever thread autograd runs it."""
     kernel = wrapped()
     ready(kernel)
-    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, NoTorch)]
-    import torch
+    torch = imported_torch()
+    from torch.cuda import synchronize as early
 
+    torch.cuda._lazy_init = lambda: None  # that there is no GPU is said by what it calls
+    torch.cuda.device = contextlib.nullcontext
     seen = []
 
     class Doubled(torch.autograd.Function):
@@ -446,36 +470,228 @@ def operations_of_torch():
             seen.append(threading.get_ident())
             return grad * 2
 
+    def fails_after(function, *arguments):
+        error_of(Exception, lambda: function(*arguments))
+
     with rl.region():
         value = torch.ones(4, requires_grad=True)
     assert "torch._dynamo" not in sys.modules  # which takes seconds
     compiled = torch.compile(lambda t: t * 3 + 1, backend="eager")
     compiled(value)
     storage = torch.ones(8).untyped_storage()
+    pair = [torch.ones(1), torch.zeros(1)]
     acts = [
         lambda: value + 1,
         lambda: value.detach(),
         lambda: value.sum().item(),
         lambda: torch.empty(3),
-        lambda: torch.cuda.empty_cache(),
+        lambda: print(value),
+        lambda: repr(value),
+        lambda: f"{value}",
+        lambda: fails_after(early),
+        lambda: fails_after(torch.cuda.synchronize),
+        lambda: fails_after(torch._C._cuda_emptyCache, 1, 2),
+        lambda: fails_after(torch._C._accelerator_synchronizeDevice, "none"),
+        lambda: torch.utils.swap_tensors(*pair),
         lambda: Doubled.apply(value).sum().backward(),
         lambda: compiled(value),
         lambda: storage.resize_(16),
         lambda: torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)),
     ]
-    before = stub.stub_count()
     with rl.region():
         for act in acts:
-            stub.stub_hold(1)
-            for i in range(40):
-                kernel[(1,)](x, i, 0)
-            assert stub.stub_count() == before
-            threading.Timer(0.05, stub.stub_hold, (0,)).start()
-            act()
-            before += 40
-            assert stub.stub_count() == before, act
+            assert_behind_launches(kernel, act)
+    assert seen
     assert torch.cuda.Event.record._ringlaunch_first
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def assert_graphs_of_inductor_are_behind(kernel):
+    with rl.region():
+        from torch._inductor.output_code import CompiledFxGraph
+
+        graph = object.__new__(CompiledFxGraph)
+        assert_behind_launches(kernel, lambda: error_of(AttributeError, lambda: graph([])))
+
+
+def compiled_functions_of_torch():
+    """They run compiled, forward and backward, and behind what the ring holds, though modes are disabled there."""
+    kernel = wrapped()
+    ready(kernel)
+    torch = imported_torch()
+    from functorch.compile import make_boxed_func
+    from torch._dynamo.backends.common import aot_autograd
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    seen = []
+
+    def compiler(graph, _):
+        def run(*args):
+            seen.append(stub.stub_count())
+            with _disable_current_modes():
+                return graph(*args)
+
+        return make_boxed_func(run)
+
+    def plain(graph, _):
+        def run(*args):
+            seen.append(stub.stub_count())
+            return graph(*args)
+
+        return run
+
+    def cleared(t):
+        torch.cuda.empty_cache()
+        return t + 1
+
+    def cleared_in_graph(t):
+        torch._C._cuda_emptyCache()
+        return t + 1
+
+    value = torch.ones(4, requires_grad=True)
+    grad = torch.ones(4)
+    with_backward = torch.compile(lambda t: (t * t).sin(), backend=aot_autograd(fw_compiler=compiler))
+    with_backward(value).sum().backward()
+    outputs = [with_backward(value) for _ in range(3)]
+    several = [
+        torch.compile(lambda t: t * 2 + 1, backend=plain),
+        torch.compile(lambda t: t * 3 + 1, backend=plain, fullgraph=True),
+    ]
+    for function in several:
+        function(grad)
+    assert torch.equal(torch.compile(cleared, backend="eager", fullgraph=True)(grad), grad + 1)
+    conditional = [lambda: torch.cond(torch.tensor(True), lambda t: t + 1, lambda t: t - 1, (grad,))]
+    expected = [act() for act in conditional]
+
+    with rl.region():
+        for act in (
+            lambda: torch.autograd.backward(outputs[0], grad),
+            lambda: torch.autograd.grad(outputs[1], value, grad),
+            lambda: outputs[2].sum().backward(),
+        ):
+            seen.clear()
+            before = stub.stub_count()
+            assert_behind_launches(kernel, act)
+            assert seen == [before + 40], act
+        for function in several:
+            seen.clear()
+            assert_behind_launches(kernel, lambda function=function: function(grad))
+            assert len(seen) == 1
+        for act, result in zip(conditional, expected, strict=True):
+            assert torch.equal(act(), result)
+
+    # After it a function is traced as before it; what its graph calls is guarded.
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(cleared, backend="eager", fullgraph=True)(grad), grad + 1)
+    graphs = []
+
+    def keeping(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch.compile(cleared_in_graph, backend=keeping, fullgraph=True)(grad)
+    targets = [node.target for graph in graphs for node in graph.graph.nodes]
+    assert any(getattr(target, "_ringlaunch_first", False) for target in targets), targets
+
+    assert "torch._inductor.output_code" in sys.modules
+    assert_graphs_of_inductor_are_behind(kernel)
+
+
+def modes_of_torch():
+    """A region that ends within another's mode, or in a place where its own is out of reach, leaves others alone."""
+    kernel = wrapped()
+    ready(kernel)
+    torch = imported_torch()
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.utils._python_dispatch import (
+        TorchDispatchMode,
+        _disable_current_modes,
+        _get_current_dispatch_mode,
+        _get_current_dispatch_mode_stack,
+    )
+
+    class Count(TorchDispatchMode):
+        seen = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.seen += 1
+            return func(*args, **(kwargs or {}))
+
+    def launches():
+        with rl.region():
+            kernel[(1,)](x, 1, 2)
+            yield
+
+    for count in (1, 2):
+        open_region = launches()
+        next(open_region)
+        modes = [Count() for _ in range(count)]
+        for mode in modes:
+            mode.__enter__()
+        torch.ones(2)
+        open_region.close()
+        assert _get_current_dispatch_mode_stack() == modes
+        torch.ones(2)
+        assert [mode.seen for mode in modes] == [2] * count
+        for mode in reversed(modes):
+            mode.__exit__(None, None, None)
+        assert _get_current_dispatch_mode() is None
+    open_region = launches()
+    next(open_region)
+    with FakeTensorMode() as fake:
+        open_region.close()
+        assert _get_current_dispatch_mode_stack() == [fake]
+    with Count() as below:
+        open_region = launches()
+        next(open_region)
+        with _disable_current_modes():
+            open_region.close()
+        torch.ones(2)
+        assert below.seen == 1
+        with rl.region():
+            assert len(_get_current_dispatch_mode_stack()) == 2
+        assert _get_current_dispatch_mode_stack() == [below]
+    open_region = launches()
+    next(open_region)
+    thread = threading.Thread(target=lambda: error_of(rl.InvalidArgument, open_region.close))
+    thread.start()
+    thread.join(20)
+    with rl.region():
+        assert len(_get_current_dispatch_mode_stack()) == 1
+    assert _get_current_dispatch_mode() is None
+
+
+def torch_imported_within():
+    kernel = wrapped()
+    ready(kernel)
+    with rl.region():
+        torch = imported_torch()
+        assert_behind_launches(kernel, lambda: torch.ones(3))
+        assert_behind_launches(kernel, lambda: repr(torch.ones(3)))
+    assert "torch._inductor.output_code" not in sys.modules
+    assert_graphs_of_inductor_are_behind(kernel)
+    assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
+
+
+def torch_imported_within_by_another_thread():
+    """The region ends then: whose operations torch runs is not known from there."""
+    kernel = wrapped()
+    before = ready(kernel)
+    with rl.region():
+        for i in range(20):
+            kernel[(1,)](x, i, 0)
+        thread = threading.Thread(target=imported_torch)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert _core.triton_region_counts()[0] == 0
+        assert numbers(before) == list(range(20))
+        for i in range(20, 30):
+            kernel[(1,)](x, i, 0)
+            assert numbers(before)[-1] == i
+    assert numbers(before) == list(range(30))
+    with rl.region():
+        assert_behind_launches(kernel, lambda: sys.modules["torch"].ones(3))
 
 
 def kernels_of_triton():

@@ -16,7 +16,7 @@ pytestmark = needs_stub_launcher
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_region(run_over_stub, scenario):
-    if scenario == "operations_of_torch" and importlib.util.find_spec("torch") is None:
+    if "torch" in scenario and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed: pip install torch")
     run_over_stub("region_program.py", scenario)
 
