@@ -6,6 +6,7 @@ They are types themselves, which is what a type checker, and Triton's look at th
 
 from __future__ import annotations
 
+import inspect
 import struct
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -118,7 +119,8 @@ class tensor(Generic[_Element]):
     """Device memory with elements of one type, as the annotation of a kernel's parameter: `x: rl.tensor[rl.float32]`.
 
     Calls are checked against it, and look at nothing of the argument but its address: what has another type of
-    element is refused by name. An integer is taken as an address, which only an annotated pointer does.
+    element is refused by name. An integer is taken as an address, which only an annotated pointer does; None, a null
+    pointer, where it is the parameter's default.
     """
 
     __triton_builtin__ = True
@@ -150,48 +152,71 @@ def element_of(value: Any) -> str | None:
     return ELEMENTS.get(str(getattr(value, "dtype", "")).rpartition(".")[2])
 
 
-def find(annotation: Any, names: dict[str, Any]) -> TensorOf | type[scalar] | None:
+def find(where: str, annotation: Any, names: dict[str, Any]) -> TensorOf | type[scalar] | None:
     """The type of ours that an annotation is, or says as text; None: it is another's."""
     if isinstance(annotation, str):
         try:
             annotation = eval(annotation, names)
         except Exception:
             return None  # Triton reads words that are no Python: "*fp32"
+    if annotation is tensor:
+        raise refused(where, "the type of its elements, as in rl.tensor[rl.float32]", annotation)
     if isinstance(annotation, TensorOf) or (isinstance(annotation, type) and issubclass(annotation, scalar)):
         return annotation
     return None
 
 
-def check(kernel: str, name: str, hint: TensorOf | type[scalar], value: Any) -> None:
-    """Refuses an argument that is not what its parameter's annotation says, or that the type does not hold."""
-    is_tensor = hasattr(value, "data_ptr") or hasattr(value, "address") or hasattr(value, "__cuda_array_interface__")
-    if isinstance(hint, TensorOf):
-        expected = f"a tensor of {hint.element.__name__}, or an address"
-        fits = type(value) is int or (is_tensor and element_of(value) == hint.element.triton)
-    elif hint.triton.startswith(("fp", "bf")):
+def check(kernel: str, hints: dict[str, Any], given: inspect.BoundArguments) -> None:
+    """Refuses the first argument that is not what its parameter's annotation says, or that the type does not hold."""
+    for name, hint in hints.items():
+        value = given.arguments[name]
+        if isinstance(hint, TensorOf):
+            optional = given.signature.parameters[name].default is None
+            _check_tensor(f"kernel {kernel!r}, parameter {name!r}", hint, value, optional)
+        else:
+            _check_number(f"kernel {kernel!r}, parameter {name!r}", hint, value)
+
+
+def _is_tensor(value: Any) -> bool:
+    return hasattr(value, "data_ptr") or hasattr(value, "address") or hasattr(value, "__cuda_array_interface__")
+
+
+def _check_tensor(where: str, hint: TensorOf, value: Any, optional: bool) -> None:
+    if type(value) is int:
+        if not 0 <= value < 1 << 64:
+            raise OutOfRange(f"{where}: expected an address from 0 to {(1 << 64) - 1}, found {shown(value)}")
+    elif not (_is_tensor(value) and element_of(value) == hint.element.triton) and not (optional and value is None):
+        expected = f"a tensor of {hint.element.__name__}, or an address" + (", or None" if optional else "")
+        raise refused(where, expected, value)
+
+
+def _check_number(where: str, hint: type[scalar], value: Any) -> None:
+    if hint.triton.startswith(("fp", "bf")):
         expected = f"a number for {hint.__name__}"
-        fits = isinstance(value, int | float) or (hasattr(value, "__float__") and not is_tensor)
+        fits = isinstance(value, int | float) or (hasattr(value, "__float__") and not _is_tensor(value))
     else:
         expected = f"an integer for {hint.__name__}" if hint is not int1 else "True or False"
         fits = isinstance(value, bool if hint is int1 else int)  # of any other number the code reads the lowest bit
     if not fits:
-        raise refused(f"kernel {kernel!r}, parameter {name!r}", expected, value)
-    if not isinstance(hint, TensorOf) and (held := _not_held(hint, value)) is not None:
-        raise OutOfRange(
-            f"kernel {kernel!r}, parameter {name!r} ({hint.__name__}): expected {held}, found {shown(value)}"
-        )
+        raise refused(where, expected, value)
+    try:
+        held = _not_held(hint, value)
+    except TypeError:  # what its __float__ answers
+        raise refused(where, expected, value) from None
+    if held is not None:
+        raise OutOfRange(f"{where} ({hint.__name__}): expected {held}, found {shown(value)}")
 
 
 def _not_held(hint: type[scalar], value: Any) -> str | None:
     """What the type holds, where that is not this value."""
-    if hint is float16:
-        try:
-            struct.pack("e", value)
-        except OverflowError:
-            return "a number that float16 holds"
-    elif hint.triton[0] in "iu":
+    if hint.triton[0] in "iu":
         bits = int(hint.triton[1:])
         least, most = (-(1 << bits - 1), (1 << bits - 1) - 1) if hint.triton[0] == "i" else (0, (1 << bits) - 1)
-        if not least <= value <= most:
-            return f"an integer from {least} to {most}"
+        return None if least <= value <= most else f"an integer from {least} to {most}"
+    try:
+        number = float(value)
+        if hint is float16:
+            struct.pack("e", number)
+    except OverflowError:
+        return f"a number that {hint.__name__} holds"
     return None

@@ -409,8 +409,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         except TypeError:
             return  # Triton's binder says so
         given.apply_defaults()
-        for name, hint in self._hints.items():
-            check(self.__name__, name, hint, given.arguments[name])
+        check(self.__name__, self._hints, given)
 
     def _compile(self, client: Client, specialized: tuple[Any, ...], warmup: bool) -> tuple[dict[str, Any], Any]:
         """Signature and CompiledKernel of a call (see _specialize): compiled before it, from Triton's cache on disk,
@@ -484,7 +483,8 @@ def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
     hints = {}
     for param in fn.params:
         annotation = param._param.annotation
-        if (hint := find(annotation, fn.__globals__)) is None:
+        where = f"kernel {fn.__name__!r}, parameter {param.name!r}"
+        if (hint := find(where, annotation, fn.__globals__)) is None:
             continue
         hints[param.name] = hint
         if hint is not annotation:

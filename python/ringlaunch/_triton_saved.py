@@ -150,8 +150,7 @@ class SavedKernel(CallPath):
         except TypeError as error:
             raise ParamTypeError(f"kernel {self.__name__!r}: {error}") from None
         bound.apply_defaults()
-        for name, hint in self._hints.items():
-            check(self.__name__, name, hint, bound.arguments[name])
+        check(self.__name__, self._hints, bound)
         options = {}
         for name, value in kwargs.items():
             if name in self._options:

@@ -156,6 +156,87 @@ def test_numbers_beyond_the_type_are_refused(client, kernel, x):
         kernel[(1,)](x, 16, "2.0", BLOCK=64)
 
 
+class Answers:
+    def __init__(self, answer):
+        self.answer = answer
+
+    def __float__(self):
+        return self.answer
+
+
+@rl.jit
+def numbers(x, half: rl.float16, single: rl.float32, y: rl.tensor[rl.float32]):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "text"),
+    [
+        ("half", 2**63, rl.OutOfRange, r"'half' \(float16\): expected a number that float16 holds, found 9223"),
+        ("half", 10**400, rl.OutOfRange, r"'half' \(float16\): expected a number that float16 holds, found 1000"),
+        ("half", 65520.0, rl.OutOfRange, r"'half' \(float16\): expected a number that float16 holds, found 65520.0"),
+        ("half", Answers(1e6), rl.OutOfRange, r"'half' \(float16\): expected a number that float16 holds, found .*Ans"),
+        ("half", Answers("1"), rl.ParamTypeError, r"'half': expected a number for float16, found .*Answers"),
+        ("single", 10**400, rl.OutOfRange, r"'single' \(float32\): expected a number that float32 holds, found 1000"),
+        ("single", Answers("1"), rl.ParamTypeError, r"'single': expected a number for float32, found .*Answers"),
+        ("y", 2**64, rl.OutOfRange, r"'y': expected an address from 0 to 18446744073709551615, found 1844674407370955"),
+        ("y", -1, rl.OutOfRange, r"'y': expected an address from 0 to 18446744073709551615, found -1"),
+    ],
+)
+def test_numbers_that_no_float_and_no_address_holds_are_refused_by_name(x, name, value, error, text):
+    good = {"half": 1.5, "single": 1.5, "y": x}
+    for _ in range(2):
+        with pytest.raises(error, match=rf"^kernel 'numbers', parameter {text}"):
+            numbers[(1,)](x, **{**good, name: value})
+        numbers[(1,)](x, **good)
+
+
+def test_floats_are_whatever_answers_one(client, x):
+    stream = client.stream()
+    for half, single in ((Answers(2.5), Answers(0.5)), (2.5, 2**63), (65504, 1e300), (float("inf"), float("nan"))):
+        before = stream.status.published
+        numbers[(1,)](x, half, single, x, stream=stream)
+        _, packed = launch_record(_core._ring_bytes(stream, before, 1))
+        with np.errstate(over="ignore"):
+            assert packed[8:10] == np.float16(float(half)).tobytes()
+            np.testing.assert_equal(np.frombuffer(packed[12:16], np.float32)[0], np.float32(float(single)))
+
+
+def test_none_is_a_pointer_where_it_is_the_default(client, x, tmp_path):
+    @rl.jit
+    def optional(x: rl.tensor[rl.float32], y: rl.tensor[rl.float32] = None):
+        pass
+
+    def check(kernel):
+        stream = client.stream()
+        for args in ((x,), (x, None), (x, x), (x,)):
+            before = stream.status.published
+            kernel[(1,)](*args, stream=stream)
+            _, packed = launch_record(_core._ring_bytes(stream, before, 1))
+            assert int.from_bytes(packed[8:16], "little") == (x.address if args[1:] == (x,) else 0)
+        for _ in range(2):
+            with pytest.raises(rl.ParamTypeError, match=r"'y': expected a tensor of float32, or an address, or None"):
+                kernel[(1,)](x, 1.5)
+            with pytest.raises(rl.ParamTypeError, match=r"'x': expected a tensor of float32, or an address, found"):
+                kernel[(1,)](None)
+
+    check(optional)
+    optional.save(tmp_path / "file")
+    check(rl.load(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("annotation", [rl.tensor, "rl.tensor"])
+def test_a_tensor_of_no_type_is_refused_when_the_kernel_is_made(annotation):
+    def copy(x, y):
+        pass
+
+    copy.__annotations__["y"] = annotation
+    with pytest.raises(rl.ParamTypeError, match=r"^kernel 'copy', parameter 'y': .* as in rl.tensor\[rl.float32\], "):
+        rl.jit(copy)
+    with pytest.raises(rl.ParamTypeError, match=r"^kernel 'copy', parameter 'y'"):
+        rl.wrap(triton.jit(copy))
+
+
 def test_true_and_false_are_integers_and_a_bool_is_nothing_else(client, x):
     @rl.jit
     def both(x: rl.tensor[rl.float32], n: rl.int32, flag: rl.int1):
