@@ -27,6 +27,7 @@ KernelState take_kernel(const schema::KernelInfo& info, ModuleState& module) {
     const ClientState& client = *module.client;
     KernelState kernel;
     kernel.module = &module;
+    kernel.owner = &client;
     kernel.registers = info.registers();
     kernel.local_bytes = info.local_bytes();
     kernel.static_shared_bytes = info.static_shared_bytes();

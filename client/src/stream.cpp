@@ -80,6 +80,17 @@ Status refuse_empty_kernel(const StreamState& stream) noexcept {
                   "cannot launch: the Kernel is empty; make one with Module::kernel()");
 }
 
+Status refuse_kernel_of_another(const StreamState& stream, const KernelState& kernel) noexcept {
+    try {
+        return refuse(
+            stream, Status::invalid_argument,
+            "cannot launch kernel " + kernel.name +
+                ": it is of another client than the stream; load its module with the stream's client");
+    } catch (...) {  // no memory for the text
+        return Status::invalid_argument;
+    }
+}
+
 Status refuse_empty_buffer(const StreamState& stream, const KernelState& kernel, int index) noexcept {
     try {
         return refuse(stream, Status::invalid_argument,
@@ -218,6 +229,7 @@ Status Stream::launch_slowly(const Kernel& kernel, Dim3 grid, Dim3 block, const 
     detail::StreamState& stream = *Access::state(*this);
     if (!kernel) return detail::refuse_empty_kernel(stream);
     const KernelState& of = *Access::state(kernel);
+    if (of.owner != stream.owner) return detail::refuse_kernel_of_another(stream, of);
     if (const Status status = detail::check_launch_args(stream, of, args, empty_buffer); status != Status::ok)
         return status;
     return detail::launch_slowly<true>(stream, of, grid, block, 0,
@@ -230,6 +242,7 @@ Status Stream::launch_packed_slowly(const Kernel& kernel, Dim3 grid, Dim3 block,
     detail::StreamState& stream = *Access::state(*this);
     if (!kernel) return detail::refuse_empty_kernel(stream);
     const KernelState& of = *Access::state(kernel);
+    if (of.owner != stream.owner) return detail::refuse_kernel_of_another(stream, of);
     if (params.size() != of.param_bytes) {
         try {
             return detail::refuse(stream, Status::invalid_argument,

@@ -44,6 +44,7 @@ StreamState::StreamState(std::shared_ptr<ClientState> owner, OpenedStream opened
       wake(std::move(opened.wake)),
       ring(std::move(opened.ring)) {
     page.store(opened.page.as<const StatusPage>(), std::memory_order_release);  // sync: EPOCH
+    HotStream::owner = client;
     must_fence = client->must_fence;
     header = ring.as<RingHeader>();
     producer = RingProducer<>(ring.as<Slot>(kRingHeaderBytes), ring_slots, current().start_position);

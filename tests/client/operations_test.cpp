@@ -315,6 +315,31 @@ TEST_F(Host, copies_between_pinned_memory_and_the_device) {
     EXPECT_EQ(stream_.copy(to, 0, buffer, 0, 0), Status::ok);
 }
 
+// Kernels of two clients may have the same id.
+TEST_F(Host, a_kernel_of_another_client_is_refused) {
+    Client other = daemon_->connect();
+    Stream theirs = other.stream();
+    const Buffer out = other.alloc(4);
+    ASSERT_EQ(theirs.fill(out, 7, 4, 0, 4), Status::ok);
+    const Kernel store = kernel("store");
+    const auto refused = [&](Status status) {
+        EXPECT_EQ(status, Status::invalid_argument);
+        EXPECT_THAT(theirs.last_error(), HasSubstr("cannot launch kernel store: it is of another client"));
+    };
+    refused(theirs.launch(store, {1}, {1}, out, 0u, 8u));
+    refused(theirs.try_launch(store, {1}, {1}, out, 0u, 8u));
+    refused(theirs.launch_packed(store, {1}, {1}, 0, std::vector<std::byte>(store.param_bytes())));
+    refused(theirs.launch(store.with_attributes({}), {1}, {1}, out, 0u, 8u));
+    theirs.begin_graph();
+    refused(theirs.launch(store, {1}, {1}, out, 0u, 8u));
+    ASSERT_EQ(theirs.fill(out, 7, 4, 0, 4), Status::ok);
+    EXPECT_EQ(theirs.end_graph().size(), 1u);
+    EXPECT_EQ(read(theirs, out, 1), std::vector<unsigned>{7});
+    const Kernel own = other.load_file(TEST_KERNELS).kernel("store");
+    ASSERT_EQ(theirs.launch(own, {1}, {1}, out, 0u, 9u), Status::ok) << theirs.last_error();
+    EXPECT_EQ(read(theirs, out, 1), std::vector<unsigned>{9});
+}
+
 TEST_F(Host, buffers_and_events_of_two_clients_meet) {
     Client other = daemon_->connect();
     Stream theirs = other.stream();

@@ -21,6 +21,8 @@
 
 namespace ringlaunch::detail {
 
+struct ClientState;
+
 // About one record in each so many slots is timed: more of the first, so that a short program has figures,
 // too. A sample takes what 20 launches take.
 constexpr std::uint64_t slots_per_sample(std::uint64_t position) noexcept {
@@ -37,6 +39,8 @@ struct HotKernel {
     std::uint32_t compact_id = 0;  // 0: it has none
     std::uint32_t param_bytes = 0;
     std::uint64_t digest = 0;  // of its parameters and their bytes, see layout_digest()
+    // Whose it is: its id may be another kernel's to another client.
+    const ClientState* owner = nullptr;
     std::uint32_t max_threads = 0;
     std::uint32_t max_shared_bytes = 0;  // dynamic
     Dim3 default_block{0, 0, 0};
@@ -54,6 +58,7 @@ struct HotStream {
     // client/src/stream_state.hpp.
     // sync: EPOCH (pairs with replace_page): the page's mapping is there before its address.
     std::atomic<const StatusPage*> page{nullptr};
+    const ClientState* owner = nullptr;  // whose it is
     RungSleep rung;
     bool must_fence = false;  // then the producer never looks ahead, and all takes the slow path
 

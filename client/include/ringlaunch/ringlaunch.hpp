@@ -462,7 +462,8 @@ class Stream {
 
     // Enqueues `kernel` over `grid` blocks of `block` threads (0 0 0: the kernel's default) with these
     // arguments: Buffers, PinnedMemory, DevicePointers, scalars and plain structs. Count, order and each type
-    // must be the declared ones; a mismatch answers invalid_argument and last_error() names the parameter.
+    // must be the declared ones; a mismatch answers invalid_argument and last_error() names the parameter, as
+    // it does for a kernel of another client.
     // Waits while the ring is full (bounded by the daemon's life); try_launch answers ring_full instead.
     template <class... Args>
     [[gnu::always_inline]] Status launch(const Kernel& kernel, Dim3 grid, Dim3 block,
@@ -480,7 +481,7 @@ class Stream {
                                                 bool wait = true) noexcept {
         if (state_ && kernel) [[likely]] {
             const detail::HotKernel& of = *kernel.state_;
-            if (params.size() == of.param_bytes &&
+            if (params.size() == of.param_bytes && of.owner == state_->owner &&
                 detail::try_enqueue_launch<false>(*state_, of, grid, block, shared_bytes, params)) [[likely]]
                 return Status::ok;
         }
@@ -549,7 +550,7 @@ class Stream {
         using Pack = detail::ArgPack<Args...>;
         if (state_ && kernel && Pack::no_empty_buffer(args...)) [[likely]] {
             const detail::HotKernel& of = *kernel.state_;
-            if (of.digest == Pack::kShape.digest) [[likely]] {
+            if (of.digest == Pack::kShape.digest && of.owner == state_->owner) [[likely]] {
                 if constexpr (Pack::kWithinWords) {
                     if (detail::try_enqueue<Pack::bytes()>(
                             *state_, of, grid, block, 0,
