@@ -10,7 +10,7 @@ Installs what is missing, starts a daemon and runs examples/digits.py through it
   1. Debian packages to build with (apt-get, as root or through sudo; says which; none if all are there)
   2. a virtual environment in .venv, or in $RINGLAUNCH_VENV
   3. the package, with daemon and client (pip install .; skipped while the sources have not changed)
-  4. a daemon on a socket of its own, for the time of the run
+  4. a daemon on a socket of this checkout's own, for the time of the run; stops one that an earlier run kept there
   5. examples/digits.py, whose exit code this script gives
 
   --keep    leaves the daemon running and says what to try next
@@ -91,7 +91,8 @@ need_venv
 need_package
 need_extras examples
 
-socket=$(socket_folder)/quickstart.sock
+# One for each checkout, so that two of them leave each other's daemon alone.
+socket=$(socket_folder)/quickstart-$(printf '%s' "$ROOT" | cksum | cut -d ' ' -f 1).sock
 stop_kept_daemon
 ON_EXIT=clean_up
 trap clean_up EXIT

@@ -288,7 +288,8 @@ void FaultDomain::ping() {
     ping_timer_.async_wait([this, due_ns, bound_ns, alive = alive_, epoch = epoch_](const auto& error) {
         if (error || !*alive || epoch != epoch_ || !process_) return;
         const std::uint64_t now = now_ns();
-        // What holds this process (Ctrl-Z, a frozen machine) holds the executor too: no silence of its own.
+        // What holds this process (a stopped service or container, a frozen machine) holds the executor too:
+        // no silence of its own.
         if (now > due_ns + bound_ns / 2) watching_ns_ = now;
         const auto silent_for = [&](std::uint64_t since_ns) {
             const std::uint64_t from = std::max(since_ns, watching_ns_);
