@@ -14,7 +14,7 @@ import pkgutil
 import runpy
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
@@ -102,7 +102,8 @@ def _script(path: str) -> Program:
     with open(path, "rb") as file:
         source = file.read()
     file_name = os.path.abspath(path)
-    return lambda: compile(source, file_name, "exec"), {"__file__": file_name}
+    known = {"__file__": file_name, "__cached__": None, "__loader__": SourceFileLoader("__main__", file_name)}
+    return lambda: compile(source, file_name, "exec"), known
 
 
 def _begin_path(folder: str) -> None:
@@ -129,6 +130,7 @@ def _of_spec(spec: ModuleSpec, name: str) -> Program:
     if code is None:
         _refuse(f"{name}: there is no Python code of it")
     known = {"__file__": spec.origin, "__spec__": spec, "__package__": spec.parent, "__loader__": spec.loader}
+    known["__cached__"] = spec.cached
     return lambda: code, known
 
 
@@ -136,6 +138,8 @@ def _execute(code: Callable[[], CodeType], known: dict[str, Any]) -> None:
     """Runs the program as `__main__`. What it raises goes on, and is shown without what is ringlaunch's."""
     module = ModuleType("__main__")
     module.__dict__.update({"__builtins__": builtins, "__spec__": None, **known})
+    if "__annotations__" in globals():  # in a __main__ of this version of Python
+        module.__annotations__ = {}
     sys.modules["__main__"] = module
     try:
         exec(code(), module.__dict__)

@@ -33,6 +33,7 @@ _SCALARS, _TENSORS = (0, 8, 16, 24), (2, 10, 18)
 _STEPS_OF_LENGTH, _FEWEST_STEPS = 1 << 29, 200
 _LENGTHS = [1 << k for k in range(10, 27, 2)]
 _STATISTICS = ("mean", "std", "min", "p25", "p50", "p75", "max")
+_COLUMNS = ("table", "row", "machine", "measure", *_STATISTICS, "mean_all", "std_all")
 _HERE, _SEEDS = "this machine", "another machine"
 _SEED_MACHINE = "Xeon 6154 at 3.00 GHz, RTX 2080 SUPER, CUDA 12.1, PyTorch 2.2.2"
 _TITLES = {
@@ -618,7 +619,7 @@ def _write(path: Path, comments: list[str], rows: list[Row]) -> None:
     with path.open("w", newline="") as file:
         file.writelines(f"# {comment}\n" for comment in comments)
         writer = csv.writer(file)
-        writer.writerow(("table", "row", "machine", "measure", *_STATISTICS, "mean_all", "std_all"))
+        writer.writerow(_COLUMNS)
         for row in rows:
             figures = (*row.figures, row.mean_all, row.std_all)
             shown = ("" if math.isnan(value) else repr(value) for value in figures)
@@ -633,8 +634,11 @@ def _read(path: Path) -> tuple[list[str], list[Row]]:
             comments.append(line[1:].strip())
         else:
             lines.append(line)
+    head, *listed = csv.reader(lines)
+    if head != list(_COLUMNS):
+        raise ValueError(f"no such columns: {head}")
     rows = []
-    for table, name, machine, measure, *figures in list(csv.reader(lines))[1:]:
+    for table, name, machine, measure, *figures in listed:
         *values, mean, deviation = (float(each) if each else math.nan for each in figures)
         rows.append(Row(table, name, machine, measure, tuple(values), mean, deviation))
     return list(dict.fromkeys(comments)), rows
@@ -691,20 +695,38 @@ def _draw(path: Path, comments: list[str], rows: list[Row]) -> bool:
     return True
 
 
+def _refuse(text: str) -> int:
+    print(f"python -m ringlaunch.bench triton: {text}", file=sys.stderr)
+    return 2
+
+
 def run(options: argparse.Namespace) -> int:
     """Measures, or reads, and shows."""
     if options.source is not None:
-        comments, rows = _read(options.source)
+        try:
+            comments, rows = _read(options.source)
+        except OSError as error:
+            return _refuse(f"--from {options.source}: {error.strerror}")
+        except (ValueError, TypeError):
+            return _refuse(f"--from {options.source}: expected a file that --csv has written, found another")
         _print(rows)
         return 0 if options.png is None or _draw(options.png, comments, rows) else 1
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # an answer to a warning of Triton's
     notes: list[str] = []
     rows = []
     times: _Times = {}
-    only = options.only.split(",")
     with tempfile.TemporaryDirectory(prefix="rl-triton-") as folder:
         driver = None if options.driver == "auto" else options.driver
-        with rl.connect(os.path.join(folder, "daemon.sock"), driver=driver) as client:
+        try:
+            client = rl.connect(os.path.join(folder, "daemon.sock"), driver=driver)
+        except rl.Error as error:
+            return _refuse(f"--driver {options.driver}: {error}")
+        with client:
+            if client.daemon.driver == "host":
+                return _refuse(
+                    f"--driver {options.driver}: Triton's kernels do not run on the host driver, which is what there "
+                    "is without a GPU; --driver null runs nothing and measures the calls"
+                )
             ways = _Ways(client, Path(folder), notes)
             for table, listed, most_runs in (
                 ("calls", ways.calls, options.runs),
@@ -712,13 +734,13 @@ def run(options: argparse.Namespace) -> int:
                 ("autograd", ways.autograd, _TABLE_RUNS),
                 ("length", ways.length, _LENGTH_RUNS),
             ):
-                if table not in only:
+                if table not in options.only:
                     continue
                 made = list(listed())
                 rows += _measure(made, min(most_runs, options.runs), options.steps, notes, times)
                 if table == "autograd":
                     rows += _measure_pairs(made, times)
-            if "once" in only:
+            if "once" in options.only:
                 rows += ways.once()
             info = client.daemon
     comments = [

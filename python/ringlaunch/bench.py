@@ -15,6 +15,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+_TABLES = ("calls", "growth", "autograd", "length", "once")
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 on, found {text!r}")
+    return number
+
+
+def _tables(text: str) -> tuple[str, ...]:
+    for name in (names := tuple(text.split(","))):
+        if name not in _TABLES:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(_TABLES)}, by commas, found {name!r}")
+    return names
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program's entry point; returns its exit code."""
@@ -25,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--driver", default="auto", help="of the daemon started for this: cuda, null, or auto (default: %(default)s)"
     )
     triton.add_argument(
-        "--runs", type=int, default=33, help="of which the first 10 are the table (default: %(default)s)"
+        "--runs", type=_count, default=33, help="of which the first 10 are the table (default: %(default)s)"
     )
-    triton.add_argument("--steps", type=int, default=5000, help="of a run (default: %(default)s)")
-    tables = "calls,growth,autograd,length,once"
-    triton.add_argument("--only", default=tables, help="tables, by commas (default: %(default)s)")
+    triton.add_argument("--steps", type=_count, default=5000, help="of a run (default: %(default)s)")
+    triton.add_argument(
+        "--only", type=_tables, default=",".join(_TABLES), help="tables, by commas (default: %(default)s)"
+    )
     triton.add_argument("--csv", type=Path, help="write the figures to this file")
     triton.add_argument("--png", type=Path, help="draw them (needs matplotlib)")
     triton.add_argument("--from", dest="source", type=Path, help="draw these figures instead of measuring")

@@ -85,6 +85,31 @@ def test_an_unknown_benchmark_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--only", "nothing"), "expected some of calls, growth, autograd, length, once, by commas, found 'nothing'"),
+        (("--only", "calls,"), "by commas, found ''"),
+        (("--runs", "0"), "argument --runs: expected a number from 1 on, found '0'"),
+        (("--steps", "-5"), "argument --steps: expected a number from 1 on, found '-5'"),
+        (("--driver", "host"), "--driver host: Triton's kernels do not run on the host driver"),
+        (("--driver", "none"), "--driver none: "),
+        (("--from", "nofile"), "--from nofile: No such file or directory"),
+        (("--from", "."), "--from .: Is a directory"),
+        (("--from", "text"), "--from text: expected a file that --csv has written"),
+        (("--from", "empty"), "--from empty: expected a file that --csv has written"),
+        (("--from", "binary"), "--from binary: expected a file that --csv has written"),
+    ],
+)
+def test_what_cannot_be_measured_or_read_is_refused_in_a_sentence(tmp_path, arguments, said):
+    (tmp_path / "text").write_text("a,b\nc,d\n")
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    done = bench("triton", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "", done.stdout + done.stderr
+    assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("us", "said"),
     [
         (0.25, "0.25, at most 0.25: met"),

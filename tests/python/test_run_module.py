@@ -43,7 +43,9 @@ WHAT_IT_SEES = """
     class Thing: pass
     print(sys.argv, __name__, __main__.__dict__ is globals(), __file__, __package__, __spec__ and __spec__.name)
     print(sys.path[0], type(pickle.loads(pickle.dumps(Thing()))) is Thing, sys.modules["__main__"].__doc__)
-    print(sorted(name for name in globals() if not name.startswith("__")), __builtins__.__name__)
+    print(sorted(globals()), __builtins__.__name__)
+    print(type(__loader__).__name__, __loader__.name if __spec__ is None else __loader__ is __spec__.loader, __cached__)
+    print(__loader__.get_data(__file__)[:9] if hasattr(__loader__, "get_data") else None)
 """
 
 
