@@ -15,6 +15,8 @@ from typing import Any
 from ringlaunch import _core
 
 _flush: Callable[[], None] = _core.triton_region_flush
+_pause: Callable[[], bool] = _core.triton_region_pause
+_resume: Callable[[], None] = _core.triton_region_resume
 _tracing: Callable[[], bool]  # of torch's compiler, which reads the guards as it reads what they guard
 _mode_type: Any = None  # of torch
 _modes: Any = None  # torch's functions on its stack of them
@@ -28,7 +30,14 @@ _C_FUNCTIONS = (
     "_cuda_cudaCachingAllocator_raw_delete",
     "_cuda_emptyCache",
     "_cuda_ipc_collect",
+    "_cuda_jiterator_compile_and_launch_kernel",
+    "_cuda_sleep",
     "_cuda_synchronize",
+    "_nccl_all_gather",
+    "_nccl_all_reduce",
+    "_nccl_broadcast",
+    "_nccl_reduce",
+    "_nccl_reduce_scatter",
     "_swap_tensor_impl",
 )
 _FUNCTIONS = (
@@ -40,6 +49,7 @@ _METHODS = (
     ("cuda.Stream", ("query", "record_event", "synchronize", "wait_event", "wait_stream")),
     ("cuda.Event", ("elapsed_time", "ipc_handle", "query", "record", "synchronize", "wait")),
     ("cuda.CUDAGraph", ("capture_begin", "capture_end", "replay")),
+    ("cuda._utils._CudaKernel", ("__call__",)),
     ("UntypedStorage", ("resize_", "_share_cuda_")),
 )
 _COMPILED = ("CompiledFxGraph", "CompiledAOTI", "RegionalOutputCode")  # of torch._inductor.output_code
@@ -57,13 +67,21 @@ def first(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _first_for_torch(function: Callable[..., Any]) -> Callable[..., Any]:
-    """As `first`, and torch's compiler sees nothing of it where it traces a call."""
+    """As `first`, and what is launched within is launched by itself: what follows it there is guarded by nobody.
+
+    torch's compiler sees nothing of it where it traces a call.
+    """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not _tracing():
-            _flush()
-        return function(*args, **kwargs)
+        if _tracing():
+            return function(*args, **kwargs)
+        paused = _pause()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            if paused:
+                _resume()
 
     return call
 
@@ -103,8 +121,12 @@ def _guard_torch(torch: Any) -> None:
             return True
 
     def dispatch(self: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        _flush()
-        return func(*args, **(kwargs or {}))
+        paused = _pause()  # torch has disabled this mode while it is in it
+        try:
+            return func(*args, **(kwargs or {}))
+        finally:
+            if paused:
+                _resume()
 
     # Not with the class, which would have torch import its compiler, for seconds, to keep that away from this.
     Issued.__torch_dispatch__ = dispatch

@@ -2447,6 +2447,8 @@ PyMethodDef functions[] = {
     {"triton_region_enter", region_enter, METH_NOARGS, nullptr},
     {"triton_region_leave", region_leave, METH_NOARGS, nullptr},
     {"triton_region_flush", region_flush, METH_NOARGS, nullptr},
+    {"triton_region_pause", region_pause, METH_NOARGS, nullptr},
+    {"triton_region_resume", region_resume, METH_NOARGS, nullptr},
     {"triton_region_stop", region_stop, METH_NOARGS, nullptr},
     {"triton_region_counts", region_counts, METH_NOARGS, nullptr},
     {nullptr, nullptr, 0, nullptr},

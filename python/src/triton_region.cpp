@@ -30,6 +30,7 @@ struct Lane {
     pthread_t owner{};   // the thread that is in the region
     bool aimed = false;  // launches in `context` on `stream` are as `by_itself` says
     bool by_itself = false;
+    std::size_t paused = 0;  // operations of torch are running: what they launch is launched by itself
     std::uint64_t context = 0, stream = 0;
     std::uint64_t handed_over = 0;  // launches, for tests
 };
@@ -116,7 +117,7 @@ bool aim(std::uint64_t context, std::uint64_t stream) {
     if (!flush()) return false;
     lane->context = context;
     lane->stream = stream;
-    lane->by_itself = stopped || launches_by_itself(stream);
+    lane->by_itself = stopped || lane->paused != 0 || launches_by_itself(stream);
     lane->aimed = true;
     if (lane->by_itself) return true;
     try {
@@ -214,6 +215,7 @@ PyObject* region_enter(PyObject*, PyObject*) {
     if (region_depth == 0) {
         lane->owner = ::pthread_self();
         lane->aimed = false;
+        lane->paused = 0;
         if (!stopped) lane->worker.begin();
     } else if (!in_region()) {
         return PyLong_FromLong(0);
@@ -234,6 +236,25 @@ PyObject* region_leave(PyObject*, PyObject*) {
 // triton_region_flush(): everything that the region holds is issued when it returns.
 PyObject* region_flush(PyObject*, PyObject*) {
     if (!issue_region()) return nullptr;
+    Py_RETURN_NONE;
+}
+
+// triton_region_pause() -> is triton_region_resume() to be called? Everything that the region holds is issued
+// when it returns, and in the thread of the region launches are made by themselves until then.
+PyObject* region_pause(PyObject*, PyObject*) {
+    if (!issue_region()) return nullptr;
+    if (region_depth == 0 || !in_region()) Py_RETURN_FALSE;
+    ++lane->paused;
+    lane->aimed = false;
+    Py_RETURN_TRUE;
+}
+
+// triton_region_resume(): does nothing where that region is over.
+PyObject* region_resume(PyObject*, PyObject*) {
+    if (region_depth != 0 && in_region() && lane->paused != 0) {
+        --lane->paused;
+        lane->aimed = false;
+    }
     Py_RETURN_NONE;
 }
 

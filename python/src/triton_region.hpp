@@ -51,6 +51,8 @@ void forget_in_region(InlineKernel& kernel);
 PyObject* region_enter(PyObject*, PyObject*);
 PyObject* region_leave(PyObject*, PyObject*);
 PyObject* region_flush(PyObject*, PyObject*);
+PyObject* region_pause(PyObject*, PyObject*);
+PyObject* region_resume(PyObject*, PyObject*);
 PyObject* region_stop(PyObject*, PyObject*);
 PyObject* region_counts(PyObject*, PyObject*);
 

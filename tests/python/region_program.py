@@ -506,6 +506,50 @@ def operations_of_torch():
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
 
 
+def launches_in_operations_of_torch():
+    """Nothing guards what an operation does within: what it launches is launched by itself."""
+    kernel = wrapped()
+    before = ready(kernel)
+    torch = imported_torch()
+
+    def launched(begin):
+        for i in range(begin, begin + 20):
+            kernel[(1,)](x, i, 0)
+            assert numbers(before) == list(range(i + 1))
+
+    @torch.library.custom_op("ringlaunch_test::launching", mutates_args=())
+    def launching(t: torch.Tensor) -> torch.Tensor:
+        launched(20)
+        return t + 1
+
+    class Launching(torch.Tensor):
+        @classmethod
+        def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+            launched(60)
+            return torch.ones(1)
+
+    def failing(t: torch.Tensor) -> torch.Tensor:
+        raise ValueError
+
+    failing = torch.library.custom_op("ringlaunch_test::failing", failing, mutates_args=())
+    subclassed = torch.Tensor._make_subclass(Launching, torch.ones(3))
+    with rl.region() as region:
+        handed = handed_over()
+        for i in range(20):
+            kernel[(1,)](x, i, 0)
+        launching(torch.ones(3))
+        for i in range(40, 60):
+            kernel[(1,)](x, i, 0)
+        torch.add(subclassed, 1)
+        assert handed_over() == handed + 40
+        error_of(ValueError, lambda: failing(torch.ones(3)))
+        for i in range(80, 100):
+            kernel[(1,)](x, i, 0)
+        assert handed_over() == handed + 60
+        region.flush()
+    assert numbers(before) == list(range(100))
+
+
 def assert_graphs_of_inductor_are_behind(kernel):
     with rl.region():
         from torch._inductor.output_code import CompiledFxGraph
