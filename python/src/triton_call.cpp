@@ -1453,14 +1453,15 @@ std::unique_ptr<Repeat> make_repeat(const Core& core, const Entry& entry, const 
     return true;
 }
 
+Mode mode_of(const Core& core) noexcept {
+    return core.mode == Mode::by_arguments ? default_mode : core.mode;
+}
+
 PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
     const auto* grid = reinterpret_cast<GridObject*>(self);
     Core& core = *as_kernel(grid->kernel)->core;
     const Py_ssize_t count = PyVectorcall_NARGS(flags);
-    const Mode mode = core.mode == Mode::by_arguments ? default_mode : core.mode;
-    // Before there are variables of call_again() on the stack, where the grid's function may call kernels.
-    if (!grid->plain) [[unlikely]]
-        return call(core, grid->kernel, grid, mode, args, count, names);
+    const Mode mode = mode_of(core);
     PyObject* launched = nullptr;
     if (core.repeat != nullptr && core.last->is_repeat(mode, count, names) &&
         call_again(core, grid->dim, args, launched)) [[likely]]
@@ -1468,12 +1469,20 @@ PyObject* grid_call(PyObject* self, PyObject* const* args, std::size_t flags, Py
     return call(core, grid->kernel, grid, mode, args, count, names);
 }
 
+// The same of a grid that is not plain: what call_again() has on the stack is not there while the grid's
+// function runs.
+PyObject* asking_grid_call(PyObject* self, PyObject* const* args, std::size_t flags, PyObject* names) {
+    const auto* grid = reinterpret_cast<GridObject*>(self);
+    Core& core = *as_kernel(grid->kernel)->core;
+    return call(core, grid->kernel, grid, mode_of(core), args, PyVectorcall_NARGS(flags), names);
+}
+
 // ---- TritonGrid ----
 
 PyObject* make_grid(PyObject* kernel, PyObject* object, const Dim3& dim, bool plain) {
     auto* made = reinterpret_cast<GridObject*>(grid_type->tp_alloc(grid_type, 0));
     if (made == nullptr) return nullptr;
-    made->vectorcall = grid_call;
+    made->vectorcall = plain ? grid_call : asking_grid_call;
     made->kernel = Py_NewRef(kernel);
     made->object = Py_NewRef(object);
     made->dim = dim;
