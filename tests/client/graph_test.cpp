@@ -38,8 +38,9 @@ class Graphs : public ::testing::TestWithParam<const char*> {
     // A word that holds the kernel `gate` until it is opened.
     Buffer closed_gate() {
         Buffer gate = client_.alloc(4);
-        EXPECT_EQ(stream_.fill(gate, 0, 4, 0, 4), Status::ok);
-        EXPECT_EQ(stream_.synchronize(kPatienceNs), Status::ok);
+        Stream closer = client_.stream();  // a kill may have stopped the others
+        EXPECT_EQ(closer.fill(gate, 0, 4, 0, 4), Status::ok);
+        EXPECT_EQ(closer.synchronize(kPatienceNs), Status::ok);
         return gate;
     }
     void open(const Buffer& gate) {
