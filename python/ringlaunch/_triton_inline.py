@@ -117,6 +117,8 @@ def _is_launched(grid: Any) -> bool:
 def warm_up(kernel: JITFunction, args: tuple[Any, ...], kwargs: dict[str, Any], grid: Any) -> Any:
     """`kernel.warmup`, by Triton."""
     load(kernel.__name__)
+    if kernel._hints:
+        kernel._check_hints(args, kwargs)
     return triton_run(kernel, *args, grid=grid, warmup=True, **kwargs)
 
 

@@ -117,6 +117,30 @@ def test_under_torch_compile_it_is_an_operator():
         torch.testing.assert_close(x.grad, y.grad)
 
 
+@pytest.mark.parametrize("function", [Cube.apply, cube_op], ids=["Function", "custom_op"])
+def test_a_compiled_training_step_in_a_region_is_as_outside(function):
+    compiled = torch.compile(lambda x: function(x.sin() + 1) * 2)
+
+    def gradients(region):
+        x = torch.linspace(-1, 1, 1000, device="cuda", dtype=torch.float64).requires_grad_()
+        scale = torch.ones(1000, device="cuda", dtype=torch.float64)
+        found = []
+        with rl.region() if region else torch.enable_grad():
+            for _ in range(STEPS):
+                x.grad = None
+                for _ in range(5):
+                    cube[(4,)](scale, scale, 1000, BLOCK=256)
+                    (compiled(x) * scale).sum().backward()
+                    cube_gradient[(4,)](x, x.grad, scale, 1000, BLOCK=256)
+                found.append(x.grad)
+        return torch.stack(found)
+
+    torch.manual_seed(0)
+    expected = gradients(False)
+    for _ in range(3):
+        assert torch.equal(gradients(True), expected)
+
+
 def test_a_captured_training_step_is_replayed():
     x = torch.ones(500, device="cuda", dtype=torch.float64, requires_grad=True)
     side = torch.cuda.Stream()

@@ -30,6 +30,18 @@ def _interrupts_are_heeded():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True)
+def _torch_is_without_gpu(monkeypatch):
+    """What is called with numbers alone goes to the daemon, on a machine with a GPU as on others."""
+    if (mode := sys.modules.get("ringlaunch._triton_mode")) is None:
+        yield
+        return
+    monkeypatch.setattr(mode, "_torch_has_gpu", lambda: False)
+    mode._core.triton_torch_has_gpu(False)
+    yield
+    mode._core.triton_torch_has_gpu(True)  # that is: torch is to be asked
+
+
 @pytest.fixture(scope="session")
 def host():
     daemon = Daemon("host")

@@ -335,6 +335,19 @@ def unfit_numbers_of_our_types():
         assert len(launched(lambda kernel=kernel: [kernel[(1,)](x, 5, 1.0, 2**32 + 5) for _ in range(3)])) == 3
 
 
+def hints_of_what_is_warmed_up():
+    """Are those of its calls."""
+    takes(8, 4, 2, 4, 8, 8)
+    kernel = wrapped(checked)
+    for _ in range(2):
+        for given in ((x, None, 1.0, 5), (x, 1.5, 1.0, 5), (x, tl.float32, 1.0, 5)):
+            text = str(error_of(rl.ParamTypeError, lambda given=given: kernel.warmup(*given, grid=(1,))))
+            assert "kernel 'checked', parameter 'n'" in text and "expected an integer for uint32" in text, text
+        text = str(error_of(rl.OutOfRange, lambda: kernel.warmup(x, -1, 1.0, 5, grid=(1,))))
+        assert "parameter 'n' (uint32): expected an integer from 0 to 4294967295" in text
+        assert isinstance(kernel.warmup(x, 5, 1.0, 5, grid=(1,)), triton.compiler.CompiledKernel)
+
+
 def grids():
     """Of any kind, at the first call and each other, launched, passed over or refused as by Triton."""
     sides = (0, 1, 3, -1, 2**16, 2**30, 2**31 - 1, 2**31, 2**32, -(2**31))

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -13,7 +14,12 @@ from ringlaunch import _bench_triton
 
 def bench(*arguments, cwd):
     return subprocess.run(
-        [sys.executable, "-m", "ringlaunch.bench", *arguments], capture_output=True, text=True, timeout=100, cwd=cwd
+        [sys.executable, "-m", "ringlaunch.bench", *arguments],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=cwd,
     )
 
 

@@ -38,7 +38,7 @@ else:
     x = torch.arange(100, dtype=torch.float32)
     for kernel, by in ((add, 1), (plain, 2)):
         y = torch.zeros(100)
-        kernel[lambda meta: (triton.cdiv(meta["n"], meta["BLOCK"]),)](x, y, 100, BLOCK=32)
+        kernel[lambda meta: (meta["BLOCK"] // 8,)](x, y, 100, BLOCK=32)
         assert torch.equal(y, x + by)
     print("computed")
 """
