@@ -1,9 +1,14 @@
 // How long a launch on an idle stream of a GPU takes until the process that made it sees it done: through the
-// daemon, by cuLaunchKernel and by a CUDA graph of one kernel in that process itself.
+// daemon, by cuLaunchKernel and by a CUDA graph of one kernel in that process itself, launched by the thread
+// that waits or by another one.
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <memory>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "bench/gpu_work.hpp"
@@ -19,6 +24,51 @@ void await_flag(const void* flag, unsigned value) {
     while (*static_cast<const volatile unsigned*>(flag) != value)
         if (now_ns() > end) throw std::runtime_error("a kernel's flag was not seen within 10 s");
 }
+
+// A thread that does what it is asked for, as the daemon's does: it polls, and sleeps where nothing has come
+// for long.
+class OtherThread {
+  public:
+    explicit OtherThread(std::function<void(unsigned)> task)
+        : thread_([this, task = std::move(task)] { run(task); }) {}
+    ~OtherThread() {
+        ask(kLeave);
+        thread_.join();
+    }
+    OtherThread(const OtherThread&) = delete;
+    OtherThread& operator=(const OtherThread&) = delete;
+
+    void ask(unsigned number) {
+        asked_.store(number, std::memory_order_release);
+        asked_.notify_one();
+    }
+
+  private:
+    static constexpr unsigned kLeave = ~0U;
+
+    void run(const std::function<void(unsigned)>& task) {
+        unsigned done = 0;
+        std::uint64_t since = now_ns();
+        for (;;) {
+            const unsigned number = asked_.load(std::memory_order_acquire);
+            if (number == kLeave) return;
+            if (number != done) {
+                try {
+                    task(number);
+                } catch (const std::exception& error) {  // whoever waits for the flag gives up
+                    std::fprintf(stderr, "launching from another thread: %s\n", error.what());
+                }
+                done = number;
+                since = now_ns();
+            } else if (now_ns() - since > 1'000'000) {
+                asked_.wait(done, std::memory_order_acquire);
+            }
+        }
+    }
+
+    std::atomic<unsigned> asked_{0};
+    std::thread thread_;
+};
 
 struct Way {
     std::string name;
@@ -70,9 +120,10 @@ int measure(const std::string& driver, int rounds, int launches, int gap_us, con
 
     // Flags of their own, so that none sees another's.
     std::unique_ptr<PlainCuda> cuda;
-    std::unique_ptr<PeerHostMemory> flags[2];
+    std::unique_ptr<PeerHostMemory> flags[3];
     std::unique_ptr<PlainWork> plain;
     std::unique_ptr<PeerGraph> graph;
+    std::unique_ptr<OtherThread> other;
     if (gpu) {
         cuda = std::make_unique<PlainCuda>();
         for (auto& one : flags) one = std::make_unique<PeerHostMemory>(4096);
@@ -92,12 +143,23 @@ int measure(const std::string& driver, int rounds, int launches, int gap_us, con
         unsigned none = 0;
         void* first[] = {&to, &none};
         graph = std::make_unique<PeerGraph>(std::vector{peer_node(plain_raise, 1, first)});
-        ways.push_back({"CUDA graph of one kernel, updated, its flag seen", [&, plain_raise](unsigned i) {
-                            CUdeviceptr address = flags[1]->address();
-                            void* params[] = {&address, &i};
-                            graph->update(0, peer_node(plain_raise, 1, params));
-                            graph->launch(cuda->stream());
+        const auto launch_graph = [&, plain_raise](unsigned i, const PeerHostMemory& raised) {
+            CUdeviceptr address = raised.address();
+            void* params[] = {&address, &i};
+            graph->update(0, peer_node(plain_raise, 1, params));
+            graph->launch(cuda->stream());
+        };
+        ways.push_back({"CUDA graph of one kernel, updated, its flag seen", [&, launch_graph](unsigned i) {
+                            launch_graph(i, *flags[1]);
                             await_flag(flags[1]->data(), i);
+                        }});
+        other = std::make_unique<OtherThread>([&, launch_graph, entered = false](unsigned i) mutable {
+            if (!std::exchange(entered, true)) cuda->enter();
+            launch_graph(i, *flags[2]);
+        });
+        ways.push_back({"the same, by another thread", [&](unsigned i) {
+                            other->ask(i);
+                            await_flag(flags[2]->data(), i);
                         }});
     }
     for (int round = 0; round < rounds; ++round)
