@@ -5,7 +5,8 @@
 //   others); of torch's own tensors, where that can be had, what is quicker (torch_tensor.hpp). No Python
 //   code runs. So a `data_ptr` that was set on one object is not seen, which Triton would call: whether an
 //   object has attributes of its own is nothing that CPython tells without making a dict for it.
-// - method: `data_ptr()` and `dtype`, which is all that Triton itself asks for. They may be Python code.
+// - method: `data_ptr()` and `dtype`, which is all that Triton itself asks for. They may be Python code. An
+//   address that is no plain integer of 64 bits is Triton's to judge.
 // - interface: `__cuda_array_interface__`, likewise.
 // - attributes: of CuPy's own arrays, what that interface is made of, for a sixth of the time: `data.ptr` and
 //   `dtype`, which are attributes of C.

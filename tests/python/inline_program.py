@@ -64,6 +64,10 @@ def checked(x, n: rl.uint32, half: rl.float16, m: tl.uint32):
     pass
 
 
+class Number(int):
+    """An integer, but no plain one."""
+
+
 def in_region(act):
     with rl.region():
         act()
@@ -346,6 +350,16 @@ def hints_of_what_is_warmed_up():
         text = str(error_of(rl.OutOfRange, lambda: kernel.warmup(x, -1, 1.0, 5, grid=(1,))))
         assert "parameter 'n' (uint32): expected an integer from 0 to 4294967295" in text
         assert isinstance(kernel.warmup(x, 5, 1.0, 5, grid=(1,)), triton.compiler.CompiledKernel)
+
+
+def addresses_beyond_64_bits():
+    """Of objects, and such as are no plain integers, are Triton's to take or to refuse, at each call."""
+    takes(8, 4, 8, 8)
+    kernel = wrapped(bare)
+    for sequence in ([2**64, 4096, 2**64], [4096, 2**64 + 4096, 2**64], [-16, 4096, -16], [4096, Number(4096), True]):
+        for address in sequence:
+            theirs = outcome(lambda address=address: bare[(1,)](Tensor(address), 5))
+            assert outcome(lambda address=address: kernel[(1,)](Tensor(address), 5)) == theirs, (sequence, address)
 
 
 def grids():

@@ -206,6 +206,23 @@ def test_an_object_that_cannot_answer_has_no_key(wrapped):
         assert read(kernel, value, 0) is None
 
 
+@pytest.mark.parametrize("address", [2**64, 2**64 + 4096, -1, -4096, 2**70, np.int64(4096), True, 4096.0])
+def test_an_address_that_is_no_integer_of_64_bits_is_for_triton_to_judge(wrapped, address):
+    kernel = wrapped["plain"]
+    assert read(kernel, Tensor(address), 0) is None
+    assert kernel._key(((Tensor(address), 1), 0), {}) is None
+    if not isinstance(address, np.int64 | bool):  # integers, where the object is one that Triton does not know
+        assert read(kernel, CudaArray(address), 0) is read(kernel, CupyArray(address, "float32"), 0) is None
+
+
+def test_addresses_of_64_bits_are_read(wrapped):
+    kernel = wrapped["plain"]
+    for address in (2**63, 2**64 - 16, 2**64 - 1):
+        for made in (Tensor, CudaArray, lambda address: CupyArray(address, "float32")):
+            assert read(kernel, made(address), 0)[1] == address
+    assert read(kernel, CudaArray(np.int64(4096)), 0)[1] == 4096
+
+
 def test_an_interrupt_while_an_object_is_asked_is_an_interrupt(wrapped):
     class Slow(Tensor):
         def data_ptr(self):
