@@ -254,19 +254,18 @@ bool number_element(const Numbers& numbers, PyObject* name, std::uint8_t& out) {
     return PyErr_Occurred() == nullptr;
 }
 
-// An address as Triton takes it: any integer.
-bool address_of(PyObject* number, std::uint64_t& out) {
-    Own index(PyNumber_Index(number));
-    if (!index) return false;
-    out = PyLong_AsUnsignedLongLongMask(index.get());
-    return PyErr_Occurred() == nullptr;
+// An address of 64 bits. False: a Python error may be set.
+bool read_address(PyObject* number, std::uint64_t& out) {
+    if (!PyLong_CheckExact(number)) return false;
+    out = PyLong_AsUnsignedLongLong(number);
+    return out != ~std::uint64_t{0} || PyErr_Occurred() == nullptr;
 }
 
 bool ask_method(PyObject* object, TensorView& out) {
     Own dtype(PyObject_GetAttrString(object, "dtype"));
     if (!dtype || !number_element(by_dtype, dtype.get(), out.element)) return false;
     Own address(PyObject_CallMethod(object, "data_ptr", nullptr));
-    return address && address_of(address.get(), out.address);
+    return address && read_address(address.get(), out.address);
 }
 
 bool ask_interface(PyObject* object, TensorView& out) {
@@ -276,8 +275,9 @@ bool ask_interface(PyObject* object, TensorView& out) {
     const Own type(Py_XNewRef(PyDict_GetItemString(interface.get(), "typestr")));
     const Own data(Py_XNewRef(PyDict_GetItemString(interface.get(), "data")));
     if (!type || !data || !PyTuple_Check(data.get()) || PyTuple_GET_SIZE(data.get()) < 1) return false;
-    return number_element(by_typestr, type.get(), out.element) &&
-           address_of(PyTuple_GET_ITEM(data.get(), 0), out.address);
+    const Own address(PyNumber_Index(PyTuple_GET_ITEM(data.get(), 0)));
+    return address && number_element(by_typestr, type.get(), out.element) &&
+           read_address(address.get(), out.address);
 }
 
 }  // namespace
@@ -317,9 +317,8 @@ bool read_attributes(PyObject* object, TensorView& out) noexcept {
     const Own pointer(data && is_of_c(_PyType_Lookup(Py_TYPE(data.get()), names[1]))
                           ? PyObject_GetAttr(data.get(), names[1])
                           : nullptr);
-    if (pointer && PyLong_CheckExact(pointer.get())) {
+    if (pointer && read_address(pointer.get(), out.address)) {
         out.element = static_cast<std::uint8_t>(PyLong_AsLong(number));
-        out.address = PyLong_AsUnsignedLongLongMask(pointer.get());
         return true;
     }
     PyErr_Clear();
