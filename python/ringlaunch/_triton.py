@@ -64,11 +64,6 @@ _HOOK_IN_KEY = "add_stages_inspection_hook" in triton_run.__code__.co_names
 _NOTE_S = 5.0  # after which a compilation is worth a word
 _ANY_ARCHITECTURE = 90  # for a daemon whose driver runs nothing, where $TRITON_OVERRIDE_ARCH names none
 
-_core.triton_types(
-    (tl.dtype,),
-    tuple(kind for name in ("JITFunction", "ConstexprFunction") if (kind := getattr(jit, name, None)) is not None),
-    tl.constexpr,
-)
 _core.triton_watch(knobs.runtime.__dict__)
 _core.triton_watch(knobs.compilation.__dict__)
 _core.triton_watch(os.environ._data)  # type: ignore[attr-defined]
@@ -475,6 +470,13 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         client = client_of(self, iter((*args, *kwargs.values())), None)
         key = self._specialize(client, args, with_settings(self, kwargs))[-1]
         return self._by_key.get(self._call_key(client, key))
+
+
+_core.triton_types(
+    (tl.dtype,),
+    (JITFunction, *(kind for name in ("JITFunction", "ConstexprFunction") if (kind := getattr(jit, name, None)))),
+    tl.constexpr,
+)
 
 
 def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:

@@ -32,6 +32,16 @@ def bare(x, a):
     pass
 
 
+@triton.jit
+def twice(a):
+    return a * 2
+
+
+@triton.jit
+def calling(x, a, F: tl.constexpr):
+    tl.store(x, F(a))
+
+
 FACTOR = tl.constexpr(5)
 
 
@@ -350,6 +360,28 @@ def hints_of_what_is_warmed_up():
         text = str(error_of(rl.OutOfRange, lambda: kernel.warmup(x, -1, 1.0, 5, grid=(1,))))
         assert "parameter 'n' (uint32): expected an integer from 0 to 4294967295" in text
         assert isinstance(kernel.warmup(x, 5, 1.0, 5, grid=(1,)), triton.compiler.CompiledKernel)
+
+
+def functions_as_arguments():
+    """Those of rl.jit are found again as those of triton.jit are, and compiled anew once their source is another."""
+    takes(8, 4, 8, 8)
+    kernel = wrapped(calling)
+    for function in (twice, rl.wrap(twice), rl.jit(twice.fn), rl.wrap(twice, mode="inline")):
+        for given in (function, tl.constexpr(function)):
+            for _ in range(2):  # the first asks for what the function's source is
+                kernel[(1,)](x, 5, given)
+            before = kernel._slow_calls
+            assert len({id(kernel[(n,)](x, 5, given)) for n in range(1, 4)}) == 1
+            kernel[(1,)](x, 5, F=given)
+            assert kernel._slow_calls == before, function
+    ours = rl.jit(twice.fn)
+    found = []
+    for number in ("2", "3", "4"):
+        ours._unsafe_update_src(twice.src.replace("2", number))
+        compiled = [kernel[(1,)](x, 5, ours) for _ in range(3)]
+        assert compiled.count(compiled[0]) == 3 and f"arith.constant {number} : i32" in compiled[0].asm["ttir"]
+        found.append(compiled[0])
+    assert len(set(map(id, found))) == 3
 
 
 def addresses_beyond_64_bits():

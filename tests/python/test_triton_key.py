@@ -29,6 +29,11 @@ def other_callee(x):
     return x + 1
 
 
+@rl.jit
+def our_callee(x):
+    return x + 2
+
+
 @triton.jit
 def plain(a, b):
     pass
@@ -87,7 +92,15 @@ CONSTANTS = [
     *(0, 1, 2, 16, -1, 2**40, 2**70, True, False, None, 0.0, -0.0, 1.0, 16.0, math.nan, math.inf),
     *("", "1", "relu", "rél", "a" * 8, "a" * 9, "None", "True"),
     *((), (1,), (1.0,), (True,), (1, (2, "x")), (1, 2), ((1,), 2), tl.float32, tl.float16, tl.int32),
-    *(tl.constexpr(1), tl.constexpr(1.0), tl.constexpr("1"), tl.constexpr(tl.float32), callee, other_callee),
+    *(
+        tl.constexpr(1),
+        tl.constexpr(1.0),
+        tl.constexpr("1"),
+        tl.constexpr(tl.float32),
+        callee,
+        other_callee,
+        our_callee,
+    ),
     *(Choice.ONE, Choice.SIXTEEN, np.float64(1.0), np.int32(16)),
 ]
 
@@ -101,7 +114,7 @@ def runtime_values(buffers):
         ),
         st.floats(),
         st.sampled_from(
-            [tl.constexpr(1), tl.constexpr(2.0), callee, other_callee, "text", np.int32(1), np.bool_(True)]
+            [tl.constexpr(1), tl.constexpr(2.0), callee, other_callee, our_callee, "text", np.int32(1), np.bool_(True)]
         ),
         st.sampled_from(buffers),
     )
@@ -209,7 +222,16 @@ def one(kernel, *args, **keywords):
 def test_what_triton_tells_apart_has_another_key(buffers, wrapped):
     kernel = wrapped["plain"]
     different = [1, 2, 16, 2**31, 2**31 + 1, 2**63, 2**63 + 1, True, None, 2.0, (2,), (16,), ((2,),), (2, 2), (), (1,)]
-    different += [tl.constexpr(2), tl.constexpr(2.0), callee, other_callee, buffers[0], buffers[1], buffers[3]]
+    different += [
+        tl.constexpr(2),
+        tl.constexpr(2.0),
+        callee,
+        other_callee,
+        our_callee,
+        buffers[0],
+        buffers[1],
+        buffers[3],
+    ]
     keys = [one(kernel, value, 0)[0] for value in different]
     assert len(set(keys)) == len(different)
 
@@ -223,6 +245,22 @@ def test_what_triton_takes_for_one_has_one_key(buffers, wrapped):
     relaxed = wrapped["unspecialized"]
     assert len({one(relaxed, value, 3)[0] for value in (1, 2, 16)}) == 1
     assert one(relaxed, 0, 16)[0] == one(relaxed, 0, 17)[0] != one(relaxed, 0, 1)[0]
+
+
+def test_a_function_of_ours_is_a_constant_with_its_source(wrapped):
+    source = our_callee.src
+    for kernel in (wrapped["plain"], wrapped["compiled_in"]):
+        keys, held = set(), []
+        try:
+            for number in ("+ 2", "+ 3", "+ 2"):
+                our_callee._unsafe_update_src(source.replace("+ 2", number))
+                assert one(kernel, our_callee, 2) is None  # nobody has read its source yet
+                held.append(our_callee.cache_key)  # as whoever keeps the key does
+                assert one(kernel, our_callee, 2)[0] == one(kernel, our_callee, 2)[0]
+                keys.add(one(kernel, our_callee, 2)[0])
+        finally:
+            our_callee._unsafe_update_src(source)
+        assert len(keys) == 3 and our_callee.cache_key == held[0]
 
 
 def test_each_option_counts_whatever_its_place(wrapped):
