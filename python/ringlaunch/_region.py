@@ -22,14 +22,18 @@ _mode: Any = None  # of torch, of the open region
 _owner = 0  # the thread of the open region
 _era = 0  # regions of an earlier one were ended before their blocks were
 _untold: Exception | None = None  # of a launch in such a region
-_guarded: list[Any] | None = None  # drivers of Triton; none before the first region
+_guarded: list[Any] | None = None  # drivers of Triton, and types of launchers; none before the first region
 
 
 def guard_driver(driver: Any) -> None:
-    """Triton's own launches ask their driver for the stream, all of them."""
+    """Triton's own launches: most ask their driver for the stream; all call a launcher, whoever names its stream."""
     if _guarded is not None and driver not in _guarded:
         _guarded.append(driver)
         driver.get_current_stream = _region_torch.first(driver.get_current_stream)
+        launcher = getattr(driver, "launcher_cls", None)
+        if isinstance(launcher, type) and launcher not in _guarded:
+            _guarded.append(launcher)
+            launcher.__call__ = _region_torch.first(launcher.__call__)  # type: ignore[method-assign]
 
 
 def _prepare() -> None:

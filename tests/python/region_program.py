@@ -750,6 +750,28 @@ def kernels_of_triton():
     assert numbers(before) == list(range(100))
 
 
+def compiled_kernels_of_triton():
+    """Whatever names its stream, and so asks nobody for it, is behind what the ring holds, too."""
+    kernel = wrapped()
+    begin = ready(kernel)
+    compiled = kernel[(1,)](x, 2**40, 2**40)
+    ways = (
+        lambda i: compiled[(1, 1, 1)](x, i, 2**40),
+        lambda i: compiled[(1, 1, 1)](x, i, 2**40, stream=0),
+        lambda i: compiled.run(1, 1, 1, 0, compiled.function, compiled.packed_metadata, None, None, None, x, i, 2**40),
+    )
+    begin += 1
+    for region in (rl.region, contextlib.nullcontext, rl.region):  # a launcher is guarded once, and stays so
+        with region():
+            for i in range(120):
+                if i % 4 == 3:
+                    ways[i // 4 % 3](i)
+                else:
+                    kernel[(1,)](x, i, 2**40)
+        assert numbers(begin) == list(range(120)), numbers(begin)
+        begin += 120
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]]()
     print(sys.argv[1])
