@@ -105,12 +105,14 @@ def _refresh(kernel: Any) -> tuple[int, bool, tuple[Any, ...], tuple[dict[Any, A
     number = _settings_numbers.setdefault(found, next(_next_number))
     slow = kernel._varargs or _stages_hook() is not None
     lists = [kernel.pre_run_hooks]
+    chains = []
     for chain in (knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook):
         if isinstance(calls := getattr(chain, "calls", None), list):
             lists.append(calls)
+            chains.append(vars(chain))  # where another list may be put
         else:
             slow = slow or chain is not None
-    return number, bool(slow), tuple(lists), kernel._forget_cleared()
+    return number, bool(slow), tuple(lists), (*kernel._forget_cleared(), *chains)
 
 
 # ---- tensor descriptors ----

@@ -148,6 +148,12 @@ def hooks():
             for _ in range(2):
                 kernel[(1,)](x, 3, 4)
         knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook = enter, leave
+        for chain, name in ((enter, "in enter"), (leave, "in exit")):
+            for calls in ([lambda _, name=name: seen.append(name)], []):
+                kernel[(1,)](x, 3, 4)
+                chain.calls = calls  # another list
+                for _ in range(2):
+                    kernel[(1,)](x, 3, 4)
         found = []
         knobs.runtime.add_stages_inspection_hook = stages
         for stage[0] in ("one", "two", "one"):
@@ -156,6 +162,7 @@ def hooks():
         return seen, [*found, outcome(lambda: kernel[(1,)](x, 3, 4))]
 
     seen, found = same(add_up, act)
+    assert seen.count("in enter") == seen.count("in exit") == 3
     assert seen.count("enter") == seen.count("exit") == 2 and seen.count("stages") == 5 and len(set(found)) == 3
 
 
