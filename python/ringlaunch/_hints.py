@@ -152,18 +152,29 @@ def element_of(value: Any) -> str | None:
     return ELEMENTS.get(str(getattr(value, "dtype", "")).rpartition(".")[2])
 
 
-def find(where: str, annotation: Any, names: dict[str, Any]) -> TensorOf | type[scalar] | None:
-    """The type of ours that an annotation is, or says as text; None: it is another's."""
+def _meant(annotation: Any, names: dict[str, Any]) -> Any:
+    """What an annotation is, or says as text."""
     if isinstance(annotation, str):
         try:
-            annotation = eval(annotation, names)
+            return eval(annotation, names)
         except Exception:
             return None  # Triton reads words that are no Python: "*fp32"
+    return annotation
+
+
+def find(where: str, annotation: Any, names: dict[str, Any]) -> TensorOf | type[scalar] | None:
+    """The type of ours that an annotation is, or says as text; None: it is another's."""
+    annotation = _meant(annotation, names)
     if annotation is tensor:
         raise refused(where, "the type of its elements, as in rl.tensor[rl.float32]", annotation)
     if isinstance(annotation, TensorOf) or (isinstance(annotation, type) and issubclass(annotation, scalar)):
         return annotation
     return None
+
+
+def is_float(annotation: Any, names: dict[str, Any]) -> bool:
+    """Whether it is Python's own, which Triton has for float32."""
+    return _meant(annotation, names) is float
 
 
 def check(kernel: str, hints: dict[str, Any], given: inspect.BoundArguments) -> None:

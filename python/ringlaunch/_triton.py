@@ -37,7 +37,7 @@ from ringlaunch import _core, _triton_descriptor, _triton_tensor
 from ringlaunch._buffer import Buffer
 from ringlaunch._check import refused
 from ringlaunch._client import Client
-from ringlaunch._hints import check, find
+from ringlaunch._hints import check, find, float32, is_float
 from ringlaunch._mode import mode_number
 from ringlaunch._triton_load import (
     WARP,
@@ -482,8 +482,8 @@ _core.triton_types(
 
 
 def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
-    """The parameters that are annotated with types of ours. Where the annotation is text, as `from __future__ import
-    annotations` makes it, Triton is given what it says."""
+    """The parameters that are annotated with types of ours, and, beside such, with `float`. Where the annotation of one
+    of ours is text, as `from __future__ import annotations` makes it, Triton is given what it says."""
     hints = {}
     for param in fn.params:
         annotation = param._param.annotation
@@ -495,7 +495,14 @@ def _take_hints(fn: jit.JITFunction) -> dict[str, Any]:
             param._param = param._param.replace(annotation=hint)
             for read in ("annotation", "annotation_type", "is_constexpr", "is_const"):
                 param.__dict__.pop(read, None)
+    if hints:  # in the order of the parameters, as calls are checked
+        kinds = {param.name: hints.get(param.name) or _float_hint(param, fn.__globals__) for param in fn.params}
+        hints = {name: kind for name, kind in kinds.items() if kind is not None}
     return hints
+
+
+def _float_hint(param: Any, names: dict[str, Any]) -> type[float32] | None:
+    return float32 if is_float(param._param.annotation, names) else None
 
 
 def _inline() -> Any:

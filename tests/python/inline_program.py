@@ -74,6 +74,16 @@ def checked(x, n: rl.uint32, half: rl.float16, m: tl.uint32):
     pass
 
 
+@triton.jit
+def scaled(x: rl.tensor[rl.float32], n, a: float):
+    pass
+
+
+@triton.jit
+def scaled_by_triton(x, n: tl.int32, a: float):
+    pass
+
+
 class Number(int):
     """An integer, but no plain one."""
 
@@ -347,6 +357,25 @@ def unfit_numbers_of_our_types():
             assert "parameter 'half' (float16): expected a number that float16 holds" in text
         assert stub.stub_count() == before
         assert len(launched(lambda kernel=kernel: [kernel[(1,)](x, 5, 1.0, 2**32 + 5) for _ in range(3)])) == 3
+
+
+def floats_of_python():
+    """Beside a type of ours they are checked as such; without one they are Triton's to refuse."""
+    takes(8, 4, 4, 8, 8)
+    for kernel in (wrapped(scaled), rl.jit(scaled.fn, mode="embedded")):
+        for wrong in ("2.5", None, x, 1j, [2.5]):
+            text = str(error_of(rl.ParamTypeError, lambda wrong=wrong, kernel=kernel: kernel[(1,)](x, 5, wrong)))
+            assert text.startswith("kernel 'scaled', parameter 'a': expected a number for float32, found "), text
+            error_of(rl.ParamTypeError, lambda wrong=wrong, kernel=kernel: kernel.warmup(x, 5, wrong, grid=(1,)))
+        text = str(error_of(rl.OutOfRange, lambda kernel=kernel: kernel[(1,)](x, 5, 10**400)))
+        assert text.startswith("kernel 'scaled', parameter 'a' (float32): expected a number that float32 holds"), text
+        for a in (2.5, 2, 1, True, 1e300, 2**70):
+            theirs = launched(lambda a=a: scaled[(1,)](x, 5, a))
+            assert launched(lambda a=a, kernel=kernel: [kernel[(1,)](x, 5, a) for _ in range(3)]) == theirs * 3
+    kernel = wrapped(scaled_by_triton)
+    for a in ("2.5", None, x, 1j, 10**400, 2.5):
+        theirs = outcome(lambda a=a: scaled_by_triton[(1,)](x, 5, a))
+        assert outcome(lambda a=a: kernel[(1,)](x, 5, a)) == theirs
 
 
 def hints_of_what_is_warmed_up():

@@ -109,10 +109,15 @@ def test_all_widths(client):
         ("n", "buffer", r"'n': expected an integer for int32, found .*Buffer"),
         ("n", np.int32(3), r"'n': expected an integer for int32.*\(int32\)"),
         ("n", tl.constexpr(3), r"'n': expected an integer"),
+        ("a", "2.5", r"'a': expected a number for float32, found '2.5' \(str\)"),
+        ("a", None, r"'a': expected a number for float32, found None"),
+        ("a", 1j, r"'a': expected a number for float32, found 1j \(complex\)"),
+        ("a", tl.float32, r"'a': expected a number for float32.*\(dtype\)"),
+        ("a", "buffer", r"'a': expected a number for float32, found .*Buffer"),
     ],
 )
 def test_another_type_is_refused_by_name_each_time(client, kernel, x, name, value, text):
-    if isinstance(value, str):
+    if isinstance(value, str) and value in ("half", "buffer"):
         value = client.zeros(4, np.float16 if value == "half" else np.float32)
     call = {"x": x, "n": 16, "a": 2.0, "BLOCK": 64}
     before = client.default_stream.status.published
@@ -282,6 +287,8 @@ def test_annotations_that_are_text(client, x, tmp_path):
     assert next(iter(kernel.cache)).signature["n"] == "i64"
     with pytest.raises(rl.ParamTypeError, match="'x': expected a tensor of float32"):
         kernel[(1,)](client.zeros(4, np.float64), 16, 2.0, B=64)
+    with pytest.raises(rl.ParamTypeError, match="'f': expected a number for float32, found 'two'"):
+        kernel[(1,)](x, 16, "two", B=64)
 
 
 def test_a_saved_kernel_checks_as_well(client, kernel, x, tmp_path):
@@ -295,6 +302,8 @@ def test_a_saved_kernel_checks_as_well(client, kernel, x, tmp_path):
             loaded[(1,)](client.zeros(4, np.float16), 16, 2.0, BLOCK=64)
         with pytest.raises(rl.ParamTypeError, match=r"parameter 'n': expected an integer for int32"):
             loaded[(1,)](x, 2.5, 2.0, BLOCK=64)
+        with pytest.raises(rl.ParamTypeError, match=r"parameter 'a': expected a number for float32"):
+            loaded[(1,)](x, 16, "2", BLOCK=64)
 
 
 def test_tuned_kernels_are_checked_as_well(client, x):

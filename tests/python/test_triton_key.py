@@ -92,15 +92,8 @@ CONSTANTS = [
     *(0, 1, 2, 16, -1, 2**40, 2**70, True, False, None, 0.0, -0.0, 1.0, 16.0, math.nan, math.inf),
     *("", "1", "relu", "rél", "a" * 8, "a" * 9, "None", "True"),
     *((), (1,), (1.0,), (True,), (1, (2, "x")), (1, 2), ((1,), 2), tl.float32, tl.float16, tl.int32),
-    *(
-        tl.constexpr(1),
-        tl.constexpr(1.0),
-        tl.constexpr("1"),
-        tl.constexpr(tl.float32),
-        callee,
-        other_callee,
-        our_callee,
-    ),
+    *(tl.constexpr(1), tl.constexpr(1.0), tl.constexpr("1"), tl.constexpr(tl.float32)),
+    *(callee, other_callee, our_callee),
     *(Choice.ONE, Choice.SIXTEEN, np.float64(1.0), np.int32(16)),
 ]
 
@@ -222,16 +215,8 @@ def one(kernel, *args, **keywords):
 def test_what_triton_tells_apart_has_another_key(buffers, wrapped):
     kernel = wrapped["plain"]
     different = [1, 2, 16, 2**31, 2**31 + 1, 2**63, 2**63 + 1, True, None, 2.0, (2,), (16,), ((2,),), (2, 2), (), (1,)]
-    different += [
-        tl.constexpr(2),
-        tl.constexpr(2.0),
-        callee,
-        other_callee,
-        our_callee,
-        buffers[0],
-        buffers[1],
-        buffers[3],
-    ]
+    different += [tl.constexpr(2), tl.constexpr(2.0), callee, other_callee, our_callee]
+    different += [buffers[0], buffers[1], buffers[3]]
     keys = [one(kernel, value, 0)[0] for value in different]
     assert len(set(keys)) == len(different)
 
