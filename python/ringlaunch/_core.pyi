@@ -133,17 +133,19 @@ class TritonTuned:
         cls,
         state: dict[str, Any],
         names: tuple[str, ...],
-        keys: tuple[str, ...],
+        keys: tuple[str, ...] | None,
         config_type: type | None,
         options: tuple[str, ...],
         run: Callable[..., Any],
         keyed: int,
         short_types: bool,
+        tuner: Any = ...,
+        plain: Callable[[Any, Any], Any] = ...,
         /,
     ) -> TritonTuned: ...
     @property
     def state(self) -> dict[str, Any]: ...
-    def __getitem__(self, grid: Any, /) -> TritonTunedGrid: ...
+    def __getitem__(self, grid: Any, /) -> TritonTunedGrid: ...  # or what `plain` answers
 
 @final
 class TritonTunedGrid:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from triton.runtime.autotuner import Autotuner, Config
+from triton.runtime.jit import KernelInterface
 
 from ringlaunch import _core
 from ringlaunch._buffer import Buffer
@@ -24,6 +25,7 @@ from ringlaunch._triton_mode import mode_of_values
 _MISSING = object()
 _QUICK = "_ringlaunch_quick"
 _triton_run = Autotuner.run
+_plain_subscript = KernelInterface.__getitem__
 _installed: list[weakref.ref[Autotuner]] = []  # Triton's own that have a call of ours
 
 
@@ -42,16 +44,27 @@ def subscript(tuner: Autotuner, grid: Any) -> Any:
     """`tuner[grid]`: what finds the configuration of a call, and calls the kernel with it."""
     quick = tuner.__dict__.get(_QUICK)
     if quick is None or quick.state is not tuner.__dict__:  # new, or a copy of another
-        if _OPTIONS is None or type(tuner).run is not _triton_run or {"grid", "warmup"} & set(tuner.arg_names):
-            return lambda *args, **kwargs: tuner.run(*args, grid=grid, warmup=False, **kwargs)
-        quick = _core.TritonTuned(
-            tuner.__dict__, tuple(tuner.arg_names), tuple(tuner.keys), Config, _OPTIONS, tuner.run, -1, False
-        )
-        tuner.__dict__[_QUICK] = quick
-        if not isinstance(tuner, TunedKernel):
-            _installed[:] = [known for known in _installed if known() is not None]
-            _installed.append(weakref.ref(tuner))
+        quick = _make_quick(tuner)
+        if quick is None:
+            return _plain_subscript(tuner, grid)
     return quick[grid]
+
+
+def _make_quick(tuner: Autotuner) -> _core.TritonTuned | None:
+    """None: its calls are those of its `run`."""
+    if "run" in tuner.__dict__ or type(tuner).run is not _triton_run:
+        return None
+    names = tuple(tuner.arg_names)
+    if _OPTIONS is None or {"grid", "warmup"} & set(names):
+        return None
+    quick = _core.TritonTuned(
+        tuner.__dict__, names, None, Config, _OPTIONS, tuner.run, -1, False, tuner, _plain_subscript
+    )
+    tuner.__dict__[_QUICK] = quick
+    if not isinstance(tuner, TunedKernel):
+        _installed[:] = [known for known in _installed if known() is not None]
+        _installed.append(weakref.ref(tuner))
+    return quick
 
 
 def forget_installed() -> None:

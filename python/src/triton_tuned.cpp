@@ -1,9 +1,10 @@
 // The call of a tuned Triton kernel: which configuration it is of, and the call of the kernel with that.
 //
-// As Triton's Autotuner.run does it once a key has been tuned for: the key is the same tuple, looked up in
-// the tuner's own dictionary, and the configuration is read at each call, so that whoever changes either is
-// heeded. Everything else (a key that is new, a configuration with a hook, values that are no plain
-// constants) goes to a function of Python, which is the whole call.
+// As Triton's Autotuner.run does it once a key has been tuned for: the key is the same tuple, of the
+// parameters that the tuner names, looked up in the tuner's own dictionary, and the configuration is read at
+// each call, so that whoever changes one of them is heeded. Everything else (a key that is new, a
+// configuration with a hook, values that are no plain constants) goes to a function of Python, which is the
+// whole call.
 #define PY_SSIZE_T_CLEAN
 #include "triton_tuned.hpp"
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "triton_key.hpp"
+#include "triton_own_run.hpp"
 
 namespace ringlaunch::python::triton {
 
@@ -30,7 +32,7 @@ PyTypeObject* tuned_type = nullptr;
 PyTypeObject* tuned_grid_type = nullptr;
 PyObject *name_cache = nullptr, *name_configs = nullptr, *name_best = nullptr, *name_fn = nullptr,
          *name_dtype = nullptr, *name_kwargs = nullptr, *name_pre_hook = nullptr, *name_of_grid = nullptr,
-         *name_of_warmup = nullptr;
+         *name_of_warmup = nullptr, *name_keys = nullptr;
 
 // A reference that is held.
 class Held {
@@ -63,14 +65,21 @@ struct Dtype {
 };
 
 struct Tuned {
-    Held state;                      // the tuner's dict: fn, cache, configs
+    Held state;                      // the tuner's dict: fn, cache, configs, keys
     Held names;                      // tuple of the kernel's parameters, interned
     Held config_type;                // of configurations; None: they are dicts
     Held options;                    // tuple of the names of what a configuration has beside its kwargs
     Held run;                        // run(*args, grid=, warmup=, **kwargs): the whole call
+    Held tuner, plain;               // plain(tuner, grid): with whatever is the tuner's `run`; may be none
+    Held usual_run;                  // of the tuner's type
+    OwnRun own_run;                  // of the tuner
     std::vector<std::int16_t> keys;  // parameters that are in a key
-    int keyed = -1;                  // whether there is a key; -1: where there are several configurations
-    bool short_types = false;        // "float32" for "torch.float32"
+    bool keys_of_state = false;      // they are those of the tuner, which may name others later
+    Held key_list;                   // as it stood in `state` when that had this version
+    std::uint64_t state_seen = 0;
+    std::vector<Held> named_keys;  // what it held
+    int keyed = -1;                // whether there is a key; -1: where there are several configurations
+    bool short_types = false;      // "float32" for "torch.float32"
     std::array<CallNames, kKnownNames> known_names;
     std::array<Dtype, kKnownDtypes> dtypes;
     std::size_t next_dtype = 0;
@@ -115,6 +124,41 @@ const std::vector<std::int16_t>& params_of(Tuned& tuned, PyObject* names) {
 bool is_plain(PyObject* value) noexcept {
     return PyLong_CheckExact(value) || PyFloat_CheckExact(value) || PyBool_Check(value) ||
            PyUnicode_CheckExact(value) || value == Py_None;
+}
+
+// Where the keys stand by name. False: only Triton knows what they are.
+[[gnu::noinline]] bool find_key_list(Tuned& tuned) {
+    const std::uint64_t version = version_of(tuned.state.get());
+    PyObject* found = PyDict_GetItemWithError(tuned.state.get(), name_keys);
+    if (found == nullptr || !(PyList_CheckExact(found) || PyTuple_CheckExact(found))) return false;
+    tuned.state_seen = version;
+    tuned.key_list = Held(Py_NewRef(found));
+    return true;
+}
+
+[[gnu::noinline]] bool read_keys(Tuned& tuned, PyObject* const* names, std::size_t count) {
+    if (!std::all_of(names, names + count, [](PyObject* name) { return PyUnicode_CheckExact(name) != 0; }))
+        return false;
+    tuned.keys.clear();
+    tuned.named_keys.clear();
+    for (std::size_t i = 0; i < count; ++i) {
+        tuned.named_keys.push_back(Held(Py_NewRef(names[i])));
+        if (const std::int16_t param = param_of(tuned, names[i]); param >= 0) tuned.keys.push_back(param);
+    }
+    return true;
+}
+
+// The keys are those that the tuner names now. False: only Triton knows what they are.
+bool find_keys(Tuned& tuned) {
+    if (!tuned.keys_of_state) return true;
+    const bool found = tuned.state_seen != 0 && tuned.state_seen == version_of(tuned.state.get());
+    if (!found && !find_key_list(tuned)) return false;
+    PyObject* const* names = PySequence_Fast_ITEMS(tuned.key_list.get());
+    const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(tuned.key_list.get()));
+    const auto same = [](PyObject* name, const Held& seen) { return name == seen.get(); };
+    if (std::equal(names, names + count, tuned.named_keys.begin(), tuned.named_keys.end(), same)) [[likely]]
+        return true;
+    return read_keys(tuned, names, count);
 }
 
 // What a key has of an argument's `dtype`, new; null without an error: it has none. May run Python code.
@@ -192,7 +236,7 @@ Held config_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* 
         keyed = tuned.keyed == -1 && PyList_GET_SIZE(configs) > 1;
         if (!keyed) return Held(Py_NewRef(PyList_GET_ITEM(configs, 0)));
     }
-    const Held key = key_of(tuned, args, count, names);
+    const Held key = find_keys(tuned) ? key_of(tuned, args, count, names) : Held();
     PyObject* cache = key ? PyDict_GetItemWithError(state, name_cache) : nullptr;
     if (cache == nullptr || !PyDict_CheckExact(cache)) return {};
     return Held(Py_XNewRef(PyDict_GetItemWithError(cache, key.get())));
@@ -319,7 +363,8 @@ PyObject* tuned_call(PyObject* self, PyObject* const* args, std::size_t flags, P
 
 template <class Visit>
 int visit_tuned(const Tuned& tuned, const Visit& visit) {
-    for (const Held* each : {&tuned.state, &tuned.config_type, &tuned.run})
+    for (const Held* each :
+         {&tuned.state, &tuned.config_type, &tuned.run, &tuned.tuner, &tuned.plain, &tuned.usual_run})
         if (*each)
             if (const int stop = visit(each->get()); stop != 0) return stop;
     for (const Dtype& each : tuned.dtypes)
@@ -342,20 +387,25 @@ void tuned_dealloc(PyObject* self) {
     Py_DECREF(type);
 }
 
-// TritonTuned(state, names, keys, config_type, options, run, keyed, short_types)
+// TritonTuned(state, names, keys, config_type, options, run, keyed, short_types[, tuner, plain]). `keys`:
+// names, or None: those that `state` has. `tuner`, `plain`: where it may be given a `run` of its own; see
+// Tuned.
 PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
     PyObject *state = nullptr, *names = nullptr, *keys = nullptr, *config_type = nullptr, *options = nullptr,
-             *run = nullptr;
+             *run = nullptr, *tuner = nullptr, *plain = nullptr;
     int keyed = 0, short_types = 0;
-    if (!PyArg_ParseTuple(args, "O!O!O!OO!Oip", &PyDict_Type, &state, &PyTuple_Type, &names, &PyTuple_Type,
-                          &keys, &config_type, &PyTuple_Type, &options, &run, &keyed, &short_types))
+    if (!PyArg_ParseTuple(args, "O!O!OOO!Oip|OO", &PyDict_Type, &state, &PyTuple_Type, &names, &keys,
+                          &config_type, &PyTuple_Type, &options, &run, &keyed, &short_types, &tuner, &plain))
         return nullptr;
+    if (keys != Py_None && !PyTuple_Check(keys)) return PyErr_Format(PyExc_TypeError, "expected names");
+    const Held no_keys(keys == Py_None ? PyTuple_New(0) : nullptr);
+    PyObject* fixed = no_keys ? no_keys.get() : keys;
     auto* made = reinterpret_cast<TunedObject*>(type->tp_alloc(type, 0));
     if (made == nullptr) return nullptr;
     made->tuned = new Tuned();
     const Held self(reinterpret_cast<PyObject*>(made));
     Tuned& tuned = *made->tuned;
-    for (PyObject* list : {names, keys, options})
+    for (PyObject* list : {names, fixed, options})
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list); ++i)
             if (!PyUnicode_CheckExact(PyTuple_GET_ITEM(list, i)))
                 return PyErr_Format(PyExc_TypeError, "expected names");
@@ -366,14 +416,25 @@ PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
     tuned.run = Held(Py_NewRef(run));
     tuned.keyed = keyed;
     tuned.short_types = short_types != 0;
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(keys); ++i)
-        if (const std::int16_t param = param_of(tuned, PyTuple_GET_ITEM(keys, i)); param >= 0)
+    tuned.keys_of_state = keys == Py_None;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fixed); ++i)
+        if (const std::int16_t param = param_of(tuned, PyTuple_GET_ITEM(fixed, i)); param >= 0)
             tuned.keys.push_back(param);
+    if (plain != nullptr) {
+        tuned.tuner = Held(Py_NewRef(tuner));
+        tuned.plain = Held(Py_NewRef(plain));
+        tuned.usual_run = Held(Py_XNewRef(usual_run(Py_TYPE(tuner))));
+    }
     return Py_NewRef(self.get());
 }
 
 PyObject* tuned_subscript(PyObject* self, PyObject* grid) {
-    PyObject* fn = PyDict_GetItemWithError(tuned_of(self).state.get(), name_fn);
+    Tuned& tuned = tuned_of(self);
+    PyObject* tuner = tuned.tuner.get();
+    if (tuner != nullptr && !tuned.own_run.is_usual(Py_TYPE(tuner), tuned.state.get(), tuned.usual_run.get()))
+        [[unlikely]]
+        return PyObject_CallFunctionObjArgs(tuned.plain.get(), tuner, grid, nullptr);
+    PyObject* fn = PyDict_GetItemWithError(tuned.state.get(), name_fn);
     if (fn == nullptr) {
         if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_AttributeError, "fn");
         return nullptr;
@@ -470,11 +531,12 @@ PyType_Spec grid_spec = {
 }  // namespace
 
 bool add_tuned_types(PyObject* module) {
-    for (auto [name, text] :
-         {std::pair{&name_cache, "cache"}, std::pair{&name_configs, "configs"},
-          std::pair{&name_best, "best_config"}, std::pair{&name_fn, "fn"}, std::pair{&name_dtype, "dtype"},
-          std::pair{&name_kwargs, "kwargs"}, std::pair{&name_pre_hook, "pre_hook"},
-          std::pair{&name_of_grid, "grid"}, std::pair{&name_of_warmup, "warmup"}})
+    if (!intern_run()) return false;
+    for (auto [name, text] : {std::pair{&name_cache, "cache"}, std::pair{&name_configs, "configs"},
+                              std::pair{&name_best, "best_config"}, std::pair{&name_fn, "fn"},
+                              std::pair{&name_dtype, "dtype"}, std::pair{&name_kwargs, "kwargs"},
+                              std::pair{&name_pre_hook, "pre_hook"}, std::pair{&name_of_grid, "grid"},
+                              std::pair{&name_of_warmup, "warmup"}, std::pair{&name_keys, "keys"}})
         if ((*name = PyUnicode_InternFromString(text)) == nullptr) return false;
     for (auto [type, spec] : {std::pair{&tuned_type, &tuned_spec}, std::pair{&tuned_grid_type, &grid_spec}}) {
         *type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(spec));

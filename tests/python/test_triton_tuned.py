@@ -151,6 +151,31 @@ def test_what_is_changed_later_is_heeded():
     assert passed()["BLOCK"] == 256
 
 
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_other_keys_are_tuned_for_anew(kind):
+    tuner = tuner_of(configs=[CONFIGS[0], CONFIGS[1]])
+    tuned = []
+    tuner._bench = lambda *args, config, **kwargs: tuned.append(config) or [len(tuned)]
+    held = tuner[(1,)]
+
+    def keys_after(call):
+        tuned.clear()
+        call(None, None, 1, 2)
+        tuned.clear()
+        call(None, None, 1, 2)  # which finds what the one before has found
+        assert not tuned
+        return list(tuner.cache)
+
+    assert keys_after(held) == [(1, 2)]
+    tuner.keys = kind(("m", "not a parameter"))
+    assert keys_after(held) == [(1, 2), (2,)]
+    if kind is list:
+        tuner.keys.insert(0, "x")
+        assert keys_after(tuner[(1,)]) == [(1, 2), (2,), (None, 2)]
+        tuner.keys[:] = ["n"]
+        assert keys_after(held)[-1] == (1,)
+
+
 def test_a_copy_is_one_of_its_own():
     tuner = tuner_of()
     tuner.cache[(1, 2)] = CONFIGS[0]
@@ -180,6 +205,40 @@ def test_a_tuner_that_runs_in_another_way_does():
     made = triton.autotune(CONFIGS[:1], key=[])(scale)
     made.__class__ = Counting
     assert type(rl.wrap(made)) is Counting
+
+
+def test_another_run_is_heeded(monkeypatch):
+    tuner, other = tuner_of(configs=CONFIGS[:1]), tuner_of(configs=CONFIGS[1:2])
+    seen = []
+
+    def traced(self, *args, run=autotuner.Autotuner.run, **kwargs):
+        seen.append(self)
+        return run(self, *args, **kwargs)
+
+    def launched():
+        before = len(tuner.fn.calls), len(seen)
+        assert _triton_tune.subscript(tuner, (1,))(None, None, 1, 2) is None
+        assert len(tuner.fn.calls) == before[0] + 1
+        return len(seen) - before[1]
+
+    for kind in (autotuner.Autotuner, _triton_tune.TunedKernel):
+        tuner.__class__ = kind
+        tuner.__dict__.pop("_ringlaunch_quick", None)
+        for _ in range(2):  # before the first call of all, and behind it
+            with monkeypatch.context() as patch:
+                patch.setattr(autotuner.Autotuner, "run", traced)
+                assert launched() == 1
+            assert launched() == 0
+        for _ in range(2):
+            tuner.run = functools.partial(traced, tuner)
+            assert launched() == 1
+            del tuner.run
+            assert launched() == 0
+        tuner.__dict__.pop("_ringlaunch_quick")
+        tuner.run = other.run  # of its type, and not of itself
+        tuner[(1,)](None, None, 1, 2)
+        assert len(other.fn.calls) == 1 and other.fn.calls.pop()
+        del tuner.run
 
 
 def test_a_parameter_may_have_the_name_of_what_run_takes():
