@@ -42,14 +42,12 @@ PyTypeObject* buffer_type = nullptr;
 PyTypeObject* stream_type = nullptr;
 PyTypeObject* usual_buffer_type = nullptr;
 PyTypeObject* usual_stream_type = nullptr;
+std::uint64_t sessions_changed = 1;
 
 namespace {
 
 BufferObject* as_buffer(PyObject* object) {
     return reinterpret_cast<BufferObject*>(object);
-}
-StreamObject* as_stream(PyObject* object) {
-    return reinterpret_cast<StreamObject*>(object);
 }
 
 void remember(PyTypeObject*& usual, PyTypeObject* type) {

@@ -77,6 +77,9 @@ extern PyTypeObject* usual_stream_type;  // and of the stream made last
 // Grows when a client is connected or closed. Guarded by the interpreter lock.
 extern std::uint64_t sessions_changed;
 
+inline StreamObject* as_stream(PyObject* object) {
+    return reinterpret_cast<StreamObject*>(object);
+}
 inline bool is_stream(PyObject* object) {
     return PyObject_TypeCheck(object, stream_type);
 }

@@ -84,9 +84,6 @@ LauncherObject* as_launcher(PyObject* object) {
 KernelObject* as_kernel(PyObject* object) {
     return reinterpret_cast<KernelObject*>(object);
 }
-StreamObject* as_stream(PyObject* object) {
-    return reinterpret_cast<StreamObject*>(object);
-}
 
 // ---- reading what a call gives ----
 

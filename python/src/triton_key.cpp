@@ -22,6 +22,18 @@ bool is_one_of(const std::vector<PyTypeObject*>& types, PyTypeObject* type) noex
     return std::find(types.begin(), types.end(), type) != types.end();
 }
 
+bool add_types(PyObject* list, std::vector<PyTypeObject*>& out) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list); ++i) {
+        PyObject* type = PyTuple_GET_ITEM(list, i);
+        if (!PyType_Check(type)) {
+            PyErr_SetString(PyExc_TypeError, "expected a type");
+            return false;
+        }
+        out.push_back(reinterpret_cast<PyTypeObject*>(Py_NewRef(type)));  // kept for good
+    }
+    return true;
+}
+
 }  // namespace
 
 std::uint64_t Key::hash() const noexcept {
@@ -224,6 +236,17 @@ bool Key::constant_slowly(PyObject* arg) {
         return ok;
     }
     return false;
+}
+
+PyObject* set_types(PyObject*, PyObject* args) {
+    PyObject *by_identity = nullptr, *functions = nullptr, *constexpr_type = nullptr;
+    if (!PyArg_ParseTuple(args, "O!O!O!", &PyTuple_Type, &by_identity, &PyTuple_Type, &functions,
+                          &PyType_Type, &constexpr_type) ||
+        !add_types(by_identity, constant_types.by_identity) ||
+        !add_types(functions, constant_types.functions))
+        return nullptr;
+    constant_types.constexpr_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(constexpr_type));
+    Py_RETURN_NONE;
 }
 
 }  // namespace ringlaunch::python::triton

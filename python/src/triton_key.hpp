@@ -94,6 +94,8 @@ struct ConstantTypes {
     PyTypeObject* constexpr_type = nullptr;
 };
 extern ConstantTypes constant_types;
+// triton_types(by_identity, functions, constexpr): the types of Triton's objects that may be constants.
+PyObject* set_types(PyObject*, PyObject* args);
 
 // A tensor descriptor among the arguments.
 struct Descriptor {

@@ -10,6 +10,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "ref.hpp"
+#include "triton_kernel.hpp"
+
 namespace ringlaunch::python::triton {
 
 #if PY_VERSION_HEX < 0x030C0000
@@ -64,5 +67,22 @@ class Watched {
 };
 
 #endif
+
+extern Watched watched;
+
+// triton_watch(dict): every kernel reads its settings again once this has changed.
+PyObject* watch(PyObject*, PyObject* dict);
+
+// Which dictionaries a kernel looks at. False: an error may be set.
+bool watch_own(Core& core, PyObject* caches);
+
+// Reads Triton's settings again. False: a Python error is set.
+bool refresh_settings(Core& core, PyObject* kernel);
+
+inline bool hooked(const Core& core) {
+    for (const Ref& list : core.hooks)
+        if (PyList_GET_SIZE(list.get()) != 0) return true;
+    return false;
+}
 
 }  // namespace ringlaunch::python::triton

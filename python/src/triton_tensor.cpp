@@ -3,9 +3,9 @@
 
 #include <array>
 #include <cstddef>
-#include <utility>
 
 #include "handles.hpp"
+#include "ref.hpp"
 #include "triton_descriptor.hpp"
 
 namespace ringlaunch::python::triton {
@@ -91,32 +91,10 @@ std::uint8_t element_of(std::uint8_t code, std::uint8_t bits) noexcept {
     }
 }
 
-// A strong reference, or null.
-class Own {
-  public:
-    explicit Own(PyObject* object = nullptr) : object_(object) {}
-    Own(const Own&) = delete;
-    Own& operator=(Own&& other) noexcept {
-        std::swap(object_, other.object_);
-        return *this;
-    }
-    ~Own() { Py_XDECREF(object_); }
-    PyObject* get() const noexcept { return object_; }
-    PyObject* give() noexcept {
-        PyObject* object = object_;
-        object_ = nullptr;
-        return object;
-    }
-    explicit operator bool() const noexcept { return object_ != nullptr; }
-
-  private:
-    PyObject* object_;
-};
-
 // A name in a type and those that it derives from, as it stands there: borrowed. Null, and no error, where it
 // is not. Gives the type a version.
 PyObject* in_type(PyTypeObject* type, const char* name) {
-    const Own text(PyUnicode_InternFromString(name));
+    const Ref text(PyUnicode_InternFromString(name));
     PyObject* found = text ? _PyType_Lookup(type, text.get()) : nullptr;
     PyErr_Clear();
     return found;
@@ -127,8 +105,8 @@ PyTypeObject* owner_of(PyTypeObject* type, const char* name) {
     PyObject* mro = type->tp_mro;
     for (Py_ssize_t i = 0; mro != nullptr && i < PyTuple_GET_SIZE(mro); ++i) {
         PyObject* each = PyTuple_GET_ITEM(mro, i);
-        const Own dict(PyObject_GetAttrString(each, "__dict__"));
-        const Own text(PyUnicode_FromString(name));
+        const Ref dict(PyObject_GetAttrString(each, "__dict__"));
+        const Ref text(PyUnicode_FromString(name));
         const int has = dict && text ? PySequence_Contains(dict.get(), text.get()) : -1;
         PyErr_Clear();
         if (has > 0) return reinterpret_cast<PyTypeObject*>(each);
@@ -167,11 +145,11 @@ bool answers_as(PyTypeObject* type, PyTypeObject* owner) {
 // A dtype of the library that the type is of: torch has integers of 1 to 7 bits, which are to DLPack as those
 // of 8.
 PyObject* dtype_of_library(PyTypeObject* owner, const char* name) {
-    Own module_name(PyObject_GetAttrString(reinterpret_cast<PyObject*>(owner), "__module__"));
-    Own module(module_name ? PyImport_GetModule(module_name.get()) : nullptr);
-    Own dtype(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
+    Ref module_name(PyObject_GetAttrString(reinterpret_cast<PyObject*>(owner), "__module__"));
+    Ref module(module_name ? PyImport_GetModule(module_name.get()) : nullptr);
+    Ref dtype(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
     PyErr_Clear();
-    return dtype.give();
+    return dtype.release();
 }
 
 // Of what stands in a type: an attribute that runs no Python code.
@@ -181,7 +159,7 @@ bool is_of_c(PyObject* found) noexcept {
 }
 
 bool is_of_cupy(PyTypeObject* type) {
-    const Own module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
+    const Ref module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
     PyErr_Clear();
     return module && PyUnicode_Check(module.get()) &&
            PyUnicode_CompareWithASCIIString(module.get(), "cupy") == 0 &&
@@ -237,17 +215,17 @@ TensorType look_at(PyObject* object) {
 }
 
 bool is_dtype(PyObject* object, const TensorType& type, PyObject* dtype) noexcept {
-    const Own found(type.dtype->get(object, type.dtype->closure));
+    const Ref found(type.dtype->get(object, type.dtype->closure));
     if (!found) PyErr_Clear();
     return found.get() == dtype;
 }
 
 // False: a Python error is set.
 bool number_element(const Numbers& numbers, PyObject* name, std::uint8_t& out) {
-    Own number(Py_XNewRef(PyDict_GetItemWithError(numbers.known, name)));
+    Ref number = Ref::borrowed(PyDict_GetItemWithError(numbers.known, name));
     if (!number) {
         if (PyErr_Occurred() != nullptr) return false;  // it cannot be hashed
-        number = Own(PyObject_CallOneArg(numbers.ask, name));
+        number = Ref(PyObject_CallOneArg(numbers.ask, name));
         if (!number || PyDict_SetItem(numbers.known, name, number.get()) != 0) return false;
     }
     out = static_cast<std::uint8_t>(PyLong_AsLong(number.get()));
@@ -262,20 +240,20 @@ bool read_address(PyObject* number, std::uint64_t& out) {
 }
 
 bool ask_method(PyObject* object, TensorView& out) {
-    Own dtype(PyObject_GetAttrString(object, "dtype"));
+    Ref dtype(PyObject_GetAttrString(object, "dtype"));
     if (!dtype || !number_element(by_dtype, dtype.get(), out.element)) return false;
-    Own address(PyObject_CallMethod(object, "data_ptr", nullptr));
+    Ref address(PyObject_CallMethod(object, "data_ptr", nullptr));
     return address && read_address(address.get(), out.address);
 }
 
 bool ask_interface(PyObject* object, TensorView& out) {
-    Own interface(PyObject_GetAttrString(object, "__cuda_array_interface__"));
+    Ref interface(PyObject_GetAttrString(object, "__cuda_array_interface__"));
     if (!interface || !PyDict_Check(interface.get())) return false;
     // Kept: the dict may be shared, and what follows may run Python code.
-    const Own type(Py_XNewRef(PyDict_GetItemString(interface.get(), "typestr")));
-    const Own data(Py_XNewRef(PyDict_GetItemString(interface.get(), "data")));
+    const Ref type = Ref::borrowed(PyDict_GetItemString(interface.get(), "typestr"));
+    const Ref data = Ref::borrowed(PyDict_GetItemString(interface.get(), "data"));
     if (!type || !data || !PyTuple_Check(data.get()) || PyTuple_GET_SIZE(data.get()) < 1) return false;
-    const Own address(PyNumber_Index(PyTuple_GET_ITEM(data.get(), 0)));
+    const Ref address(PyNumber_Index(PyTuple_GET_ITEM(data.get(), 0)));
     return address && number_element(by_typestr, type.get(), out.element) &&
            read_address(address.get(), out.address);
 }
@@ -310,11 +288,11 @@ bool read_by_api(PyObject* object, const TensorType& type, TensorView& out) noex
 bool read_attributes(PyObject* object, TensorView& out) noexcept {
     static PyObject* const names[] = {PyUnicode_InternFromString("data"), PyUnicode_InternFromString("ptr"),
                                       PyUnicode_InternFromString("dtype")};
-    const Own dtype(PyObject_GetAttr(object, names[2]));
+    const Ref dtype(PyObject_GetAttr(object, names[2]));
     PyObject* number =
         dtype && by_dtype.known != nullptr ? PyDict_GetItemWithError(by_dtype.known, dtype.get()) : nullptr;
-    const Own data(number == nullptr ? nullptr : PyObject_GetAttr(object, names[0]));
-    const Own pointer(data && is_of_c(_PyType_Lookup(Py_TYPE(data.get()), names[1]))
+    const Ref data(number == nullptr ? nullptr : PyObject_GetAttr(object, names[0]));
+    const Ref pointer(data && is_of_c(_PyType_Lookup(Py_TYPE(data.get()), names[1]))
                           ? PyObject_GetAttr(data.get(), names[1])
                           : nullptr);
     if (pointer && read_address(pointer.get(), out.address)) {
@@ -353,7 +331,7 @@ bool Asked::ask_one(PyObject* object) {
         TensorType made = look_at(object);
         reading = made.reading;
         TensorType& place = types[next_type++ % kTypes];
-        Own old_signed(place.signed_8), old_unsigned(place.unsigned_8);
+        Ref old_signed(place.signed_8), old_unsigned(place.unsigned_8);
         place = made;
         if (reading == Reading::exchange) {
             (usual_tensor.type == nullptr || usual_tensor.type == type ? usual_tensor : other_tensor) = made;
@@ -364,7 +342,7 @@ bool Asked::ask_one(PyObject* object) {
     if (by_dtype.known == nullptr || reading == Reading::exchange || reading == Reading::none) return true;
     TensorView view;
     if (reading == Reading::attributes) {  // of which it is only asked what its elements are
-        const Own dtype(PyObject_GetAttrString(object, "dtype"));
+        const Ref dtype(PyObject_GetAttrString(object, "dtype"));
         if (dtype && number_element(by_dtype, dtype.get(), view.element)) return true;
     } else if (reading == Reading::method ? ask_method(object, view) : ask_interface(object, view)) {
         found_.push_back({object, view});

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "ref.hpp"
 #include "triton_key.hpp"
 #include "triton_own_run.hpp"
 
@@ -34,56 +35,37 @@ PyObject *name_cache = nullptr, *name_configs = nullptr, *name_best = nullptr, *
          *name_dtype = nullptr, *name_kwargs = nullptr, *name_pre_hook = nullptr, *name_of_grid = nullptr,
          *name_of_warmup = nullptr, *name_keys = nullptr;
 
-// A reference that is held.
-class Held {
-  public:
-    Held() = default;
-    explicit Held(PyObject* stolen) : object_(stolen) {}
-    Held(Held&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
-    Held& operator=(Held&& other) noexcept {
-        Py_XSETREF(object_, std::exchange(other.object_, nullptr));
-        return *this;
-    }
-    ~Held() { Py_XDECREF(object_); }
-    PyObject* get() const noexcept { return object_; }
-    PyObject** place() noexcept { return &object_; }
-    explicit operator bool() const noexcept { return object_ != nullptr; }
-
-  private:
-    PyObject* object_ = nullptr;
-};
-
 // The keywords of a call: which parameter each is, or none.
 struct CallNames {
-    Held tuple;
+    Ref tuple;
     std::vector<std::int16_t> param;
 };
 
 // What an element type is called in keys.
 struct Dtype {
-    Held object, text;
+    Ref object, text;
 };
 
 struct Tuned {
-    Held state;                      // the tuner's dict: fn, cache, configs, keys
-    Held names;                      // tuple of the kernel's parameters, interned
-    Held config_type;                // of configurations; None: they are dicts
-    Held options;                    // tuple of the names of what a configuration has beside its kwargs
-    Held run;                        // run(*args, grid=, warmup=, **kwargs): the whole call
-    Held tuner, plain;               // plain(tuner, grid): with whatever is the tuner's `run`; may be none
-    Held usual_run;                  // of the tuner's type
+    Ref state;                       // the tuner's dict: fn, cache, configs, keys
+    Ref names;                       // tuple of the kernel's parameters, interned
+    Ref config_type;                 // of configurations; None: they are dicts
+    Ref options;                     // tuple of the names of what a configuration has beside its kwargs
+    Ref run;                         // run(*args, grid=, warmup=, **kwargs): the whole call
+    Ref tuner, plain;                // plain(tuner, grid): with whatever is the tuner's `run`; may be none
+    Ref usual_run;                   // of the tuner's type
     OwnRun own_run;                  // of the tuner
     std::vector<std::int16_t> keys;  // parameters that are in a key
     bool keys_of_state = false;      // they are those of the tuner, which may name others later
-    Held key_list;                   // as it stood in `state` when that had this version
+    Ref key_list;                    // as it stood in `state` when that had this version
     std::uint64_t state_seen = 0;
-    std::vector<Held> named_keys;  // what it held
-    int keyed = -1;                // whether there is a key; -1: where there are several configurations
-    bool short_types = false;      // "float32" for "torch.float32"
+    std::vector<Ref> named_keys;  // what it held
+    int keyed = -1;               // whether there is a key; -1: where there are several configurations
+    bool short_types = false;     // "float32" for "torch.float32"
     std::array<CallNames, kKnownNames> known_names;
     std::array<Dtype, kKnownDtypes> dtypes;
     std::size_t next_dtype = 0;
-    std::array<Held, kKnownNames> passed_names;  // tuples of the keywords that the kernel was called with
+    std::array<Ref, kKnownNames> passed_names;  // tuples of the keywords that the kernel was called with
 };
 
 struct TunedObject {
@@ -115,7 +97,7 @@ const std::vector<std::int16_t>& params_of(Tuned& tuned, PyObject* names) {
         known.param.clear();
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i)
             known.param.push_back(param_of(tuned, PyTuple_GET_ITEM(names, i)));
-        known.tuple = Held(Py_NewRef(names));
+        known.tuple = Ref::borrowed(names);
     }
     return known.param;
 }
@@ -132,7 +114,7 @@ bool is_plain(PyObject* value) noexcept {
     PyObject* found = PyDict_GetItemWithError(tuned.state.get(), name_keys);
     if (found == nullptr || !(PyList_CheckExact(found) || PyTuple_CheckExact(found))) return false;
     tuned.state_seen = version;
-    tuned.key_list = Held(Py_NewRef(found));
+    tuned.key_list = Ref::borrowed(found);
     return true;
 }
 
@@ -142,7 +124,7 @@ bool is_plain(PyObject* value) noexcept {
     tuned.keys.clear();
     tuned.named_keys.clear();
     for (std::size_t i = 0; i < count; ++i) {
-        tuned.named_keys.push_back(Held(Py_NewRef(names[i])));
+        tuned.named_keys.push_back(Ref::borrowed(names[i]));
         if (const std::int16_t param = param_of(tuned, names[i]); param >= 0) tuned.keys.push_back(param);
     }
     return true;
@@ -155,28 +137,28 @@ bool find_keys(Tuned& tuned) {
     if (!found && !find_key_list(tuned)) return false;
     PyObject* const* names = PySequence_Fast_ITEMS(tuned.key_list.get());
     const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(tuned.key_list.get()));
-    const auto same = [](PyObject* name, const Held& seen) { return name == seen.get(); };
+    const auto same = [](PyObject* name, const Ref& seen) { return name == seen.get(); };
     if (std::equal(names, names + count, tuned.named_keys.begin(), tuned.named_keys.end(), same)) [[likely]]
         return true;
     return read_keys(tuned, names, count);
 }
 
 // What a key has of an argument's `dtype`, new; null without an error: it has none. May run Python code.
-Held dtype_text(Tuned& tuned, PyObject* value, bool& failed) {
+Ref dtype_text(Tuned& tuned, PyObject* value, bool& failed) {
     if (is_plain(value)) return {};
-    Held dtype(PyObject_GetAttr(value, name_dtype));
+    Ref dtype(PyObject_GetAttr(value, name_dtype));
     if (!dtype) {
         failed = PyErr_ExceptionMatches(PyExc_AttributeError) == 0;
         PyErr_Clear();
         return {};
     }
     for (const Dtype& each : tuned.dtypes)
-        if (each.object.get() == dtype.get()) return Held(Py_NewRef(each.text.get()));
-    Held text(PyObject_Str(dtype.get()));
+        if (each.object.get() == dtype.get()) return Ref::borrowed(each.text.get());
+    Ref text(PyObject_Str(dtype.get()));
     if (text && tuned.short_types) {
         const Py_ssize_t length = PyUnicode_GET_LENGTH(text.get());
         const Py_ssize_t dot = PyUnicode_FindChar(text.get(), '.', 0, length, -1);
-        if (dot >= 0) text = Held(PyUnicode_Substring(text.get(), dot + 1, length));
+        if (dot >= 0) text = Ref(PyUnicode_Substring(text.get(), dot + 1, length));
     }
     if (!text) {
         failed = true;
@@ -185,12 +167,12 @@ Held dtype_text(Tuned& tuned, PyObject* value, bool& failed) {
     }
     Dtype& place = tuned.dtypes[tuned.next_dtype++ % kKnownDtypes];
     place.object = std::move(dtype);
-    place.text = Held(Py_NewRef(text.get()));
+    place.text = Ref::borrowed(text.get());
     return text;
 }
 
 // The key of a call, as Triton makes it. Null, without an error: that is Triton's to do.
-Held key_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+Ref key_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* names) {
     std::array<PyObject*, kMostGiven> parts;  // borrowed, but for the last, which are strong
     std::size_t size = 0;
     const std::vector<std::int16_t>* params = names == nullptr ? nullptr : &params_of(tuned, names);
@@ -212,10 +194,10 @@ Held key_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* nam
     for (std::size_t i = 0; i < given && !failed; ++i) {
         if (i >= static_cast<std::size_t>(count) && is_param[i - static_cast<std::size_t>(count)] < 0)
             continue;
-        Held text = dtype_text(tuned, args[i], failed);
+        Ref text = dtype_text(tuned, args[i], failed);
         if (text) parts[size++] = Py_NewRef(text.get());
     }
-    Held key(failed ? nullptr : PyTuple_New(static_cast<Py_ssize_t>(size)));
+    Ref key(failed ? nullptr : PyTuple_New(static_cast<Py_ssize_t>(size)));
     for (std::size_t i = 0; i < size; ++i) {
         if (key)
             PyTuple_SET_ITEM(key.get(), static_cast<Py_ssize_t>(i),
@@ -227,19 +209,19 @@ Held key_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* nam
 }
 
 // The configuration of a call. Null, without an error: that is Triton's to find.
-Held config_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* names) {
+Ref config_of(Tuned& tuned, PyObject* const* args, Py_ssize_t count, PyObject* names) {
     PyObject* state = tuned.state.get();
     bool keyed = tuned.keyed == 1;
     if (tuned.keyed != 1) {
         PyObject* configs = PyDict_GetItemWithError(state, name_configs);
         if (configs == nullptr || !PyList_CheckExact(configs) || PyList_GET_SIZE(configs) == 0) return {};
         keyed = tuned.keyed == -1 && PyList_GET_SIZE(configs) > 1;
-        if (!keyed) return Held(Py_NewRef(PyList_GET_ITEM(configs, 0)));
+        if (!keyed) return Ref::borrowed(PyList_GET_ITEM(configs, 0));
     }
-    const Held key = find_keys(tuned) ? key_of(tuned, args, count, names) : Held();
+    const Ref key = find_keys(tuned) ? key_of(tuned, args, count, names) : Ref();
     PyObject* cache = key ? PyDict_GetItemWithError(state, name_cache) : nullptr;
     if (cache == nullptr || !PyDict_CheckExact(cache)) return {};
-    return Held(Py_XNewRef(PyDict_GetItemWithError(cache, key.get())));
+    return Ref::borrowed(PyDict_GetItemWithError(cache, key.get()));
 }
 
 // What the kernel is called with: values and their names, behind those of the call.
@@ -297,28 +279,28 @@ bool add_config(const Tuned& tuned, PyObject* config, Passed& passed) {
 
 // The names as a tuple: that of a call before, if they are the same, of which the kernel knows what they are.
 // Null without an error: one is there twice.
-Held names_of(Tuned& tuned, const Passed& passed, PyObject* given, PyObject* config) {
+Ref names_of(Tuned& tuned, const Passed& passed, PyObject* given, PyObject* config) {
     const auto address = [](PyObject* object) { return reinterpret_cast<std::uintptr_t>(object) >> 4; };
-    Held& place = tuned.passed_names[(address(given) + address(config)) % kKnownNames];
+    Ref& place = tuned.passed_names[(address(given) + address(config)) % kKnownNames];
     PyObject* last = place.get();
     const auto size = static_cast<Py_ssize_t>(passed.named);
     if (last != nullptr && PyTuple_GET_SIZE(last) == size &&
         std::equal(passed.names.begin(), passed.names.begin() + size, &PyTuple_GET_ITEM(last, 0)))
-        return Held(Py_NewRef(last));
+        return Ref::borrowed(last);
     for (std::size_t i = 0; i < passed.named; ++i)
         for (std::size_t j = 0; j < i; ++j)
             if (PyUnicode_Compare(passed.names[i], passed.names[j]) == 0) return {};
-    Held made(PyTuple_New(size));
+    Ref made(PyTuple_New(size));
     for (Py_ssize_t i = 0; made && i < size; ++i)
         PyTuple_SET_ITEM(made.get(), i, Py_NewRef(passed.names[static_cast<std::size_t>(i)]));
-    place = Held(Py_XNewRef(made.get()));
+    place = Ref::borrowed(made.get());
     return made;
 }
 
 [[gnu::noinline]] PyObject* run_slowly(Tuned& tuned, PyObject* grid, PyObject* const* args, Py_ssize_t count,
                                        PyObject* names) {
     const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
-    const Held all(PyTuple_New(named + 2));
+    const Ref all(PyTuple_New(named + 2));
     if (!all) return nullptr;
     for (Py_ssize_t i = 0; i < named; ++i)
         PyTuple_SET_ITEM(all.get(), i, Py_NewRef(PyTuple_GET_ITEM(names, i)));
@@ -327,7 +309,7 @@ Held names_of(Tuned& tuned, const Passed& passed, PyObject* given, PyObject* con
     std::vector<PyObject*> values(args, args + count + named);
     values.push_back(grid);
     values.push_back(Py_False);
-    const Held run(Py_NewRef(tuned.run.get()));
+    const Ref run = Ref::borrowed(tuned.run.get());
     return PyObject_Vectorcall(run.get(), values.data(), static_cast<std::size_t>(count), all.get());
 }
 
@@ -338,7 +320,7 @@ PyObject* tuned_call(PyObject* self, PyObject* const* args, std::size_t flags, P
     const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
     if (count > PyTuple_GET_SIZE(tuned.names.get()) || static_cast<std::size_t>(count + named) > kMaxParams)
         return run_slowly(tuned, grid->grid, args, count, names);
-    const Held config = config_of(tuned, args, count, names);
+    const Ref config = config_of(tuned, args, count, names);
     if (!config) {
         PyErr_Clear();  // what cannot be compared is compared again, by Triton
         return run_slowly(tuned, grid->grid, args, count, names);
@@ -347,7 +329,7 @@ PyObject* tuned_call(PyObject* self, PyObject* const* args, std::size_t flags, P
     std::copy(args, args + count + named, passed.values.begin());
     passed.count = static_cast<std::size_t>(count + named);
     for (Py_ssize_t i = 0; i < named; ++i) passed.names[passed.named++] = PyTuple_GET_ITEM(names, i);
-    Held all;
+    Ref all;
     if (!add_config(tuned, config.get(), passed) || !(all = names_of(tuned, passed, names, config.get()))) {
         if (PyErr_Occurred() != nullptr) return nullptr;
         return run_slowly(tuned, grid->grid, args, count, names);
@@ -363,7 +345,7 @@ PyObject* tuned_call(PyObject* self, PyObject* const* args, std::size_t flags, P
 
 template <class Visit>
 int visit_tuned(const Tuned& tuned, const Visit& visit) {
-    for (const Held* each :
+    for (const Ref* each :
          {&tuned.state, &tuned.config_type, &tuned.run, &tuned.tuner, &tuned.plain, &tuned.usual_run})
         if (*each)
             if (const int stop = visit(each->get()); stop != 0) return stop;
@@ -398,22 +380,22 @@ PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
                           &config_type, &PyTuple_Type, &options, &run, &keyed, &short_types, &tuner, &plain))
         return nullptr;
     if (keys != Py_None && !PyTuple_Check(keys)) return PyErr_Format(PyExc_TypeError, "expected names");
-    const Held no_keys(keys == Py_None ? PyTuple_New(0) : nullptr);
+    const Ref no_keys(keys == Py_None ? PyTuple_New(0) : nullptr);
     PyObject* fixed = no_keys ? no_keys.get() : keys;
     auto* made = reinterpret_cast<TunedObject*>(type->tp_alloc(type, 0));
     if (made == nullptr) return nullptr;
     made->tuned = new Tuned();
-    const Held self(reinterpret_cast<PyObject*>(made));
+    const Ref self(reinterpret_cast<PyObject*>(made));
     Tuned& tuned = *made->tuned;
     for (PyObject* list : {names, fixed, options})
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(list); ++i)
             if (!PyUnicode_CheckExact(PyTuple_GET_ITEM(list, i)))
                 return PyErr_Format(PyExc_TypeError, "expected names");
-    tuned.state = Held(Py_NewRef(state));
-    tuned.names = Held(Py_NewRef(names));
-    tuned.config_type = Held(Py_NewRef(config_type));
-    tuned.options = Held(Py_NewRef(options));
-    tuned.run = Held(Py_NewRef(run));
+    tuned.state = Ref::borrowed(state);
+    tuned.names = Ref::borrowed(names);
+    tuned.config_type = Ref::borrowed(config_type);
+    tuned.options = Ref::borrowed(options);
+    tuned.run = Ref::borrowed(run);
     tuned.keyed = keyed;
     tuned.short_types = short_types != 0;
     tuned.keys_of_state = keys == Py_None;
@@ -421,9 +403,9 @@ PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
         if (const std::int16_t param = param_of(tuned, PyTuple_GET_ITEM(fixed, i)); param >= 0)
             tuned.keys.push_back(param);
     if (plain != nullptr) {
-        tuned.tuner = Held(Py_NewRef(tuner));
-        tuned.plain = Held(Py_NewRef(plain));
-        tuned.usual_run = Held(Py_XNewRef(usual_run(Py_TYPE(tuner))));
+        tuned.tuner = Ref::borrowed(tuner);
+        tuned.plain = Ref::borrowed(plain);
+        tuned.usual_run = Ref::borrowed(usual_run(Py_TYPE(tuner)));
     }
     return Py_NewRef(self.get());
 }
@@ -439,15 +421,15 @@ PyObject* tuned_subscript(PyObject* self, PyObject* grid) {
         if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_AttributeError, "fn");
         return nullptr;
     }
-    const Held of(Py_NewRef(fn));
-    Held inner(PyObject_GetItem(of.get(), grid));
+    const Ref of = Ref::borrowed(fn);
+    Ref inner(PyObject_GetItem(of.get(), grid));
     if (!inner) return nullptr;
     auto* made = reinterpret_cast<TunedGrid*>(tuned_grid_type->tp_alloc(tuned_grid_type, 0));
     if (made == nullptr) return nullptr;
     made->vectorcall = tuned_call;
     made->tuned = Py_NewRef(self);
     made->grid = Py_NewRef(grid);
-    made->inner = std::exchange(*inner.place(), nullptr);
+    made->inner = inner.release();
     return reinterpret_cast<PyObject*>(made);
 }
 
