@@ -136,8 +136,9 @@ def region() -> Region:
     What else the thread does there that has to do with the device first waits until the launches before it are issued,
     and is right: operations of torch, autograd's backward, functions of torch.compile (which run compiled), printing a
     tensor, `torch.cuda.Event` and `torch.cuda.Stream`, synchronizing, captures, graphs, launches by Triton itself. It
-    is slower than outside, by some us: a region is for launches. What ringlaunch cannot see needs a `flush()` before
-    it:
+    is slower than outside, by some us: a region is for launches. What an operation of torch launches within (a custom
+    operator, a subclass of tensors, autograd's backward) is launched inline, as without a region. What ringlaunch
+    cannot see needs a `flush()` before it:
 
     - `torch.Event` and `torch.Stream`, of which `torch.accelerator.current_stream()` is one: `record`, `synchronize`,
       `query`, `wait`, `record_event`, `wait_event`, `wait_stream`, `elapsed_time`. Their types are of C and take no

@@ -48,7 +48,7 @@ _FUNCTIONS = (
 _METHODS = (
     ("cuda.Stream", ("query", "record_event", "synchronize", "wait_event", "wait_stream")),
     ("cuda.Event", ("elapsed_time", "ipc_handle", "query", "record", "synchronize", "wait")),
-    ("cuda.CUDAGraph", ("capture_begin", "capture_end", "replay")),
+    ("cuda.CUDAGraph", ("capture_begin", "capture_end", "instantiate", "replay", "reset")),
     ("cuda._utils._CudaKernel", ("__call__",)),
     ("UntypedStorage", ("resize_", "_share_cuda_")),
 )

@@ -497,6 +497,11 @@ def operations_of_torch():
         lambda: compiled(value),
         lambda: storage.resize_(16),
         lambda: torch.nn.functional.linear(torch.ones(2, 2), torch.ones(2, 2)),
+        lambda: fails_after(torch.cuda.CUDAGraph.capture_begin, None),
+        lambda: fails_after(torch.cuda.CUDAGraph.capture_end, None),
+        lambda: fails_after(torch.cuda.CUDAGraph.instantiate, None),
+        lambda: fails_after(torch.cuda.CUDAGraph.replay, None),
+        lambda: fails_after(torch.cuda.CUDAGraph.reset, None),
     ]
     with rl.region():
         for act in acts:
@@ -528,6 +533,16 @@ def launches_in_operations_of_torch():
             launched(60)
             return torch.ones(1)
 
+    class WithBackward(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            return value * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            launched(100)
+            return grad * 2
+
     def failing(t: torch.Tensor) -> torch.Tensor:
         raise ValueError
 
@@ -545,9 +560,10 @@ def launches_in_operations_of_torch():
         error_of(ValueError, lambda: failing(torch.ones(3)))
         for i in range(80, 100):
             kernel[(1,)](x, i, 0)
+        WithBackward.apply(torch.ones(3, requires_grad=True)).sum().backward()
         assert handed_over() == handed + 60
         region.flush()
-    assert numbers(before) == list(range(100))
+    assert numbers(before) == list(range(120))
 
 
 def assert_graphs_of_inductor_are_behind(kernel):
