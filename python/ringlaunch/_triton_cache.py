@@ -159,7 +159,9 @@ class Variant:
             for name in usual
             if name != "num_warps" and (value := getattr(metadata, name, usual[name])) != usual[name]
         )
-        where = "inline" if self.client is None else f"session {self.client.daemon.session}"
+        where = (
+            f"inline on device {self._core._device}" if self.client is None else f"session {self.client.daemon.session}"
+        )
         return (
             f"<variant ({kinds}), {self.options['num_warps']} warps{options}, {where}, {self.registers} registers, "
             f"{self.shared} bytes of shared memory, {self.hits} launches>"

@@ -202,6 +202,11 @@ PyObject* variant_graphs(PyObject* self, void*) {
     const Variant& variant = variant_of(self);
     return PyLong_FromSize_t(variant.here == nullptr ? 0 : variant.here->graphs());
 }
+PyObject* variant_device(PyObject* self, void*) {
+    const Variant& variant = variant_of(self);
+    if (variant.here == nullptr) Py_RETURN_NONE;
+    return PyLong_FromLong(variant.here->device());
+}
 PyObject* variant_compiled(PyObject* self, void*) {
     return Py_NewRef(variant_of(self).compiled.get());
 }
@@ -228,6 +233,7 @@ PyGetSetDef variant_getters[] = {
     {"hits", variant_hits, nullptr, PyDoc_STR("Launches of it."), nullptr},
     {"_graphs", variant_graphs, nullptr,
      PyDoc_STR("Launch graphs of its context, where it is launched here."), nullptr},
+    {"_device", variant_device, nullptr, PyDoc_STR("Its number, where it is launched here."), nullptr},
     {"closed", variant_closed, nullptr, PyDoc_STR("Whether its client was closed."), nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };

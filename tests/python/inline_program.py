@@ -1,6 +1,7 @@
 """What test_triton_here.py runs, each function in a process of its own: inline launches over a libcuda that runs
 nothing and lists what it was given. Each checks by itself and prints its name last."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -411,6 +412,18 @@ def functions_as_arguments():
         assert compiled.count(compiled[0]) == 3 and f"arith.constant {number} : i32" in compiled[0].asm["ttir"]
         found.append(compiled[0])
     assert len(set(map(id, found))) == 3
+
+
+def variants_of_devices():
+    """Print differently where they differ in nothing else."""
+    kernel = wrapped()
+    for context in (1, 2):
+        stub.cuCtxSetCurrent(ctypes.c_void_p(context))
+        for i in range(3):
+            kernel[(1,)](x, i, i)
+    one, other = (repr(variant) for variant in kernel.cache)
+    assert ", inline on device 0, " in one and other == one.replace("device 0", "device 1"), (one, other)
+    assert kernel._slow_calls == 2
 
 
 def addresses_beyond_64_bits():

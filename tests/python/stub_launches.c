@@ -1,4 +1,4 @@
-// A libcuda with one device that runs nothing and keeps a list of what it was given to launch, plainly and in launch
+// A libcuda with two devices that runs nothing and keeps a list of what it was given to launch, plainly and in launch
 // graphs. What nobody should call here ends the program.
 //
 // A test may hold up whoever launches, have launches refused, and say that streams are being captured.
@@ -161,7 +161,7 @@ CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
 }
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) { return mode == 0; }
 CUresult cuInit(unsigned flags) { return flags != 0; }
-CUresult cuDeviceGetCount(int* number) { return *number = 1, CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* number) { return *number = 2, CUDA_SUCCESS; }
 CUresult cuDeviceGet(CUdevice* device, int ordinal) { return *device = ordinal, CUDA_SUCCESS; }
 CUresult cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device) {
@@ -175,7 +175,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
 static __thread CUcontext current = (CUcontext)1;
 CUresult cuCtxGetCurrent(CUcontext* context) { return *context = current, CUDA_SUCCESS; }
 CUresult cuCtxSetCurrent(CUcontext context) { return current = context, CUDA_SUCCESS; }
-CUresult cuCtxGetDevice(CUdevice* device) { return *device = 0, CUDA_SUCCESS; }
+CUresult cuCtxGetDevice(CUdevice* device) { return *device = (int)(size_t)current - 1, CUDA_SUCCESS; }
 CUresult cuCtxGetLimit(size_t* value, CUlimit limit) { return *value = (size_t)limit, CUDA_SUCCESS; }
 CUresult cuCtxSetLimit(CUlimit limit, size_t value) { return limit == 99 && value == 0; }
 CUresult cuGetErrorName(CUresult error, const char** text) {
