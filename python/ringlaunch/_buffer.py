@@ -211,7 +211,9 @@ class Buffer(_core.BufferHandle):
             except (TypeError, ValueError):  # ValueError: a step of 0
                 raise _check.refused("a part of a buffer", "a slice of integers whose step is 1", key) from None
             if step != 1:
-                raise InvalidArgument(f"a part of a buffer is contiguous: expected a step of 1, found {step}")
+                raise InvalidArgument(
+                    f"a part of a buffer is contiguous: expected a step of 1, found {_check.brief(step)}"
+                )
             shape = (max(stop - start, 0), *self._shape[1:])
         else:
             try:

@@ -11,12 +11,23 @@ _LONGEST = 60  # characters of a value in a message
 _LONGEST_NAME = 4096  # bytes
 
 
+def spelled(value: object) -> str:
+    """repr(); of an integer with more digits than Python writes, how large it is."""
+    try:
+        return repr(value)
+    except Exception:
+        return f"an integer of {int.bit_length(value)} bits" if isinstance(value, int) else "an object without a repr"
+
+
+def brief(value: object) -> str:
+    """The value for messages: on one line, cut where it is long."""
+    text = " ".join(spelled(value).split())
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
 def shown(value: object) -> str:
-    """The value and its type, for messages: on one line, cut where it is long."""
-    text = " ".join(repr(value).split())
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST - 3] + "..."
-    return f"{text} ({type(value).__name__})"
+    """As `brief`, with the value's type."""
+    return f"{brief(value)} ({type(value).__name__})"
 
 
 def refused(what: str, expected: str, value: object) -> ParamTypeError:
@@ -62,9 +73,9 @@ def name(what: str, value: object) -> str:
 
 
 def choice(what: str, value: object, choices: tuple[str, ...]) -> str:
-    spelled = f"{', '.join(repr(one) for one in choices[:-1])} or {choices[-1]!r}"
+    known = f"{', '.join(repr(one) for one in choices[:-1])} or {choices[-1]!r}"
     if not isinstance(value, str):
-        raise refused(what, spelled, value)
+        raise refused(what, known, value)
     if value not in choices:
-        raise InvalidArgument(f"{what}: expected {spelled}, found {shown(value)}")
+        raise InvalidArgument(f"{what}: expected {known}, found {shown(value)}")
     return value

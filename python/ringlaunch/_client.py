@@ -162,6 +162,12 @@ def connect(
             raise InvalidArgument(
                 f"kernel_timeout: expected None or seconds above 0, found {_check.shown(kernel_timeout)}"
             )
+        try:
+            kernel_timeout = float(kernel_timeout)
+        except OverflowError:
+            raise OutOfRange(
+                f"kernel_timeout: expected seconds that a float holds, found {_check.shown(kernel_timeout)}"
+            ) from None
     if daemon_uid is not None:
         daemon_uid = _check.integer("daemon_uid", daemon_uid, 0, 2**32 - 2)  # 2**32 - 1 is nobody's
     coalesce = _check.flag("coalesce", coalesce)
@@ -653,7 +659,9 @@ def _layout_of(shape: object, dtype: object) -> tuple[tuple[int, ...], np.dtype]
     sizes, found = _shape_of(shape), _dtype_of(dtype)
     nbytes = math.prod(sizes) * found.itemsize
     if nbytes > _MOST_BYTES:
-        raise OutOfRange(f"shape: expected at most {_MOST_BYTES} bytes, found {nbytes} for {_check.shown(shape)}")
+        raise OutOfRange(
+            f"shape: expected at most {_MOST_BYTES} bytes, found {_check.brief(nbytes)} for {_check.shown(shape)}"
+        )
     return sizes, found
 
 

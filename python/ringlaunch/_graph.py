@@ -253,7 +253,9 @@ class Graph:
         chosen = []
         for which, args in launches.items():
             if not isinstance(args, tuple):
-                raise _check.refused(f"launches[{which!r}]", "a tuple of all of the kernel's arguments", args)
+                raise _check.refused(
+                    f"launches[{_check.brief(which)}]", "a tuple of all of the kernel's arguments", args
+                )
             chosen.append((self[which], args))
         for launch, args in chosen:
             self._made().update(launch.number, args, None, None, None)
@@ -269,7 +271,7 @@ class Graph:
             try:
                 number = _check.integer("number of a launch", which, 0, handle.size() - 1)
             except OutOfRange:
-                raise NotFound(f"the graph has {_nodes(handle.size())}, found number {which!r}") from None
+                raise NotFound(f"the graph has {_nodes(handle.size())}, found number {_check.brief(which)}") from None
         if handle.launch_at(number) is None:
             raise NotFound(f"node {number} of the graph is a copy or a fill, which cannot be updated")
         return GraphLaunch(self, number)

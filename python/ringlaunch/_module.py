@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from ringlaunch import _core
-from ringlaunch._check import flag, integer, refused, text
+from ringlaunch._check import brief, flag, integer, refused, text
 from ringlaunch._stream import Stream, default_stream
 from ringlaunch.errors import Error, InvalidArgument, OutOfRange, ParamTypeError
 
@@ -270,7 +270,9 @@ class Kernel(_core.Kernel):
         except (ParamTypeError, OutOfRange):
             sides = []
         if not 1 <= len(sides) <= 3:
-            raise InvalidArgument(f"cluster: expected 1 to 3 numbers of blocks, each at least 1, found {cluster!r}")
+            raise InvalidArgument(
+                f"cluster: expected 1 to 3 numbers of blocks, each at least 1, found {brief(cluster)}"
+            )
         x, y, z = (*sides, 1, 1)[:3]
         return _core.kernel_configure(
             self, (x, y, z), flag("cooperative", cooperative), flag("programmatic", programmatic)

@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ringlaunch import _core, _triton_descriptor, _triton_tensor
 from ringlaunch._buffer import Buffer
-from ringlaunch._check import refused
+from ringlaunch._check import refused, shown
 from ringlaunch._client import Client
 from ringlaunch._hints import check, find, float32, is_float
 from ringlaunch._mode import mode_number
@@ -52,7 +53,7 @@ from ringlaunch._triton_load import (
 from ringlaunch._triton_mode import check_mode, is_tensor, mode_of
 from ringlaunch._triton_save import default_options, save, save_wrapped, tensor_maps
 from ringlaunch._triton_tune import TunedKernel, tune
-from ringlaunch.errors import Unsupported
+from ringlaunch.errors import OutOfRange, Unsupported
 
 if TYPE_CHECKING:
     from ringlaunch._triton_cache import Variant
@@ -397,7 +398,11 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         if (hook := _stages_hook()) is not None:
             _, stages = hook()
             specialization.append(f'("custom_pipeline", {stages})')
-        key = jit.compute_cache_key(keys, specialization, options)
+        try:
+            key = jit.compute_cache_key(keys, specialization, options)
+        except ValueError:  # it writes the constants
+            _refuse_unwritten(self.__name__, bound, kwargs)
+            raise
         return kwargs, bound, specialization, options, key
 
     def _check_hints(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -616,6 +621,17 @@ def _finish(
         return _launch(kernel, variant, grid, stream, bound)
     options = {name: value for name, value in kwargs.items() if name not in bound}
     return kernel[grid](**bound, **options)
+
+
+def _refuse_unwritten(kernel: str, bound: dict[str, Any], kwargs: dict[str, Any]) -> None:
+    """A constant with more digits than Python writes."""
+    for name, value in {**kwargs, **bound}.items():
+        try:
+            repr(value)
+        except ValueError:
+            what = f"kernel {kernel!r}, {'parameter' if name in bound else 'option'} {name!r}"
+            most = f"a constant of at most {sys.get_int_max_str_digits()} digits"
+            raise OutOfRange(f"{what}: expected {most}, found {shown(value)}") from None
 
 
 def _launch(kernel: JITFunction, variant: Variant, grid: Any, stream: Any, bound: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ringlaunch import _core
-from ringlaunch._check import refused
+from ringlaunch._check import brief, refused
 from ringlaunch._hints import element_of
 from ringlaunch.errors import InvalidArgument
 
@@ -78,10 +78,10 @@ class TensorDescriptor:
         if any(side < 1 for side in self.shape) or any(stride * size % 16 != 0 for stride in self.strides[:-1]):
             raise InvalidArgument(
                 "TensorDescriptor: expected sides from 1 on, and strides that are multiples of 16 bytes, found shape "
-                f"{tuple(self.shape)}, strides {tuple(self.strides)} of elements of {size} bytes"
+                f"{brief(tuple(self.shape))}, strides {brief(tuple(self.strides))} of elements of {size} bytes"
             )
         if self.padding not in ("zero", "nan"):
-            raise InvalidArgument(f"TensorDescriptor, padding: expected 'zero' or 'nan', found {self.padding!r}")
+            raise InvalidArgument(f"TensorDescriptor, padding: expected 'zero' or 'nan', found {brief(self.padding)}")
         if self.padding == "nan" and not (element_of(self.base) or "").startswith(("fp", "bf")):
             raise InvalidArgument(
                 f"TensorDescriptor, padding: expected 'nan' for floating numbers alone, found {element_of(self.base)}"

@@ -40,6 +40,7 @@ import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ringlaunch._check import spelled
 from ringlaunch._core import __version__
 from ringlaunch._hints import SCALARS, scalar
 from ringlaunch.errors import BadImage, Unsupported
@@ -136,6 +137,11 @@ class SavedFile(NamedTuple):
 
 def encode(value: Any, what: str) -> Any:
     """A constant as JSON has it; two that are written alike are the same to a kernel."""
+    if type(value) is int:
+        try:
+            str(value)
+        except ValueError:
+            raise Unsupported(f"{what}: {spelled(value)} has no place in a file") from None
     if value is None or type(value) in (bool, int, str):
         return value
     if isinstance(value, float):
@@ -486,4 +492,4 @@ def constant_text(value: Any) -> str:
             return f"({', '.join(constant_text(each) for each in parts)})"
         case {"dtype": str(name)} | {"function": str(name)}:
             return name
-    return repr(value)
+    return spelled(value)

@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ringlaunch import _core, _triton_file, _triton_saved_inline
-from ringlaunch._check import refused, shown
+from ringlaunch._check import brief, refused, shown
 from ringlaunch._client import Client
 from ringlaunch._hints import SCALARS, TensorOf, check, element_of, scalar, tensor_of
 from ringlaunch._mode import mode_number
@@ -218,7 +218,7 @@ class SavedKernel(CallPath):
 
     def _missing(self, held: list[int], bound: dict[str, Any], options: dict[str, Any]) -> str:
         asked = ", ".join(f"{param.name}: {_asked(param, bound[param.name])}" for param in self.params)
-        asked += "".join(f", {name}={value!r}" for name, value in options.items())
+        asked += "".join(f", {name}={brief(value)}" for name, value in options.items())
         lines = [_held(self.saved[number], self.params) for number in held[:_LISTED]]
         if len(held) > _LISTED:
             lines.append(f"and {len(held) - _LISTED} more")

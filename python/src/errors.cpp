@@ -2,9 +2,18 @@
 // ringlaunch/errors.py.
 #include "errors.hpp"
 
+#include "ref.hpp"
+
 namespace ringlaunch::python {
 
 namespace {
+
+// What stands for an object that has no repr(): an integer with more digits than Python writes has none.
+std::string without_repr(PyObject* object) {
+    if (!PyLong_Check(object)) return "an object without a repr";
+    const Ref bits(PyObject_CallMethod(reinterpret_cast<PyObject*>(&PyLong_Type), "bit_length", "O", object));
+    return "an integer of " + std::to_string(bits ? PyLong_AsSize_t(bits.get()) : 0) + " bits";
+}
 
 // Calls ringlaunch.errors.<function>(*args), which returns the exception to raise. Steals `args`.
 PyObject* raise_from(const char* function, PyObject* args) {
@@ -51,8 +60,9 @@ std::string short_repr(PyObject* object) {
     PyObject* repr = PyObject_Repr(object);
     Py_ssize_t length = 0;
     const char* text = repr == nullptr ? nullptr : PyUnicode_AsUTF8AndSize(repr, &length);
+    PyErr_Clear();
     std::string out =
-        text == nullptr ? "an object without a repr" : std::string(text, static_cast<std::size_t>(length));
+        text == nullptr ? without_repr(object) : std::string(text, static_cast<std::size_t>(length));
     Py_XDECREF(repr);
     PyErr_Clear();
     for (char& c : out)

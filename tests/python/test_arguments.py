@@ -12,6 +12,7 @@ import ringlaunch as rl
 
 ROUNDED = 2**24 + 1  # between two floats
 STRANGER = 65534  # a user
+LONG = 10**5000  # of more digits than Python writes
 
 
 @pytest.fixture
@@ -184,6 +185,12 @@ REFUSED = [
     (lambda t: t.kernel.bind(1, 1, stream=5), rl.ParamTypeError, "stream: expected a Stream, found 5"),
     (lambda t: t.kernel.bind(1, 1, shared=-1), rl.OutOfRange, "shared: expected an integer from 0"),
     (lambda t: t.kernel.bind(1, 1, shared="a"), rl.ParamTypeError, "shared: expected an integer, found 'a'"),
+    (lambda t: t.kernel[LONG], rl.OutOfRange, "grid: .* found an integer of 16610 bits"),
+    (
+        lambda t: t.kernel[1](t.buffer, 1.0, LONG),
+        rl.OutOfRange,
+        "kernel 'scale', parameter .*: .* found an integer of 16610 bits",
+    ),
     # what is made by others
     (lambda t: rl.Client(), rl.ParamTypeError, r"made by ringlaunch.connect\(\), not called"),
     (lambda t: rl.Client(5), rl.ParamTypeError, "not called"),
@@ -210,6 +217,8 @@ ODD = [
     b"x",
     "x",
     2**70,
+    pytest.param(LONG, id="10**5000"),
+    pytest.param([LONG], id="[10**5000]"),
     -1,
     1.5,
     float("nan"),

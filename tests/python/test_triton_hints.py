@@ -186,6 +186,10 @@ def numbers(x, half: rl.float16, single: rl.float32, y: rl.tensor[rl.float32]):
         ("single", Answers("1"), rl.ParamTypeError, r"'single': expected a number for float32, found .*Answers"),
         ("y", 2**64, rl.OutOfRange, r"'y': expected an address from 0 to 18446744073709551615, found 1844674407370955"),
         ("y", -1, rl.OutOfRange, r"'y': expected an address from 0 to 18446744073709551615, found -1"),
+        # Python does not write as many digits.
+        pytest.param("half", 10**5000, rl.OutOfRange, r"'half' .* found an integer of 16610 bits \(int\)", id="long"),
+        pytest.param("y", 10**5000, rl.OutOfRange, r"'y': .* found an integer of 16610 bits \(int\)", id="address"),
+        pytest.param("y", [10**5000], rl.ParamTypeError, r"'y': .* found an object without a repr", id="list"),
     ],
 )
 def test_numbers_that_no_float_and_no_address_holds_are_refused_by_name(x, name, value, error, text):

@@ -245,6 +245,19 @@ def test_variants_that_differ_in_alignment_or_constants_are_told_apart(kernel, x
     assert "BLOCK: 32)" in lines[3]
 
 
+def test_constants_that_python_does_not_write_are_refused_by_name(kernel, x):
+    long = 10**5000
+    refused = r"^kernel 'scale', {} '{}': expected a constant of at most \d+ digits, found an integer of 16610 bits"
+    for given, what in (({"BLOCK": long}, "parameter"), ({"num_warps": long}, "option")):
+        with pytest.raises(rl.OutOfRange, match=refused.format(what, *given)):
+            kernel[(1,)](x, 128, **given)
+        with pytest.raises(rl.OutOfRange, match=refused.format(what, *given)):
+            kernel.warmup(x, 128, **given, grid=(1,))
+    with pytest.raises(rl.OutOfRange, match=r"^kernel '\w+', grid: "):
+        kernel[(long,)](x, 128)
+    kernel[(1,)](x, 128)
+
+
 def test_variants_that_differ_print_differently(null, client, x):
     @rl.jit(do_not_specialize=["d"])
     def kinds(x, n, t, d, C: tl.constexpr):

@@ -143,6 +143,20 @@ def test_tuples_none_flags_and_constants_of_all_kinds(client, x, path):
         loaded[(1,)](x, None, (16, 2), 2.0, True, 2**63, False, (4, 5), tl.float64, "other", None)
 
 
+def test_what_python_does_not_write_is_in_no_file(client, x, path):
+    kernel, long = rl.wrap(many), 10**5000
+    usual = [x, None, (16, 2), 2.0, True, 2**63, False, (4, 5), tl.float16, "other", None]
+    kernel[(1,)](*usual)
+    loaded = saved(kernel, path)
+    for value, text in ((long, "an integer of 16610 bits"), ((long, 5), "an object without a repr")):
+        given = [*usual[:9], value, *usual[10:]]
+        with pytest.raises(rl.NotFound, match=f"holds no variant for .*NAME: {text}"):
+            loaded[(1,)](*given)
+    with pytest.raises(rl.NotFound, match="num_warps=an integer of 16610 bits"):
+        loaded[(1,)](*usual, num_warps=long)
+    loaded[(1,)](*usual)
+
+
 @pytest.mark.parametrize(
     "value", [0.0, -0.0, 1.0, 0.1, math.inf, -math.inf, math.nan, 1, True, None, "", "é", (), ((1,), 2.0)]
 )
