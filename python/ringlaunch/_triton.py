@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import copy
+import enum
 import functools
 import inspect
 import itertools
@@ -483,6 +484,7 @@ _core.triton_types(
     (tl.dtype,),
     (JITFunction, *(kind for name in ("JITFunction", "ConstexprFunction") if (kind := getattr(jit, name, None)))),
     tl.constexpr,
+    enum.Enum,
 )
 
 

@@ -13,7 +13,8 @@ namespace {
 // An object that stays equal to what it is.
 bool is_immutable(PyObject* object) {
     return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyBool_Check(object) ||
-           PyUnicode_CheckExact(object) || object == Py_None || PyType_Check(object);
+           PyUnicode_CheckExact(object) || object == Py_None || PyType_Check(object) ||
+           is_enum_member(Py_TYPE(object));
 }
 
 }  // namespace

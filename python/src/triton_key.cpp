@@ -34,7 +34,21 @@ bool add_types(PyObject* list, std::vector<PyTypeObject*>& out) {
     return true;
 }
 
+// Triton keeps constants by hash and equality, and these have the same for as long as they live.
+bool stays_itself(PyObject* object) {
+    if (PyType_Check(object)) return Py_TYPE(object)->tp_hash == PyType_Type.tp_hash;
+    return PyFunction_Check(object) || is_enum_member(Py_TYPE(object));
+}
+
 }  // namespace
+
+bool is_enum_member(PyTypeObject* type) {
+    static PyObject* const name = PyUnicode_InternFromString("__hash__");
+    PyTypeObject* const base = constant_types.enum_type;
+    return base != nullptr && PyType_IsSubtype(type, base) != 0 &&
+           (type->tp_hash == PyLong_Type.tp_hash || type->tp_hash == PyUnicode_Type.tp_hash ||
+            _PyType_Lookup(type, name) == _PyType_Lookup(base, name));
+}
 
 std::uint64_t Key::hash() const noexcept {
     std::uint64_t hash = mix(settings_, std::bit_cast<std::uint64_t>(session_));
@@ -235,17 +249,37 @@ bool Key::constant_slowly(PyObject* arg) {
         Py_DECREF(hash);
         return ok;
     }
-    return false;
+    if (stays_itself(arg)) return put(Tag::object_value) && hold(arg);
+    return number_of_c(arg);
+}
+
+// NumPy's numbers, which nothing changes, by value and type.
+bool Key::number_of_c(PyObject* arg) {
+    PyTypeObject* const type = Py_TYPE(arg);
+    if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0 || type->tp_hash == PyObject_HashNotImplemented)
+        return false;
+    if (PyFloat_Check(arg))
+        return put(Tag::real_of) && word(std::bit_cast<std::uint64_t>(PyFloat_AS_DOUBLE(arg))) &&
+               hold(reinterpret_cast<PyObject*>(type));
+    if (PyIndex_Check(arg) == 0) return false;
+    PyObject* const number = PyNumber_Index(arg);
+    if (number == nullptr) return false;
+    int overflow = 0;
+    const long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
+    Py_DECREF(number);
+    return overflow == 0 && put(Tag::int_of) && word(static_cast<std::uint64_t>(value)) &&
+           hold(reinterpret_cast<PyObject*>(type));
 }
 
 PyObject* set_types(PyObject*, PyObject* args) {
-    PyObject *by_identity = nullptr, *functions = nullptr, *constexpr_type = nullptr;
-    if (!PyArg_ParseTuple(args, "O!O!O!", &PyTuple_Type, &by_identity, &PyTuple_Type, &functions,
-                          &PyType_Type, &constexpr_type) ||
+    PyObject *by_identity = nullptr, *functions = nullptr, *constexpr_type = nullptr, *enum_type = nullptr;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!", &PyTuple_Type, &by_identity, &PyTuple_Type, &functions,
+                          &PyType_Type, &constexpr_type, &PyType_Type, &enum_type) ||
         !add_types(by_identity, constant_types.by_identity) ||
         !add_types(functions, constant_types.functions))
         return nullptr;
     constant_types.constexpr_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(constexpr_type));
+    constant_types.enum_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(enum_type));
     Py_RETURN_NONE;
 }
 

@@ -60,7 +60,9 @@ enum class Tag : std::uint8_t {
     int_value,
     real_value,
     string_value,
-    object_value,    // known by its identity
+    object_value,  // known by its identity
+    int_of,        // a number of another type than Python's own; a word names the type
+    real_of,
     function_value,  // by its identity and that of its hash
     wrapped,         // tl.constexpr, followed by what it holds
     option = 64,     // followed by the option's number and its value
@@ -92,10 +94,14 @@ struct ConstantTypes {
     std::vector<PyTypeObject*> by_identity;  // immutable ones: tl.dtype
     std::vector<PyTypeObject*> functions;    // JITFunction and the like, which have a `hash`
     PyTypeObject* constexpr_type = nullptr;
+    PyTypeObject* enum_type = nullptr;
 };
 extern ConstantTypes constant_types;
-// triton_types(by_identity, functions, constexpr): the types of Triton's objects that may be constants.
+// triton_types(by_identity, functions, constexpr, Enum): the types of Triton's objects that may be constants.
 PyObject* set_types(PyObject*, PyObject* args);
+
+// Of members of an enumeration whose hash is that of their name, of an int or of a str.
+bool is_enum_member(PyTypeObject* type);
 
 // A tensor descriptor among the arguments.
 struct Descriptor {
@@ -137,8 +143,10 @@ class Key {
     }
     bool runtime(PyObject* arg, std::uint8_t flags);
     bool constant(PyObject* arg);
+    // Of an option Triton reads the text, which objects may change.
     bool option(std::uint8_t number, PyObject* value) {
-        return put(Tag::option) && put(number) && constant(value);
+        const std::uint32_t held = held_count_;
+        return put(Tag::option) && put(number) && constant(value) && held == held_count_;
     }
     // A parameter that is compiled in.
     bool constexpr_leaf(PyObject* arg) { return constant(arg) && leaf(LeafKind::constant, 0); }
@@ -256,6 +264,7 @@ class Key {
     bool tuple(PyObject* arg, bool of_constants);
     bool string(PyObject* arg);
     bool constant_slowly(PyObject* arg);
+    bool number_of_c(PyObject* arg);
     std::size_t tag_words() const noexcept { return (tag_count_ + 7) / 8; }
     std::uint64_t tags_at(std::uint32_t i) const noexcept {
         std::uint64_t word;

@@ -2,6 +2,7 @@
 nothing and lists what it was given. Each checks by itself and prints its name last."""
 
 import ctypes
+import enum
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import threading
 
+import numpy as np
 import triton
 import triton.language as tl
 from saved_program import CALLS, launched
@@ -41,6 +43,32 @@ def twice(a):
 @triton.jit
 def calling(x, a, F: tl.constexpr):
     tl.store(x, F(a))
+
+
+class Order(enum.IntEnum):
+    FIRST = 1
+    SECOND = 2
+
+
+class Named(enum.Enum):
+    FIRST = "first"
+    SECOND = "second"
+
+
+@triton.jit
+def silent(x, a, F: tl.constexpr):
+    pass
+
+
+ORDER, NAME = tl.constexpr(Order.SECOND), tl.constexpr(Named.FIRST)
+
+
+@triton.jit
+def chosen(x, a, F: tl.constexpr):
+    if F == ORDER:
+        tl.store(x, a + 2)
+    elif F == NAME:
+        tl.store(x, a)
 
 
 FACTOR = tl.constexpr(5)
@@ -424,6 +452,26 @@ def variants_of_devices():
     one, other = (repr(variant) for variant in kernel.cache)
     assert ", inline on device 0, " in one and other == one.replace("device 0", "device 1"), (one, other)
     assert kernel._slow_calls == 2
+
+
+def constants_that_stay_what_they_are():
+    """Members of enumerations, types, functions and numbers of NumPy are found again, and are to the kernel what they
+    are to Triton's."""
+    takes(8, 4, 8, 8)
+    wrapped(chosen)[(1,)](x, 5, 3)  # the first launch of a program
+    numbers = [np.float64(2.5), np.float64(-0.0), np.int64(3)]  # which Triton compares with nothing
+    values = [(chosen, each) for each in (*Order, *Named, Order, int, outcome)] + [(silent, each) for each in numbers]
+    for plain, value in values:
+        for kernel in (wrapped(plain), rl.jit(plain.fn, mode="embedded")):
+            for given in (value, tl.constexpr(value)):
+                theirs = plain[(1,)](x, 5, given).asm["ttir"]
+                assert kernel[(1,)](x, 5, given).asm["ttir"] == theirs, given
+                before = kernel._slow_calls
+                found = [kernel[(n,)](x, 5, given).asm["ttir"] for n in range(1, 4)]
+                found.append(kernel[(1,)](x, 5, F=given).asm["ttir"])
+                assert found == [theirs] * 4 and kernel._slow_calls == before, given
+    (one,) = {kernel[(1,)](x, 5, np.float64(2.5)) for _ in range(3)}
+    assert one is kernel[(1,)](x, 5, F=np.float64("2.5"))
 
 
 def addresses_beyond_64_bits():

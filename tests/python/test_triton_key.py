@@ -1,5 +1,6 @@
 """The key of a Triton kernel's call holds at least as much of the arguments as Triton's own specialization."""
 
+import dataclasses
 import enum
 import math
 
@@ -62,6 +63,43 @@ class Choice(enum.IntEnum):
     SIXTEEN = 16
 
 
+class Other(enum.IntEnum):
+    ONE = 1
+
+
+class Named(enum.Enum):
+    ONE = 1
+    TEXT = "relu"
+
+
+class Text(enum.StrEnum):
+    ONE = "1"
+
+
+class Bits(enum.Flag):
+    LOW = 1
+    HIGH = 2
+
+
+class Watched(enum.Enum):
+    """Triton's key of which is what it answers."""
+
+    ONE = 1
+    number = 0
+
+    def __hash__(self):
+        return Watched.number
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    a: int = 1
+
+
+def function():
+    pass
+
+
 @pytest.fixture(scope="module")
 def buffers(null):
     """Of every element type, divisible by 16 and not."""
@@ -94,7 +132,10 @@ CONSTANTS = [
     *((), (1,), (1.0,), (True,), (1, (2, "x")), (1, 2), ((1,), 2), tl.float32, tl.float16, tl.int32),
     *(tl.constexpr(1), tl.constexpr(1.0), tl.constexpr("1"), tl.constexpr(tl.float32)),
     *(callee, other_callee, our_callee),
-    *(Choice.ONE, Choice.SIXTEEN, np.float64(1.0), np.int32(16)),
+    *(Choice.ONE, Choice.SIXTEEN, Other.ONE, Named.ONE, Named.TEXT, Text.ONE, Bits.LOW, Bits.HIGH | Bits.LOW),
+    *(np.float64(1.0), np.float64(0.0), np.float64(-0.0), np.float64("nan"), np.float32(1), np.int32(16), np.int64(16)),
+    *(np.uint8(16), np.True_, int, float, Choice, Frozen(), function, tl.constexpr(Named.ONE), tl.constexpr(int)),
+    *((Named.ONE, 1), (int, float), (np.float64(1.0),)),
 ]
 
 
@@ -246,6 +287,30 @@ def test_a_function_of_ours_is_a_constant_with_its_source(wrapped):
         finally:
             our_callee._unsafe_update_src(source)
         assert len(keys) == 3 and our_callee.cache_key == held[0]
+
+
+def test_constants_that_stay_what_they_are_have_a_key(wrapped):
+    kernel = wrapped["compiled_in"]
+    different = [1, 1.0, "1", Choice.ONE, Other.ONE, Named.ONE, Named.TEXT, Text.ONE, Bits.LOW, Bits.HIGH | Bits.LOW]
+    different += [np.float64(1.0), np.float64(-0.0), np.float64(0.0), np.int32(1), np.int64(1), np.uint8(1)]
+    different += [int, float, Choice, function, tl.float32, (Named.ONE,), (np.float64(1.0),), tl.constexpr(Named.ONE)]
+    keys = [one(kernel, value, 0)[0] for value in different]
+    assert len(set(keys)) == len(different)
+    assert keys == [one(kernel, value, 0)[0] for value in different]
+    assert one(kernel, np.float64("nan"), 0)[0] == one(kernel, np.float64("nan"), 0)[0]
+
+
+def test_constants_that_may_change_have_none(wrapped):
+    kernel = wrapped["compiled_in"]
+    for value in (Watched.ONE, Frozen(), [1], {}, np.zeros(()), np.zeros(3), object(), 1j, np.uint64(2**63)):
+        assert one(kernel, value, 0) is None
+        assert one(kernel, (1, value), 0) is None
+
+
+def test_options_are_of_what_their_text_is(wrapped):
+    kernel = wrapped["plain"]
+    for value in (Choice.ONE, Named.ONE, int, function, np.int64(4)):
+        assert one(kernel, 2, 2, num_warps=value) is None
 
 
 def test_each_option_counts_whatever_its_place(wrapped):
