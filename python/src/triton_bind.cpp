@@ -41,13 +41,15 @@ constexpr std::size_t kMaxOptions = 255;
                 PyUnicode_InternInPlace(&interned);
                 core.option_names.push_back(Ref(interned));
             }
-            if (param) return nullptr;  // both at once: Triton's own code knows
-            to = static_cast<std::int16_t>(kFirstOption + static_cast<std::int16_t>(number));
+            if (param)
+                made.both.push_back({static_cast<std::uint16_t>(i), static_cast<std::uint8_t>(number)});
+            else
+                to = static_cast<std::int16_t>(kFirstOption + static_cast<std::int16_t>(number));
         }
-        if (to < 0 || to >= kFirstOption) made.options = true;
+        if (to < 0 || to >= kFirstOption || !made.both.empty()) made.options = true;
         made.to.push_back(to);
     }
-    if (!made.to.empty() && made.to.size() <= core.params.size()) {
+    if (!made.to.empty() && made.to.size() <= core.params.size() && made.both.empty()) {
         std::size_t next = core.params.size() - made.to.size();
         for (const std::int16_t to : made.to)
             if (to >= 0 && static_cast<std::size_t>(to) == next) ++next;

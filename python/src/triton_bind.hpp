@@ -98,6 +98,8 @@ inline bool encode(const Core& core, const Bound& bound, PyObject* const* keywor
             if (to >= kFirstOption && !key.option(static_cast<std::uint8_t>(to - kFirstOption), keywords[i]))
                 return false;
         }
+        for (const Names::Both& each : bound.names->both)
+            if (!key.option(each.option, keywords[each.keyword])) return false;
     }
     key.finish(settings);
     return true;

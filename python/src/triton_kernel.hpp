@@ -31,6 +31,12 @@ inline constexpr std::int16_t kFirstOption = 1 << 12;
 struct Names {
     Ref tuple;
     std::vector<std::int16_t> to;
+    // Parameters named like an option are both, where they are given by keyword, as in Triton.
+    struct Both {
+        std::uint16_t keyword;  // its number among those of the call
+        std::uint8_t option;
+    };
+    std::vector<Both> both;
     bool options = false;  // some are for others than parameters
     // With so many by position before them they are the parameters behind those, in order, to the last.
     std::size_t behind = kNowhere;

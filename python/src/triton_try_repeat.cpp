@@ -35,6 +35,8 @@ bool list_given(const Core& core, const Bound& bound, PyObject* const* args, Py_
         else
             options.push_back({args[given + i], place(given + i), kConstexpr});
     }
+    for (const Names::Both& each : bound.names->both)
+        options.push_back({args[given + each.keyword], place(given + each.keyword), kConstexpr});
     return true;
 }
 

@@ -41,6 +41,11 @@ def named_like_run(x, grid):
     pass
 
 
+@triton.jit
+def named_like_options(x, n, num_warps: tl.constexpr, num_stages: tl.constexpr = 3):
+    tl.store(x, n + num_warps * num_stages)
+
+
 def outcome(call):
     """Which kernel a call answers, by what it was compiled of; or its error."""
     try:
@@ -177,6 +182,25 @@ def keywords():
         return found
 
     same(named_like_run, act)
+
+
+def parameters_named_like_options():
+    """Set these, too, by keyword, and by position they do not; to Triton both are one, and the first call decides."""
+    takes(8, 4, 8, 8)
+    calls = [((8, 2), {}), ((8,), {"num_stages": 2}), ((), {"num_warps": 8}), ((2,), {}), ((), {"num_warps": 2})]
+
+    for order in (calls, calls[::-1], calls[2:] + calls[:2]):
+
+        def act(kernel, order=order):
+            found = []
+            for args, keywords in order:
+                for n in (5, 7):
+                    of = kernel[(1,)](x, n, *args, **keywords)
+                    found.append((of.hash, of.metadata.num_warps, of.metadata.num_stages))
+            return found
+
+        same(named_like_options, act)
+        assert quick_calls(named_like_options, act)
 
 
 def compilations():

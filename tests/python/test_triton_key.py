@@ -55,7 +55,12 @@ def compiled_in(a: tl.constexpr, b: tl.constexpr, c=7, d: tl.constexpr = "text")
     pass
 
 
-KERNELS = {each.__name__: each for each in (plain, unspecialized, annotated, compiled_in)}
+@triton.jit
+def named_like_options(a, num_warps: tl.constexpr, num_stages=3):
+    pass
+
+
+KERNELS = {each.__name__: each for each in (plain, unspecialized, annotated, compiled_in, named_like_options)}
 
 
 class Choice(enum.IntEnum):
@@ -171,6 +176,9 @@ def calls(name, buffers):
             st.tuples(integers, floats, integers, pointers, st.sampled_from(buffers), value),
             st.fixed_dictionaries({}, optional={"num_warps": st.sampled_from([1, 4]), "debug": st.booleans()}),
         )
+    if name == "named_like_options":
+        keywords = {"num_warps": constant, "num_stages": value, "num_ctas": st.sampled_from([1, 2])}
+        return st.tuples(st.tuples(value), st.fixed_dictionaries({}, optional=keywords))
     options = {
         "num_warps": st.sampled_from([1, 2, True]),
         "num_stages": st.sampled_from([3, 3.0]),
@@ -325,6 +333,20 @@ def test_each_option_counts_whatever_its_place(wrapped):
     ]
     keys = [one(kernel, 2, 2, **call)[0] for call in calls]
     assert len(set(keys)) == len(calls)
+
+
+def test_a_parameter_named_like_an_option_is_both_by_keyword(wrapped):
+    kernel = wrapped["named_like_options"]
+    calls = [((2, 8), {}), ((2, 4), {}), ((2,), {"num_warps": 8}), ((2,), {"num_warps": 4}), ((2, 8, 3), {})]
+    calls += [((2, 8), {"num_stages": 5}), ((2, 8), {"num_stages": 7}), ((2,), {"num_warps": 8, "num_stages": 5})]
+    calls += [((2, 8), {"num_ctas": 2}), ((2, 8), {"num_ctas": 2, "num_stages": 5})]
+    keys = [one(kernel, *args, **keywords)[0] for args, keywords in calls]
+    assert keys[4] == keys[0]  # its default
+    assert len(set(keys)) == len(calls) - 1  # 5 and 7 are one as parameters, and two as options
+    assert one(kernel, num_warps=8, a=2)[0] == keys[2]
+    assert one(kernel, 2, 8, num_warps=8) is None  # given twice
+    assert one(kernel, 2, num_warps=Named.ONE) is None is one(kernel, 2, 8, num_stages=Choice.SIXTEEN)
+    assert one(kernel, 2, Named.ONE) is not None
 
 
 def test_defaults_and_keywords_are_the_arguments_they_stand_for(wrapped):

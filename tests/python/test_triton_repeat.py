@@ -34,7 +34,12 @@ def compiled_in(a, b: tl.constexpr, c=7, d=2.5, e: tl.constexpr = "text"):
     pass
 
 
-KERNELS = {each.__name__: each for each in (plain, unspecialized, annotated, compiled_in)}
+@triton.jit
+def named_like_options(a, b: tl.constexpr, num_warps=7, num_stages: tl.constexpr = 2):
+    pass
+
+
+KERNELS = {each.__name__: each for each in (plain, unspecialized, annotated, compiled_in, named_like_options)}
 USUAL = [0, 1, 2, 3, 15, 16, 32, -1, -16, -17, 1000, 1001, 2**30 - 1, -(2**30) + 1, 0.0, 1.0, -0.5, 1e300, math.nan]
 UNUSUAL = [True, False, None, 2**30, 2**31, -(2**31), 2**40, 2**63, 2**64 - 1, (1, 2), (), "text", np.float64(1.0)]
 UNUSUAL += [tl.constexpr(1), tl.float32, tl.float16, np.int32(16)]
@@ -47,9 +52,12 @@ def check_pairs(name, kernel, memory):
     """Pairs of calls at random, the second much like the first. How many were taken for one, and how many not."""
     value = st.one_of(st.sampled_from(memory), st.sampled_from(USUAL + memory), st.sampled_from(USUAL + UNUSUAL))
     constant = st.sampled_from(CONSTANTS)
-    positional = [value, constant if name == "compiled_in" else value]
+    compiles_in = name in ("compiled_in", "named_like_options")
+    positional = [value, constant if compiles_in else value]
     optional = dict(OPTIONS)
-    if name == "compiled_in":
+    if name == "named_like_options":
+        optional["maxnreg"] = st.sampled_from([64, 128])
+    elif compiles_in:
         optional |= {"c": value, "d": value, "e": constant}
     else:
         positional += [value] * 3
@@ -134,6 +142,8 @@ def test_the_usual_calls_are_taken_for_one_like_another(buffers):
     assert is_taken("unspecialized", (1, 16, 3, 17, x), (16, 3, 1, 5, y))
     assert is_taken("compiled_in", (x, 64), (y, int("64")), c=5, e="text")
     assert is_taken("compiled_in", (x, tl.float32), (y, tl.float32), c=5)
+    assert is_taken("named_like_options", (x, 64), (y, 64), num_stages=5)
+    assert is_taken("named_like_options", (x, 64), (y, 64), num_warps=5, num_stages=3)
     assert not is_taken("compiled_in", (x, 64), (y, 65))
     assert not is_taken("compiled_in", (x, 1), (y, True))
     assert not is_taken("plain", (x, 2, 3, 4, 5), (x, 2, 3, 4, 1))

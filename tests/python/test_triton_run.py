@@ -85,6 +85,11 @@ def named_like_an_option(x, num_warps):
     tl.store(x, num_warps)
 
 
+@triton.jit
+def named_like_options(x, n, num_warps: tl.constexpr, num_stages: tl.constexpr = 3):
+    tl.store(x, n + num_warps * num_stages)
+
+
 @pytest.fixture
 def x(client):
     return client.zeros(128)
@@ -148,6 +153,50 @@ def test_a_parameter_named_like_an_option_sets_it_by_keyword_alone(x):
 
         found = same(named_like_an_option, act)
         assert found == [4, 4] if order is calls else [8, 8]
+
+
+CALLS_OF_OPTIONS = [
+    ((5, 8, 2), {}),
+    ((5, 8), {"num_stages": 2}),
+    ((5,), {"num_stages": 5, "num_warps": 8}),
+    ((5,), {"num_warps": 2}),
+    ((5, 2), {}),
+    ((5, 2), {"num_ctas": 1}),
+    ((5,), {"num_warps": 4, "enable_fp_fusion": False}),
+    ((16, 8), {"num_stages": 4}),
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parameters_named_like_options_are_quick_and_as_in_triton_in_any_order(x, seed):
+    order = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(CALLS_OF_OPTIONS)), 3))
+
+    def act(kernel):
+        found = []
+        for i in order:
+            args, keywords = CALLS_OF_OPTIONS[i]
+            compiled = kernel[(1,)](x, *args, **keywords)
+            options = compiled.metadata
+            found.append((compiled.hash, options.num_warps, options.num_stages, options.enable_fp_fusion))
+        return found
+
+    same(named_like_options, act)
+    kernel = rl.wrap(triton.jit(named_like_options.fn), mode="daemon")
+    first = act(kernel)
+    assert kernel._slow_calls == len(CALLS_OF_OPTIONS)  # of each kind one
+    assert act(kernel) == first and kernel._slow_calls == len(CALLS_OF_OPTIONS)
+
+
+def test_a_configuration_that_sets_a_parameter_named_like_an_option_is_quick(x):
+    tuned = rl.wrap(
+        triton.autotune([triton.Config({}, num_warps=2, num_stages=5)], key=[])(triton.jit(named_like_options.fn)),
+        mode="daemon",
+    )
+    for _ in range(5):
+        compiled = tuned[(1,)](x, 5)
+        assert (compiled.metadata.num_warps, compiled.metadata.num_stages) == (2, 5)
+        assert compiled.src.constants[(2,)] == 2
+    assert tuned.fn._slow_calls == 1
 
 
 @pytest.mark.parametrize("value", [[1, 2], {}, float("nan")], ids=repr)
