@@ -58,7 +58,8 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
     InvalidArgument
         No such mode; a client, and a mode that has none.
     Unsupported
-        Triton is not installed; a kernel of Gluon.
+        Triton is not installed; a kernel of Gluon, or of another type that has a `run`, or other parts of a
+        call, of its own.
 
     Examples
     --------
@@ -122,7 +123,8 @@ def install(mode: str | None = None, client: Client | None = None) -> None:
     The program stays as it is: `kernel[grid](...)`, `kernel.run(...)` and `kernel.warmup(...)` of all functions of
     `triton.jit`, decorated before or after this, here or in a library, alone or under `triton.autotune` and
     `triton.heuristics`. A kernel that `wrap` was given a mode or client for keeps it. What ringlaunch has no launch for
-    (kernels of Gluon, kernels under TRITON_INTERPRET, what torch.compile makes of kernels) goes Triton's way.
+    (kernels of Gluon, kernels under TRITON_INTERPRET, what torch.compile makes of kernels) goes Triton's way. A `run`
+    that the program puts into a kernel, a tuner or their types after this is called, as by Triton.
 
     `python -m ringlaunch run script.py` does it for a script.
 

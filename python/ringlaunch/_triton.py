@@ -289,7 +289,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
     def run(self, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         """What Autotuner, Heuristics and `warmup` call."""
         if not warmup:
-            return self[grid](*args, **kwargs)
+            return self._grid(grid)(*args, **kwargs)
         stream = None if "stream" in self.arg_names else kwargs.pop("stream", None)
         values = (*args, *kwargs.values())
         if mode_of(self, values, stream) == "inline":
@@ -622,7 +622,7 @@ def _finish(
     if (variant := kernel._held(core)) is not None:
         return _launch(kernel, variant, grid, stream, bound)
     options = {name: value for name, value in kwargs.items() if name not in bound}
-    return kernel[grid](**bound, **options)
+    return kernel._grid(grid)(**bound, **options)
 
 
 def _refuse_unwritten(kernel: str, bound: dict[str, Any], kwargs: dict[str, Any]) -> None:
@@ -672,6 +672,18 @@ def jit_and_wrap(fn: Any, client: Client | None, mode: str | None, options: dict
     return wrap(triton.jit(fn, **options), client, mode)
 
 
+def _refuse_type(kernel: jit.JITFunction) -> None:
+    """A type that does some of a call in its own way would do none of it here."""
+    kind = type(kernel)
+    own = {name for each in kind.__mro__[: kind.__mro__.index(jit.JITFunction)] for name in vars(each)}
+    known = {name for name in dir(jit.JITFunction) if not name.startswith("__") or name == "__getitem__"}
+    if replaced := sorted(own & known):
+        raise Unsupported(
+            f"kernel {kernel.__name__!r}: its type, {kind.__module__}.{kind.__qualname__}, has {', '.join(replaced)} "
+            "of its own, which a call through ringlaunch would not ask; call it without, as Triton's"
+        )
+
+
 def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> Any:
     """See `ringlaunch.wrap`."""
     mode = check_mode(mode, client)
@@ -682,6 +694,7 @@ def wrap(kernel: Any, client: Client | None = None, mode: str | None = None) -> 
     if isinstance(kernel, jit.JITFunction):
         if kernel.is_gluon():
             raise Unsupported(f"kernel {kernel.__name__!r}: kernels of Gluon are not launched through ringlaunch")
+        _refuse_type(kernel)
         return JITFunction(kernel, client, mode)
     if isinstance(kernel, autotuner.Autotuner):
         made = copy.copy(kernel)

@@ -1,8 +1,8 @@
 """Every Triton kernel of a program through ringlaunch, and back.
 
 Kernels stay what they are. A kernel's twin, which `wrap` makes of it, stands in the kernel's own dict; JITFunction's
-`__getitem__` and `run` lead to it. An Autotuner runs its kernel by that and needs nothing but another way to measure,
-where the kernel runs in the daemon.
+`__getitem__` and `run` lead to it. Where a program puts another `run` into a kernel or a type, that is the call. An
+Autotuner runs its kernel by that and needs nothing but another way to measure, where the kernel runs in the daemon.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def install(mode: str | None, client: Client | None) -> None:
     with _lock:
         uninstall()
         _mode, _client, _plain_run = mode, client, jit.JITFunction.run
-        subscript = _core.triton_subscript(jit.JITFunction, _TWIN, _make_twin, jit.JITFunction.__getitem__)
+        subscript = _core.triton_subscript(jit.JITFunction, _TWIN, _make_twin, jit.JITFunction.__getitem__, _run)
         _replaced.append(_Replaced(jit.JITFunction, "__getitem__", subscript))
         _replaced.append(_Replaced(jit.JITFunction, "run", _run))
         _replaced.append(_Replaced(autotuner.Autotuner, "__getitem__", _triton_tune.subscript))
@@ -89,7 +89,7 @@ def _make_twin(kernel: Any) -> _triton.JITFunction | None:
         if not isinstance(kernel, _triton.JITFunction):
             try:
                 twin = _triton.wrap(kernel, _client, _mode)
-            except Unsupported:  # of Gluon
+            except Unsupported:  # of Gluon, or of a type that runs in another way
                 twin = None
         if _replaced:  # and not taken back meanwhile
             kernel.__dict__[_TWIN] = twin
@@ -107,7 +107,7 @@ def _run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         twin = _make_twin(self)
     if twin is None:
         return _plain_run(self, *args, grid=grid, warmup=warmup, **kwargs)
-    return twin.run(*args, grid=grid, warmup=warmup, **kwargs)
+    return _triton.JITFunction.run(twin, *args, grid=grid, warmup=warmup, **kwargs)
 
 
 _run.__module__, _run.__qualname__ = _plain_run.__module__, _plain_run.__qualname__  # for messages of Python's own

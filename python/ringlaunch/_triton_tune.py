@@ -25,7 +25,8 @@ from ringlaunch._triton_mode import mode_of_values
 _MISSING = object()
 _QUICK = "_ringlaunch_quick"
 _triton_run = Autotuner.run
-_plain_subscript = KernelInterface.__getitem__
+_subscript_of_run = KernelInterface.__getitem__
+_core.triton_subscript_of_run(_subscript_of_run)
 _installed: list[weakref.ref[Autotuner]] = []  # Triton's own that have a call of ours
 
 
@@ -46,7 +47,7 @@ def subscript(tuner: Autotuner, grid: Any) -> Any:
     if quick is None or quick.state is not tuner.__dict__:  # new, or a copy of another
         quick = _make_quick(tuner)
         if quick is None:
-            return _plain_subscript(tuner, grid)
+            return _subscript_of_run(tuner, grid)
     return quick[grid]
 
 
@@ -57,9 +58,7 @@ def _make_quick(tuner: Autotuner) -> _core.TritonTuned | None:
     names = tuple(tuner.arg_names)
     if _OPTIONS is None or {"grid", "warmup"} & set(names):
         return None
-    quick = _core.TritonTuned(
-        tuner.__dict__, names, None, Config, _OPTIONS, tuner.run, -1, False, tuner, _plain_subscript
-    )
+    quick = _core.TritonTuned(tuner.__dict__, names, None, Config, _OPTIONS, tuner.run, -1, False, tuner)
     tuner.__dict__[_QUICK] = quick
     if not isinstance(tuner, TunedKernel):
         _installed[:] = [known for known in _installed if known() is not None]

@@ -2,6 +2,7 @@
 
 #include "ref.hpp"
 #include "triton_kernel.hpp"
+#include "triton_subscript.hpp"
 
 namespace ringlaunch::python::triton {
 
@@ -12,6 +13,7 @@ namespace {
 PyObject* name_twin = nullptr;
 PyObject* make_twin = nullptr;  // make_twin(kernel) -> twin or None, which then stands in its dict
 PyObject* original_subscript = nullptr;
+PyObject* installed_run = nullptr;
 
 PyObject* subscript_plain(PyObject* self, PyObject* grid) {
     Ref dict(PyObject_GenericGetDict(self, nullptr));
@@ -24,8 +26,10 @@ PyObject* subscript_plain(PyObject* self, PyObject* grid) {
         twin = Ref(PyObject_CallOneArg(make_twin, self));
         if (!twin) return nullptr;
     }
-    if (twin.get() == Py_None) return PyObject_CallFunctionObjArgs(original_subscript, self, grid, nullptr);
-    return PyObject_GetItem(twin.get(), grid);
+    if (twin.get() == Py_None ||
+        !as_kernel(twin.get())->core->own_run.is_usual(Py_TYPE(self), dict.get(), installed_run)) [[unlikely]]
+        return PyObject_CallFunctionObjArgs(original_subscript, self, grid, nullptr);
+    return grid_of(twin.get(), grid);
 }
 
 PyMethodDef subscript_method = {"__getitem__", subscript_plain, METH_O,
@@ -34,13 +38,14 @@ PyMethodDef subscript_method = {"__getitem__", subscript_plain, METH_O,
 }  // namespace
 
 PyObject* set_subscript(PyObject*, PyObject* args) {
-    PyObject *type = nullptr, *name = nullptr, *make = nullptr, *original = nullptr;
-    if (!PyArg_ParseTuple(args, "O!UOO", &PyType_Type, &type, &name, &make, &original)) return nullptr;
+    PyObject *type = nullptr, *name = nullptr, *make = nullptr, *original = nullptr, *run = nullptr;
+    if (!PyArg_ParseTuple(args, "O!UOOO", &PyType_Type, &type, &name, &make, &original, &run)) return nullptr;
     Py_INCREF(name);
     PyUnicode_InternInPlace(&name);
     Py_XSETREF(name_twin, name);
     Py_XSETREF(make_twin, Py_NewRef(make));
     Py_XSETREF(original_subscript, Py_NewRef(original));
+    Py_XSETREF(installed_run, Py_NewRef(run));
     return PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(type), &subscript_method);
 }
 

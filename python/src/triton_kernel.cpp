@@ -77,6 +77,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     core.refresh = Ref::borrowed(refresh);
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
+    if (run != nullptr) core.usual_run = Ref::borrowed(usual_run(Py_TYPE(self)));
     if (!watch_own(core, nullptr) && PyErr_Occurred() != nullptr) return nullptr;
     core.mode = static_cast<Mode>(mode);
     core.of_triton = run != nullptr;
@@ -192,7 +193,7 @@ int visit_core(Core& core, const Visit& visit) {
     for (const ParamInfo& param : core.params)
         if (const int stop = each(param.default_value); stop != 0) return stop;
     for (const Ref* ref : {&core.run, &core.slow, &core.finish, &core.refresh, &core.scratch, &core.own_dict,
-                           &core.default_stream})
+                           &core.usual_run, &core.default_stream})
         if (const int stop = each(*ref); stop != 0) return stop;
     for (const std::vector<Ref>* list : {&core.watched, &core.hooks})
         for (const Ref& held : *list)
@@ -233,11 +234,17 @@ void kernel_dealloc(PyObject* self) {
 }
 
 PyMethodDef kernel_methods[] = {
-    {"_bind", kernel_bind, METH_VARARGS, nullptr},        {"_add", kernel_add, METH_VARARGS, nullptr},
-    {"_forget", kernel_forget, METH_O, nullptr},          {"_capture", kernel_capture, METH_O, nullptr},
-    {"_default", kernel_default, METH_O, nullptr},        {"_launch", kernel_launch, METH_VARARGS, nullptr},
-    {"_key", kernel_key, METH_VARARGS, nullptr},          {"_repeat", kernel_repeat, METH_VARARGS, nullptr},
-    {"_variants", kernel_variants, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr},
+    {"_bind", kernel_bind, METH_VARARGS, nullptr},
+    {"_add", kernel_add, METH_VARARGS, nullptr},
+    {"_forget", kernel_forget, METH_O, nullptr},
+    {"_capture", kernel_capture, METH_O, nullptr},
+    {"_grid", grid_of, METH_O, nullptr},
+    {"_default", kernel_default, METH_O, nullptr},
+    {"_launch", kernel_launch, METH_VARARGS, nullptr},
+    {"_key", kernel_key, METH_VARARGS, nullptr},
+    {"_repeat", kernel_repeat, METH_VARARGS, nullptr},
+    {"_variants", kernel_variants, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
 };
 
 PyGetSetDef kernel_getters[] = {

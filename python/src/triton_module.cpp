@@ -12,6 +12,7 @@
 #include "triton_key.hpp"
 #include "triton_mode.hpp"
 #include "triton_names.hpp"
+#include "triton_own_run.hpp"
 #include "triton_region.hpp"
 #include "triton_settings.hpp"
 #include "triton_slow.hpp"
@@ -34,6 +35,7 @@ PyMethodDef functions[] = {
     {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
     {"triton_descriptor", set_descriptor, METH_O, nullptr},
     {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
+    {"triton_subscript_of_run", set_subscript_of_run, METH_O, nullptr},
     {"triton_streams", set_streams, METH_VARARGS, nullptr},
     {"triton_inline_load", load_inline, METH_NOARGS, nullptr},
     {"triton_inline_device", current_device, METH_NOARGS, nullptr},

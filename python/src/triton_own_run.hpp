@@ -21,8 +21,7 @@ class OwnRun {
   public:
     // `dict`: of an object of `type`. `usual`: what stands as `run` in the type where nobody has put another.
     bool is_usual(PyTypeObject* type, PyObject* dict, PyObject* usual) noexcept {
-        if (type->tp_version_tag == type_seen_ && version_of(dict) == dict_seen_ && dict_seen_ != 0)
-            [[likely]]
+        if (type->tp_version_tag == type_seen_ && version_of(dict) == dict_seen_) [[likely]]
             return true;
         return look(type, dict, usual);
     }
@@ -33,11 +32,17 @@ class OwnRun {
     bool look(PyTypeObject* type, PyObject* dict, PyObject* usual) noexcept;
 
     unsigned type_seen_ = kNever;  // as its version
-    std::uint64_t dict_seen_ = 0;
+    std::uint64_t dict_seen_ = ~std::uint64_t{0};
 };
 
 // What stands as `run` in a type, borrowed; null: nothing.
 PyObject* usual_run(PyTypeObject* type) noexcept;
+
+// `object[grid]` as Triton has it: the call of whatever is the object's `run`.
+PyObject* subscript_of_run(PyObject* object, PyObject* grid);
+
+// triton_subscript_of_run(function): that, of Triton.
+PyObject* set_subscript_of_run(PyObject*, PyObject* function);
 
 // False: a Python error is set.
 bool intern_run();

@@ -74,18 +74,7 @@ std::size_t slot_of(const Dim3& dim, Py_ssize_t sides) {
     return (hash >> 16) % kCachedGrids;
 }
 
-}  // namespace
-
-PyType_Spec grid_spec = {
-    "ringlaunch._core.TritonGrid", sizeof(GridObject), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
-    grid_slots};
-
-PyObject* kernel_subscript(PyObject* self, PyObject* key) {
-    Core& core = *as_kernel(self)->core;
-    // A constant of the calling code.
-    if (core.last_grid != nullptr && core.last_grid->object == key) [[likely]]
-        return Py_NewRef(reinterpret_cast<PyObject*>(core.last_grid));
+[[gnu::noinline]] PyObject* find_grid(Core& core, PyObject* self, PyObject* key) {
     if (!core.slow) return set_named_error("InternalError", "a Triton kernel that was not bound");
     Dim3 dim{1, 1, 1};
     if (!read_plain_grid(key, dim)) return make_grid(self, key, dim, false);
@@ -101,6 +90,35 @@ PyObject* kernel_subscript(PyObject* self, PyObject* key) {
     core.last_grid = cached;
     Py_XDECREF(reinterpret_cast<PyObject*>(old));
     return made;
+}
+
+// Whether it is one of the calling code's constants, as most are.
+[[gnu::always_inline]] inline bool is_last(const Core& core, PyObject* key) noexcept {
+    return core.last_grid != nullptr && core.last_grid->object == key;
+}
+
+}  // namespace
+
+PyType_Spec grid_spec = {
+    "ringlaunch._core.TritonGrid", sizeof(GridObject), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    grid_slots};
+
+PyObject* grid_of(PyObject* self, PyObject* key) {
+    Core& core = *as_kernel(self)->core;
+    if (is_last(core, key)) [[likely]]
+        return Py_NewRef(reinterpret_cast<PyObject*>(core.last_grid));
+    return find_grid(core, self, key);
+}
+
+PyObject* kernel_subscript(PyObject* self, PyObject* key) {
+    Core& core = *as_kernel(self)->core;
+    if (core.usual_run && !core.own_run.is_usual(Py_TYPE(self), core.own_dict.get(), core.usual_run.get()))
+        [[unlikely]]
+        return subscript_of_run(self, key);
+    if (is_last(core, key)) [[likely]]
+        return Py_NewRef(reinterpret_cast<PyObject*>(core.last_grid));
+    return find_grid(core, self, key);
 }
 
 }  // namespace ringlaunch::python::triton

@@ -21,4 +21,7 @@ extern PyType_Spec grid_spec;
 // TritonKernel.__getitem__.
 PyObject* kernel_subscript(PyObject* self, PyObject* key);
 
+// The same, and the call is ringlaunch's, whatever stands as the kernel's `run`.
+PyObject* grid_of(PyObject* self, PyObject* key);
+
 }  // namespace ringlaunch::python::triton

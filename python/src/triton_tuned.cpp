@@ -52,8 +52,7 @@ struct Tuned {
     Ref config_type;                 // of configurations; None: they are dicts
     Ref options;                     // tuple of the names of what a configuration has beside its kwargs
     Ref run;                         // run(*args, grid=, warmup=, **kwargs): the whole call
-    Ref tuner, plain;                // plain(tuner, grid): with whatever is the tuner's `run`; may be none
-    Ref usual_run;                   // of the tuner's type
+    Ref tuner, usual_run;            // what has `state`, and the `run` of its type; may be none
     OwnRun own_run;                  // of the tuner
     std::vector<std::int16_t> keys;  // parameters that are in a key
     bool keys_of_state = false;      // they are those of the tuner, which may name others later
@@ -345,8 +344,7 @@ PyObject* tuned_call(PyObject* self, PyObject* const* args, std::size_t flags, P
 
 template <class Visit>
 int visit_tuned(const Tuned& tuned, const Visit& visit) {
-    for (const Ref* each :
-         {&tuned.state, &tuned.config_type, &tuned.run, &tuned.tuner, &tuned.plain, &tuned.usual_run})
+    for (const Ref* each : {&tuned.state, &tuned.config_type, &tuned.run, &tuned.tuner, &tuned.usual_run})
         if (*each)
             if (const int stop = visit(each->get()); stop != 0) return stop;
     for (const Dtype& each : tuned.dtypes)
@@ -369,15 +367,14 @@ void tuned_dealloc(PyObject* self) {
     Py_DECREF(type);
 }
 
-// TritonTuned(state, names, keys, config_type, options, run, keyed, short_types[, tuner, plain]). `keys`:
-// names, or None: those that `state` has. `tuner`, `plain`: where it may be given a `run` of its own; see
-// Tuned.
+// TritonTuned(state, names, keys, config_type, options, run, keyed, short_types[, tuner]). `keys`: names, or
+// None: those that `state` has. `tuner`: what has that, where it may be given a `run` of its own.
 PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
     PyObject *state = nullptr, *names = nullptr, *keys = nullptr, *config_type = nullptr, *options = nullptr,
-             *run = nullptr, *tuner = nullptr, *plain = nullptr;
+             *run = nullptr, *tuner = nullptr;
     int keyed = 0, short_types = 0;
-    if (!PyArg_ParseTuple(args, "O!O!OOO!Oip|OO", &PyDict_Type, &state, &PyTuple_Type, &names, &keys,
-                          &config_type, &PyTuple_Type, &options, &run, &keyed, &short_types, &tuner, &plain))
+    if (!PyArg_ParseTuple(args, "O!O!OOO!Oip|O", &PyDict_Type, &state, &PyTuple_Type, &names, &keys,
+                          &config_type, &PyTuple_Type, &options, &run, &keyed, &short_types, &tuner))
         return nullptr;
     if (keys != Py_None && !PyTuple_Check(keys)) return PyErr_Format(PyExc_TypeError, "expected names");
     const Ref no_keys(keys == Py_None ? PyTuple_New(0) : nullptr);
@@ -402,9 +399,8 @@ PyObject* tuned_new(PyTypeObject* type, PyObject* args, PyObject*) {
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fixed); ++i)
         if (const std::int16_t param = param_of(tuned, PyTuple_GET_ITEM(fixed, i)); param >= 0)
             tuned.keys.push_back(param);
-    if (plain != nullptr) {
+    if (tuner != nullptr) {
         tuned.tuner = Ref::borrowed(tuner);
-        tuned.plain = Ref::borrowed(plain);
         tuned.usual_run = Ref::borrowed(usual_run(Py_TYPE(tuner)));
     }
     return Py_NewRef(self.get());
@@ -415,7 +411,7 @@ PyObject* tuned_subscript(PyObject* self, PyObject* grid) {
     PyObject* tuner = tuned.tuner.get();
     if (tuner != nullptr && !tuned.own_run.is_usual(Py_TYPE(tuner), tuned.state.get(), tuned.usual_run.get()))
         [[unlikely]]
-        return PyObject_CallFunctionObjArgs(tuned.plain.get(), tuner, grid, nullptr);
+        return subscript_of_run(tuner, grid);
     PyObject* fn = PyDict_GetItemWithError(tuned.state.get(), name_fn);
     if (fn == nullptr) {
         if (PyErr_Occurred() == nullptr) PyErr_SetString(PyExc_AttributeError, "fn");

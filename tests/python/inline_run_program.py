@@ -11,9 +11,10 @@ from pathlib import Path
 import triton
 import triton.language as tl
 from saved_program import launched
-from stub_program import Tensor, entries, takes, x
+from stub_program import Tensor, entries, error_of, takes, x
 from triton import knobs
 from triton.runtime import _async_compile, driver
+from triton.runtime.jit import JITFunction
 
 import ringlaunch as rl
 
@@ -169,6 +170,83 @@ def hooks():
     seen, found = same(add_up, act)
     assert seen.count("in enter") == seen.count("in exit") == 3
     assert seen.count("enter") == seen.count("exit") == 2 and seen.count("stages") == 5 and len(set(found)) == 3
+
+
+def another_run():
+    """Triton's `kernel[grid](...)` calls what is `run` then: of the kernel, of its type, or of a type of its own."""
+    takes(8, 4, 4, 8, 8)
+
+    class Doubling(JITFunction):
+        def run(self, x, a, b, *, grid, warmup, **options):
+            return super().run(x, 2 * a, b, grid=grid, warmup=warmup, **options)
+
+    class Counting(JITFunction):
+        runs = 0
+
+        def count(self):
+            self.runs += 1
+
+    def with_own_run(kernel, seen):
+        def own(*args, **kwargs):
+            seen.append((args[1:], kwargs.pop("num_warps", None)))
+            return JITFunction.run(kernel, *args, **kwargs)
+
+        for _ in range(2):
+            for _ in range(3):
+                kernel[(1,)](x, 3, 4)
+            kernel.run = own
+            for i in range(3):
+                kernel[(2,)](x, 5, i, num_warps=2)
+                kernel[lambda meta: (meta["b"],)](x, a=5, b=1)
+            kernel.warmup(x, 7, 8, grid=(1,))
+            del kernel.run
+
+    def act():
+        seen = []
+        kernel, doubling, counting = triton.jit(add_up.fn), Doubling(add_up.fn), Counting(add_up.fn)
+        with_own_run(kernel, seen)
+        with_own_run(counting, seen)
+        before = JITFunction.run
+
+        def traced(self, *args, **kwargs):
+            seen.append(args[1:])
+            return before(self, *args, **kwargs)
+
+        for _ in range(2):
+            JITFunction.run = traced
+            for each in (kernel, doubling, counting):
+                each[(1,)](x, 3, 4)
+                each.run(x, 5, 4, grid=(2,), warmup=False)
+            JITFunction.run = before
+            for each in (kernel, doubling, counting):
+                each[(1,)](x, 3, 4)
+        Counting.run = traced
+        counting[(1,)](x, 3, 4)
+        del Counting.run
+        counting[(1,)](x, 3, 4)
+        return seen, kernel, counting
+
+    theirs = []
+    their_launches = launched(lambda: theirs.append(act()))
+    rl.install(mode="inline")
+    ours = []
+    assert launched(lambda: ours.append(act())) == their_launches
+    assert ours[0][0] == theirs[0][0] and len(ours[0][0]) == 4 * 7 + 2 * 6 + 1
+    for kernel in ours[0][1:]:
+        twin = kernel.__dict__["_ringlaunch_twin"]
+        before = twin._slow_calls
+        kernel[(1,)](x, 3, 4)
+        assert twin._slow_calls == before
+    rl.uninstall()
+
+    seen = []
+    kernel = rl.wrap(triton.jit(add_up.fn), mode="inline")
+    assert launched(lambda: with_own_run(kernel, seen)) == launched(lambda: with_own_run(triton.jit(add_up.fn), []))
+    assert len(seen) == 2 * 7
+    kernel.run = None  # which nothing of ringlaunch's own asks
+    assert launched(lambda: type(kernel).run(kernel, x, 3, 4, grid=(1,), warmup=False))
+    assert "run of its own" in str(error_of(rl.Unsupported, lambda: rl.wrap(Doubling(add_up.fn))))
+    assert type(rl.wrap(Counting(add_up.fn))) is type(kernel)
 
 
 def keywords():

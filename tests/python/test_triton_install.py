@@ -142,6 +142,32 @@ def test_what_was_wrapped_keeps_its_mode(client, x):
     assert kernel._mode == "daemon" and kernel._slow_calls == 1
 
 
+def test_another_run_is_heeded(launches, x, monkeypatch):
+    seen = []
+    rl.install(mode="daemon")
+
+    def traced(self, *args, run=jit.JITFunction.run, **kwargs):
+        seen.append(args)
+        return run(self, *args, **kwargs)
+
+    def calls():
+        before = len(seen)
+        assert launches(lambda: [scale[(1,)](x, 128) for _ in range(3)]) == 3
+        return len(seen) - before
+
+    assert calls() == 0
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(scale, "run", lambda *args, **kwargs: traced(scale, *args, **kwargs), raising=False)
+            assert calls() == 3
+        assert calls() == 0
+        with monkeypatch.context() as patch:
+            patch.setattr(jit.JITFunction, "run", traced)
+            assert calls() == 3
+        assert calls() == 0
+    assert scale.__dict__["_ringlaunch_twin"]._slow_calls == 1
+
+
 def test_installing_again_changes_the_mode(client, x):
     rl.install(mode="inline")
     scale.__getitem__((1,))
