@@ -70,7 +70,7 @@ _core.triton_watch(knobs.runtime.__dict__)
 _core.triton_watch(knobs.compilation.__dict__)
 _core.triton_watch(os.environ._data)  # type: ignore[attr-defined]
 _triton_tensor.take_names(type_canonicalisation_dict)
-_core.triton_descriptor(TensorDescriptor)
+_core.triton_descriptor(TensorDescriptor, True)
 
 
 # ---- what Triton looks at besides the arguments ----
@@ -252,7 +252,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         The variants that were compiled.
     """
 
-    __slots__ = ("_hints", "_mode", "_targets", "_varargs", "_warmed")
+    __slots__ = ("_hints", "_left", "_mode", "_targets", "_varargs", "_warmed")
 
     _out_of_resources = OutOfResources
 
@@ -263,6 +263,7 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         self._targets: dict[str, tuple[Any, ...]] = {}  # what this has found in device_caches for clients
         # What was compiled ahead of its calls, by device and Triton's key, or, where Triton's caches have it, hash.
         self._warmed: dict[tuple[str, ...], tuple[Any, bool]] = {}
+        self._left: dict[int, Any] = {}  # compiled kernels that only Triton can launch, by id
         self._hints = _take_hints(fn)
         kinds = [param._param.kind for param in fn.params]
         self._varargs = inspect.Parameter.VAR_POSITIONAL in kinds
@@ -366,6 +367,10 @@ class JITFunction(CallPath, jit.JITFunction):  # type: ignore[misc]
         for variant in list(self._variants_held.values()):
             if not stays(variant.compiled, variant.client is None):
                 self.cache.evict(variant)
+        for number, compiled in list(self._left.items()):
+            if number not in known:
+                self._left.pop(number, None)
+                self._forget(compiled)
         for name, warmed in list(self._warmed.items()):
             if not stays(*warmed):
                 self._warmed.pop(name, None)

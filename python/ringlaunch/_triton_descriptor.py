@@ -109,4 +109,4 @@ class TensorDescriptor:
         return TensorDescriptor(tensor, tensor.shape, tensor.stride(), block_shape, padding, round_f32_to_tf32)
 
 
-_core.triton_descriptor(TensorDescriptor)
+_core.triton_descriptor(TensorDescriptor, False)

@@ -159,17 +159,25 @@ def _add(
     compiled: Any,
     seconds: float,
 ) -> None:
-    """From now on calls like this one, which Triton has launched, are the C++ side's."""
+    """From now on calls like this one, which Triton has launched, are the C++ side's, or at once Triton's again."""
     with kernel._lock:
         _know_streams()
+        variant = kernel._variants_held.get((id(compiled),))
+        if variant is None and id(compiled) in kernel._left:
+            kernel._leave(pending, compiled)
+            return
         bound, _, _ = _bound(kernel, args, kwargs)
-        variant = kernel._variants_held.get((id(compiled),)) or _make_variant(kernel, compiled, bound, seconds)
+        variant = variant or _make_variant(kernel, compiled, bound, seconds)
         if variant is None:
+            kernel._left[id(compiled)] = compiled
+            kernel._leave(pending, compiled)
             return
         kernel._capture(
             tuple((name, variables, value) for (name, _), (value, variables) in kernel.used_global_vals.items())
         )
-        kernel._remember(pending, variant, leaf_numbers(kernel, bound, variant.signature))
+        if not kernel._remember(pending, variant, leaf_numbers(kernel, bound, variant.signature)):
+            kernel._left[id(compiled)] = compiled
+            kernel._leave(pending, compiled)
         if _is_launched(grid):
             variant._core._count()
 

@@ -333,19 +333,20 @@ class CallPath(_core.TritonKernel):
         )
         return Variant(self, core, client, dict(signature), seconds)
 
-    def _remember(self, pending: _core.TritonPending | None, variant: Variant, leaves: tuple[int, ...]) -> None:
+    def _remember(self, pending: _core.TritonPending | None, variant: Variant, leaves: tuple[int, ...]) -> bool:
         """From now on calls like this one are that variant's. `pending`: none where a call has no key. `leaves`: see
-        leaf_numbers()."""
+        leaf_numbers(). False: they never can be."""
         if pending is None:
-            return
+            return True
         with self._lock:
             if variant.evicted:
-                return
-            self._add(pending, variant._core, leaves)
+                return True
+            added = self._add(pending, variant._core, leaves)
         if self._client is not None:
             self._default(default_stream(self._client._handle))
         elif variant.client is not None and (len(open_clients()) == 1 or _is_chosen(variant.client)):
             self._default(default_stream(variant.client._handle))
+        return added
 
     def _passed(self, variant: Variant, bound: dict[str, Any]) -> tuple[Any, ...]:
         """What a launch passes, of the arguments by parameter."""

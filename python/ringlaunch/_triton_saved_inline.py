@@ -56,7 +56,7 @@ def enter(kernel: str) -> int:
 def know_descriptors() -> None:
     """Tells the C++ side of Triton's own, where they are; ringlaunch's it knows."""
     if (of_triton := sys.modules.get("triton.tools.tensor_descriptor")) is not None:
-        _core.triton_descriptor(of_triton.TensorDescriptor)
+        _core.triton_descriptor(of_triton.TensorDescriptor, True)
 
 
 def _gpu_torch() -> Any:

@@ -110,6 +110,10 @@ namespace {
         entry = core.table.find(key, key.hash());
         if (entry == nullptr) [[unlikely]]
             return slowly(&key);
+        if (entry->left) [[unlikely]] {
+            here = true;
+            return slowly(nullptr);
+        }
         core.last = entry;
         core.repeat = nullptr;
         core.repeat_in = core.repeat_after;

@@ -9,7 +9,8 @@ namespace {
 
 struct DescriptorType {
     PyTypeObject* type = nullptr;  // strong, for good
-    bool has_tf32 = false;         // Triton 3.9
+    bool tritons = false;
+    bool has_tf32 = false;  // Triton 3.9
 };
 std::array<DescriptorType, 2> descriptor_types;  // Triton's, and ringlaunch's
 std::array<PyObject*, 4> part_names{};
@@ -29,6 +30,17 @@ bool is_list(PyObject* object) noexcept {
 
 bool is_descriptor(PyObject* object) noexcept {
     return descriptor_type(object) != nullptr;
+}
+
+bool is_tritons_descriptor(PyObject* object) noexcept {
+    const DescriptorType* type = descriptor_type(object);
+    return type != nullptr && type->tritons;
+}
+
+PyObject* base_of(PyObject* descriptor) {
+    PyObject* base = PyObject_GetAttr(descriptor, part_names[0]);
+    if (base == nullptr) PyErr_Clear();
+    return base;
 }
 
 bool read_side(PyObject* list, std::size_t i, long long& out) noexcept {
@@ -125,8 +137,10 @@ bool TensorMaps::put_kept(const KeptMaps& maps, const Key& key, std::size_t numb
     return true;
 }
 
-PyObject* set_descriptor(PyObject*, PyObject* type) {
-    if (!PyType_Check(type)) return PyErr_Format(PyExc_TypeError, "expected a type");
+PyObject* set_descriptor(PyObject*, PyObject* args) {
+    PyObject* type = nullptr;
+    int tritons = 0;
+    if (!PyArg_ParseTuple(args, "O!p", &PyType_Type, &type, &tritons)) return nullptr;
     constexpr const char* kNames[] = {"base", "shape", "strides", "block_shape"};
     for (std::size_t i = 0; i < part_names.size(); ++i)
         if ((part_names[i] = PyUnicode_InternFromString(kNames[i])) == nullptr) return nullptr;
@@ -136,6 +150,7 @@ PyObject* set_descriptor(PyObject*, PyObject* type) {
     for (DescriptorType& each : descriptor_types) {
         if (reinterpret_cast<PyObject*>(each.type) == type) Py_RETURN_NONE;
         if (each.type != nullptr) continue;
+        each.tritons = tritons != 0;
         each.has_tf32 = PyObject_HasAttr(type, name_tf32) != 0;
         each.type = reinterpret_cast<PyTypeObject*>(Py_NewRef(type));
         Py_RETURN_NONE;

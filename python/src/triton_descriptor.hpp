@@ -18,6 +18,10 @@ namespace ringlaunch::python::triton {
 
 // Of Triton's own type or ringlaunch's, not one derived from it.
 bool is_descriptor(PyObject* object) noexcept;
+bool is_tritons_descriptor(PyObject* object) noexcept;
+
+// New; null, without an error: it has none.
+PyObject* base_of(PyObject* descriptor);
 
 // A number of a list or tuple. False: it is none, or not a plain integer.
 bool read_side(PyObject* list, std::size_t i, long long& out) noexcept;
@@ -73,7 +77,7 @@ class TensorMaps {
     std::vector<Kept> kept_;
 };
 
-// triton_descriptor(type): of descriptors; there are two.
-PyObject* set_descriptor(PyObject*, PyObject* type);
+// triton_descriptor(type, tritons): of descriptors; there are two.
+PyObject* set_descriptor(PyObject*, PyObject* args);
 
 }  // namespace ringlaunch::python::triton

@@ -1,11 +1,13 @@
 #include "triton_kernel.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <memory>
 #include <utility>
 
 #include "errors.hpp"
 #include "handles.hpp"
+#include "inline_kernel.hpp"
 #include "triton_inspect.hpp"
 #include "triton_key.hpp"
 #include "triton_launch_daemon.hpp"
@@ -86,6 +88,19 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     Py_RETURN_NONE;
 }
 
+void add_entry(Core& core, const PendingObject& pending, std::unique_ptr<Entry> entry) {
+    pending.key->keep(entry->key);
+    entry->hash = pending.key->hash();
+    for (const Ref& each : *pending.held) entry->held.push_back(Ref::borrowed(each.get()));
+    forget_last(core);
+    const bool full = core.table.size() >= kMaxEntries;
+    const auto old = core.table.take([&](const Entry& each) {
+        return full || (!each.left && variant_of(each.variant.get()).closed()) ||
+               (each.hash == entry->hash && each.key == entry->key);
+    });
+    core.table.add(std::move(entry));
+}
+
 // _add(pending, variant, leaves): from now on calls of that key are this variant's. False: some argument is
 // of a kind that only the slow way converts.
 PyObject* kernel_add(PyObject* self, PyObject* args) {
@@ -115,22 +130,29 @@ PyObject* kernel_add(PyObject* self, PyObject* args) {
         const auto number = static_cast<std::size_t>(param - leaves.begin());
         entry->maps.emplace_back(taker.maps[i], descriptor, taker.takes.params[number].offset);
     }
-    pending->key->keep(entry->key);
-    entry->hash = pending->key->hash();
-    for (const Ref& each : *pending->held) entry->held.push_back(Ref::borrowed(each.get()));
     entry->variant = Ref::borrowed(variant);
     core.here |= taker.here != nullptr;
-    forget_last(core);
-    const bool full = core.table.size() >= kMaxEntries;
-    const auto old = core.table.take([&](const Entry& each) {
-        return full || variant_of(each.variant.get()).closed() ||
-               (each.hash == entry->hash && each.key == entry->key);
-    });
-    core.table.add(std::move(entry));
+    add_entry(core, *pending, std::move(entry));
     Py_RETURN_TRUE;
 }
 
-// _forget(variant or None): calls of its keys go the slow way again; None: all of them.
+// _leave(pending, compiled): from now on calls of that key, in the current context, are Triton's at once.
+PyObject* kernel_leave(PyObject* self, PyObject* args) {
+    PyObject *pending_object = nullptr, *compiled = nullptr;
+    if (!PyArg_ParseTuple(args, "O!O", pending_type, &pending_object, &compiled)) return nullptr;
+    Core& core = *as_kernel(self)->core;
+    auto* pending = reinterpret_cast<PendingObject*>(pending_object);
+    pending->key->set_session(std::bit_cast<const Session*>(current_context()));
+    auto entry = std::make_unique<Entry>();
+    entry->variant = Ref::borrowed(compiled);
+    entry->left = true;
+    core.here = true;
+    add_entry(core, *pending, std::move(entry));
+    Py_RETURN_NONE;
+}
+
+// _forget(variant, or what was left to Triton, or None): calls of its keys go the slow way again; None: all
+// of them.
 PyObject* kernel_forget(PyObject* self, PyObject* variant) {
     Core& core = *as_kernel(self)->core;
     forget_last(core);
@@ -171,7 +193,7 @@ PyObject* kernel_variants(PyObject* self, PyObject*) {
     if (!list) return nullptr;
     std::vector<PyObject*> found;
     (void)as_kernel(self)->core->table.visit([&](const Entry& entry) {
-        if (std::find(found.begin(), found.end(), entry.variant.get()) == found.end())
+        if (!entry.left && std::find(found.begin(), found.end(), entry.variant.get()) == found.end())
             found.push_back(entry.variant.get());
         return 0;
     });
@@ -234,17 +256,12 @@ void kernel_dealloc(PyObject* self) {
 }
 
 PyMethodDef kernel_methods[] = {
-    {"_bind", kernel_bind, METH_VARARGS, nullptr},
-    {"_add", kernel_add, METH_VARARGS, nullptr},
-    {"_forget", kernel_forget, METH_O, nullptr},
-    {"_capture", kernel_capture, METH_O, nullptr},
-    {"_grid", grid_of, METH_O, nullptr},
-    {"_default", kernel_default, METH_O, nullptr},
-    {"_launch", kernel_launch, METH_VARARGS, nullptr},
-    {"_key", kernel_key, METH_VARARGS, nullptr},
-    {"_repeat", kernel_repeat, METH_VARARGS, nullptr},
-    {"_variants", kernel_variants, METH_NOARGS, nullptr},
-    {nullptr, nullptr, 0, nullptr},
+    {"_bind", kernel_bind, METH_VARARGS, nullptr},        {"_add", kernel_add, METH_VARARGS, nullptr},
+    {"_leave", kernel_leave, METH_VARARGS, nullptr},      {"_forget", kernel_forget, METH_O, nullptr},
+    {"_capture", kernel_capture, METH_O, nullptr},        {"_grid", grid_of, METH_O, nullptr},
+    {"_default", kernel_default, METH_O, nullptr},        {"_launch", kernel_launch, METH_VARARGS, nullptr},
+    {"_key", kernel_key, METH_VARARGS, nullptr},          {"_repeat", kernel_repeat, METH_VARARGS, nullptr},
+    {"_variants", kernel_variants, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr},
 };
 
 PyGetSetDef kernel_getters[] = {

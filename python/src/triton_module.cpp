@@ -33,7 +33,7 @@ PyMethodDef functions[] = {
     {"triton_default_mode", set_default_mode, METH_O, nullptr},
     {"triton_torch_has_gpu", set_torch_has_gpu, METH_O, nullptr},
     {"triton_tensors", set_tensors, METH_VARARGS, nullptr},
-    {"triton_descriptor", set_descriptor, METH_O, nullptr},
+    {"triton_descriptor", set_descriptor, METH_VARARGS, nullptr},
     {"triton_subscript", set_subscript, METH_VARARGS, nullptr},
     {"triton_subscript_of_run", set_subscript_of_run, METH_O, nullptr},
     {"triton_streams", set_streams, METH_VARARGS, nullptr},

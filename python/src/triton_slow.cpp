@@ -40,6 +40,25 @@ PyType_Slot pending_slots[] = {
     {0, nullptr},
 };
 
+// Whether Triton takes an argument as it stands.
+bool is_tritons(PyObject* value, int depth) {
+    constexpr int kDeepest = 16;
+    if (PyLong_Check(value) || PyFloat_Check(value) || PyUnicode_Check(value) || value == Py_None)
+        return true;
+    if (PyTuple_Check(value)) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i)
+            if (depth == kDeepest || !is_tritons(PyTuple_GET_ITEM(value, i), depth + 1)) return false;
+        return true;
+    }
+    if (is_buffer(value)) return false;
+    if (is_descriptor(value)) {
+        const Ref base(is_tritons_descriptor(value) ? base_of(value) : nullptr);
+        return base && !is_buffer(base.get());  // whose address may be somebody else's in this program
+    }
+    const Reading reading = tensor_type(Py_TYPE(value)).reading;
+    return reading != Reading::unknown && reading != Reading::interface && reading != Reading::attributes;
+}
+
 }  // namespace
 
 PyType_Spec pending_spec = {"ringlaunch._core.TritonPending", sizeof(PendingObject), 0,
@@ -70,17 +89,8 @@ bool is_all_tritons(const Core& core, PyObject* const* args, Py_ssize_t count, P
     const Py_ssize_t named = names == nullptr ? 0 : PyTuple_GET_SIZE(names);
     for (Py_ssize_t i = 0; i < named; ++i)
         if (same_name(PyTuple_GET_ITEM(names, i), name_stream)) return false;
-    for (Py_ssize_t i = 0; i < count + named; ++i) {
-        if (PyLong_Check(args[i]) || PyFloat_Check(args[i]) || PyUnicode_Check(args[i]) || args[i] == Py_None)
-            continue;
-        if (PyTuple_Check(args[i]) || is_buffer(args[i])) return false;  // of a tuple it is not known
-        if (is_descriptor(args[i]))
-            if (const DescriptorParts parts(args[i]); parts.rank() != 0 && is_buffer(parts.base()))
-                return false;  // whose address may be somebody else's in this program
-        const Reading reading = tensor_type(Py_TYPE(args[i])).reading;
-        if (reading == Reading::unknown || reading == Reading::interface || reading == Reading::attributes)
-            return false;  // Triton takes no such
-    }
+    for (Py_ssize_t i = 0; i < count + named; ++i)
+        if (!is_tritons(args[i], 0)) return false;
     return true;
 }
 

@@ -27,7 +27,8 @@ struct Entry {
     Packing packing;
     std::vector<TensorMaps> maps;
     std::vector<Ref> held;  // what the key names by its address
-    Ref variant;
+    Ref variant;  // where it is left to Triton, whose launcher alone can launch it, the compiled kernel
+    bool left = false;
     // Of calls that find it, those with these names behind so many arguments, in this mode.
     std::unique_ptr<Repeat> repeat;
     Ref names;

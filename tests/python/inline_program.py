@@ -3,12 +3,14 @@ nothing and lists what it was given. Each checks by itself and prints its name l
 
 import ctypes
 import enum
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 
 import numpy as np
 import triton
@@ -21,7 +23,7 @@ from triton.runtime import driver
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 import ringlaunch as rl
-from ringlaunch import _core, _mode
+from ringlaunch import _core, _mode, _triton_inline
 
 
 @triton.jit
@@ -315,6 +317,51 @@ def descriptors():
     described.base = Tensor(12288)
     kernel[(3,)](described, out, N=16)
     assert entries()[-1].words[0] == 12288 and stub.stub_maps() == maps + 1
+
+
+def left_to_triton():
+    """What only Triton's launcher can launch is Triton's at once, as long as Triton has it compiled."""
+    asked = []
+    refuse_buffers = _triton_inline._refuse_buffers
+    _triton_inline._refuse_buffers = lambda *of: asked.append(of) or refuse_buffers(*of)
+    takes(128, 4, 4, 8, 8, 8, 8, 8)
+    plain, out = triton.jit(bare.fn), Tensor(1 << 20)
+    kernel = wrapped(plain)
+    described, other = (TensorDescriptor(Tensor(address), [64, 16], [16, 1], [16, 16]) for address in (4096, 8192))
+    of_ours = rl.TensorDescriptor(Tensor(4096), [64, 16], [16, 1], [16, 16])
+    theirs = launched(lambda: [plain[(3,)]((each,), out) for each in (described, other)])
+
+    def launch():
+        kernel[(3,)]((described,), out)
+        kernel[lambda meta: (3,)](x=(other,), a=out)
+
+    assert launched(launch) == theirs and len(asked) == 1
+    assert launched(lambda: in_region(launch)) == theirs and len(asked) == 1
+    # Which Triton does not take.
+    assert launched(lambda: kernel[(3,)]((of_ours,), out)) == theirs[:1] and len(asked) == 2
+
+    takes(8, 8, 8, 8)
+    for _ in range(3):
+        kernel[(1,)](x, out)
+    before = len(asked)
+    for _ in range(3):
+        kernel[(1,)](x, out)
+        kernel[(3,)]((described,), out)
+    assert len(asked) == before and len(kernel.cache) == 1
+    gone = weakref.ref(kernel[(3,)]((described,), out))
+    kernel.device_caches.clear()
+    kernel[(1,)](x, out)
+    gc.collect()
+    assert gone() is None
+    takes(128, 4, 4, 8, 8, 8, 8, 8)
+    assert launched(launch) == theirs
+
+    _triton_inline._USUAL_SHARED_BYTES = -1
+    takes(8, 8, 8, 8, 8)
+    asked.clear()
+    kernel = wrapped(triton.jit(first.fn, do_not_specialize=["a", "b"]))
+    assert len(launched(lambda: [kernel[(1,)](x, i, i) for i in range(5)])) == 5
+    assert (len(asked), len(kernel.cache)) == (1, 0)
 
 
 def embedded():
