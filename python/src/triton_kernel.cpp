@@ -79,7 +79,7 @@ PyObject* kernel_bind(PyObject* self, PyObject* args) {
     core.refresh = Ref::borrowed(refresh);
     core.scratch = Ref::borrowed(scratch);
     core.own_dict = Ref::borrowed(dict);
-    if (run != nullptr) core.usual_run = Ref::borrowed(usual_run(Py_TYPE(self)));
+    core.usual_run = Ref::borrowed(usual_run(Py_TYPE(self)));
     if (!watch_own(core, nullptr) && PyErr_Occurred() != nullptr) return nullptr;
     core.mode = static_cast<Mode>(mode);
     core.of_triton = run != nullptr;

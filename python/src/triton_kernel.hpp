@@ -63,7 +63,7 @@ struct Core {
     Ref refresh;  // refresh(kernel) -> (settings, always_slow, hooks...): what stands in Triton's settings
     Ref scratch;  // scratch(kernel, variant, stream, bytes) -> Buffer, or what has data_ptr()
     Ref own_dict;
-    Ref usual_run;  // of the kernel's type; none: its `[grid]` is not the call of its `run`
+    Ref usual_run;  // of the kernel's type
     OwnRun own_run;
     std::vector<Ref> watched;  // `own_dict`, and Triton's caches of compiled kernels
     std::vector<Ref> hooks;    // lists: a call is slow while one of them holds something

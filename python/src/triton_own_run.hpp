@@ -26,6 +26,13 @@ class OwnRun {
         return look(type, dict, usual);
     }
 
+    // The same of an object whose type nobody changes.
+    bool is_usual_of(PyObject* object, PyObject* dict, PyObject* usual) noexcept {
+        if (version_of(dict) == dict_seen_) [[likely]]
+            return true;
+        return look(Py_TYPE(object), dict, usual);
+    }
+
   private:
     static constexpr unsigned kNever = ~0U;
 

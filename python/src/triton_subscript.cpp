@@ -113,11 +113,13 @@ PyObject* grid_of(PyObject* self, PyObject* key) {
 
 PyObject* kernel_subscript(PyObject* self, PyObject* key) {
     Core& core = *as_kernel(self)->core;
-    if (core.usual_run && !core.own_run.is_usual(Py_TYPE(self), core.own_dict.get(), core.usual_run.get()))
-        [[unlikely]]
-        return subscript_of_run(self, key);
-    if (is_last(core, key)) [[likely]]
+    const auto is_usual = [&] {
+        return core.own_run.is_usual_of(self, core.own_dict.get(), core.usual_run.get());
+    };
+    if (is_last(core, key) && is_usual()) [[likely]]
         return Py_NewRef(reinterpret_cast<PyObject*>(core.last_grid));
+    // One that is not bound has no dict.
+    if (core.slow && core.of_triton && !is_usual()) return subscript_of_run(self, key);
     return find_grid(core, self, key);
 }
 
